@@ -1,0 +1,1 @@
+"""Measuring, predicting with and showing trained networks."""

@@ -1,0 +1,185 @@
+"""From an image of any size to the probability of nucleus at each pixel.
+
+Evaluation and prediction share this path, and the training pipeline its
+padding, so that a network is measured on what its users will get.
+"""
+import numpy as np
+
+from input_pipeline.files import InputError
+from input_pipeline.normalisation import normalise
+
+# The largest stride of the networks: a shorter side could not be reflected
+# up to a multiple of it.
+MIN_SIDE = 32
+
+# At the edge of a tile a network lacks context for about this many pixels.
+MIN_OVERLAP = 64
+
+
+def check_size(image, name):
+    """Raises InputError naming the image where a side is below MIN_SIDE."""
+    height, width = image.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise InputError(f'{name}: {width} x {height} pixels; both sides must '
+                         f'be at least {MIN_SIDE}, give a larger image')
+
+
+def pad_to_stride(image, stride):
+    """Pads bottom and right up to the next multiple of `stride`.
+
+    The tissue is reflected about its last row and column, which are not
+    repeated. Zeros would be black, a colour that tissue never has.
+
+    Args:
+        image: [H, W, ...] array.
+        stride: pixels.
+
+    Returns:
+        [H', W', ...] array; `image` itself where nothing is to be added.
+
+    Raises:
+        ValueError: a side is below MIN_SIDE.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise ValueError(f'image of shape {list(image.shape)} has a side '
+                         f'below {MIN_SIDE}')
+    bottom, right = -height % stride, -width % stride
+    if not bottom and not right:
+        return image
+    rest = [(0, 0)] * (image.ndim - 2)
+    return np.pad(image, [(0, bottom), (0, right)] + rest, mode='reflect')
+
+
+def predict_image(image, forward, stride, max_pixels, average=False,
+                  progress=None):
+    """Computes the probability of nucleus at every pixel of an image.
+
+    An image of more than `max_pixels` is cut into overlapping tiles, whose
+    probabilities are blended with Gaussian weights (sigma an eighth of the
+    side, as in nnU-Net, Isensee et al., Nature Methods 2021), which leaves
+    no seams. Memory: the image, its float32 probability and one tile.
+
+    Args:
+        image: [H, W, 3], uint8 or float in [0, 1]; sides at least MIN_SIDE.
+        forward: function from a float32 [1, h, w, 3] batch in [0, 1], h and w
+            multiples of `stride`, to probabilities [1, h, w, 1].
+        stride: the network's stride in pixels.
+        max_pixels: most pixels that `forward` is given at once.
+        average: mean over the eight flips and right-angle rotations, each
+            undone on the output; costs eight times as much.
+        progress: function called with the fraction of the image done.
+
+    Returns:
+        float32 [H, W] in [0, 1].
+
+    Raises:
+        InputError: `max_pixels` is too small for a tile.
+        ValueError: a side is below MIN_SIDE.
+    """
+    height, width = image.shape[:2]
+    image = pad_to_stride(image, stride)
+    padded_height, padded_width = image.shape[:2]  # multiples of the stride
+    if padded_height * padded_width <= max_pixels:
+        side = max(padded_height, padded_width)
+    else:
+        side = _tile_side(stride, max_pixels)
+    rows = _tiles_along(padded_height, side, stride)
+    columns = _tiles_along(padded_width, side, stride)
+
+    if average:
+        forward = _mean_of_eight(forward)
+    probability = np.zeros((padded_height, padded_width), np.float32)
+    for i, (y, row_share) in enumerate(rows):
+        for j, (x, column_share) in enumerate(columns):
+            tile = image[y, x]  # [h, w, 3]
+            if tile.dtype == np.uint8:
+                tile = normalise(tile)
+            batch = tile[np.newaxis].astype(np.float32)  # [1, h, w, 3]
+            tile_probability = forward(batch)[0, :, :, 0]  # [h, w]
+            probability[y, x] += (tile_probability * row_share[:, np.newaxis]
+                                  * column_share)
+            if progress:
+                progress((i * len(columns) + j + 1)
+                         / (len(rows) * len(columns)))
+    # Rounding can carry a sum of shares a hair over 1.
+    np.minimum(probability, 1, out=probability)
+    return probability[:height, :width]
+
+
+def segment(image, forward, stride, threshold, max_pixels, average=False,
+            progress=None):
+    """Predicts an image and decides for each pixel: nucleus or background.
+
+    Args:
+        threshold: nucleus is where the probability is above this.
+        image, forward, stride, max_pixels, average, progress: as for
+            `predict_image`.
+
+    Returns:
+        The probability, float32 [H, W], and the mask, uint8 [H, W] of 0 and 1.
+
+    Raises:
+        InputError: the network's output is not finite, or as `predict_image`.
+    """
+    probability = predict_image(image, forward, stride, max_pixels, average,
+                                progress)
+    if not np.isfinite(probability).all():
+        # NaN would pass for an all-background mask further on.
+        raise InputError('the network gives NaN, so its training diverged; '
+                         'train again with a lower --learning_rate')
+    return probability, (probability > threshold).astype(np.uint8)
+
+
+def _round_up(pixels, stride):
+    return -(-pixels // stride) * stride
+
+
+def _tile_side(stride, max_pixels):
+    """Largest multiple of `stride` whose square is within `max_pixels`."""
+    side = int(max_pixels ** 0.5) // stride * stride
+    smallest = 2 * _round_up(MIN_OVERLAP, stride)
+    if side < smallest:
+        raise InputError(f'--max_pixels {max_pixels}: too small to tile an '
+                         f'image; give at least {smallest ** 2}')
+    return side
+
+
+def _tiles_along(length, side, stride):
+    """Lays tiles over one axis; two axes together give the tiles in 2-D.
+
+    A Gaussian in 2-D is a product of two in 1-D, and so is the sum of such
+    weights over a grid of tiles. Shares of the sum can therefore be had for
+    each axis alone, without a second array of the image's size.
+
+    Returns:
+        list of (slice, float32 [tile] share of the tile at each position);
+        at each position of the axis the shares add up to 1.
+    """
+    if length <= side:
+        side, starts = length, [0]
+    else:
+        overlap = _round_up(max(MIN_OVERLAP, side // 4), stride)
+        starts = [*range(0, length - side, side - overlap), length - side]
+    distance = np.arange(side) - (side - 1) / 2
+    weight = np.exp(-0.5 * (distance / (side / 8)) ** 2)
+    places = [slice(start, start + side) for start in starts]
+    total = np.zeros(length)
+    for place in places:
+        total[place] += weight
+    return [(place, (weight / total[place]).astype(np.float32))
+            for place in places]
+
+
+def _mean_of_eight(forward):
+    """Returns `forward` averaged over the symmetries of the square."""
+    def averaged(batch):  # [1, h, w, 3]
+        total = 0
+        for turns in range(4):
+            for mirror in (1, -1):
+                view = np.rot90(batch, turns, axes=(1, 2))[:, :, ::mirror]
+                output = forward(np.ascontiguousarray(view))[:, :, ::mirror]
+                total = total + np.rot90(output, -turns, axes=(1, 2))
+        return total / 8  # [1, h, w, 1]
+
+    return averaged

@@ -1,0 +1,91 @@
+"""Pixel measures of a binary segmentation, from its confusion matrix.
+
+The nucleus is the positive class. With TP, FP, FN and TN the numbers of
+pixels:
+
+    accuracy   (TP + TN) / (TP + FP + FN + TN)
+    precision  TP / (TP + FP)
+    recall     TP / (TP + FN)
+    f1         2 TP / (2 TP + FP + FN), the Dice coefficient of the nuclei
+    iou        TP / (TP + FP + FN), the Jaccard index of the nuclei
+    mean_iou   mean of `iou` and of the background's TN / (TN + FP + FN)
+
+A measure whose denominator is 0 is NaN: no pixel can tell how good it is.
+So f1 and iou are NaN where both masks are empty, and mean_iou where either
+class is in neither mask.
+"""
+import collections
+
+import numpy as np
+
+Counts = collections.namedtuple('Counts', ['tp', 'fp', 'fn', 'tn'])
+
+MEASURES = ('accuracy', 'precision', 'recall', 'f1', 'iou', 'mean_iou')
+
+
+def confusion(prediction, truth):
+    """Counts the pixels of each kind.
+
+    Args:
+        prediction, truth: arrays of one shape, boolean or of zeros and ones.
+
+    Returns:
+        Counts of NumPy int64.
+
+    Raises:
+        ValueError: the shapes differ or a value is neither 0 nor 1.
+    """
+    prediction, truth = np.asarray(prediction), np.asarray(truth)
+    if prediction.shape != truth.shape:
+        raise ValueError(f'prediction is {list(prediction.shape)} but truth '
+                         f'is {list(truth.shape)}')
+    for name, mask in (('prediction', prediction), ('truth', truth)):
+        strange = mask[(mask != 0) & (mask != 1)]
+        if strange.size:
+            raise ValueError(f'{name} holds {strange[0]}; a mask holds only '
+                             '0 and 1')
+    prediction, truth = prediction.astype(bool), truth.astype(bool)
+    return Counts(tp=np.sum(prediction & truth, dtype=np.int64),
+                  fp=np.sum(prediction & ~truth, dtype=np.int64),
+                  fn=np.sum(~prediction & truth, dtype=np.int64),
+                  tn=np.sum(~prediction & ~truth, dtype=np.int64))
+
+
+def measures(counts):
+    """Returns the six measures of the module's docstring, by name.
+
+    Args:
+        counts: Counts of NumPy scalars or of TensorFlow float scalars.
+
+    Returns:
+        dict of scalars of the same kind, in the order of MEASURES.
+    """
+    tp, fp, fn, tn = counts
+    wrong = fp + fn
+    with np.errstate(invalid='ignore'):  # 0 / 0 is NaN by definition here
+        iou = tp / (tp + wrong)
+        values = ((tp + tn) / (tp + tn + wrong), tp / (tp + fp),
+                  tp / (tp + fn), 2 * tp / (2 * tp + wrong), iou,
+                  (iou + tn / (tn + wrong)) / 2)
+    return dict(zip(MEASURES, values))
+
+
+def pool(counts):
+    """Returns the sum of a list of Counts, as if all were one large image."""
+    return Counts(*map(sum, zip(*counts)))
+
+
+def mean_per_image(rows):
+    """Averages the images' measures; images where one is NaN do not count.
+
+    Args:
+        rows: list of dicts that hold MEASURES.
+
+    Returns:
+        dict of float; a measure that is NaN in every row stays NaN.
+    """
+    means = {}
+    for name in MEASURES:
+        values = [row[name] for row in rows if not np.isnan(row[name])]
+        means[name] = float(np.mean(values)) if values else float('nan')
+    return means

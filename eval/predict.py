@@ -1,0 +1,113 @@
+"""Predicts image files and writes masks, probabilities and overlays."""
+import glob
+import os
+import sys
+import tempfile
+
+import imageio.v3
+import numpy as np
+
+from eval import display, inference, progress
+from input_pipeline.files import InputError, written_whole
+from input_pipeline.images import read_image
+
+
+def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
+                  average):
+    """Segments image files.
+
+    For each image, three 8-bit PNG files of its height and width:
+    STEM_mask.png (0 and 255), STEM_probability.png (255 times the
+    probability, rounded) and STEM_overlay.png (outlines on the tissue). An
+    image that cannot be used is reported on stderr and left out.
+
+    Args:
+        images: list of paths, or a glob pattern ('**' for subfolders too).
+        output_dir: made where missing.
+        forward, stride, threshold, max_pixels, average: as for
+            `inference.segment`.
+
+    Returns:
+        list of the paths that were left out.
+
+    Raises:
+        InputError: no image, two of one stem, an output folder that cannot be
+            written to or is the folder of an image, or as
+            `inference.segment`.
+    """
+    paths = _matching(images) if isinstance(images, str) else images
+    _check_stems(paths)
+    _check_output(output_dir, paths)
+
+    skipped = []
+    report = progress.reporter(len(paths), 'images')
+    for done, path in enumerate(paths):
+        try:
+            image = read_image(path)  # [H, W, 3]
+            inference.check_size(image, path)
+        except InputError as error:
+            # On a line of its own, below the progress.
+            print(f'\n{error} (left out)', file=sys.stderr)
+            skipped.append(path)
+            report(done + 1)
+            continue
+        probability, mask = inference.segment(
+            image, forward, stride, threshold, max_pixels, average,
+            progress=lambda part, done=done: report(done + part))
+        start = os.path.join(output_dir, _stem(path))
+        _write_png(f'{start}_mask.png', mask * 255)
+        _write_png(f'{start}_probability.png',
+                   np.round(probability * 255).astype(np.uint8))
+        _write_png(f'{start}_overlay.png', display.overlay(image, mask))
+    return skipped
+
+
+def _matching(pattern):
+    """Expands the pattern here, so that a long list needs no long command."""
+    # A name with brackets is a pattern too, though not one that matches it.
+    matches = [pattern] if os.path.isfile(pattern) else glob.glob(
+        pattern, recursive=True)
+    paths = sorted(path for path in matches if os.path.isfile(path))
+    if not paths:
+        raise InputError(f'--images {pattern}: no such file; give a file or a '
+                         "pattern in quotes, as 'folder/*.tif'")
+    return paths
+
+
+def _stem(path):
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _check_stems(paths):
+    """Refuses two inputs that would write to the same outputs."""
+    seen = {}
+    for path in paths:
+        stem = _stem(path)
+        if stem in seen:
+            raise InputError(f'{path}: its results would replace those of '
+                             f'{seen[stem]}; rename one or predict them into '
+                             'two folders')
+        seen[stem] = path
+
+
+def _check_output(output_dir, paths):
+    """Refuses, before the long work, a folder that cannot or must not be."""
+    for path in paths:
+        # Masks drawn by hand often bear the very name that ours would.
+        if os.path.realpath(output_dir) == os.path.dirname(
+                os.path.realpath(path)):
+            raise InputError(f'--output_dir {output_dir}: holds the image '
+                             f'{path}; choose a folder without input files')
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        raise InputError(f'--output_dir {output_dir}: cannot be written to '
+                         f'({error.strerror}); choose another folder'
+                         ) from error
+
+
+def _write_png(path, array):
+    with written_whole(path) as partial:
+        imageio.v3.imwrite(partial, array, plugin='pillow')

@@ -1,0 +1,37 @@
+"""One line that says how far a long piece of work has come."""
+import sys
+import time
+
+# Seconds between lines where the output is a log file and no terminal.
+LOG_INTERVAL = 10
+
+
+def reporter(total, unit):
+    """Returns a function that shows the progress on stderr.
+
+    Args:
+        total: number of pieces of work.
+        unit: what a piece is called, in the plural, as 'images'.
+
+    Returns:
+        report(done), to be called with the pieces done so far, fractions
+        included. It shows count, rate and time left.
+    """
+    started = last_shown = time.monotonic()
+    terminal = sys.stderr.isatty()
+
+    def report(done):
+        nonlocal last_shown
+        now = time.monotonic()
+        if not terminal and done < total and now - last_shown < LOG_INTERVAL:
+            return
+        last_shown = now
+        rate = done / max(now - started, 1e-6)
+        left = round((total - done) / rate) if rate else 0
+        line = (f'{int(done)} of {total} {unit}, {rate:.3g} {unit}/s, '
+                f'{left // 60}:{left % 60:02d} left')
+        # Padding wipes what a longer line before this one left behind.
+        print(f'\r{line:<60}' if terminal else line, file=sys.stderr,
+              end='' if terminal and done < total else '\n', flush=True)
+
+    return report

@@ -1,0 +1,1 @@
+"""From the annotated images on disk to batches of patches."""

@@ -1,0 +1,132 @@
+"""Random changes of a training patch, image and mask together, as graph ops."""
+import numpy as np
+
+from input_pipeline.normalisation import normalise
+from nets.tf1 import tf
+
+# Ranges of the uniform draws.
+MAX_ROTATION = np.deg2rad(10)  # radians, on top of the right angles
+SCALE = (0.8, 1.2)  # source pixels for one output pixel
+BRIGHTNESS = 0.05  # added, of the range [0, 1]
+CONTRAST = (0.9, 1.1)  # multiplied, about the patch's mean
+STAIN_FACTOR = (0.8, 1.2)  # multiplied, in optical density
+STAIN_SHIFT = 0.05  # added, in optical density
+
+# Optical density of haematoxylin, eosin and a residual in R, G, B: Ruifrok
+# and Johnston, "Quantification of histochemical staining by color
+# deconvolution", 2001. The residual is orthogonal to both.
+_HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
+_EOSIN = np.array([0.07, 0.99, 0.11])
+STAINS = np.stack([_HAEMATOXYLIN, _EOSIN, np.cross(_HAEMATOXYLIN, _EOSIN)])
+STAINS = (STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)).astype(
+    np.float32)
+
+
+def source_coordinates(patch_size, crop_size):
+    """Where in a patch each pixel of a random crop comes from.
+
+    One of the eight flips and right-angle rotations, a small rotation, a
+    scale and a position are drawn. The scale gives way where the crop would
+    leave the patch, so padding never enters.
+
+    Args:
+        patch_size: side of the square patch, pixels.
+        crop_size: side of the square crop, at most `patch_size`.
+
+    Returns:
+        float32 [crop_size, crop_size, 2]: row and column in the patch, within
+        [0, patch_size - 1].
+    """
+    angle = tf.random.uniform([], -MAX_ROTATION, MAX_ROTATION)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    reach = cos + tf.abs(sin)  # half a rotated unit square's bounding box
+    scale = tf.minimum(tf.random.uniform([], *SCALE),
+                       (patch_size - 1) / ((crop_size - 1) * reach))
+    flips = tf.sign(tf.random.uniform([2], -1, 1))
+    linear = tf.stack([[cos, -sin], [sin, cos]]) * scale * flips
+    linear = tf.cond(tf.random.uniform([]) < 0.5,
+                     lambda: linear, lambda: tf.reverse(linear, [1]))
+
+    half = (crop_size - 1) / 2
+    slack = (patch_size - 1) / 2 - half * scale * reach
+    centre = (patch_size - 1) / 2 + slack * tf.random.uniform([2], -1, 1)
+    axis = tf.range(crop_size, dtype=tf.float32) - half
+    offsets = tf.stack(tf.meshgrid(axis, axis, indexing='ij'), -1)
+    coordinates = tf.tensordot(offsets, linear, [[2], [1]]) + centre
+    # Rounding may step over the edge by a millionth.
+    return tf.clip_by_value(coordinates, 0, patch_size - 1)
+
+
+def sample_bilinear(image, coordinates):
+    """The image at fractional positions, by bilinear interpolation.
+
+    Args:
+        image: uint8 or float32 [H, W, C].
+        coordinates: float32 [h, w, 2], row and column within the image.
+
+    Returns:
+        float32 [h, w, C].
+    """
+    low = tf.floor(coordinates)
+    weight = coordinates - low  # [h, w, 2]
+    low = tf.cast(low, tf.int32)
+    high = tf.minimum(low + 1, tf.shape(image)[:2] - 1)
+
+    def pixels(rows, columns):
+        return tf.cast(tf.gather_nd(image, tf.stack([rows, columns], -1)),
+                       tf.float32)
+
+    down, right = weight[..., :1], weight[..., 1:]
+    top = (pixels(low[..., 0], low[..., 1]) * (1 - right)
+           + pixels(low[..., 0], high[..., 1]) * right)
+    bottom = (pixels(high[..., 0], low[..., 1]) * (1 - right)
+              + pixels(high[..., 0], high[..., 1]) * right)
+    return top * (1 - down) + bottom * down
+
+
+def sample_nearest(mask, coordinates):
+    """The mask [H, W, C] at the pixels nearest to `coordinates` [h, w, 2]."""
+    return tf.gather_nd(mask, tf.cast(tf.round(coordinates), tf.int32))
+
+
+def jitter_stain(image):
+    """Draws each stain's amount anew, in optical density.
+
+    After Tellez et al., "Whole-slide mitosis detection in H&E breast
+    histology", 2018. `image` is float32 [h, w, 3] in [0, 1], and so is what
+    is returned.
+    """
+    factors = tf.random.uniform([3], *STAIN_FACTOR)
+    shifts = tf.random.uniform([3], -STAIN_SHIFT, STAIN_SHIFT)
+    # Unmixing, scaling and mixing again are one 3 x 3 matrix.
+    matrix = tf.matmul(np.linalg.inv(STAINS) * factors, STAINS)
+    shift = tf.linalg.matvec(STAINS, shifts, transpose_a=True)
+    density = -tf.log(tf.maximum(image, 1 / 255))
+    density = tf.tensordot(density, matrix, 1) + shift
+    return tf.clip_by_value(tf.exp(-density), 0, 1)
+
+
+def jitter_brightness_and_contrast(image):
+    """Brightness and contrast drawn anew; float32 [h, w, 3] in [0, 1]."""
+    mean = tf.reduce_mean(image)
+    image = (image - mean) * tf.random.uniform([], *CONTRAST) + mean
+    image += tf.random.uniform([], -BRIGHTNESS, BRIGHTNESS)
+    return tf.clip_by_value(image, 0, 1)
+
+
+def augment(image, mask, crop_size):
+    """A random crop of a training patch, randomly changed.
+
+    Args:
+        image: uint8 [P, P, 3].
+        mask: uint8 [P, P, 1], 0 or 1.
+        crop_size: side of the crop, at most P.
+
+    Returns:
+        (image float32 [crop_size, crop_size, 3] in [0, 1],
+        mask float32 [crop_size, crop_size, 1], 0 or 1).
+    """
+    coordinates = source_coordinates(image.shape.as_list()[0], crop_size)
+    image = normalise(sample_bilinear(image, coordinates))
+    image = jitter_brightness_and_contrast(jitter_stain(image))
+    return image, tf.cast(sample_nearest(mask, coordinates), tf.float32)

@@ -1,0 +1,37 @@
+"""Errors that the user can mend, and outputs that appear only when whole."""
+import contextlib
+import os
+
+
+class InputError(Exception):
+    """Something the user gave is wrong.
+
+    The message is one line that names the file or flag, says what is wrong
+    with it and what to do. `main.py` prints it and exits with status 1; every
+    other exception is a bug of ours and keeps its traceback.
+    """
+
+
+@contextlib.contextmanager
+def written_whole(path):
+    """Yields a temporary path beside `path`, renamed to `path` on success.
+
+    Nothing is left behind when the block raises. The temporary name keeps the
+    ending, because image and HDF5 writers choose their format by it.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    partial = os.path.join(folder, '.partial-' + name)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f'{path}: cannot be written '
+                         f'({error.strerror or error}); choose another folder '
+                         'or make room') from error
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)

@@ -1,0 +1,118 @@
+"""From annotated images to the stores that training and evaluation read."""
+import contextlib
+import os
+import time
+
+import numpy as np
+
+from eval import progress
+from input_pipeline import annotations
+from input_pipeline import monuseg
+from input_pipeline import sample
+from input_pipeline import store
+from input_pipeline.files import InputError, written_whole
+
+VALIDATION_SHARE = 0.25  # of the training images
+
+
+def prepare(output_dir, monuseg_dir=None, seed=0):
+    """Writes train.h5, validation.h5 and, with test images, test.h5.
+
+    The stores appear together once all are whole, in place of what an
+    earlier preparation left there. Stores made from the same files by the
+    same rules are kept.
+
+    Args:
+        output_dir: folder of the stores, made if absent.
+        monuseg_dir: folder or archive of MoNuSeg, see `monuseg.find`; None
+            for the synthetic sample.
+        seed: of the division into training and validation, and of the
+            sample; 0 to 2**32 - 1.
+
+    Raises:
+        InputError: the data are absent, damaged or too few, or the output
+            cannot be written.
+    """
+    if monuseg_dir is None:
+        source, load = 'synthetic sample', sample.load
+        entries = sample.find(seed)
+        digest = ''  # the seed says it all
+    else:
+        source, load = 'MoNuSeg', monuseg.load
+        entries = monuseg.find(monuseg_dir)
+        digest = monuseg.digest(entries)
+    splits = divide(entries, seed)
+    rules = {'source': source, 'source_digest': digest, 'seed': seed,
+             'patch_size': store.PATCH_SIZE, 'overlap': store.OVERLAP,
+             'fill_rule': annotations.FILL_RULE, 'mask_background': 0,
+             'mask_nucleus': 1}
+    paths = {split: os.path.join(output_dir, f'{split}.h5')
+             for split in ('train', 'validation', 'test')}
+    present = {split for split in paths if os.path.exists(paths[split])}
+    if present == set(splits) and all(
+            _was_made(paths[split], rules, splits[split]) for split in splits):
+        print(f'{output_dir}: already prepared from the same {source} with '
+              f'seed {seed}; nothing to do')
+        return
+
+    start = time.time()
+    report = progress.reporter(len(entries), 'images')
+    done, summary = 0, []
+    with contextlib.ExitStack() as stores:
+        for split, chosen in splits.items():
+            partial = stores.enter_context(written_whole(paths[split]))
+            patches = store.write_store(
+                partial, {**rules, 'split': split},
+                _examples(chosen, load, done, report))
+            done += len(chosen)
+            summary.append(f'{split} {len(chosen)} images, {patches} patches')
+    for split in present - set(splits):
+        os.remove(paths[split])  # it belongs to the preparation replaced
+    print(f'{output_dir}: {source}, {"; ".join(summary)}; '
+          f'{time.time() - start:.1f} s')
+    if 'test' not in splits:
+        print('no test images there: test.h5 is not written')
+
+
+def divide(entries, seed):
+    """Divides entries into the splits of the stores, whole images only.
+
+    Args:
+        entries: as `monuseg.find` or `sample.find` lists them.
+        seed: of the choice of validation images.
+
+    Returns:
+        dict of lists of entries: 'train', 'validation', and 'test' where
+        there are test images.
+
+    Raises:
+        InputError: there are fewer than two training images.
+    """
+    training = [entry for entry in entries if entry.split == 'training']
+    if len(training) < 2:
+        raise InputError(f'{len(training)} training images found, at least 2 '
+                         'are needed; give the folder above the training data')
+    order = np.random.RandomState(seed).permutation(len(training))
+    count = max(1, round(len(training) * VALIDATION_SHARE))
+    splits = {'train': [training[i] for i in sorted(order[count:])],
+              'validation': [training[i] for i in sorted(order[:count])],
+              'test': [entry for entry in entries if entry.split == 'test']}
+    return {split: chosen for split, chosen in splits.items() if chosen}
+
+
+def _was_made(path, rules, entries):
+    """Says whether a whole store was made by these rules of these entries."""
+    try:
+        with store.open_store(path) as made:
+            names = [entry.name for entry in entries]
+            return store.image_names(made) == names and all(
+                made.attrs.get(key) == value for key, value in rules.items())
+    except InputError:
+        return False
+
+
+def _examples(entries, load, done, report):
+    """Loads entries one at a time; `done` were loaded before."""
+    for done, entry in enumerate(entries, done + 1):
+        yield (entry.name, *load(entry))
+        report(done)

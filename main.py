@@ -1,0 +1,217 @@
+"""Nuclei segmentation with SegNet, U-Net and DeepLabV3.
+
+  python main.py --mode=prepare --monuseg_dir=DIR
+  python main.py --mode=train --net=unet
+  python main.py --mode=eval --net=unet
+  python main.py --mode=predict --net=unet --images='DIR/*.tif'
+"""
+import os
+import signal
+import sys
+
+from absl import app, flags
+
+from input_pipeline.files import InputError
+
+MODES = ('prepare', 'train', 'eval', 'predict')
+NETS = ('segnet', 'unet', 'deeplabv3')
+
+
+def define_flags():
+    """Defines the flags in the groups that --help shows."""
+    group = 'What to do'
+    flags.DEFINE_enum('mode', None, MODES, 'What to do.', module_name=group)
+    flags.DEFINE_enum('net', None, NETS, 'The network.', module_name=group)
+    flags.DEFINE_string('data_dir', 'data/monuseg', 'Folder of the HDF5 '
+                        'stores.', module_name=group)
+    flags.DEFINE_string('model_dir', 'checkpoints', 'Folder of the model '
+                        'folders; --net names the one used.',
+                        module_name=group)
+    flags.DEFINE_integer('seed', 0, 'Seed of every random choice.',
+                         lower_bound=0, upper_bound=2 ** 31 - 1,
+                         module_name=group)
+
+    group = 'Preparing'
+    flags.DEFINE_string('monuseg_dir', None, 'Folder or .zip of MoNuSeg as '
+                        'downloaded.', module_name=group)
+    flags.DEFINE_bool('sample', False, 'Make synthetic images instead.',
+                      module_name=group)
+
+    group = 'Network (read back from the checkpoint once trained)'
+    flags.DEFINE_integer('width', None, 'Filters of the first layer; 16 if '
+                         'not given.', lower_bound=1, upper_bound=1024,
+                         module_name=group)
+    flags.DEFINE_enum('output_stride', None, ('8', '16'), "Stride of "
+                      "DeepLabV3's encoder; 8 if not given.",
+                      module_name=group)
+
+    group = 'Training'
+    flags.DEFINE_integer('steps', 3000, 'Steps in all, resumed ones '
+                         'included.', lower_bound=1, module_name=group)
+    flags.DEFINE_integer('batch_size', 8, 'Crops in a step.', lower_bound=1,
+                         upper_bound=1024, module_name=group)
+    flags.DEFINE_integer('crop_size', 192, 'Side of the crops taken from the '
+                         'patches, pixels.', lower_bound=32,
+                         module_name=group)
+    flags.DEFINE_float('learning_rate', 2e-3, 'Peak learning rate of Adam.',
+                       lower_bound=1e-7, upper_bound=1, module_name=group)
+    flags.DEFINE_integer('warmup_steps', 100, 'Steps until the peak.',
+                         lower_bound=0, module_name=group)
+    flags.DEFINE_integer('evaluate_every', 250, 'Steps between checkpoints, '
+                         'each evaluated on the validation images.',
+                         lower_bound=1, module_name=group)
+    flags.DEFINE_integer('augment_threads', 2, 'Threads that augment.',
+                         lower_bound=1, upper_bound=64, module_name=group)
+
+    group = 'Evaluating and predicting'
+    flags.DEFINE_enum('split', 'validation', ('train', 'validation', 'test'),
+                      'The images that eval measures on.', module_name=group)
+    flags.DEFINE_string('images', None, "Images to predict: a file or a "
+                        "quoted pattern as 'DIR/*.tif'.", module_name=group)
+    flags.DEFINE_string('output_dir', 'predictions', 'Where predict writes.',
+                        module_name=group)
+    flags.DEFINE_float('threshold', 0.5, 'Nucleus is where the probability '
+                       'is above this.', lower_bound=0, upper_bound=1,
+                       module_name=group)
+    flags.DEFINE_bool('average', False, 'Average over the eight flips and '
+                      'right-angle rotations; takes eight times as long.',
+                      module_name=group)
+    flags.DEFINE_integer('max_pixels', 1536 ** 2, 'Images of more pixels are '
+                         'cut into overlapping tiles of at most as many.',
+                         lower_bound=1, module_name=group)
+
+
+FLAGS = flags.FLAGS
+
+
+def help_text():
+    """The module's docstring and the project's own flags, group by group."""
+    lines = [__doc__.rstrip()]
+    for group, group_flags in FLAGS.flags_by_module_dict().items():
+        if group.startswith('absl'):
+            continue
+        lines.append(f'\n{group}:')
+        for flag in group_flags:
+            default = '' if flag.default is None else f' [{flag.value}]'
+            lines.append(f'  --{flag.name:<16} {flag.help}{default}')
+    return '\n'.join(lines)
+
+
+def parse_flags(argv):
+    """Parses the command line; a wrong flag ends in one line."""
+    if '--help' in argv or '-h' in argv:
+        print(help_text())
+        sys.exit(0)
+    try:
+        rest = FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f'error: {error}; python main.py --help lists the flags')
+    if len(rest) > 1:
+        sys.exit(f'error: {rest[1]}: not a flag; quote patterns, as in '
+                 "--images='DIR/*.tif'")
+    return rest
+
+
+def require(*names):
+    """Ends in one line where a flag that the mode needs is missing."""
+    for name in names:
+        if FLAGS[name].value is None:
+            raise InputError(f'--{name}: missing; python main.py --help '
+                             'lists its values')
+
+
+def prepare():
+    from input_pipeline.prepare import prepare as prepare_stores
+
+    if FLAGS.sample == bool(FLAGS.monuseg_dir):
+        raise InputError('--monuseg_dir: give either the folder of MoNuSeg '
+                         'or --sample for synthetic images')
+    prepare_stores(FLAGS.data_dir, FLAGS.monuseg_dir, FLAGS.seed)
+
+
+def train(folder, output_stride):
+    import nets
+    from nets import checkpoints, training
+
+    network = checkpoints.network_of(folder, FLAGS.net, FLAGS.width,
+                                     output_stride)
+    if network is None:
+        network = checkpoints.describe(FLAGS.net, FLAGS.width or nets.WIDTH,
+                                       output_stride or nets.OUTPUT_STRIDE)
+    stopped_by = training.train(
+        FLAGS.data_dir, folder, network, FLAGS.steps, FLAGS.batch_size,
+        FLAGS.crop_size, FLAGS.learning_rate, FLAGS.warmup_steps,
+        FLAGS.evaluate_every, FLAGS.augment_threads, FLAGS.seed)
+    if stopped_by:
+        print(f'stopped; the same command goes on from {folder}',
+              file=sys.stderr)
+        return 128 + stopped_by
+    print(f'trained: {folder}')
+
+
+def evaluate(folder, output_stride):
+    import h5py
+    import numpy as np
+
+    from eval import curves, evaluate as evaluation
+    from input_pipeline import store
+    from nets import checkpoints
+    from nets.tf1 import tf
+
+    path = os.path.join(FLAGS.data_dir, f'{FLAGS.split}.h5')
+    with store.open_store(path) as file, checkpoints.forward(
+            folder, FLAGS.net, FLAGS.width, output_stride) as (
+                forward, stride, network):
+        results = evaluation.evaluate(
+            store.whole_images(file), len(store.image_names(file)), forward, stride,
+            FLAGS.threshold, FLAGS.max_pixels, FLAGS.average,
+            os.path.join(folder, f'{FLAGS.split}_pictures'))
+        settings = {
+            'source': file.attrs['source'], 'network': network,
+            'flags': {name: FLAGS[name].value for name in
+                      ('net', 'data_dir', 'split', 'threshold', 'average',
+                       'max_pixels')},
+            'versions': {'python': sys.version.split()[0],
+                         'tensorflow': tf.__version__,
+                         'numpy': np.__version__, 'h5py': h5py.__version__}}
+        evaluation.write_results(folder, FLAGS.split, results, settings)
+    print(evaluation.format_table(results))
+    curves.plot_curves(folder)
+
+
+def predict(folder, output_stride):
+    from eval.predict import predict_files
+    from nets import checkpoints
+
+    require('images')
+    with checkpoints.forward(folder, FLAGS.net, FLAGS.width,
+                             output_stride) as (forward, stride, _):
+        skipped = predict_files(FLAGS.images, FLAGS.output_dir, forward,
+                                stride, FLAGS.threshold, FLAGS.max_pixels,
+                                FLAGS.average)
+    return 1 if skipped else 0
+
+
+def main(_):
+    try:
+        require('mode')
+        if FLAGS.mode == 'prepare':
+            return prepare()
+        require('net')
+        folder = os.path.join(FLAGS.model_dir, FLAGS.net)
+        output_stride = FLAGS.output_stride and int(FLAGS.output_stride)
+        if output_stride and FLAGS.net != 'deeplabv3':
+            raise InputError(f'--output_stride: {FLAGS.net} has none; leave '
+                             'it out')
+        mode = {'train': train, 'eval': evaluate, 'predict': predict}
+        return mode[FLAGS.mode](folder, output_stride)
+    except InputError as error:
+        return f'error: {error}'
+    except KeyboardInterrupt:
+        print('stopped', file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+if __name__ == '__main__':
+    define_flags()
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,215 @@
+"""What training leaves in a model folder, and how it is read back.
+
+    network.json       what the network was built with
+    model.ckpt-STEP.*  the latest checkpoints, to resume from
+    best/              the checkpoint with the best validation F1 ...
+    best/best.json     ... and which it is
+    weights.h5         its Keras weights
+"""
+import contextlib
+import glob
+import json
+import os
+import shutil
+
+import h5py
+
+import nets
+from input_pipeline.files import InputError, written_whole
+from input_pipeline.normalisation import NORMALISATION
+from nets.tf1 import tf
+
+
+def describe(net, width, output_stride):
+    """What must be known to build a network again, as a dict."""
+    return {'net': net, 'width': width,
+            'output_stride': output_stride if net == 'deeplabv3' else None,
+            'normalisation': NORMALISATION}
+
+
+def write_json(path, content):
+    """Writes a dict as indented JSON; the file appears only when whole."""
+    with written_whole(path) as partial, open(partial, 'w') as file:
+        json.dump(content, file, indent=2)
+        file.write('\n')
+
+
+def read_json(path):
+    """The dict in a JSON file.
+
+    Raises:
+        InputError: the file is not one that training wrote.
+    """
+    try:
+        with open(path) as file:
+            content = json.load(file)
+    except (OSError, ValueError) as error:
+        raise InputError(f'{path}: cannot be read ({error}); train again into '
+                         'another --model_dir') from error
+    return content
+
+
+def network_of(folder, net, width=None, output_stride=None):
+    """What the network in a model folder was built with.
+
+    Args:
+        folder: the model folder.
+        net: the net asked for.
+        width: the width asked for, or None.
+        output_stride: likewise.
+
+    Returns:
+        The dict of `describe`, or None where the folder holds no network.
+
+    Raises:
+        InputError: the folder holds another network than asked for.
+    """
+    path = os.path.join(folder, 'network.json')
+    if not os.path.exists(path):
+        return None
+    network = read_json(path)
+    asked = {'net': net, 'width': width, 'output_stride': output_stride,
+             'normalisation': NORMALISATION}
+    for key, value in asked.items():
+        if key not in network:
+            raise InputError(f'{path}: says nothing of {key}; train again '
+                             'into another --model_dir')
+        if value is not None and network[key] not in (value, None):
+            raise InputError(
+                f'{folder}: holds a network trained with {key} '
+                f'{network[key]}, not {value}; leave out --{key} or choose '
+                'another --model_dir')
+    return network
+
+
+def build(network, images=None, training=False):
+    """The Keras model that `network`, a dict of `describe`, stands for."""
+    return nets.build(network['net'], network['width'],
+                      network['output_stride'] or nets.OUTPUT_STRIDE,
+                      images, training)
+
+
+def stride_of(network):
+    """The number that must divide the height and width of the input."""
+    return nets.stride(network['net'],
+                       network['output_stride'] or nets.OUTPUT_STRIDE)
+
+
+def read_best(folder):
+    """The record of a model folder's best checkpoint, or None.
+
+    A dict: `checkpoint` (file name prefix within best/), `step`, and the
+    validation measures.
+    """
+    path = os.path.join(folder, 'best', 'best.json')
+    return read_json(path) if os.path.exists(path) else None
+
+
+def keep_best(folder, checkpoint, measures):
+    """Keeps a checkpoint as the best if its validation F1 is.
+
+    The record is replaced after the checkpoint's files are in place, and
+    those of the former best are removed after that, so a kill at any moment
+    leaves a whole best checkpoint.
+
+    Args:
+        folder: the model folder.
+        checkpoint: path prefix of the checkpoint.
+        measures: dict of floats with `f1`, and `step`.
+
+    Returns:
+        True if it is the best so far.
+    """
+    best = read_best(folder)
+    if best and not measures['f1'] > best['f1']:
+        return False
+    name = os.path.basename(checkpoint)
+    for source in glob.glob(glob.escape(checkpoint) + '.*'):
+        target = os.path.join(folder, 'best', os.path.basename(source))
+        with written_whole(target) as partial:
+            shutil.copyfile(source, partial)
+    write_json(os.path.join(folder, 'best', 'best.json'),
+               dict(measures, checkpoint=name))
+    if best and best['checkpoint'] != name:
+        for old in glob.glob(glob.escape(os.path.join(
+                folder, 'best', best['checkpoint'])) + '.*'):
+            os.remove(old)
+    return True
+
+
+@contextlib.contextmanager
+def restored_best(folder, network):
+    """The best checkpoint's network in a graph and session of its own.
+
+    Yields:
+        (session, Keras model, the best checkpoint's record).
+
+    Raises:
+        InputError: there is no checkpoint, or it cannot be read.
+    """
+    best = read_best(folder)
+    if best is None:
+        raise InputError(
+            f'{folder}: holds no evaluated checkpoint; train one with '
+            f'python main.py --mode=train --net={network["net"]}')
+    path = os.path.join(folder, 'best', best['checkpoint'])
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.keras.backend.set_session(session)
+        model = build(network)
+        try:
+            tf.train.Saver(model.weights).restore(session, path)
+        except (tf.errors.OpError, ValueError) as error:
+            raise InputError(f'{path}: cannot be restored '
+                             f'({str(error).splitlines()[0]}); train again '
+                             'into another --model_dir') from error
+        yield session, model, best
+
+
+def write_weights(folder, network):
+    """Writes the best checkpoint's Keras weights to `weights.h5`.
+
+    The file's attributes hold `network`, the step and the validation F1.
+    Nothing is done where they are those of the best checkpoint already.
+    """
+    path = os.path.join(folder, 'weights.h5')
+    best = read_best(folder)
+    if os.path.exists(path):
+        with h5py.File(path, 'r') as file:
+            if file.attrs.get('step') == best['step']:
+                return
+    with restored_best(folder, network) as (_, model, best):
+        with written_whole(path) as partial:
+            model.save_weights(partial)
+            with h5py.File(partial, 'a') as file:
+                for key, value in network.items():
+                    if value is not None:
+                        file.attrs[key] = value
+                file.attrs['step'] = best['step']
+                file.attrs['f1'] = best['f1']
+
+
+@contextlib.contextmanager
+def forward(folder, net, width=None, output_stride=None):
+    """The trained network of a model folder as a function.
+
+    Args:
+        folder: the model folder.
+        net: the net asked for.
+        width: what the network must have been built with, or None.
+        output_stride: likewise.
+
+    Yields:
+        (function from float32 [N, H, W, 3] in [0, 1], H and W multiples of
+        the stride, to the probability float32 [N, H, W, 1]; the stride; a
+        dict of what the network was built with and its best step).
+
+    Raises:
+        InputError: there is no such network, or another one.
+    """
+    network = network_of(folder, net, width, output_stride)
+    if network is None:
+        raise InputError(f'{folder}: holds no checkpoint; train one with '
+                         f'python main.py --mode=train --net={net}')
+    with restored_best(folder, network) as (session, model, best):
+        run = session.make_callable(model.output, [model.input])
+        yield run, stride_of(network), dict(network, step=best['step'])

@@ -1,0 +1,97 @@
+"""DeepLabV3: Chen et al., 2017, arXiv:1706.05587.
+
+A ResNet-50 encoder (arXiv:1512.03385) whose last stages trade stride for
+atrous rate so that the features keep 1/8 or 1/16 of the input's resolution,
+atrous spatial pyramid pooling with an image-level branch, and bilinear
+upsampling of the logits.
+"""
+from nets.layers import classifier, conv_bn, conv_bn_relu, relu
+from nets.tf1 import tf
+
+BLOCKS = (3, 4, 6, 3)  # bottleneck units of ResNet-50's four stages
+MULTI_GRID = (1, 2, 4)  # rates within the last stage, section 4.2.1
+OUTPUT_STRIDES = (8, 16)
+# The paper's (6, 12, 18) at output stride 16 are for crops of 513 pixels; on
+# the crops trained on here most taps of such kernels would fall on padding.
+# Rates double at output stride 8, as in the paper.
+ASPP_RATES_AT_16 = (3, 6, 9)
+
+
+def bottleneck(x, filters, name, training, strides=1, rate=1):
+    """Residual unit: 1x1, 3x3 (stride or rate), 1x1 to 4 * filters."""
+    shortcut = x
+    if strides != 1 or x.shape.as_list()[-1] != 4 * filters:
+        shortcut = conv_bn(x, 4 * filters, f'{name}_shortcut', training,
+                           size=1, strides=strides)
+    x = conv_bn_relu(x, filters, f'{name}_conv1', training, size=1)
+    x = conv_bn_relu(x, filters, f'{name}_conv2', training, strides=strides,
+                     rate=rate)
+    x = conv_bn(x, 4 * filters, f'{name}_conv3', training, size=1)
+    x = tf.keras.layers.Add(name=f'{name}_add')([shortcut, x])
+    return relu(x, name)
+
+
+def encoder(images, width, training, output_stride):
+    """ResNet-50: [N, H, W, 3] to [N, H / stride, W / stride, 32 * width]."""
+    x = conv_bn_relu(images, width, 'stem', training, size=7, strides=2)
+    x = tf.keras.layers.MaxPooling2D(3, strides=2, padding='same',
+                                     name='stem_pool')(x)
+    stride, rate = 4, 1
+    for stage, units in enumerate(BLOCKS, start=1):
+        strides = 1 if stage == 1 else 2
+        if strides == 2 and stride == output_stride:
+            strides, rate = 1, rate * 2
+        stride *= strides
+        for unit in range(1, units + 1):
+            grid = MULTI_GRID[unit - 1] if stage == len(BLOCKS) else 1
+            x = bottleneck(x, width * 2 ** (stage - 1),
+                           f'stage{stage}_unit{unit}', training,
+                           strides=strides if unit == 1 else 1,
+                           rate=rate * grid)
+    return x
+
+
+def image_pooling(x, filters, training):
+    """Image-level features, spread over the map: the ASPP's fifth branch."""
+    pooled = tf.keras.layers.Lambda(
+        lambda t: tf.reduce_mean(t, [1, 2], keepdims=True),
+        name='aspp_pool_mean')(x)  # [N, 1, 1, C]
+    pooled = conv_bn_relu(pooled, filters, 'aspp_pool', training, size=1)
+    return tf.keras.layers.Lambda(
+        lambda pair: pair[0] + tf.zeros_like(pair[1][..., :1]),
+        name='aspp_pool_spread')([pooled, x])  # [N, h, w, filters]
+
+
+def aspp(x, filters, training, rates):
+    """Atrous spatial pyramid pooling: [N, h, w, C] to [N, h, w, filters]."""
+    branches = [conv_bn_relu(x, filters, 'aspp_1x1', training, size=1)]
+    for rate in rates:
+        branches.append(conv_bn_relu(x, filters, f'aspp_rate{rate}', training,
+                                     rate=rate))
+    branches.append(image_pooling(x, filters, training))
+    x = tf.keras.layers.Concatenate(name='aspp_concat')(branches)
+    return conv_bn_relu(x, filters, 'aspp_project', training, size=1)
+
+
+def deeplabv3(images, width, training, output_stride):
+    """Logits of the nucleus class.
+
+    Args:
+        images: float32 [N, H, W, 3] in [0, 1]; H and W multiples of
+            `output_stride`.
+        width: filters of the stem; 64 in the paper.
+        training: Python bool, the mode of batch norm.
+        output_stride: 8 or 16, the encoder's stride.
+
+    Returns:
+        float32 [N, H, W, 1].
+    """
+    x = encoder(images, width, training, output_stride)
+    factor = 16 // output_stride
+    x = aspp(x, 4 * width, training,
+             [factor * rate for rate in ASPP_RATES_AT_16])
+    x = classifier(x, 'coarse_logits')  # [N, H / stride, W / stride, 1]
+    return tf.keras.layers.Lambda(
+        lambda t: tf.image.resize_bilinear(
+            t, output_stride * tf.shape(t)[1:3], half_pixel_centers=True),
+        name='logits')(x)

@@ -1,0 +1,49 @@
+"""The pieces that the three networks share.
+
+Shape legend of this package: N images, H x W pixels, C channels.
+"""
+from nets.tf1 import tf
+
+# Keras's default of 0.99 needs some 500 steps to forget the initial
+# statistics; trainings on a CPU are not much longer than that.
+BATCH_NORM_MOMENTUM = 0.9
+BATCH_NORM_EPSILON = 1e-3
+
+
+def batch_norm(x, name, training):
+    """Batch normalisation (arXiv:1502.03167) of x [N, H, W, C].
+
+    `training` is a Python bool: True normalises by the batch and collects the
+    moving statistics, False uses them.
+    """
+    return tf.keras.layers.BatchNormalization(
+        momentum=BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPSILON,
+        name=f'{name}_bn')(x, training=training)
+
+
+def conv_bn(x, filters, name, training, size=3, strides=1, rate=1):
+    """Convolution without bias, then batch norm.
+
+    x [N, H, W, C] to [N, H / strides, W / strides, filters]. He
+    initialisation (arXiv:1502.01852); `rate` is the atrous (dilation) rate.
+    """
+    x = tf.keras.layers.Conv2D(
+        filters, size, strides=strides, dilation_rate=rate, padding='same',
+        use_bias=False, kernel_initializer='he_normal', name=name)(x)
+    return batch_norm(x, name, training)
+
+
+def relu(x, name):
+    """max(x, 0), shape kept."""
+    return tf.keras.layers.ReLU(name=f'{name}_relu')(x)
+
+
+def conv_bn_relu(x, filters, name, training, **kwargs):
+    """`conv_bn` followed by ReLU."""
+    return relu(conv_bn(x, filters, name, training, **kwargs), name)
+
+
+def classifier(x, name):
+    """1x1 convolution with bias: x [N, H, W, C] to logits [N, H, W, 1]."""
+    return tf.keras.layers.Conv2D(
+        1, 1, kernel_initializer='he_normal', name=name)(x)

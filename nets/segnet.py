@@ -1,0 +1,83 @@
+"""SegNet: Badrinarayanan et al., 2015, arXiv:1511.00561.
+
+The encoder is VGG16's 13 convolutions in five stages, each ended by a 2x2 max
+pooling that remembers where each maximum stood. The decoder mirrors it: each
+stage puts the values back at the remembered positions, zeros elsewhere, and
+makes the sparse map dense by convolutions.
+"""
+from nets.layers import classifier, conv_bn_relu
+from nets.tf1 import tf
+
+# (convolutions, filters as a multiple of the width) of VGG16's stages.
+STAGES = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
+STRIDE = 2 ** len(STAGES)
+
+
+def max_pool(x):
+    """2x2 max pooling that keeps the positions of the maxima.
+
+    Args:
+        x: float32 [N, H, W, C], H and W even (SAME padding of odd sizes
+            would skew the positions).
+
+    Returns:
+        (values float32 [N, H/2, W/2, C], positions int64 of the same shape:
+        indices into x flattened).
+    """
+    return tf.nn.max_pool_with_argmax(
+        x, ksize=[1, 2, 2, 1], strides=[1, 2, 2, 1], padding='SAME',
+        include_batch_in_index=True)
+
+
+def unpool(values, positions):
+    """Puts values back where `max_pool` found them, zeros elsewhere.
+
+    Args:
+        values: float32 [N, h, w, C].
+        positions: int64 [N, h, w, C], from `max_pool`.
+
+    Returns:
+        float32 [N, 2h, 2w, C].
+    """
+    n, h, w, c = tf.unstack(tf.shape(values, out_type=tf.int64))
+    flat = tf.scatter_nd(tf.reshape(positions, [-1, 1]),
+                         tf.reshape(values, [-1]), [n * h * w * c * 4])
+    unpooled = tf.reshape(flat, [n, 2 * h, 2 * w, c])
+    height, width, channels = values.shape.as_list()[1:]
+    unpooled.set_shape([None, height and 2 * height, width and 2 * width,
+                        channels])
+    return unpooled
+
+
+def segnet(images, width, training):
+    """Logits of the nucleus class.
+
+    Args:
+        images: float32 [N, H, W, 3] in [0, 1]; H and W multiples of 32.
+        width: filters of the first stage; 64 in the paper.
+        training: Python bool, the mode of batch norm.
+
+    Returns:
+        float32 [N, H, W, 1].
+    """
+    x = images
+    positions = []
+    for stage, (convolutions, multiple) in enumerate(STAGES, start=1):
+        for k in range(1, convolutions + 1):
+            x = conv_bn_relu(x, width * multiple, f'encoder{stage}_conv{k}',
+                             training)
+        x, where = tf.keras.layers.Lambda(
+            max_pool, name=f'encoder{stage}_pool')(x)
+        positions.append(where)  # [N, H / 2^stage, W / 2^stage, C]
+
+    for stage in range(len(STAGES), 0, -1):
+        convolutions, multiple = STAGES[stage - 1]
+        # The last convolution of a stage has the next stage's filters.
+        last = STAGES[max(stage - 2, 0)][1]
+        x = tf.keras.layers.Lambda(
+            lambda pair: unpool(*pair), name=f'decoder{stage}_unpool')(
+                [x, positions[stage - 1]])
+        for k in range(convolutions, 0, -1):
+            x = conv_bn_relu(x, width * (multiple if k > 1 else last),
+                             f'decoder{stage}_conv{k}', training)
+    return classifier(x, 'logits')  # [N, H, W, 1]

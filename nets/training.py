@@ -1,0 +1,313 @@
+"""Loss, schedule, model_fn and the training loop around tf.estimator."""
+import os
+import signal
+import time
+
+from eval.metrics import Counts, measures
+from input_pipeline import queues, store
+from input_pipeline.files import InputError
+from nets import checkpoints
+from nets.tf1 import tf
+
+DICE_SMOOTHING = 1.0  # pixels; keeps the Dice of an empty patch defined
+SUMMARY_STEPS = 20
+PICTURE_SIDE = 256  # pixels of an image shown in TensorBoard
+PROGRESS_SECONDS = 10
+
+
+def segmentation_loss(logits, labels):
+    """Binary cross-entropy plus soft Dice, one to one.
+
+    Soft Dice after Milletari et al., 2016, arXiv:1606.04797, over the whole
+    batch and with plain sums below the fraction.
+
+    Args:
+        logits: float32 [N, H, W, 1].
+        labels: float32 [N, H, W, 1], 0 or 1.
+
+    Returns:
+        float32 scalar.
+    """
+    cross_entropy = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(
+        labels=labels, logits=logits))
+    probability = tf.sigmoid(logits)
+    dice = ((2 * tf.reduce_sum(probability * labels) + DICE_SMOOTHING)
+            / (tf.reduce_sum(probability) + tf.reduce_sum(labels)
+               + DICE_SMOOTHING))
+    return cross_entropy + 1 - dice
+
+
+def learning_rate_at(step, peak, warmup_steps, steps):
+    """Linear warm-up to `peak`, then cosine decay to 0 (arXiv:1608.03983)."""
+    step = tf.cast(step, tf.float32)
+    warmup = tf.minimum((step + 1) / max(warmup_steps, 1), 1.0)
+    return warmup * tf.train.cosine_decay(peak, step, steps)
+
+
+def picture(images, labels, probability):
+    """Tissue, mask and prediction side by side, for TensorBoard.
+
+    Args:
+        images: float32 [N, H', W', 3] in [0, 1].
+        labels: float32 [N, H, W, 1], H <= H', W <= W'.
+        probability: float32 [N, H, W, 1].
+
+    Returns:
+        float32 [1, h, 3 * w, 3], the first image's top left corner.
+    """
+    side = PICTURE_SIDE
+    labels, probability = [
+        tf.tile(t[:1, :side, :side], [1, 1, 1, 3])
+        for t in (labels, probability)]
+    shape = tf.shape(labels)
+    return tf.concat([images[:1, :shape[1], :shape[2]], labels, probability],
+                     axis=2)
+
+
+def model_fn(features, labels, mode, params):
+    """The Estimator's model_fn, for training and evaluation.
+
+    Prediction needs tiles and other sizes than the stores hold:
+    `eval/inference.py` does it.
+
+    Args:
+        features: images float32 [N, H', W', 3] in [0, 1].
+        labels: masks [N, H, W, 1], 0 or 1; in evaluation the images are
+            padded at the bottom and right, and H <= H', W <= W'.
+        mode: tf.estimator.ModeKeys.TRAIN or EVAL.
+        params: dict of `network`, `batch_size`, `learning_rate`,
+            `warmup_steps`, `steps`, `evaluate_every` and `model_dir`.
+
+    Returns:
+        A tf.estimator.EstimatorSpec.
+    """
+    training = mode == tf.estimator.ModeKeys.TRAIN
+    model = checkpoints.build(params['network'], features, training)
+    shape = tf.shape(labels)
+    logits = model.get_layer('logits').output[:, :shape[1], :shape[2]]
+    probability = tf.sigmoid(logits)
+    labels = tf.cast(labels, tf.float32)
+    loss = segmentation_loss(logits, labels)
+    pictures = tf.summary.image(
+        'tissue_mask_prediction', picture(features, labels, probability),
+        collections=['pictures'])
+
+    if not training:
+        totals, updates = zip(*[
+            count(labels, probability > 0.5)
+            for count in (tf.metrics.true_positives,
+                          tf.metrics.false_positives,
+                          tf.metrics.false_negatives,
+                          tf.metrics.true_negatives)])
+        update = tf.group(*updates)
+        return tf.estimator.EstimatorSpec(
+            mode, loss=loss,
+            eval_metric_ops={name: (value, update) for name, value
+                             in measures(Counts(*totals)).items()},
+            evaluation_hooks=[tf.train.SummarySaverHook(
+                save_steps=1, summary_op=pictures,
+                output_dir=os.path.join(params['model_dir'], 'eval'))])
+
+    positive, truth = probability > 0.5, labels > 0.5
+    batch = Counts(*[
+        tf.reduce_sum(tf.cast(tf.logical_and(p, t), tf.float32))
+        for p, t in ((positive, truth),
+                     (positive, tf.logical_not(truth)),
+                     (tf.logical_not(positive), truth),
+                     (tf.logical_not(positive), tf.logical_not(truth)))])
+    for name, value in measures(batch).items():
+        tf.summary.scalar(name, value)
+    step = tf.train.get_or_create_global_step()
+    rate = learning_rate_at(step, params['learning_rate'],
+                            params['warmup_steps'], params['steps'])
+    tf.summary.scalar('learning_rate', rate)
+    # Keras does not fill UPDATE_OPS: without these the moving statistics of
+    # batch norm would never move.
+    with tf.control_dependencies(model.get_updates_for(features)):
+        train_op = tf.train.AdamOptimizer(rate).minimize(loss, step)
+    return tf.estimator.EstimatorSpec(
+        mode, loss=loss, train_op=train_op,
+        training_hooks=[
+            Progress(loss, params['batch_size'], params['steps']),
+            tf.train.SummarySaverHook(
+                save_steps=params['evaluate_every'], summary_op=pictures,
+                output_dir=params['model_dir'])])
+
+
+class Saver(tf.train.CheckpointSaverHook):
+    """Saves checkpoints, and ends training early where it must.
+
+    After SIGINT or SIGTERM a last checkpoint is saved and not evaluated. When
+    a reader has failed, none is saved: TensorFlow would report the end of the
+    data.
+    """
+
+    def __init__(self, folder, every, readers):
+        super().__init__(folder, save_steps=every)
+        self.readers = readers
+        self.signal = None
+
+    def stop(self, number, _):
+        """Signal handler; a second signal ends the program at once."""
+        if self.signal is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.signal = number
+
+    def after_run(self, run_context, run_values):
+        super().after_run(run_context, run_values)
+        if self.signal is not None:
+            run_context.request_stop()
+
+    def end(self, session):
+        raise_failure(self.readers)
+        if self.signal is not None:
+            self._listeners = []  # those evaluate
+        super().end(session)
+
+
+class Progress(tf.train.SessionRunHook):
+    """Prints step, loss, rate and time left."""
+
+    def __init__(self, loss, batch_size, steps):
+        self.loss = loss
+        self.batch_size = batch_size
+        self.steps = steps
+        self.shown = None  # (time, step) of the last line
+
+    def before_run(self, _):
+        return tf.train.SessionRunArgs([tf.train.get_global_step(),
+                                        self.loss])
+
+    def after_run(self, _, run_values):
+        step, loss = run_values.results
+        now = time.time()
+        if self.shown is None:
+            self.shown = now, step
+        seconds = now - self.shown[0]
+        if seconds >= PROGRESS_SECONDS or step == self.steps:
+            rate = (step - self.shown[1]) / max(seconds, 1e-9)
+            left = (self.steps - step) / max(rate, 1e-9)
+            print(f'step {step}/{self.steps}  loss {loss:.3f}  '
+                  f'{rate * self.batch_size:.1f} patches/s  '
+                  f'{left // 60:.0f}:{left % 60:02.0f} left', flush=True)
+            self.shown = now, step
+
+
+class BestKeeper(tf.estimator.Exporter):
+    """Keeps the checkpoint with the best validation F1.
+
+    tf.estimator calls it after each evaluation, in the evaluator's process
+    where there is one. Its own BestExporter never exports the first
+    evaluation.
+    """
+
+    name = 'best'
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def export(self, estimator, export_path, checkpoint_path, eval_result,
+               is_the_final_export):
+        result = {key: float(value) for key, value in eval_result.items()
+                  if key != 'global_step'}
+        step = int(eval_result['global_step'])
+        best = checkpoints.keep_best(self.folder, checkpoint_path,
+                                     dict(result, step=step))
+        print(f'step {step}: validation loss {result["loss"]:.3f}, accuracy '
+              f'{result["accuracy"]:.3f}, F1 {result["f1"]:.4f}, IoU '
+              f'{result["iou"]:.4f}' + (' (best so far)' if best else ''),
+              flush=True)
+
+
+def raise_failure(readers):
+    """Raises what made a reader fail, if one did."""
+    for reader in readers:
+        if reader.error is not None:
+            raise reader.error
+
+
+def train(data_dir, folder, network, steps, batch_size, crop_size,
+          learning_rate, warmup_steps, evaluate_every, threads, seed):
+    """Trains a network, or goes on where training stopped.
+
+    Args:
+        data_dir: folder of `train.h5` and `validation.h5`.
+        folder: the model folder; see `checkpoints` for what appears there.
+        network: dict of `checkpoints.describe`.
+        steps: optimiser steps in all, those of earlier runs included.
+        batch_size: crops in a step.
+        crop_size: side of the crops, pixels; a multiple of the stride.
+        learning_rate: Adam's peak rate (arXiv:1412.6980).
+        warmup_steps: steps of linear warm-up.
+        evaluate_every: steps between checkpoints, each followed by an
+            evaluation on the whole validation images.
+        threads: augmenting threads.
+        seed: of the weights, the order of patches and the augmentation.
+
+    Returns:
+        The signal that ended training early, or None.
+
+    Raises:
+        InputError: a store cannot be used, or the loss became NaN.
+    """
+    paths = [os.path.join(data_dir, name)
+             for name in ('train.h5', 'validation.h5')]
+    for path in paths:
+        with store.open_store(path) as file:
+            patch_size = int(file.attrs['patch_size'])
+    stride = checkpoints.stride_of(network)
+    if crop_size > patch_size or crop_size % stride:
+        raise InputError(f'--crop_size={crop_size}: must be a multiple of '
+                         f'{stride} and at most {patch_size}, the side of the '
+                         f'patches in {paths[0]}')
+    checkpoints.write_json(os.path.join(folder, 'network.json'), network)
+
+    latest = tf.train.latest_checkpoint(folder)
+    start = int(latest.rsplit('-', 1)[1]) if latest else 0
+    if start >= steps and checkpoints.read_best(folder):
+        print(f'{folder}: already trained to step {start} of {steps}')
+        checkpoints.write_weights(folder, network)
+        return None
+    if latest:
+        print(f'{folder}: resuming at step {start} of {steps}')
+
+    # A resumed run draws other patches than those before it.
+    run_seed = seed + start
+    readers = []
+    saver = Saver(folder, evaluate_every, readers)
+    estimator = tf.estimator.Estimator(
+        model_fn,
+        config=tf.estimator.RunConfig(
+            folder, tf_random_seed=run_seed, keep_checkpoint_max=2,
+            save_summary_steps=SUMMARY_STEPS, log_step_count_steps=100,
+            save_checkpoints_steps=evaluate_every),
+        params={'network': network, 'batch_size': batch_size,
+                'learning_rate': learning_rate, 'warmup_steps': warmup_steps,
+                'steps': steps, 'evaluate_every': evaluate_every,
+                'model_dir': folder})
+    train_spec = tf.estimator.TrainSpec(
+        queues.training_input(paths[0], patch_size, batch_size, crop_size,
+                              threads, run_seed, readers),
+        max_steps=steps, hooks=[saver])
+    eval_spec = tf.estimator.EvalSpec(
+        queues.validation_input(paths[1], stride, readers), steps=None,
+        exporters=[BestKeeper(folder)], start_delay_secs=0, throttle_secs=0)
+
+    handlers = {number: signal.signal(number, saver.stop)
+                for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        tf.estimator.train_and_evaluate(estimator, train_spec, eval_spec)
+    except tf.train.NanLossDuringTrainingError as error:
+        raise InputError(
+            f'the loss became NaN; the last checkpoint in {folder} is kept. '
+            f'Try a lower --learning_rate than {learning_rate}') from error
+    except tf.errors.OpError:
+        raise_failure(readers)
+        raise
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if checkpoints.read_best(folder):
+        checkpoints.write_weights(folder, network)
+    return saver.signal

@@ -1,0 +1,93 @@
+"""Pictures: overlay, the notebook's figure and the comparison."""
+import imageio.v3
+import matplotlib
+import numpy as np
+import pytest
+
+from eval import display
+
+matplotlib.use('Agg')
+
+GREEN = [0, 255, 0]
+
+
+def tissue_and_square():
+    """A 10 x 12 tissue of many colours with one 4 x 4 nucleus."""
+    image = np.random.RandomState(1).randint(
+        0, 255, (10, 12, 3)).astype(np.uint8)
+    mask = np.zeros((10, 12), np.uint8)
+    mask[3:7, 4:8] = 1
+    return image, mask
+
+
+def test_overlay_draws_the_outline_and_nothing_else():
+    image, mask = tissue_and_square()
+    before = image.copy()
+    drawn = display.overlay(image, mask)
+    # The ring of the square's own edge and, outside, its four sides without
+    # corners, since pixels that touch only by a corner are no neighbours.
+    outline = np.zeros((10, 12), bool)
+    outline[3:7, 4:8] = True
+    outline[4:6, 5:7] = False
+    outline[2, 4:8] = outline[7, 4:8] = True
+    outline[3:7, 3] = outline[3:7, 8] = True
+    assert (drawn[outline] == GREEN).all()
+    np.testing.assert_array_equal(drawn[~outline], image[~outline])
+    np.testing.assert_array_equal(image, before)
+
+
+def test_overlay_of_an_empty_mask_is_the_tissue():
+    image, mask = tissue_and_square()
+    np.testing.assert_array_equal(display.overlay(image, mask * 0), image)
+
+
+@pytest.mark.parametrize('batch', [False, True])
+@pytest.mark.parametrize('as_float', [False, True])
+@pytest.mark.parametrize('channel', [False, True])
+def test_display_masked_shows_three_panels(batch, as_float, channel):
+    image, mask = tissue_and_square()
+    outlined = display.overlay(image, mask)
+    expected_image, expected_mask = image, mask
+    if as_float:
+        image = image / np.float32(255)
+        mask = mask * np.float32(0.75)
+        expected_mask = mask
+    if batch or channel:
+        mask = mask[..., np.newaxis]
+    if batch:
+        image, mask = image[np.newaxis], mask[np.newaxis]
+    figure = display.display_masked(image, mask, 'Tissue Image',
+                                    'Predicted Mask')
+    panels = figure.axes
+    assert [panel.get_title() for panel in panels] == [
+        'Tissue Image', 'Predicted Mask', 'Outlines']
+    shown = [panel.images[0].get_array() for panel in panels]
+    np.testing.assert_array_equal(shown[0], expected_image)
+    np.testing.assert_array_equal(shown[1], expected_mask)
+    np.testing.assert_array_equal(shown[2], outlined)
+    matplotlib.pyplot.close(figure)
+
+
+@pytest.mark.parametrize('image_shape, mask_shape, words', [
+    ((10, 12), (10, 12), r'image is \[10, 12\]'),
+    ((2, 10, 12, 3), (10, 12), r'image is \[2, 10, 12, 3\]'),
+    ((10, 12, 3), (12, 10), r'mask is \[12, 10\]'),
+    ((10, 12, 3), (10, 12, 2), r'mask is \[10, 12, 2\]'),
+])
+def test_display_masked_refuses_shapes(image_shape, mask_shape, words):
+    with pytest.raises(ValueError, match=words):
+        display.display_masked(np.zeros(image_shape), np.zeros(mask_shape))
+
+
+def test_display_masked_refuses_floats_of_0_to_255():
+    with pytest.raises(ValueError, match='0.0 to 255.0'):
+        display.display_masked(np.array([[[0., 255., 0.]]]), np.zeros((1, 1)))
+
+
+def test_save_comparison_writes_one_wide_png(tmp_path):
+    image, mask = tissue_and_square()
+    path = tmp_path / 'new folder' / 'a.png'
+    display.save_comparison(str(path), image, mask, mask)
+    height, width = imageio.v3.imread(path).shape[:2]
+    assert width > 3 * height
+    assert [entry.name for entry in path.parent.iterdir()] == ['a.png']

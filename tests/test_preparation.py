@@ -1,0 +1,587 @@
+"""From files on disk to stores, on small real files."""
+import os
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline import annotations
+from input_pipeline import images
+from input_pipeline import monuseg
+from input_pipeline import prepare
+from input_pipeline import store
+from input_pipeline.files import InputError
+
+SIDE = 300  # of the images below, pixels
+
+
+def pixels(seed, side=SIDE):
+    return np.random.RandomState(seed).randint(0, 256, (side, side, 3),
+                                               np.uint8)
+
+
+def save(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def save_tiff(path, array):
+    return save(path, array, compression='tiff_lzw')
+
+
+def save_xml(path, *outlines):
+    """Writes outlines of (row, column) as ImageScope does."""
+    regions = ''.join(
+        '<Region><Vertices>' + ''.join(
+            f'<Vertex X="{column}" Y="{row}"/>' for row, column in outline)
+        + '</Vertices></Region>' for outline in outlines)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('<Annotations><Annotation><Regions>'
+                    f'{regions}</Regions></Annotation></Annotations>')
+    return path
+
+
+def square(top, left, bottom, right):
+    return [(top, left), (top, right), (bottom, right), (bottom, left)]
+
+
+NUCLEUS = square(9.5, 19.5, 29.5, 59.5)  # rows 10 to 29, columns 20 to 59
+
+
+def training_data(folder, count):
+    """Writes the training archive's layout: count images, one nucleus each."""
+    for index in range(count):
+        save_tiff(folder / 'Tissue Images' / f'TCGA-{index}.tif',
+                  pixels(index))
+        save_xml(folder / 'Annotations' / f'TCGA-{index}.xml', NUCLEUS)
+    return folder
+
+
+def pack(archive, folder):
+    """Packs a folder as macOS does, with its own litter."""
+    with zipfile.ZipFile(archive, 'w') as file:
+        for path in sorted(folder.rglob('*')):
+            name = path.relative_to(folder.parent)
+            file.write(path, name)
+            if path.is_file():
+                file.writestr(f'__MACOSX/{name.parent}/._{name.name}', b'no')
+    return archive
+
+
+def message(function, *arguments):
+    """Returns the one line that a user sees."""
+    with pytest.raises(InputError) as caught:
+        function(*arguments)
+    assert '\n' not in str(caught.value)
+    return str(caught.value)
+
+
+# Images and masks
+
+
+def test_image_formats(tmp_path):
+    rgb = pixels(0, 40)
+    rgba = np.dstack([rgb, rgb[..., 0]])
+    for path in (save_tiff(tmp_path / 'lzw.tif', rgb),
+                 save(tmp_path / 'rgb.png', rgb),
+                 save(tmp_path / 'rgba.png', rgba),
+                 save_tiff(tmp_path / 'alpha, π.tiff', rgba)):
+        image = images.read_image(path)
+        assert image.dtype == np.uint8
+        np.testing.assert_array_equal(image, rgb)
+    grey = images.read_image(save(tmp_path / 'grey.png', rgb[..., 0]))
+    np.testing.assert_array_equal(grey, rgb[..., [0, 0, 0]])
+
+
+def test_jpeg_is_close(tmp_path):
+    rgb = np.full((32, 32, 3), (200, 120, 160), np.uint8)
+    image = images.read_image(save(tmp_path / 'a.jpg', rgb))
+    np.testing.assert_allclose(image, rgb, atol=4)
+
+
+def test_first_page(tmp_path):
+    first, second = pixels(0, 40), pixels(1, 40)
+    path = save(tmp_path / 'pages.tif', first, compression='tiff_lzw',
+                save_all=True, append_images=[Image.fromarray(second)])
+    np.testing.assert_array_equal(images.read_image(path), first)
+
+
+@pytest.mark.parametrize('dtype', [np.uint16, np.float32])
+def test_deep_grey_is_refused(tmp_path, dtype):
+    path = save(tmp_path / 'deep.tif', pixels(0, 40)[..., 0].astype(dtype))
+    assert str(path) in message(images.read_image, path)
+
+
+@pytest.mark.parametrize('ending', ['tif', 'png', 'jpg'])
+@pytest.mark.parametrize('share', [0, 0.5, 0.95])
+def test_truncated_image(tmp_path, ending, share):
+    options = {'compression': 'tiff_lzw'} if ending == 'tif' else {}
+    path = save(tmp_path / f'cut.{ending}', pixels(0, 100), **options)
+    data = path.read_bytes()
+    path.write_bytes(data[:int(share * len(data))])
+    assert f'{path}: cannot be read' in message(images.read_image, path)
+
+
+def test_missing_image(tmp_path):
+    path = tmp_path / 'none.tif'
+    assert 'No such file' in message(images.read_image, path)
+
+
+@pytest.mark.parametrize('nucleus', [1, 255])
+@pytest.mark.parametrize('channels', [1, 3, 4])
+def test_mask_variants(tmp_path, nucleus, channels):
+    expected = np.array([[0, 1, 1], [1, 0, 0]], bool)
+    array = np.repeat((expected * nucleus).astype(np.uint8)[..., np.newaxis],
+                      channels, axis=-1)
+    if channels == 4:
+        array[..., 3] = 255
+    mask = images.read_mask(save(tmp_path / 'mask.png', array.squeeze()))
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_one_bit_and_empty_masks(tmp_path):
+    expected = np.array([[False, True]])
+    np.testing.assert_array_equal(
+        images.read_mask(save(tmp_path / 'bit.png', expected)), expected)
+    empty = images.read_mask(save(tmp_path / 'empty.png',
+                                  np.zeros((2, 2), np.uint8)))
+    assert not empty.any()
+
+
+@pytest.mark.parametrize('values', [(0, 1, 2), (0, 128), (0, 1, 255)])
+def test_masks_with_other_values(tmp_path, values):
+    path = save(tmp_path / 'm.png', np.array([values], np.uint8))
+    assert 'no binary mask' in message(images.read_mask, path)
+
+
+# Outlines
+
+
+def inside(outline, row, column):
+    """Counts crossings of a ray that goes down from a point.
+
+    Integer arithmetic: vertices and points are multiples of a unit. A centre
+    on an upper or a vertical left side is in, on other sides out.
+    """
+    odd = False
+    for (row1, column1), (row2, column2) in zip(
+            outline, outline[1:] + outline[:1]):
+        if (column1 > column) == (column2 > column):
+            continue
+        # row < row1 + (column - column1) * (row2 - row1) / (column2 - column1)
+        left = (row - row1) * (column2 - column1)
+        right = (column - column1) * (row2 - row1)
+        odd ^= left < right if column2 > column1 else left > right
+    return odd
+
+
+def test_square_through_pixel_centres():
+    # Upper and left sides are in, lower and right sides are out.
+    instances = annotations.fill([np.array(square(1., 1, 4, 3))], 6, 5)
+    assert instances.dtype == np.int32
+    np.testing.assert_array_equal(instances, [[0, 0, 0, 0, 0],
+                                              [0, 1, 1, 0, 0],
+                                              [0, 1, 1, 0, 0],
+                                              [0, 1, 1, 0, 0],
+                                              [0, 0, 0, 0, 0],
+                                              [0, 0, 0, 0, 0]])
+
+
+def test_triangle_between_pixel_centres():
+    triangle = np.array([(0.5, 0.5), (4.5, 0.5), (4.5, 4.5)])
+    # The diagonal runs through the centres with row == column, on the upper
+    # side of the triangle: those are in.
+    np.testing.assert_array_equal(annotations.fill([triangle], 6, 6),
+                                  [[0, 0, 0, 0, 0, 0],
+                                   [0, 1, 0, 0, 0, 0],
+                                   [0, 1, 1, 0, 0, 0],
+                                   [0, 1, 1, 1, 0, 0],
+                                   [0, 1, 1, 1, 1, 0],
+                                   [0, 0, 0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_random_outlines(seed):
+    rng = np.random.RandomState(seed)
+    # Vertices on a grid of half pixels, in and around an image of 12 x 15.
+    outline = [tuple(map(int, vertex))
+               for vertex in rng.randint(-8, 36, (rng.randint(3, 9), 2))]
+    expected = [[inside(outline, 2 * row, 2 * column) for column in range(15)]
+                for row in range(12)]
+    np.testing.assert_array_equal(
+        annotations.fill([np.array(outline) / 2], 12, 15), expected)
+
+
+def test_outlines_are_clipped_and_the_earlier_wins():
+    outlines = [np.array(square(-5.5, -5.5, 1.5, 1.5)),
+                np.array(square(0.5, 0.5, 3.5, 9.5)),
+                np.array(square(20.5, 20.5, 30.5, 30.5))]
+    np.testing.assert_array_equal(annotations.fill(outlines, 4, 4),
+                                  [[1, 1, 0, 0],
+                                   [1, 1, 2, 2],
+                                   [0, 2, 2, 2],
+                                   [0, 2, 2, 2]])
+
+
+def test_parse(tmp_path):
+    path = save_xml(tmp_path / 'a.xml', [(1, 2), (3.25, 4), (5, 6)],
+                    [(1, 1), (2, 2)])
+    outline, = annotations.parse(path.read_bytes(), path)
+    np.testing.assert_array_equal(outline, [(1, 2), (3.25, 4), (5, 6)])
+
+
+@pytest.mark.parametrize('text', [
+    '', '<Annotations><Region>', '<?xml version="1.0" encoding="none"?><a/>',
+    '<a><Region><Vertex X="1"/></Region></a>',
+    '<a><Region><Vertex X="1" Y="one"/></Region></a>',
+    '<a><Region>' + 3 * '<Vertex X="1" Y="nan"/>' + '</Region></a>',
+    '<a/>'])
+def test_malformed_xml(text):
+    assert message(annotations.parse, text.encode(), 'a b.xml').startswith(
+        'a b.xml: ')
+
+
+# The layouts of MoNuSeg
+
+
+def test_training_layout_prefers_outlines(tmp_path):
+    data = training_data(tmp_path / 'données 1' / 'latest', 2)
+    for index in range(2):
+        save(data / 'Binary_masks' / f'TCGA-{index}.png',
+             np.zeros((SIDE, SIDE), np.uint8))
+    (data / 'Annotations' / 'TCGA-1.xml').unlink()
+    (data / 'Tissue Images' / '.DS_Store').write_bytes(b'')
+    for folder in (data, data.parent):
+        first, second = monuseg.find(folder)
+        assert (first.name, first.split) == ('TCGA-0', 'training')
+        assert (second.name, second.split) == ('TCGA-1', 'training')
+        image, mask, instances = monuseg.load(first)
+        np.testing.assert_array_equal(image, pixels(0))
+        assert mask.dtype == bool and instances.dtype == np.int32
+        assert mask.sum() == 20 * 40 and mask[10:30, 20:60].all()
+        np.testing.assert_array_equal(instances, mask)
+        _, mask, instances = monuseg.load(second)
+        assert not mask.any() and instances is None
+
+
+def test_test_layout(tmp_path):
+    for folder in (tmp_path / 'MoNuSegTestData', tmp_path / 'given'):
+        save_tiff(folder / 'TCGA-9.tif', pixels(9))
+        save_xml(folder / 'TCGA-9.xml', NUCLEUS)
+        entry, = monuseg.find(folder)
+        assert (entry.name, entry.split) == ('TCGA-9', 'test')
+        assert monuseg.load(entry)[1].sum() == 20 * 40
+
+
+def test_ground_truth_layout(tmp_path):
+    for part, name in (('Training', 'A'), ('Test', 'B')):
+        folder = tmp_path / 'latest' / part
+        save_tiff(folder / 'TissueImages' / f'{name}.tif', pixels(0))
+        mask = np.zeros((SIDE, SIDE, 3), np.uint8)
+        mask[10:30, 20:60] = 255
+        save(folder / 'GroundTruth' / f'{name}_bin_mask.png', mask)
+    assert [(entry.name, entry.split)
+            for entry in monuseg.find(tmp_path / 'latest')] == [
+                ('A', 'training'), ('B', 'test')]
+    entry, = monuseg.find(tmp_path / 'latest' / 'Test')
+    assert entry.split == 'test'
+    _, mask, instances = monuseg.load(entry)
+    assert mask.sum() == 20 * 40 and mask[10:30, 20:60].all()
+    assert instances is None
+
+
+def test_archives(tmp_path):
+    data = training_data(tmp_path / 'away' / 'MoNuSeg 2018 Training Data', 2)
+    given = tmp_path / 'given'
+    given.mkdir()
+    archive = pack(given / 'first.zip', data)
+    test = tmp_path / 'away' / 'MoNuSegTestData'
+    save_tiff(test / 'TCGA-9.tif', pixels(9))
+    save_xml(test / 'TCGA-9.xml', NUCLEUS)
+    pack(given / 'second.zip', test)
+    (given / '._second.zip').write_bytes(b'macOS')
+    files = sorted(tmp_path.rglob('*'))
+
+    assert [entry.split for entry in monuseg.find(archive)] == [
+        'training', 'training']
+    entries = monuseg.find(given)
+    assert [(entry.name, entry.split) for entry in entries] == [
+        ('TCGA-0', 'training'), ('TCGA-1', 'training'), ('TCGA-9', 'test')]
+    image, mask, _ = monuseg.load(entries[1])
+    np.testing.assert_array_equal(image, pixels(1))
+    assert mask.sum() == 20 * 40
+    # Unpacked beside its archive, each image still counts once.
+    training_data(given / 'MoNuSeg 2018 Training Data', 2)
+    assert [len(entry.image) for entry in monuseg.find(given)] == [1, 1, 2]
+    # Nothing was unpacked to disk.
+    assert [path for path in sorted(tmp_path.rglob('*'))
+            if 'MoNuSeg 2018 Training Data' not in str(path)] == [
+                path for path in files
+                if 'MoNuSeg 2018 Training Data' not in str(path)]
+
+
+def test_absent_or_unknown_data(tmp_path):
+    assert 'no such folder' in message(monuseg.find, tmp_path / 'none')
+    assert 'Tissue Images/NAME.tif' in message(monuseg.find, tmp_path)
+    archive = tmp_path / 'cut.zip'
+    archive.write_bytes(b'PK\3\4 and no more')
+    for given in (tmp_path, archive):
+        assert f'{archive}: no whole zip' in message(monuseg.find, given)
+
+
+def test_damaged_archive_member(tmp_path):
+    data = training_data(tmp_path / 'Training', 1)
+    archive = pack(tmp_path / 'a.zip', data)
+    stored = (data / 'Tissue Images' / 'TCGA-0.tif').read_bytes()
+    packed = archive.read_bytes()
+    archive.write_bytes(packed.replace(stored, stored[:-1] + b'?'))
+    entry, = monuseg.find(archive)
+    assert 'a.zip/Training/Tissue Images/TCGA-0.tif' in message(
+        monuseg.load, entry)
+
+
+def test_image_without_annotation(tmp_path):
+    data = training_data(tmp_path / 'Training', 2)
+    (data / 'Annotations' / 'TCGA-1.xml').unlink()
+    said = message(monuseg.find, data)
+    assert 'TCGA-1.tif: no annotation' in said
+    assert 'Annotations/TCGA-1.xml' in said
+
+
+def test_image_in_both_splits(tmp_path):
+    training_data(tmp_path / 'given' / 'Training', 1)
+    training_data(tmp_path / 'given' / 'Test', 1)
+    assert 'TCGA-0.tif: also a' in message(monuseg.find, tmp_path / 'given')
+
+
+def test_mask_of_another_size(tmp_path):
+    folder = tmp_path / 'Training'
+    save_tiff(folder / 'TissueImages' / 'A.tif', pixels(0, 40))
+    save(folder / 'GroundTruth' / 'A_bin_mask.png',
+         np.zeros((40, 39), np.uint8))
+    entry, = monuseg.find(folder)
+    said = message(monuseg.load, entry)
+    assert 'A_bin_mask.png: 40 x 39' in said and '40 x 40' in said
+
+
+@pytest.mark.skipif('MONUSEG_DIR' not in os.environ,
+                    reason='MONUSEG_DIR does not name MoNuSeg')
+def test_outlines_fill_to_the_published_masks():
+    compared = 0
+    for entry in monuseg.find(os.environ['MONUSEG_DIR']):
+        path = entry.annotation[0].replace('Annotations', 'Binary_masks')
+        path = path.replace('.xml', '.png')
+        if path == entry.annotation[0] or not os.path.exists(path):
+            continue
+        _, mask, _ = monuseg.load(entry)
+        published = images.read_mask(path)
+        dice = (2 * (mask & published).sum()
+                / (mask.sum() + published.sum()))
+        assert dice >= 0.999, entry.name
+        compared += 1
+    assert compared
+
+
+# Stores
+
+
+@pytest.mark.parametrize('length, origins', [
+    (1000, [0, 205, 410, 615, 744]), (256, [0]), (257, [0, 1]),
+    (461, [0, 205]), (462, [0, 205, 206])])
+def test_patch_origins(length, origins):
+    assert store.patch_origins(length, 256, 0.2) == origins
+
+
+def test_patch_origins_without_overlap():
+    assert store.patch_origins(70, 32, 0) == [0, 32, 38]
+
+
+def written_store(path):
+    """Writes a store of one image with instances and one without."""
+    mask = np.zeros((SIDE, 256), bool)
+    mask[290:, 100:110] = True
+    examples = [('ä b', pixels(0)[:, :256], mask, None),
+                ('c', pixels(1)[:256], mask.T[:, :SIDE],
+                 mask.T.astype(np.int32) * 7)]
+    assert store.write_store(str(path), {'seed': 3}, examples) == 4
+    return examples
+
+
+def test_store_holds_what_was_written(tmp_path):
+    path = tmp_path / 'train.h5'
+    examples = written_store(path)
+    with store.open_store(path) as file:
+        assert file.attrs['schema_version'] == 1 and file.attrs['seed'] == 3
+        assert store.image_names(file) == ['ä b', 'c']
+        for (name, image, mask), example in zip(store.whole_images(file),
+                                                examples):
+            assert name == example[0]
+            np.testing.assert_array_equal(image, example[1])
+            np.testing.assert_array_equal(mask, example[2])
+            assert mask.dtype == np.uint8
+        assert 'instances' not in file['images/0']
+        assert file['images/1/instances'][105, 295] == 7
+        # 300 pixels: patches at 0 and at 300 - 256 = 44.
+        np.testing.assert_array_equal(
+            file['patches/positions'],
+            [(0, 0, 0), (0, 44, 0), (1, 0, 0), (1, 0, 44)])
+        np.testing.assert_array_equal(file['patches/images'][1],
+                                      examples[0][1][44:])
+        np.testing.assert_array_equal(file['patches/masks'][1, ..., 0],
+                                      examples[0][2][44:])
+        assert file['patches/images'].chunks == (1, 256, 256, 3)
+
+
+def test_image_smaller_than_a_patch(tmp_path):
+    small = [('tiny', pixels(0, 255), np.zeros((255, 255), bool), None)]
+    assert message(store.write_store, str(tmp_path / 'a.h5'), {},
+                   small).startswith('tiny: 255 x 255')
+
+
+def test_absent_store(tmp_path):
+    assert '--mode=prepare' in message(store.open_store, tmp_path / 'a.h5')
+
+
+def test_damaged_store(tmp_path):
+    path = tmp_path / 'a.h5'
+    written_store(path)
+    data = path.read_bytes()
+    for damaged in (data[:len(data) // 2], b'', b'no HDF5'):
+        path.write_bytes(damaged)
+        assert f'{path}: not a whole HDF5' in message(store.open_store, path)
+
+
+def alter(path, change):
+    with h5py.File(str(path), 'r+') as file:
+        change(file)
+
+
+def replace(name, array):
+    def change(file):
+        del file[name]
+        file[name] = array
+    return change
+
+
+@pytest.mark.parametrize('change, said', [
+    (lambda file: file.attrs.update(schema_version=2), 'schema version 2'),
+    (lambda file: file.attrs.pop('schema_version'), 'schema version None'),
+    (lambda file: file.pop('names'), 'names is missing'),
+    (lambda file: file.pop('patches'), 'patches/images is missing'),
+    (lambda file: file.pop('images/1/mask'), 'images/1/mask is missing'),
+    (replace('patches/masks', np.zeros((4, 256, 256, 1))), 'float64'),
+    (replace('patches/masks', np.zeros((3, 256, 256, 1), np.uint8)), '(3,'),
+    (replace('images/0/mask', np.zeros((9, 9), np.uint8)), '(9, 9)'),
+    (lambda file: [file[f'patches/{name}'].resize(0, axis=0)
+                   for name in file['patches']], 'no images')])
+def test_store_of_another_schema(tmp_path, change, said):
+    path = tmp_path / 'a.h5'
+    written_store(path)
+    alter(path, change)
+    line = message(store.open_store, path)
+    assert said in line and str(path) in line
+
+
+# The whole of it
+
+
+def contents(folder):
+    """Maps the stores in a folder to the names they hold."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        with store.open_store(path) as file:
+            found[path.name] = store.image_names(file)
+    return found
+
+
+def test_30_images_divide_22_to_8_by_the_seed():
+    entries = [monuseg.Entry(f'{index:02}', 'training', None, None)
+               for index in range(30)]
+    entries += [monuseg.Entry('test', 'test', None, None)]
+    splits = prepare.divide(entries, 0)
+    assert {name: len(chosen) for name, chosen in splits.items()} == {
+        'train': 22, 'validation': 8, 'test': 1}
+    assert sorted(sum(splits.values(), [])) == sorted(entries)
+    assert prepare.divide(entries, 0) == splits
+    assert prepare.divide(entries, 1) != splits
+    assert 'test' not in prepare.divide(entries[:-1], 0)
+
+
+def test_one_training_image_is_too_few(tmp_path):
+    data = training_data(tmp_path / 'Training', 1)
+    assert '1 training images' in message(prepare.prepare,
+                                          str(tmp_path / 'out'), str(data))
+    assert not (tmp_path / 'out').exists()
+
+
+def test_prepare(tmp_path, capsys):
+    data = training_data(tmp_path / 'Die Daten' / 'Training', 4)
+    out = tmp_path / 'out put'
+    prepare.prepare(str(out), str(data), 5)
+    found = contents(out)
+    assert [len(names) for names in found.values()] == [3, 1]
+    assert sorted(found['train.h5'] + found['validation.h5']) == [
+        'TCGA-0', 'TCGA-1', 'TCGA-2', 'TCGA-3']
+    # 300 x 300 pixels make 2 x 2 patches.
+    assert ('train 3 images, 12 patches; validation 1 images, 4 patches'
+            in capsys.readouterr().out)
+    with store.open_store(out / 'train.h5') as file:
+        assert dict(file.attrs, source_digest='', fill_rule='') == {
+            'schema_version': 1, 'split': 'train', 'source': 'MoNuSeg',
+            'seed': 5, 'patch_size': 256, 'overlap': 0.2, 'fill_rule': '',
+            'mask_background': 0, 'mask_nucleus': 1, 'source_digest': ''}
+        assert file['images/0/instances'][10:30, 20:60].all()
+
+
+def made(folder):
+    """Tells apart the files of one preparation from the next."""
+    return {path.name: path.stat().st_ino for path in folder.iterdir()}
+
+
+def test_prepare_again(tmp_path, capsys):
+    data = training_data(tmp_path / 'Training', 4)
+    out = tmp_path / 'out'
+    prepare.prepare(str(out), str(data))
+    first = made(out)
+    prepare.prepare(str(out), str(data))
+    assert made(out) == first
+    assert 'already prepared' in capsys.readouterr().out
+    prepare.prepare(str(out), str(data), 1)
+    second = made(out)
+    assert second != first
+    # The annotator moves a nucleus.
+    save_xml(data / 'Annotations' / 'TCGA-0.xml', square(0.5, 0.5, 9.5, 9.5))
+    prepare.prepare(str(out), str(data), 1)
+    third = made(out)
+    assert third != second
+    (out / 'validation.h5').unlink()
+    prepare.prepare(str(out), str(data), 1)
+    assert list(contents(out)) == ['train.h5', 'validation.h5']
+
+
+def test_test_store_comes_and_goes_with_the_test_images(tmp_path):
+    given, out = tmp_path / 'given', tmp_path / 'out'
+    training_data(given / 'Training', 2)
+    test = given / 'MoNuSegTestData'
+    save_tiff(test / 'TCGA-9.tif', pixels(9))
+    save_xml(test / 'TCGA-9.xml', NUCLEUS)
+    prepare.prepare(str(out), str(given))
+    assert contents(out)['test.h5'] == ['TCGA-9']
+    prepare.prepare(str(out), str(given / 'Training'))
+    assert list(contents(out)) == ['train.h5', 'validation.h5']
+
+
+def test_failure_leaves_the_stores_before_it_and_nothing_else(tmp_path):
+    data = training_data(tmp_path / 'Training', 4)
+    out = tmp_path / 'out'
+    prepare.prepare(str(out), str(data))
+    before = made(out)
+    path = data / 'Tissue Images' / 'TCGA-3.tif'
+    path.write_bytes(path.read_bytes()[:1000])
+    assert 'TCGA-3.tif: cannot be read' in message(prepare.prepare, str(out),
+                                                   str(data))
+    assert made(out) == before
