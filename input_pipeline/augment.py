@@ -2,6 +2,7 @@
 import numpy as np
 
 from input_pipeline.normalisation import normalise
+from input_pipeline.stains import EOSIN, HAEMATOXYLIN
 from nets.tf1 import tf
 
 # Ranges of the uniform draws.
@@ -12,12 +13,8 @@ CONTRAST = (0.9, 1.1)  # multiplied, about the patch's mean
 STAIN_FACTOR = (0.8, 1.2)  # multiplied, in optical density
 STAIN_SHIFT = 0.05  # added, in optical density
 
-# Optical density of haematoxylin, eosin and a residual in R, G, B: Ruifrok
-# and Johnston, "Quantification of histochemical staining by color
-# deconvolution", 2001. The residual is orthogonal to both.
-_HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
-_EOSIN = np.array([0.07, 0.99, 0.11])
-STAINS = np.stack([_HAEMATOXYLIN, _EOSIN, np.cross(_HAEMATOXYLIN, _EOSIN)])
+# Haematoxylin, eosin and, orthogonal to both, what they leave unexplained.
+STAINS = np.stack([HAEMATOXYLIN, EOSIN, np.cross(HAEMATOXYLIN, EOSIN)])
 STAINS = (STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)).astype(
     np.float32)
 

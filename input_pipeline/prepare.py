@@ -1,8 +1,10 @@
 """From annotated images to the stores that training and evaluation read."""
 import contextlib
 import os
+import shutil
 import time
 
+import imageio.v3 as iio
 import numpy as np
 
 from eval import progress
@@ -18,7 +20,8 @@ VALIDATION_SHARE = 0.25  # of the training images
 def prepare(output_dir, monuseg_dir=None, seed=0):
     """Writes train.h5, validation.h5 and, with test images, test.h5.
 
-    The stores appear together once all are whole, in place of what an
+    The images that are not trained on, of test or else of validation, are
+    also written as held_out_images/NAME.png, to predict. The stores appear together once all are whole, in place of what an
     earlier preparation left there. Stores made from the same files by the
     same rules are kept.
 
@@ -66,6 +69,8 @@ def prepare(output_dir, monuseg_dir=None, seed=0):
                 _examples(chosen, load, done, report))
             done += len(chosen)
             summary.append(f'{split} {len(chosen)} images, {patches} patches')
+        # Before the stores get their names, so that they tell it was done.
+        _write_images(partial, os.path.join(output_dir, 'held_out_images'))
     for split in present - set(splits):
         os.remove(paths[split])  # it belongs to the preparation replaced
     print(f'{output_dir}: {source}, {"; ".join(summary)}; '
@@ -109,6 +114,16 @@ def _was_made(path, rules, entries):
                 made.attrs.get(key) == value for key, value in rules.items())
     except InputError:
         return False
+
+
+def _write_images(path, folder):
+    """Writes a store's images as NAME.png, in place of those there."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+    with store.open_store(path) as made:
+        for name, image, _ in store.whole_images(made):
+            with written_whole(os.path.join(folder, f'{name}.png')) as png:
+                iio.imwrite(png, image, plugin='pillow')
 
 
 def _examples(entries, load, done, report):

@@ -1,18 +1,14 @@
 """Synthetic images in the manner of H&E, to try the code without data.
 
 Nuclei, stroma and distractors are painted as amounts of haematoxylin and
-eosin, and turned into colour by the Beer-Lambert law with the stain vectors
-of Ruifrok and Johnston, "Quantification of histochemical staining by color
-deconvolution", Anal. Quant. Cytol. Histol. 2001.
+eosin, and turned into colour by the Beer-Lambert law.
 """
 import collections
 
 import numpy as np
 from scipy import ndimage
 
-# Optical densities of red, green and blue for one unit of each stain.
-HAEMATOXYLIN = (0.650, 0.704, 0.286)
-EOSIN = (0.072, 0.990, 0.105)
+from input_pipeline.stains import EOSIN, HAEMATOXYLIN
 
 TRAINING_COUNT = 12  # prepare divides them 9 : 3
 TEST_COUNT = 4

@@ -492,7 +492,7 @@ def test_store_of_another_schema(tmp_path, change, said):
 def contents(folder):
     """Maps the stores in a folder to the names they hold."""
     found = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.glob('*.h5')):
         with store.open_store(path) as file:
             found[path.name] = store.image_names(file)
     return found
@@ -535,11 +535,18 @@ def test_prepare(tmp_path, capsys):
             'seed': 5, 'patch_size': 256, 'overlap': 0.2, 'fill_rule': '',
             'mask_background': 0, 'mask_nucleus': 1, 'source_digest': ''}
         assert file['images/0/instances'][10:30, 20:60].all()
+    # The image not trained on is there to predict, pixel for pixel.
+    name, = found['validation.h5']
+    written, = (out / 'held_out_images').iterdir()
+    assert written.name == f'{name}.png'
+    assert np.array_equal(
+        images.read_image(written),
+        images.read_image(data / 'Tissue Images' / f'{name}.tif'))
 
 
 def made(folder):
     """Tells apart the files of one preparation from the next."""
-    return {path.name: path.stat().st_ino for path in folder.iterdir()}
+    return {path.name: path.stat().st_ino for path in folder.glob('*.h5')}
 
 
 def test_prepare_again(tmp_path, capsys):
