@@ -56,8 +56,10 @@ def patch_blocks(path, seed):
             for start in range(0, len(order), BLOCK):
                 block = order[start:start + BLOCK]
                 # One by one: h5py takes a list of indices a hundred times slower.
-                yield (np.stack([images[index] for index in block]),
-                       np.stack([masks[index] for index in block]))
+                with store.reading(file):
+                    patches = (np.stack([images[index] for index in block]),
+                               np.stack([masks[index] for index in block]))
+                yield patches
 
 
 def whole_images(path, stride):

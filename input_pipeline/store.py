@@ -11,6 +11,9 @@
 
 Attributes of the file say by which rules it was made.
 """
+import contextlib
+import os
+
 import h5py
 import numpy as np
 
@@ -67,7 +70,8 @@ def write_store(path, attributes, examples):
         patches = {
             name: store.create_dataset(
                 f'patches/{name}', (0, *shape), dtype,
-                maxshape=(None, *shape), chunks=(rows, *shape))
+                maxshape=(None, *shape), chunks=(rows, *shape),
+                fletcher32=True)
             for name, (dtype, shape, rows) in PATCHES.items()}
         names = []
         for index, (name, image, mask, instances) in enumerate(examples):
@@ -130,14 +134,36 @@ def open_store(path):
     return store
 
 
+@contextlib.contextmanager
+def reading(store):
+    """Turns a failure to read an open store into one clear line.
+
+    Raises:
+        InputError: a read within the block failed.
+    """
+    try:
+        yield
+        # HDF5 reads zeros beyond the end of a file that was cut short after
+        # it was opened.
+        if os.path.getsize(store.filename) < store.id.get_filesize():
+            raise OSError('the file was cut short')
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f'{store.filename}: a read failed ({reason}); check '
+                         'the disk, delete the file and run python main.py '
+                         '--mode=prepare') from error
+
+
 def whole_images(store):
     """Yields (name, image, mask) of each image of an open store.
 
     The image is uint8 [H, W, 3], RGB, and the mask uint8 [H, W], 1 in nuclei.
     """
     for index, name in enumerate(image_names(store)):
-        group = store[f'images/{index}']
-        yield name, group['image'][()], group['mask'][()]
+        with reading(store):
+            group = store[f'images/{index}']
+            image, mask = group['image'][()], group['mask'][()]
+        yield name, image, mask
 
 
 def image_names(store):

@@ -1,0 +1,43 @@
+"""Small real stores, and the program run as a user runs it."""
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from input_pipeline import sample, store
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Far more than any of these small runs takes: what ends by it hangs.
+SECONDS = 120
+
+
+@pytest.fixture(scope='session')
+def program():
+    """A function that runs main.py with flags and returns the process."""
+    def run(*flags):
+        return subprocess.run(
+            [sys.executable, 'main.py', *flags], cwd=ROOT,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            universal_newlines=True, timeout=SECONDS)
+    return run
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory):
+    """Stores of synthetic images: 18 patches, and sizes no stride divides."""
+    folder = tmp_path_factory.mktemp('data')
+    for split, seed, count, size in (('train', 0, 2, 520),
+                                     ('validation', 1, 2, 300)):
+        rng = np.random.RandomState(seed)
+        examples = []
+        for index in range(count):
+            image, instances = sample.make(rng, size)
+            image, instances = image[:, :-7], instances[:, :-7]
+            examples.append((f'{split}-{index}', image, instances > 0,
+                             instances))
+        store.write_store(str(folder / f'{split}.h5'),
+                          {'source': 'synthetic sample', 'split': split},
+                          examples)
+    return folder

@@ -1,0 +1,287 @@
+"""The program from end to end, in processes of its own as a user starts it."""
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from conftest import ROOT, SECONDS
+from eval import display
+import nets
+from input_pipeline import store
+from nets.tf1 import tf
+
+NETS = ('segnet', 'unet', 'deeplabv3')
+
+
+def train_flags(data_dir, model_dir, net, steps):
+    return ('--mode=train', f'--net={net}', f'--data_dir={data_dir}',
+            f'--model_dir={model_dir}', f'--steps={steps}',
+            '--evaluate_every=3', '--batch_size=2', '--crop_size=64',
+            '--augment_threads=1')
+
+
+@pytest.fixture(scope='module')
+def trained(program, data_dir, tmp_path_factory):
+    """A folder with each network trained for a few steps."""
+    folder = tmp_path_factory.mktemp('models')
+    for net in NETS:
+        process = program(*train_flags(data_dir, folder, net, 6), '--width=4')
+        assert process.returncode == 0, process.stderr
+        assert process.stderr == ''
+        assert 'step 6/6' in process.stdout
+        assert 'step 3: validation loss' in process.stdout
+    return folder
+
+
+@pytest.fixture
+def model_dir(trained, tmp_path):
+    """A copy of `trained` for a test to change."""
+    return shutil.copytree(str(trained), str(tmp_path / 'models'))
+
+
+def read_json(*path):
+    with open(os.path.join(*map(str, path))) as file:
+        return json.load(file)
+
+
+def scalars(folder):
+    """(tag, step) of all scalars in a folder's event files."""
+    return {(value.tag, event.step) for name in os.listdir(folder)
+            if name.startswith('events')
+            for event in tf.train.summary_iterator(os.path.join(folder, name))
+            for value in event.summary.value
+            if value.HasField('simple_value')}
+
+
+@pytest.mark.parametrize('net', NETS)
+def test_training_leaves_checkpoints_weights_and_curves(trained, net):
+    folder = trained / net
+    assert read_json(folder, 'network.json') == {
+        'net': net, 'width': 4, 'normalisation': 'uint8 / 255',
+        'output_stride': 8 if net == 'deeplabv3' else None}
+    assert tf.train.latest_checkpoint(str(folder)).endswith('model.ckpt-6')
+    assert read_json(folder, 'best', 'best.json')['step'] in (3, 6)
+    assert (folder / 'weights.h5').exists()
+    # The same tag in both runs puts both curves on one chart.
+    training, validation = scalars(folder), scalars(folder / 'eval')
+    for tag in ('loss', 'accuracy', 'f1'):
+        assert tag in {name for name, _ in training}
+        assert {(tag, 3), (tag, 6)} <= validation
+
+
+@pytest.mark.parametrize('net', NETS)
+def test_eval_agrees_with_the_evaluation_during_training(
+        program, data_dir, trained, net):
+    process = program('--mode=eval', f'--net={net}',
+                      f'--data_dir={data_dir}', f'--model_dir={trained}')
+    assert process.returncode == 0, process.stderr
+    content = read_json(trained, net, 'validation.json')
+    pooled = content['results']['pooled']
+    # Two ways to the same number: tf.metrics on the Estimator's graph, and
+    # NumPy on the Keras model restored in another graph.
+    best = read_json(trained, net, 'best', 'best.json')
+    for measure in ('accuracy', 'precision', 'recall', 'f1', 'iou',
+                    'mean_iou'):
+        assert pooled[measure] == pytest.approx(best[measure], abs=1e-4)
+    assert content['settings']['flags']['net'] == net
+    assert content['settings']['source'] == 'synthetic sample'
+    assert content['settings']['versions']['tensorflow'] == tf.__version__
+    with open(trained / net / 'validation.csv') as file:
+        rows = {row['name']: row for row in csv.DictReader(file)}
+    assert list(rows) == ['validation-0', 'validation-1', 'pooled',
+                          'mean per image']
+    assert float(rows['pooled']['f1']) == pytest.approx(pooled['f1'])
+    assert f'{pooled["f1"]:.4f}' in process.stdout
+    for picture in ('curves.png', 'validation_pictures/validation-0.png'):
+        assert iio.imread(trained / net / picture, plugin='pillow').std() > 0
+
+
+@pytest.mark.parametrize('net', NETS)
+def test_predict_and_the_notebook_agree(program, data_dir, trained, tmp_path,
+                                        net):
+    with store.open_store(data_dir / 'validation.h5') as file:
+        image = next(store.whole_images(file))[1][:256, :224]
+    (tmp_path / 'in put').mkdir()
+    iio.imwrite(tmp_path / 'in put' / 'tissue ä.png', image, plugin='pillow')
+    process = program('--mode=predict', f'--net={net}',
+                      f'--model_dir={trained}', '--threshold=0.4',
+                      f'--images={tmp_path}/in put/*.png',
+                      f'--output_dir={tmp_path}/out')
+    assert process.returncode == 0, process.stderr
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.keras.backend.set_session(session)
+        model = nets.build(net, width=4)
+        model.load_weights(str(trained / net / 'weights.h5'))
+        prediction = model.predict(image[np.newaxis] / 255.0)
+    assert prediction.shape == (1, 256, 224, 1)
+    written = iio.imread(tmp_path / 'out' / 'tissue ä_probability.png',
+                         plugin='pillow')
+    assert np.abs(written - 255 * prediction[0, :, :, 0]).max() <= 0.51
+    mask = iio.imread(tmp_path / 'out' / 'tissue ä_mask.png',
+                      plugin='pillow')
+    # Elsewhere the two may round to different sides of the threshold.
+    clear = np.abs(prediction[0, :, :, 0] - 0.4) > 1e-4
+    assert np.array_equal(mask[clear],
+                          255 * (prediction[0, :, :, 0] > 0.4)[clear])
+    assert np.array_equal(
+        iio.imread(tmp_path / 'out' / 'tissue ä_overlay.png',
+                   plugin='pillow'), display.overlay(image, mask > 0))
+
+
+def test_tiled_and_whole_results_agree(program, data_dir, trained):
+    f1 = []
+    for max_pixels in (320 * 320, 192 * 192):
+        process = program('--mode=eval', '--net=unet',
+                          f'--data_dir={data_dir}', f'--model_dir={trained}',
+                          f'--max_pixels={max_pixels}', '--average')
+        assert process.returncode == 0, process.stderr
+        f1.append(read_json(trained, 'unet', 'validation.json')['results']
+                  ['pooled']['f1'])
+    assert f1[0] != f1[1]
+    assert f1[0] == pytest.approx(f1[1], abs=0.005)
+
+
+def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
+                                                    model_dir):
+    flags = train_flags(data_dir, model_dir, 'unet', 9)
+    process = program(*flags)
+    assert process.returncode == 0, process.stderr
+    assert 'resuming at step 6 of 9' in process.stdout
+    assert tf.train.latest_checkpoint(
+        os.path.join(model_dir, 'unet')).endswith('model.ckpt-9')
+    process = program(*flags)
+    assert process.returncode == 0, process.stderr
+    assert 'already trained to step 9' in process.stdout
+
+
+def start_training(data_dir, model_dir):
+    """Starts a long training and returns once it has its first checkpoint."""
+    process = subprocess.Popen(
+        [sys.executable, 'main.py',
+         *train_flags(data_dir, model_dir, 'unet', 100000), '--width=4'],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        universal_newlines=True)
+    deadline = time.time() + SECONDS
+    while not os.path.exists(os.path.join(model_dir, 'unet', 'best',
+                                          'best.json')):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_checkpoint_and_ends(data_dir, tmp_path, number):
+    process = start_training(data_dir, tmp_path)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 128 + number
+    assert errors.startswith('stopped;') and errors.count('\n') == 1
+    saved = tf.train.latest_checkpoint(str(tmp_path / 'unet'))
+    step = int(saved.rsplit('-', 1)[1])
+    shown = [int(line.split('/')[0].split()[1])
+             for line in output.splitlines() if '/100000' in line]
+    assert step >= max(shown, default=3)
+
+
+def test_a_reader_that_fails_ends_training_with_the_true_error(
+        data_dir, tmp_path):
+    data = shutil.copytree(str(data_dir), str(tmp_path / 'data'))
+    path = os.path.join(data, 'train.h5')
+    process = start_training(data, tmp_path)
+    # The index at the head of the file stays, the patches are gone.
+    os.truncate(path, 100000)
+    failed = time.time()
+    _, errors = process.communicate(timeout=SECONDS)
+    assert time.time() - failed < 15
+    assert process.returncode == 1
+    assert errors.startswith(f'error: {path}: a read failed')
+    assert errors.count('\n') == 1
+
+
+def one_line(process, *words):
+    assert process.returncode == 1
+    assert process.stderr.startswith('error: ')
+    assert process.stderr.count('\n') == 1, process.stderr
+    for word in words:
+        assert word in process.stderr
+
+
+@pytest.mark.parametrize('flags, words', [
+    ([], ['--mode']),
+    (['--mode=fly'], ['--mode', 'fly']),
+    (['--mode=train'], ['--net']),
+    (['--mode=train', '--net=vgg'], ['--net', 'vgg']),
+    (['--mode=train', '--net=unet', '--steps=-5'], ['--steps', '-5']),
+    (['--mode=train', '--net=unet', '--batch_size=0'], ['--batch_size']),
+    (['--mode=train', '--net=unet', '--width=99999'], ['--width']),
+    (['--mode=train', '--net=unet', '--learning_rate=nan'],
+     ['--learning_rate']),
+    (['--mode=train', '--net=unet', '--sepcial=1'], ['sepcial']),
+    (['--mode=train', '--net=unet', 'extra'], ['extra']),
+    (['--mode=train', '--net=unet', '--output_stride=8'],
+     ['--output_stride']),
+    (['--mode=predict', '--net=unet', '--threshold=1.5'], ['--threshold']),
+    (['--mode=prepare'], ['--monuseg_dir']),
+    (['--mode=prepare', '--monuseg_dir=/no/such'], ['/no/such']),
+])
+def test_wrong_flags_end_in_one_line(program, flags, words):
+    one_line(program(*flags), *words)
+
+
+def test_missing_and_foreign_inputs_end_in_one_line(
+        program, data_dir, model_dir, tmp_path):
+    data, models = f'--data_dir={data_dir}', f'--model_dir={model_dir}'
+    empty = f'--model_dir={tmp_path}/empty'
+    one_line(program('--mode=train', '--net=unet',
+                     f'--data_dir={tmp_path}/none', empty),
+             'none/train.h5', '--mode=prepare')
+    one_line(program('--mode=train', '--net=segnet', data, empty,
+                     '--crop_size=100'), '--crop_size', '32')
+    one_line(program('--mode=eval', '--net=unet', data, empty),
+             'empty/unet', '--mode=train')
+    one_line(program('--mode=eval', '--net=unet', data, models, '--width=8'),
+             'width 4, not 8')
+    one_line(program('--mode=train', '--net=unet', data, models,
+                     '--width=8'), 'width 4, not 8')
+    one_line(program('--mode=predict', '--net=unet', models,
+                     f'--images={tmp_path}/*.tif'), '--images', '*.tif')
+    shutil.copytree(os.path.join(model_dir, 'segnet'),
+                    str(tmp_path / 'swapped' / 'unet'))
+    one_line(program('--mode=eval', '--net=unet', data,
+                     f'--model_dir={tmp_path}/swapped'),
+             'net segnet, not unet')
+    best = read_json(model_dir, 'unet', 'best', 'best.json')['checkpoint']
+    os.truncate(os.path.join(model_dir, 'unet', 'best',
+                             f'{best}.data-00000-of-00001'), 1000)
+    one_line(program('--mode=eval', '--net=unet', data, models), best)
+
+
+def test_help_is_short_and_lists_only_our_flags(program):
+    process = program('--help')
+    assert process.returncode == 0
+    assert '--learning_rate' in process.stdout
+    assert 'logtostderr' not in process.stdout
+    assert len(process.stdout.splitlines()) < 50
+
+
+def test_run_sh_without_python_says_in_two_lines_how_to_get_it(tmp_path):
+    for name in ('run.sh', 'requirements.txt'):
+        shutil.copy(os.path.join(ROOT, name), str(tmp_path))
+    environment = dict(os.environ, PYTHON='', HOME=str(tmp_path),
+                       PYENV_ROOT=str(tmp_path), PATH='/usr/bin:/bin')
+    process = subprocess.run(['bash', 'run.sh'], cwd=str(tmp_path),
+                             env=environment, stderr=subprocess.PIPE,
+                             universal_newlines=True, timeout=SECONDS)
+    assert process.returncode == 1
+    assert process.stderr.count('\n') == 2
+    assert 'Python 3.7' in process.stderr and 'uv python' in process.stderr
+    assert not (tmp_path / '.venv').exists()
