@@ -5,6 +5,7 @@
   python main.py --mode=eval --net=unet
   python main.py --mode=predict --net=unet --images='DIR/*.tif'
 """
+import math
 import os
 import signal
 import sys
@@ -79,6 +80,9 @@ def define_flags():
     flags.DEFINE_integer('max_pixels', 1536 ** 2, 'Images of more pixels are '
                          'cut into overlapping tiles of at most as many.',
                          lower_bound=1, module_name=group)
+    # NaN is outside no bounds.
+    for name in ('learning_rate', 'threshold'):
+        flags.register_validator(name, math.isfinite, 'must be a number')
 
 
 FLAGS = flags.FLAGS
@@ -163,8 +167,8 @@ def evaluate(folder, output_stride):
             folder, FLAGS.net, FLAGS.width, output_stride) as (
                 forward, stride, network):
         results = evaluation.evaluate(
-            store.whole_images(file), len(store.image_names(file)), forward, stride,
-            FLAGS.threshold, FLAGS.max_pixels, FLAGS.average,
+            store.whole_images(file), len(store.image_names(file)), forward,
+            stride, FLAGS.threshold, FLAGS.max_pixels, FLAGS.average,
             os.path.join(folder, f'{FLAGS.split}_pictures'))
         settings = {
             'source': file.attrs['source'], 'network': network,

@@ -5,7 +5,7 @@ import math
 import os
 
 from eval import display, inference, metrics, progress
-from input_pipeline.files import InputError, written_whole
+from input_pipeline.files import InputError, write_json, written_whole
 
 # Enough to see what a number means without filling the folder.
 PICTURES = 4
@@ -69,9 +69,7 @@ def write_results(folder, name, results, settings):
                            'pooled': _nan_to_none(results['pooled']),
                            'mean_per_image':
                                _nan_to_none(results['mean_per_image'])}}
-    with written_whole(os.path.join(folder, f'{name}.json')) as partial:
-        with open(partial, 'w') as file:
-            json.dump(content, file, indent=2, allow_nan=False)
+    write_json(os.path.join(folder, f'{name}.json'), content)
     with written_whole(os.path.join(folder, f'{name}.csv')) as partial:
         with open(partial, 'w', newline='') as file:
             writer = csv.DictWriter(file, ('name',) + metrics.MEASURES)

@@ -1,4 +1,4 @@
-"""Random changes of a training patch, image and mask together, as graph ops."""
+"""Random changes of a training patch and its mask, as graph ops."""
 import numpy as np
 
 from input_pipeline.normalisation import normalise

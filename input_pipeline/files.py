@@ -1,5 +1,6 @@
 """Errors that the user can mend, and outputs that appear only when whole."""
 import contextlib
+import json
 import os
 
 
@@ -35,3 +36,15 @@ def written_whole(path):
     finally:
         if os.path.exists(partial):
             os.remove(partial)
+
+
+def write_json(path, content):
+    """Writes a dict as indented JSON; the file appears only when whole.
+
+    Raises:
+        InputError: as `written_whole`.
+        ValueError: a number is NaN or infinite, which JSON does not know.
+    """
+    with written_whole(path) as partial, open(partial, 'w') as file:
+        json.dump(content, file, indent=2, allow_nan=False)
+        file.write('\n')

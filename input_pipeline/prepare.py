@@ -21,9 +21,9 @@ def prepare(output_dir, monuseg_dir=None, seed=0):
     """Writes train.h5, validation.h5 and, with test images, test.h5.
 
     The images that are not trained on, of test or else of validation, are
-    also written as held_out_images/NAME.png, to predict. The stores appear together once all are whole, in place of what an
-    earlier preparation left there. Stores made from the same files by the
-    same rules are kept.
+    also written as held_out_images/NAME.png, to predict. The stores appear
+    together once all are whole, in place of what an earlier preparation left
+    there. Stores made from the same files by the same rules are kept.
 
     Args:
         output_dir: folder of the stores, made if absent.

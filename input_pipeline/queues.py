@@ -55,7 +55,7 @@ def patch_blocks(path, seed):
             order = rng.permutation(len(images))
             for start in range(0, len(order), BLOCK):
                 block = order[start:start + BLOCK]
-                # One by one: h5py takes a list of indices a hundred times slower.
+                # One by one: a list of indices is a hundred times slower.
                 with store.reading(file):
                     patches = (np.stack([images[index] for index in block]),
                                np.stack([masks[index] for index in block]))

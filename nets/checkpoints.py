@@ -15,7 +15,7 @@ import shutil
 import h5py
 
 import nets
-from input_pipeline.files import InputError, written_whole
+from input_pipeline.files import InputError, write_json, written_whole
 from input_pipeline.normalisation import NORMALISATION
 from nets.tf1 import tf
 
@@ -25,13 +25,6 @@ def describe(net, width, output_stride):
     return {'net': net, 'width': width,
             'output_stride': output_stride if net == 'deeplabv3' else None,
             'normalisation': NORMALISATION}
-
-
-def write_json(path, content):
-    """Writes a dict as indented JSON; the file appears only when whole."""
-    with written_whole(path) as partial, open(partial, 'w') as file:
-        json.dump(content, file, indent=2)
-        file.write('\n')
 
 
 def read_json(path):
@@ -98,8 +91,8 @@ def stride_of(network):
 def read_best(folder):
     """The record of a model folder's best checkpoint, or None.
 
-    A dict: `checkpoint` (file name prefix within best/), `step`, and the
-    validation measures.
+    A dict: `checkpoint` (file name prefix within best/), its `step` and
+    validation measures, and `evaluated`, the last step that was evaluated.
     """
     path = os.path.join(folder, 'best', 'best.json')
     return read_json(path) if os.path.exists(path) else None
@@ -120,21 +113,22 @@ def keep_best(folder, checkpoint, measures):
     Returns:
         True if it is the best so far.
     """
-    best = read_best(folder)
-    if best and not measures['f1'] > best['f1']:
-        return False
-    name = os.path.basename(checkpoint)
-    for source in glob.glob(glob.escape(checkpoint) + '.*'):
-        target = os.path.join(folder, 'best', os.path.basename(source))
-        with written_whole(target) as partial:
-            shutil.copyfile(source, partial)
+    former = read_best(folder)
+    better = not former or measures['f1'] > former['f1']
+    record = former
+    if better:
+        record = dict(measures, checkpoint=os.path.basename(checkpoint))
+        for source in glob.glob(glob.escape(checkpoint) + '.*'):
+            target = os.path.join(folder, 'best', os.path.basename(source))
+            with written_whole(target) as partial:
+                shutil.copyfile(source, partial)
     write_json(os.path.join(folder, 'best', 'best.json'),
-               dict(measures, checkpoint=name))
-    if best and best['checkpoint'] != name:
+               dict(record, evaluated=measures['step']))
+    if better and former and former['checkpoint'] != record['checkpoint']:
         for old in glob.glob(glob.escape(os.path.join(
-                folder, 'best', best['checkpoint'])) + '.*'):
+                folder, 'best', former['checkpoint'])) + '.*'):
             os.remove(old)
-    return True
+    return better
 
 
 @contextlib.contextmanager
@@ -175,7 +169,8 @@ def write_weights(folder, network):
     best = read_best(folder)
     if os.path.exists(path):
         with h5py.File(path, 'r') as file:
-            if file.attrs.get('step') == best['step']:
+            if (file.attrs.get('step'), file.attrs.get('f1')) == (
+                    best['step'], best['f1']):
                 return
     with restored_best(folder, network) as (_, model, best):
         with written_whole(path) as partial:

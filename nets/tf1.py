@@ -1,4 +1,4 @@
-"""TensorFlow 1 as this project uses it: graph mode, without its start-up noise.
+"""TensorFlow 1 as this project uses it: graph mode, no start-up noise.
 
 Import TensorFlow from here and nowhere else: `from nets.tf1 import tf`.
 Only TensorFlow's own chatter is silenced (NumPy deprecations raised while it

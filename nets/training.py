@@ -1,18 +1,19 @@
 """Loss, schedule, model_fn and the training loop around tf.estimator."""
+import math
 import os
 import signal
 import time
 
 from eval.metrics import Counts, measures
+from eval.progress import LOG_INTERVAL
 from input_pipeline import queues, store
-from input_pipeline.files import InputError
+from input_pipeline.files import InputError, write_json
 from nets import checkpoints
 from nets.tf1 import tf
 
 DICE_SMOOTHING = 1.0  # pixels; keeps the Dice of an empty patch defined
 SUMMARY_STEPS = 20
 PICTURE_SIDE = 256  # pixels of an image shown in TensorBoard
-PROGRESS_SECONDS = 10
 
 
 def segmentation_loss(logits, labels):
@@ -167,13 +168,17 @@ class Saver(tf.train.CheckpointSaverHook):
 
 
 class Progress(tf.train.SessionRunHook):
-    """Prints step, loss, rate and time left."""
+    """Prints step, loss, rate and time left.
+
+    The rate is the mean since the start and takes in the evaluations.
+    """
 
     def __init__(self, loss, batch_size, steps):
         self.loss = loss
         self.batch_size = batch_size
         self.steps = steps
-        self.shown = None  # (time, step) of the last line
+        self.start = None  # (time, step) after the first step
+        self.shown = None  # time of the last line
 
     def before_run(self, _):
         return tf.train.SessionRunArgs([tf.train.get_global_step(),
@@ -182,16 +187,16 @@ class Progress(tf.train.SessionRunHook):
     def after_run(self, _, run_values):
         step, loss = run_values.results
         now = time.time()
-        if self.shown is None:
-            self.shown = now, step
-        seconds = now - self.shown[0]
-        if seconds >= PROGRESS_SECONDS or step == self.steps:
-            rate = (step - self.shown[1]) / max(seconds, 1e-9)
-            left = (self.steps - step) / max(rate, 1e-9)
-            print(f'step {step}/{self.steps}  loss {loss:.3f}  '
-                  f'{rate * self.batch_size:.1f} patches/s  '
-                  f'{left // 60:.0f}:{left % 60:02.0f} left', flush=True)
-            self.shown = now, step
+        if self.start is None:
+            self.start, self.shown = (now, step), now
+        if now - self.shown < LOG_INTERVAL and step < self.steps:
+            return
+        self.shown = now
+        rate = (step - self.start[1]) / max(now - self.start[0], 1e-9)
+        left = (self.steps - step) / max(rate, 1e-9)
+        print(f'step {step}/{self.steps}  loss {loss:.3f}  '
+              f'{rate * self.batch_size:.1f} patches/s  '
+              f'{left // 60:.0f}:{left % 60:02.0f} left', flush=True)
 
 
 class BestKeeper(tf.estimator.Exporter):
@@ -212,6 +217,10 @@ class BestKeeper(tf.estimator.Exporter):
         result = {key: float(value) for key, value in eval_result.items()
                   if key != 'global_step'}
         step = int(eval_result['global_step'])
+        if math.isnan(result['f1']):
+            raise InputError('validation.h5: F1 is undefined, since neither '
+                             'the masks nor the predictions hold a nucleus; '
+                             'prepare images with nuclei')
         best = checkpoints.keep_best(self.folder, checkpoint_path,
                                      dict(result, step=step))
         print(f'step {step}: validation loss {result["loss"]:.3f}, accuracy '
@@ -260,17 +269,10 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
         raise InputError(f'--crop_size={crop_size}: must be a multiple of '
                          f'{stride} and at most {store.PATCH_SIZE}, the side '
                          'of the patches')
-    checkpoints.write_json(os.path.join(folder, 'network.json'), network)
+    write_json(os.path.join(folder, 'network.json'), network)
 
     latest = tf.train.latest_checkpoint(folder)
     start = int(latest.rsplit('-', 1)[1]) if latest else 0
-    if start >= steps and checkpoints.read_best(folder):
-        print(f'{folder}: already trained to step {start} of {steps}')
-        checkpoints.write_weights(folder, network)
-        return None
-    if latest:
-        print(f'{folder}: resuming at step {start} of {steps}')
-
     # A resumed run draws other patches than those before it.
     run_seed = seed + start
     readers = []
@@ -289,9 +291,22 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
         queues.training_input(paths[0], store.PATCH_SIZE, batch_size,
                               crop_size, threads, run_seed, readers),
         max_steps=steps, hooks=[saver])
+    keeper = BestKeeper(folder)
     eval_spec = tf.estimator.EvalSpec(
         queues.validation_input(paths[1], stride, readers), steps=None,
-        exporters=[BestKeeper(folder)], start_delay_secs=0, throttle_secs=0)
+        exporters=[keeper], start_delay_secs=0, throttle_secs=0)
+
+    best = checkpoints.read_best(folder)
+    if latest and (not best or best['evaluated'] < start):
+        # The run that saved it ended before it was evaluated.
+        keeper.export(estimator, None, latest,
+                      estimator.evaluate(eval_spec.input_fn), False)
+    if start >= steps:
+        print(f'{folder}: already trained to step {start} of {steps}')
+        checkpoints.write_weights(folder, network)
+        return None
+    if latest:
+        print(f'{folder}: resuming at step {start} of {steps}')
 
     handlers = {number: signal.signal(number, saver.stop)
                 for number in (signal.SIGINT, signal.SIGTERM)}

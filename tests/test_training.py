@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from input_pipeline.files import InputError
+from input_pipeline.files import InputError, write_json
 from nets import checkpoints, training
 from nets.tf1 import tf
 
@@ -61,7 +61,13 @@ def test_keep_best_keeps_one_checkpoint_and_only_a_better_one(tmp_path):
         assert checkpoints.keep_best(folder, checkpoint(tmp_path, step),
                                      {'f1': f1, 'step': step}) == kept
     assert checkpoints.read_best(folder) == {
-        'checkpoint': 'model.ckpt-40', 'f1': 0.6, 'step': 40}
+        'checkpoint': 'model.ckpt-40', 'f1': 0.6, 'step': 40,
+        'evaluated': 40}
+    checkpoints.keep_best(folder, checkpoint(tmp_path, 50),
+                          {'f1': 0.1, 'step': 50})
+    assert checkpoints.read_best(folder) == {
+        'checkpoint': 'model.ckpt-40', 'f1': 0.6, 'step': 40,
+        'evaluated': 50}
     assert sorted(os.listdir(tmp_path / 'best')) == [
         'best.json', 'model.ckpt-40.data-00000-of-00001',
         'model.ckpt-40.index', 'model.ckpt-40.meta']
@@ -73,7 +79,7 @@ def test_a_network_is_read_back_and_contradictions_are_refused(tmp_path):
     folder = str(tmp_path)
     assert checkpoints.network_of(folder, 'deeplabv3') is None
     network = checkpoints.describe('deeplabv3', 8, 16)
-    checkpoints.write_json(str(tmp_path / 'network.json'), network)
+    write_json(str(tmp_path / 'network.json'), network)
     assert checkpoints.network_of(folder, 'deeplabv3') == network
     assert checkpoints.network_of(folder, 'deeplabv3', 8, 16) == network
     for asked, word in ((('unet', None, None), 'net deeplabv3, not unet'),

@@ -1,0 +1,477 @@
+"""The networks against their papers' tables and values worked out by hand."""
+import math
+import types
+
+import numpy as np
+import pytest
+
+import nets
+from nets.segnet import max_pool, unpool
+from nets.tf1 import tf
+from nets.training import segmentation_loss
+
+WIDTH = 4
+# The networks, and the stride of each.
+VARIANTS = [('segnet', 32), ('unet', 16), ('deeplabv3', 8), ('deeplabv3', 16)]
+
+
+def build(net, stride, images=None, training=False):
+    # The output stride is DeepLabV3's; the others take no notice.
+    return nets.build(net, WIDTH, stride, images, training)
+
+
+def open_session(graph):
+    # Pruned first, for Keras saves each layer in a run of its own, and each
+    # run optimises what it finds.
+    return tf.Session(graph=graph, config=tf.ConfigProto(
+        graph_options=tf.GraphOptions(place_pruned_graph=True)))
+
+
+def batch_norms(model):
+    return [layer for layer in model.layers
+            if isinstance(layer, tf.keras.layers.BatchNormalization)]
+
+
+@pytest.fixture(scope='module', params=VARIANTS,
+                ids=[f'{net}-{stride}' for net, stride in VARIANTS])
+def variant(request):
+    return request.param
+
+
+@pytest.fixture(scope='module')
+def network(variant):
+    """An untrained network on a placeholder, for evaluation.
+
+    Its batch norms have random weights, for the initial ones hide errors.
+    """
+    with tf.Graph().as_default() as graph:
+        tf.set_random_seed(0)
+        model = build(*variant)
+        randomise = [
+            tf.assign(weight, tf.random.uniform(weight.shape, 0.2, 1))
+            for layer in batch_norms(model) for weight in layer.weights]
+        initialise = tf.global_variables_initializer()
+    session = open_session(graph)
+    session.run(initialise)
+    session.run(randomise)
+    yield types.SimpleNamespace(model=model, session=session)
+    session.close()
+
+
+@pytest.fixture(scope='module')
+def training(variant):
+    """A network in training on four images of one square nucleus each.
+
+    Each nucleus fills three quarters of the sides of a noisy image and lies
+    in another corner of it: DeepLabV3 draws no finer outline than the eighth
+    or sixteenth of the resolution at which it decides.
+    """
+    rng = np.random.RandomState(0)
+    masks = np.zeros((4, 64, 64, 1), np.float32)
+    for mask, row, column in zip(masks, (0, 0, 16, 16), (0, 16, 0, 16)):
+        mask[row:row + 48, column:column + 48] = 1
+    images = (0.4 * masks + 0.5 * rng.rand(4, 64, 64, 3)).astype(np.float32)
+    with tf.Graph().as_default() as graph:
+        tf.set_random_seed(0)
+        features = tf.constant(images)
+        model = build(*variant, images=features, training=True)
+        loss = segmentation_loss(model.get_layer('logits').output,
+                                 tf.constant(masks))
+        variables = tf.trainable_variables()
+        gradients = tf.gradients(loss, variables)
+        updates = model.get_updates_for(features)
+        with tf.control_dependencies(updates):
+            train = tf.train.AdamOptimizer(0.01).apply_gradients(
+                zip(gradients, variables))
+        initialise = tf.global_variables_initializer()
+        saver = tf.train.Saver(model.weights)
+    session = open_session(graph)
+    yield types.SimpleNamespace(
+        images=images, masks=masks, model=model, variables=variables,
+        gradients=gradients, updates=updates, train=train,
+        initialise=initialise, saver=saver, session=session)
+    session.close()
+
+
+# Sizes and names
+
+
+def test_stride(variant):
+    net, stride = variant
+    assert nets.stride(net, stride) == stride
+
+
+def test_unknown_net():
+    with tf.Graph().as_default(), pytest.raises(ValueError, match='nosuch'):
+        nets.build('nosuch')
+
+
+@pytest.mark.parametrize('batch, rows, columns', [(1, 1, 3), (3, 4, 2)])
+def test_output_has_the_size_of_the_input(network, variant, batch, rows,
+                                          columns):
+    _, stride = variant
+    images = np.random.RandomState(0).rand(batch, rows * stride,
+                                           columns * stride, 3)
+    probability = network.session.run(network.model.output,
+                                      {network.model.input: images})
+    assert probability.shape == (batch, rows * stride, columns * stride, 1)
+    assert probability.dtype == np.float32
+    assert 0 <= probability.min() < probability.max() <= 1
+
+
+def test_names_and_size_of_two_networks_in_one_graph(variant):
+    _, stride = variant
+    with tf.Graph().as_default():
+        first = build(*variant)
+        # Keras numbers the layers that are given no name.
+        images = tf.zeros([3, 2 * stride, stride, 3])
+        second = build(*variant, images=images)
+        names = [layer.name for layer in first.layers]
+        assert names == [layer.name for layer in second.layers]
+        assert len(set(names)) == len(names)
+        assert 'logits' in names and 'probability' in names
+        with tf.Session() as session:
+            session.run(tf.global_variables_initializer())
+            assert session.run(second.output).shape == (3, 2 * stride,
+                                                        stride, 1)
+
+
+# Parameters
+
+
+def weights_of(convolutions):
+    return sum(size ** 2 * inputs * outputs
+               for size, inputs, outputs in convolutions)
+
+
+def channels_of(convolutions):
+    return sum(outputs for _, _, outputs in convolutions)
+
+
+def segnet_tables(w):
+    """(size, inputs, outputs) of the convolutions, and all others' weights."""
+    encoder = [
+        (3, 3, w), (3, w, w),
+        (3, w, 2 * w), (3, 2 * w, 2 * w),
+        (3, 2 * w, 4 * w), (3, 4 * w, 4 * w), (3, 4 * w, 4 * w),
+        (3, 4 * w, 8 * w), (3, 8 * w, 8 * w), (3, 8 * w, 8 * w),
+        (3, 8 * w, 8 * w), (3, 8 * w, 8 * w), (3, 8 * w, 8 * w)]
+    decoder = [
+        (3, 8 * w, 8 * w), (3, 8 * w, 8 * w), (3, 8 * w, 8 * w),
+        (3, 8 * w, 8 * w), (3, 8 * w, 8 * w), (3, 8 * w, 4 * w),
+        (3, 4 * w, 4 * w), (3, 4 * w, 4 * w), (3, 4 * w, 2 * w),
+        (3, 2 * w, 2 * w), (3, 2 * w, w),
+        (3, w, w), (3, w, w)]
+    classifier = w + 1
+    return encoder, decoder, classifier
+
+
+def unet_tables(w):
+    down = [
+        (3, 3, w), (3, w, w),
+        (3, w, 2 * w), (3, 2 * w, 2 * w),
+        (3, 2 * w, 4 * w), (3, 4 * w, 4 * w),
+        (3, 4 * w, 8 * w), (3, 8 * w, 8 * w),
+        (3, 8 * w, 16 * w), (3, 16 * w, 16 * w)]
+    up = [
+        (3, 16 * w, 8 * w), (3, 8 * w, 8 * w),
+        (3, 8 * w, 4 * w), (3, 4 * w, 4 * w),
+        (3, 4 * w, 2 * w), (3, 2 * w, 2 * w),
+        (3, 2 * w, w), (3, w, w)]
+    up_convolutions = (4 * 16 * w * 8 * w + 8 * w + 4 * 8 * w * 4 * w + 4 * w
+                       + 4 * 4 * w * 2 * w + 2 * w + 4 * 2 * w * w + w)
+    classifier = w + 1
+    return down, up, up_convolutions + classifier
+
+
+def deeplabv3_tables(w):
+    def units(inputs, filters, count):
+        first = [(1, inputs, 4 * filters), (1, inputs, filters),
+                 (3, filters, filters), (1, filters, 4 * filters)]
+        other = [(1, 4 * filters, filters), (3, filters, filters),
+                 (1, filters, 4 * filters)]
+        return first + other * (count - 1)
+
+    resnet = ([(7, 3, w)] + units(w, w, 3) + units(4 * w, 2 * w, 4)
+              + units(8 * w, 4 * w, 6) + units(16 * w, 8 * w, 3))
+    aspp = [(1, 32 * w, 4 * w),
+            (3, 32 * w, 4 * w), (3, 32 * w, 4 * w), (3, 32 * w, 4 * w),
+            (1, 32 * w, 4 * w),  # of the image-level features
+            (1, 5 * 4 * w, 4 * w)]
+    classifier = 4 * w + 1
+    return resnet, aspp, classifier
+
+
+TABLES = {'segnet': segnet_tables, 'unet': unet_tables,
+          'deeplabv3': deeplabv3_tables}
+
+
+def test_tables_of_the_papers_widths():
+    """At width 64 the tables add up to what is known of the networks."""
+    vgg16, _, _ = segnet_tables(64)
+    # VGG16: 14,714,688 in the convolutions, 4,224 of them biases.
+    assert weights_of(vgg16) == 14714688 - 4224
+    # A much used U-Net for three channels and one class, with batch norm
+    # (two trainable weights a channel) and no biases before it.
+    down, up, rest = unet_tables(64)
+    assert (weights_of(down + up) + 2 * channels_of(down + up) + rest
+            == 31037633)
+    # ResNet-50: 25,557,032 with 2048 * 1000 + 1000 in its last layer.
+    resnet, _, _ = deeplabv3_tables(64)
+    assert (weights_of(resnet) + 2 * channels_of(resnet)
+            == 25557032 - 2049000)
+
+
+def test_parameter_count(network, variant):
+    front, back, rest = TABLES[variant[0]](WIDTH)
+    weights, channels = weights_of(front + back), channels_of(front + back)
+    # Scale, offset and the moving mean and variance of each channel.
+    assert network.model.count_params() == weights + 4 * channels + rest
+    trainable = sum(int(np.prod(weight.shape.as_list()))
+                    for weight in network.model.trainable_weights)
+    assert trainable == weights + 2 * channels + rest
+
+
+def test_he_initialisation(network):
+    model = network.model
+    kernels = network.session.run({
+        layer.name: layer.kernel for layer in model.layers
+        if hasattr(layer, 'kernel')})
+    large = 0
+    for name, kernel in kernels.items():
+        height, width, inputs, outputs = kernel.shape
+        fan_in = height * width * inputs
+        if name.endswith('_upconv'):
+            # Each output pixel sees one pixel, and no ReLU halves its
+            # variance: 1 over the channels in, which TensorFlow puts last.
+            fan_in = 2 * outputs
+        # A deviation taken from so many has an error of about 1 %.
+        if kernel.size >= 4000:
+            large += 1
+            assert kernel.std() == pytest.approx(math.sqrt(2 / fan_in),
+                                                 rel=0.05), name
+    assert large > 5
+
+
+# Gradients, batch norm, learning
+
+
+def test_each_variable_learns(training):
+    assert len(training.variables) == len(training.model.trainable_weights)
+    training.session.run(training.initialise)
+    gradients = training.session.run(training.gradients)
+    for variable, gradient in zip(training.variables, gradients):
+        assert np.isfinite(gradient).all(), variable.name
+        assert np.abs(gradient).max() > 0, variable.name
+
+
+def test_moving_statistics_in_training(training):
+    layers = batch_norms(training.model)
+    means, variances = ([layer.moving_mean for layer in layers],
+                        [layer.moving_variance for layer in layers])
+    session = training.session
+    session.run(training.initialise)
+    # The weights stay, and so does the batch: [n, h, w, c].
+    batches = session.run([layer.input for layer in layers])
+    for _ in range(2):
+        session.run(training.updates)
+    means, variances = session.run([means, variances])
+    for layer, batch, mean, variance in zip(layers, batches, means,
+                                            variances):
+        # From 0 to 0.1 m to 0.9 * 0.1 m + 0.1 m, and from 1 likewise.
+        expected = 0.19 * batch.mean(axis=(0, 1, 2))
+        np.testing.assert_allclose(mean, expected, rtol=1e-3, atol=1e-5,
+                                   err_msg=layer.name)
+        count = batch[..., 0].size
+        unbiased = batch.var(axis=(0, 1, 2)) * count / (count - 1)
+        np.testing.assert_allclose(variance, 0.81 + 0.19 * unbiased,
+                                   rtol=1e-3, err_msg=layer.name)
+
+
+def test_evaluation_uses_the_moving_statistics(network):
+    model, session = network.model, network.session
+    assert model.updates == []
+    layers = batch_norms(model)
+    images = np.random.RandomState(0).rand(1, 32, 64, 3)
+    values = session.run(
+        [(layer.input, layer.output, layer.gamma, layer.beta,
+          layer.moving_mean, layer.moving_variance) for layer in layers],
+        {model.input: images})
+    for layer, (x, y, gamma, beta, mean, variance) in zip(layers, values):
+        expected = (x - mean) / np.sqrt(variance + 0.001) * gamma + beta
+        np.testing.assert_allclose(y, expected, rtol=1e-3,
+                                   atol=1e-4 * np.abs(expected).max(),
+                                   err_msg=layer.name)
+
+
+def test_evaluation_looks_at_one_image_at_a_time(network):
+    model, session = network.model, network.session
+    logits = model.get_layer('logits').output
+    images = np.random.RandomState(0).rand(3, 32, 64, 3)
+    together = session.run(logits, {model.input: images})
+    assert np.abs(together[0] - together[1]).max() > 0
+    for index in range(3):
+        alone = session.run(logits, {model.input: images[index:index + 1]})
+        np.testing.assert_allclose(alone[0], together[index],
+                                   atol=1e-5 * np.abs(together).max())
+
+
+def test_learns_and_keeps_it_with_the_moving_statistics(training, variant,
+                                                        tmp_path):
+    training.session.run(training.initialise)
+    for _ in range(80):
+        training.session.run(training.train)
+    path = training.saver.save(training.session, str(tmp_path / 'trained'))
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = build(*variant)
+        tf.train.Saver(model.weights).restore(session, path)
+        found = session.run(model.output, {model.input: training.images}) > 0.5
+    truth = training.masks > 0.5
+    f1 = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+    assert f1 > 0.99
+
+
+def test_weights_file(network, variant, tmp_path):
+    path = str(tmp_path / 'weights.h5')
+    images = np.random.RandomState(0).rand(2, 64, 32, 3)
+    before = network.session.run(network.model.output,
+                                 {network.model.input: images})
+    with network.session.graph.as_default(), network.session.as_default():
+        network.model.save_weights(path)
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = build(*variant)
+        model.load_weights(path)
+        after = session.run(model.output, {model.input: images})
+    np.testing.assert_array_equal(after, before)
+
+
+# SegNet's pooling
+
+# Two images of 4 x 4 pixels and two channels, the maxima marked by size.
+FIRST = [[1, 9, 2, 3],
+         [4, 5, 8, 7],
+         [-3, -2, 0, 6],
+         [-1, -4, 5, 1]]
+SECOND = [[6, 0, 0, 7],
+          [0, 0, 0, 0],
+          [0, 0, 8, 0],
+          [0, 9, 0, 0]]
+# Their maxima, and each left where it stood.
+FIRST_POOLED = [[9, 8], [-1, 6]]
+SECOND_POOLED = [[6, 7], [9, 8]]
+FIRST_UNPOOLED = [[0, 9, 0, 0],
+                  [0, 0, 8, 0],
+                  [0, 0, 0, 6],
+                  [-1, 0, 0, 0]]
+
+
+def batch_of(first, second):
+    """[2, h, w, 2]: first and second, then second and first with a sign."""
+    first, second = np.array(first), np.array(second)
+    return np.stack([np.stack([first, second], -1),
+                     np.stack([second, first], -1)]).astype(np.float32)
+
+
+@pytest.mark.parametrize('known_size', [True, False])
+def test_unpooling_puts_maxima_back(known_size):
+    with tf.Graph().as_default(), tf.Session() as session:
+        images = tf.placeholder_with_default(
+            batch_of(FIRST, SECOND),
+            [2, 4, 4, 2] if known_size else [None, None, None, 2])
+        pooled, positions = max_pool(images)
+        unpooled = unpool(pooled, positions)
+        assert unpooled.shape.as_list()[1:] == (
+            [4, 4, 2] if known_size else [None, None, 2])
+        pooled, unpooled = session.run([pooled, unpooled])
+    np.testing.assert_array_equal(pooled,
+                                  batch_of(FIRST_POOLED, SECOND_POOLED))
+    np.testing.assert_array_equal(unpooled, batch_of(FIRST_UNPOOLED, SECOND))
+
+
+def test_gradient_of_unpooling_is_taken_at_the_positions():
+    upstream = np.arange(16).reshape(4, 4)
+    # At FIRST's maxima (0, 1), (1, 2), (3, 0), (2, 3); at SECOND's (0, 0),
+    # (0, 3), (3, 1), (2, 2).
+    first, second = [[1, 6], [12, 11]], [[0, 3], [13, 10]]
+    with tf.Graph().as_default():
+        _, positions = max_pool(tf.constant(batch_of(FIRST, SECOND)))
+        values = tf.zeros([2, 2, 2, 2])
+        gradient, = tf.gradients(unpool(values, positions), values,
+                                 tf.constant(batch_of(upstream, upstream)))
+        with tf.Session() as session:
+            gradient = session.run(gradient)
+    np.testing.assert_array_equal(gradient, batch_of(first, second))
+
+
+# Strides, rates and DeepLabV3's upsampling
+
+# Layer, and the stride and channels of its output.
+FEATURES = {
+    ('segnet', 32): [('encoder1_conv2_relu', 1, 4),
+                     ('encoder5_conv3_relu', 16, 32),
+                     ('decoder5_conv3_relu', 16, 32),
+                     ('decoder1_conv1_relu', 1, 4)],
+    ('unet', 16): [('down1_conv2_relu', 1, 4), ('bottleneck_conv2_relu', 16, 64),
+                   ('up4_skip', 8, 64), ('up1_skip', 1, 8)],
+    ('deeplabv3', 8): [('stem_relu', 2, 4), ('stage1_unit3_relu', 4, 16),
+                       ('stage2_unit4_relu', 8, 32),
+                       ('stage4_unit3_relu', 8, 128),
+                       ('aspp_concat', 8, 5 * 16), ('coarse_logits', 8, 1)],
+    ('deeplabv3', 16): [('stem_relu', 2, 4), ('stage1_unit3_relu', 4, 16),
+                        ('stage2_unit4_relu', 8, 32),
+                        ('stage4_unit3_relu', 16, 128),
+                        ('aspp_concat', 16, 5 * 16), ('coarse_logits', 16, 1)],
+}
+
+
+def test_strides_and_channels_of_the_features(network, variant):
+    names, strides, channels = zip(*FEATURES[variant])
+    features = network.session.run(
+        [network.model.get_layer(name).output for name in names],
+        {network.model.input: np.zeros((1, 96, 64, 3))})
+    assert [array.shape for array in features] == [
+        (1, 96 // stride, 64 // stride, c)
+        for stride, c in zip(strides, channels)]
+
+
+# Of the 3x3 convolutions of each unit or branch, where they are not 1: the
+# last stages have rates in place of strides, the very last multiplied by the
+# multi-grid of 1, 2 and 4, and the pyramid's double with the resolution.
+RATES = {
+    ('segnet', 32): {},
+    ('unet', 16): {},
+    ('deeplabv3', 16): {'stage4': [2, 4, 8], 'aspp': [3, 6, 9]},
+    ('deeplabv3', 8): {'stage3': [2] * 6, 'stage4': [4, 8, 16],
+                       'aspp': [6, 12, 18]},
+}
+
+
+def test_atrous_rates(network, variant):
+    rates = {}
+    for layer in network.model.layers:
+        rate = getattr(layer, 'dilation_rate', (1, 1))
+        if rate != (1, 1):
+            assert layer.kernel_size == (3, 3) and rate[0] == rate[1]
+            rates.setdefault(layer.name.split('_')[0], []).append(rate[0])
+    assert rates == RATES[variant]
+
+
+@pytest.mark.parametrize('stride, expected', [
+    (8, [0] * 4 + list(np.arange(0.5, 16)) + [16] * 4),
+    (16, [0] * 8 + list(np.arange(0.5, 32)) + [32] * 8)])
+def test_upsampling_is_centred(stride, expected):
+    """A ramp of one logit per pixel, known at the coarse pixels' centres.
+
+    The first of them is 3.5 or 7.5 pixels from the first pixel's centre;
+    before it and after the last the ramp is flat.
+    """
+    ramp = np.array([0, stride, 2 * stride])
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = build('deeplabv3', stride)
+        logits = session.run(
+            model.get_layer('logits').output,
+            {model.get_layer('coarse_logits').output:
+             np.stack([ramp, ramp])[np.newaxis, ..., np.newaxis]})
+    assert logits.shape == (1, 2 * stride, 3 * stride, 1)
+    np.testing.assert_allclose(logits[0, ..., 0], [expected] * (2 * stride),
+                               atol=1e-5)
