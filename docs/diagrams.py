@@ -16,11 +16,9 @@ from input_pipeline.files import written_whole
 from nets.tf1 import tf
 
 SIDE = 256  # of the image that the networks are built on, pixels
-INK = '#444444'
-NETS = {'unet': ('U-Net', 'skip connection'),
-        'segnet': ('SegNet', 'positions of the maxima'),
-        'deeplabv3': (f'DeepLabV3, output stride {nets.OUTPUT_STRIDE} '
-                      '(parallel branches drawn lower)', None)}
+TITLES = {'unet': 'U-Net', 'segnet': 'SegNet',
+          'deeplabv3': f'DeepLabV3, output stride {nets.OUTPUT_STRIDE} '
+                       '(parallel branches drawn smaller)'}
 # The end of a layer's name that makes it part of a greater step.
 PART = r'(?<=unit\d)_.*|(?<=aspp_pool)_.*|_bn$|_relu$'
 # Pattern of a step's first layer (the first that matches counts), legend,
@@ -58,49 +56,45 @@ def steps_of(model):
 
 def caption(step, layers):
     """What is written into a block: its name and what is out of the usual."""
-    words = re.findall('images|.*logits|probability', step)
-    if step == 'aspp_pool':
-        words = ['image mean,']
+    text = 'image mean,' if step == 'aspp_pool' else ' '.join(
+        re.findall('images|.*logits|probability', step)).replace('_', ' ')
     convolutions = [layer for layer in layers
                     if isinstance(layer, tf.keras.layers.Conv2D)]
     if len(convolutions) == 1 and convolutions[0].kernel_size != (3, 3):
-        words.append('{}×{}'.format(*convolutions[0].kernel_size))
+        text += ' {}×{}'.format(*convolutions[0].kernel_size)
     for word, attribute in (('stride', 'strides'), ('rate', 'dilation_rate')):
-        value = max([1] + [getattr(c, attribute)[0] for c in convolutions])
-        if value > 1:
-            words.append(f'{word} {value}')
-    return ' '.join(words).replace('_', ' ')
+        values = {getattr(layer, attribute)[0] for layer in convolutions} - {1}
+        text += ''.join(f' {word} {value}' for value in values)
+    return text.strip()
 
 
 def draw(net):
-    """The diagram of one network, a matplotlib Figure of 1600 x 580 pixels.
-
-    The axes' units are a block's width and one doubling of the side.
-    """
+    """The diagram of one network, a matplotlib Figure."""
     with tf.Graph().as_default():
         model = nets.build(net, images=tf.zeros([1, SIDE, SIDE, 3]))
     steps, columns, edges = steps_of(model)
     figure = Figure([16, 5.8], 100)
+    # The axes' units: the width of a block, and one doubling of the side.
     axes = figure.add_axes([.0125, 0, .975, 1], ylim=(-8.7, 6.7))
     axes.axis('off')
     write = functools.partial(axes.text, fontsize=13.5, ha='center', va='top')
-    line = functools.partial(axes.plot, color=INK, linewidth=1.3)
+    line = functools.partial(axes.plot, color='#444444', linewidth=1.3)
 
     left, blocks, sections, handles = 0, {}, {}, {}
     for column in range(max(columns.values()) + 1):
         stack = [step for step in steps if columns[step] == column]
         for k, step in enumerate(stack):
             first = f'{type(steps[step][0]).__name__} {steps[step][0].name}'
-            _, legend, colour, width = next(
-                kind for kind in KINDS if re.match(kind[0], first))
+            legend, colour, width = next(
+                kind[1:] for kind in KINDS if re.match(kind[0], first))
             shape = tf.nest.flatten(steps[step][-1].output)[0].shape.as_list()
             y, height = 0, math.log2(shape[1])
             if len(stack) > 1:
-                y, height, width = 1.7 * (k - (len(stack) - 1) / 2), 1.2, 4.2
+                y, height, width = 1.7 * (k - (len(stack) - 1) / 2), 1.2, 4.5
             right, bottom, top = left + width, y - height / 2, y + height / 2
             x = (left + right) / 2
             handles[legend] = axes.bar(x, height, width, bottom, color=colour,
-                                       edgecolor=INK, zorder=2)
+                                       edgecolor='#444444', zorder=2)
             write(x, y, caption(step, steps[step]), va='center',
                   rotation=0 if len(stack) > 1 else 90)
             if k == 0 and width >= 1:
@@ -109,18 +103,19 @@ def draw(net):
             sections.setdefault(step.split('_')[0], []).append(
                 (left, right, shape))
         left = right + .35
-    axes.set_xlim(0, right)
+    axes.set_xlim(-.03, right + .03)
 
-    for source, target, output in edges:
+    for source, target, output in sorted(edges):
         _, x0, right, y0, top0 = blocks[source]
         left, x1, _, y1, top1 = blocks[target]
         if columns[target] == columns[source] + 1 and output == 0:
             line([right, left], [y0, y1], zorder=1)
         else:
             lane = max(top0, top1) + .37
-            handles[NETS[net][1]], = line(
-                [x0, x0, x1, x1], [top0, lane, lane, top1 + .1],
-                marker='v', markevery=[3])
+            link = 'positions of the maxima' if output else 'skip connection'
+            handles[link], = line([x0, x0, x1, x1],
+                                  [top0, lane, lane, top1 + .1],
+                                  marker='v', markevery=[3])
     for section, members in sections.items():
         if len(members) > 1:
             left, right = members[0][0], members[-1][1]
@@ -129,16 +124,16 @@ def draw(net):
                   '{}\n{} × {}'.format(section, *members[0][2][1:3]))
     figure.legend(handles.values(), handles.keys(), loc='lower center',
                   ncol=4, fontsize=13, frameon=False)
-    write(0, 6.4, NETS[net][0], fontsize=20, ha='left')
+    write(0, 6.4, TITLES[net], fontsize=20, ha='left')
     write(0, 5.5, ha='left', s=(
-        f'Width {nets.WIDTH}, on a {SIDE} × {SIDE} image. Height of a block: '
-        'log2 of its side; below it: channels. Convolutions are 3×3 unless '
-        'written.'))
+        f'Width {nets.WIDTH}, {SIDE} × {SIDE} image. Height of a block: '
+        'log2 of its side; below it: channels. Convolutions are 3×3, of '
+        'stride and rate 1, unless written.'))
     return figure
 
 
 if __name__ == '__main__':
-    for name in NETS:
+    for name in TITLES:
         path = os.path.join(os.path.dirname(__file__), f'{name}.png')
         with written_whole(path) as partial:
             draw(name).savefig(partial)
