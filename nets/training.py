@@ -122,10 +122,10 @@ def model_fn(features, labels, mode, params):
     rate = learning_rate_at(step, params['learning_rate'],
                             params['warmup_steps'], params['steps'])
     tf.summary.scalar('learning_rate', rate)
-    # Keras does not fill UPDATE_OPS: without these the moving statistics of
-    # batch norm would never move.
-    with tf.control_dependencies(model.get_updates_for(features)):
-        train_op = tf.train.AdamOptimizer(rate).minimize(loss, step)
+    # Keras does not fill UPDATE_OPS: without its updates the moving statistics
+    # of batch norm would never move.
+    train_op = tf.group(tf.train.AdamOptimizer(rate).minimize(loss, step),
+                        model.get_updates_for(features))
     return tf.estimator.EstimatorSpec(
         mode, loss=loss, train_op=train_op,
         training_hooks=[
