@@ -179,8 +179,11 @@ def evaluate(folder, output_stride):
                          'tensorflow': tf.__version__,
                          'numpy': np.__version__, 'h5py': h5py.__version__}}
         evaluation.write_results(folder, FLAGS.split, results, settings)
-    print(evaluation.format_table(results))
     curves.plot_curves(folder)
+    print(f'{settings["source"]}, {FLAGS.split} images')
+    print(evaluation.format_table(results))
+    print(f'evaluated: {folder}/{FLAGS.split}.json, .csv, _pictures/ and '
+          'curves.png')
 
 
 def predict(folder, output_stride):
@@ -193,6 +196,7 @@ def predict(folder, output_stride):
         skipped = predict_files(FLAGS.images, FLAGS.output_dir, forward,
                                 stride, FLAGS.threshold, FLAGS.max_pixels,
                                 FLAGS.average)
+    print(f'predicted: {FLAGS.output_dir}')
     return 1 if skipped else 0
 
 

@@ -81,13 +81,11 @@ def whole_images(path, stride):
                            mask[window][np.newaxis, ..., np.newaxis])
 
 
-def training_input(path, patch_size, batch_size, crop_size, threads, seed,
-                   readers):
+def training_input(path, batch_size, crop_size, threads, seed, readers):
     """An Estimator's input_fn of endless augmented batches.
 
     Args:
         path: the store.
-        patch_size: side of the store's patches, pixels.
         batch_size: patches in a batch.
         crop_size: side of the crops taken from the patches, pixels.
         threads: augmenting threads. With one, the batches depend on `seed`
@@ -101,7 +99,8 @@ def training_input(path, patch_size, batch_size, crop_size, threads, seed,
         [batch_size, crop_size, crop_size, 3] in [0, 1], masks float32
         [batch_size, crop_size, crop_size, 1]).
     """
-    shapes = [[patch_size, patch_size, 3], [patch_size, patch_size, 1]]
+    shapes = [[store.PATCH_SIZE, store.PATCH_SIZE, channels]
+              for channels in (3, 1)]
 
     def input_fn():
         reader = Reader(patch_blocks(path, seed))

@@ -68,10 +68,12 @@ def network_of(folder, net, width=None, output_stride=None):
             raise InputError(f'{path}: says nothing of {key}; train again '
                              'into another --model_dir')
         if value is not None and network[key] not in (value, None):
+            leave_out = (f'leave out --{key} or '
+                         if key in ('width', 'output_stride') else '')
             raise InputError(
                 f'{folder}: holds a network trained with {key} '
-                f'{network[key]}, not {value}; leave out --{key} or choose '
-                'another --model_dir')
+                f'{network[key]}, not {value}; {leave_out}choose another '
+                '--model_dir')
     return network
 
 

@@ -288,8 +288,8 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
                 'steps': steps, 'evaluate_every': evaluate_every,
                 'model_dir': folder})
     train_spec = tf.estimator.TrainSpec(
-        queues.training_input(paths[0], store.PATCH_SIZE, batch_size,
-                              crop_size, threads, run_seed, readers),
+        queues.training_input(paths[0], batch_size, crop_size, threads,
+                              run_seed, readers),
         max_steps=steps, hooks=[saver])
     keeper = BestKeeper(folder)
     eval_spec = tf.estimator.EvalSpec(

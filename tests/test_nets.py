@@ -80,9 +80,8 @@ def training(variant):
         variables = tf.trainable_variables()
         gradients = tf.gradients(loss, variables)
         updates = model.get_updates_for(features)
-        with tf.control_dependencies(updates):
-            train = tf.train.AdamOptimizer(0.01).apply_gradients(
-                zip(gradients, variables))
+        train = tf.group(tf.train.AdamOptimizer(0.01).apply_gradients(
+            zip(gradients, variables)), updates)
         initialise = tf.global_variables_initializer()
         saver = tf.train.Saver(model.weights)
     session = open_session(graph)
@@ -411,7 +410,8 @@ FEATURES = {
                      ('encoder5_conv3_relu', 16, 32),
                      ('decoder5_conv3_relu', 16, 32),
                      ('decoder1_conv1_relu', 1, 4)],
-    ('unet', 16): [('down1_conv2_relu', 1, 4), ('bottleneck_conv2_relu', 16, 64),
+    ('unet', 16): [('down1_conv2_relu', 1, 4),
+                   ('bottleneck_conv2_relu', 16, 64),
                    ('up4_skip', 8, 64), ('up1_skip', 1, 8)],
     ('deeplabv3', 8): [('stem_relu', 2, 4), ('stage1_unit3_relu', 4, 16),
                        ('stage2_unit4_relu', 8, 32),
@@ -434,13 +434,13 @@ def test_strides_and_channels_of_the_features(network, variant):
         for stride, c in zip(strides, channels)]
 
 
-# Of the 3x3 convolutions of each unit or branch, where they are not 1: the
-# last stages have rates in place of strides, and the pyramid's 1, 2 and 3
-# double with the resolution.
+# Of the 3x3 convolutions of each stage, where not all are 1. In DeepLabV3 the
+# last stages have rates in place of strides, and the pyramid's double with
+# the resolution.
 RATES = {
     ('segnet', 32): {},
     ('unet', 16): {},
-    ('deeplabv3', 16): {'stage4': [2] * 3, 'aspp': [2, 3]},
+    ('deeplabv3', 16): {'stage4': [2] * 3, 'aspp': [1, 2, 3]},
     ('deeplabv3', 8): {'stage3': [2] * 6, 'stage4': [4] * 3,
                        'aspp': [2, 4, 6]},
 }
@@ -449,11 +449,16 @@ RATES = {
 def test_atrous_rates(network, variant):
     rates = {}
     for layer in network.model.layers:
-        rate = getattr(layer, 'dilation_rate', (1, 1))
-        if rate != (1, 1):
-            assert layer.kernel_size == (3, 3) and rate[0] == rate[1]
-            rates.setdefault(layer.name.split('_')[0], []).append(rate[0])
-    assert rates == RATES[variant]
+        if not isinstance(layer, tf.keras.layers.Conv2D):
+            continue
+        rows, columns = layer.dilation_rate
+        assert rows == columns
+        if layer.kernel_size == (3, 3):
+            rates.setdefault(layer.name.split('_')[0], []).append(rows)
+        else:
+            assert rows == 1
+    assert {stage: listed for stage, listed in rates.items()
+            if set(listed) != {1}} == RATES[variant]
 
 
 @pytest.mark.parametrize('stride, expected', [

@@ -45,12 +45,12 @@ def twenty(tmp_path):
     return str(path), write(path, [(SIDE, SIDE)] * 20)
 
 
-def run(input_fn, count=None, seed=0, after_first=None):
+def run(input_fn, count=500, seed=0, after_first=None):
     """Runs a session as the Estimator does, to its end or failure.
 
     Args:
         input_fn: what to run.
-        count: batches after which to end, or None for all there are.
+        count: batches after which to end, if the data do not end before.
         seed: of the graph.
         after_first: function to call after the first batch.
 
@@ -112,7 +112,7 @@ def test_the_seed_decides_the_order(twenty):
 def training_input(path, threads, seed=0):
     """The input of small crops, and the list its reader will be in."""
     readers = []
-    return queues.training_input(path, SIDE, BATCH, CROP, threads, seed,
+    return queues.training_input(path, BATCH, CROP, threads, seed,
                                  readers), readers
 
 
