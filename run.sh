@@ -56,7 +56,7 @@ main() { .venv/bin/python main.py "$@"; }
 
 set_up
 if [ "${1:-}" = test ]; then
-  exec .venv/bin/python -m pytest -q tests
+  exec .venv/bin/python -m pytest -q
 elif [ $# -gt 0 ]; then
   echo "error: $1: unknown; ./run.sh or ./run.sh test" >&2
   exit 1

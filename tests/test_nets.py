@@ -344,6 +344,59 @@ def test_weights_file(network, variant, tmp_path):
     np.testing.assert_array_equal(after, before)
 
 
+# What is connected to what
+
+
+def features_of(net, stride, *names):
+    """What layers give for one image of 64 x 96, untrained."""
+    images = np.random.RandomState(0).rand(1, 64, 96, 3)
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = build(net, stride)
+        session.run(tf.global_variables_initializer())
+        return session.run([model.get_layer(name).output for name in names],
+                           {model.input: images})
+
+
+def test_unets_skips_come_from_the_same_level():
+    features = iter(features_of('unet', 16, *[
+        name for level in range(1, 5) for name in (
+            f'down{level}_conv2_relu', f'up{level}_upconv',
+            f'up{level}_skip')]))
+    for down, up, skip in zip(features, features, features):
+        np.testing.assert_array_equal(skip, np.concatenate([down, up], -1))
+
+
+def test_segnet_unpools_to_its_own_stages_maxima():
+    features = iter(features_of('segnet', 32, *[
+        name for stage, last in enumerate((2, 2, 3, 3, 3), start=1)
+        for name in (f'encoder{stage}_conv{last}_relu',
+                     f'decoder{stage}_unpool')]))
+    for encoded, unpooled in zip(features, features):
+        _, height, width, channels = encoded.shape
+        assert unpooled.shape == encoded.shape
+        windows = [array.reshape(height // 2, 2, width // 2, 2, channels)
+                   for array in (encoded, unpooled)]
+        maxima = windows[0].max(axis=(1, 3), keepdims=True)
+        filled = windows[1] != 0
+        assert filled.any()
+        assert (windows[0] == maxima)[filled].all()
+        assert filled.sum(axis=(1, 3)).max() == 1
+
+
+def test_deeplabv3s_units_and_pyramid():
+    before, added, after, encoded, mean, pooled, joined = features_of(
+        'deeplabv3', 16, 'stage4_unit2_relu', 'stage4_unit3_conv3_bn',
+        'stage4_unit3_add', 'stage4_unit3_relu', 'aspp_pool_mean',
+        'aspp_pool_relu', 'aspp_concat')
+    np.testing.assert_allclose(after, before + added, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(encoded, np.maximum(after, 0))
+    # The image-level features are the last of the pyramid's, everywhere.
+    np.testing.assert_allclose(mean, encoded.mean(axis=(1, 2), keepdims=True),
+                               rtol=1e-4)
+    np.testing.assert_array_equal(joined[..., -16:],
+                                  np.broadcast_to(pooled, (1, 4, 6, 16)))
+
+
 # SegNet's pooling
 
 # Two images of 4 x 4 pixels and two channels, the maxima marked by size.

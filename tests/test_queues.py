@@ -15,6 +15,9 @@ from nets.tf1 import tf
 SIDE = store.PATCH_SIZE
 CROP = 32
 BATCH = 5
+# Batches asked for where a reader fails: five times as many patches as there
+# are in the pool that the batches are drawn from.
+TOO_MANY = 5 * queues.POOL // BATCH
 # Far more than any of these sessions takes; a thread that hangs is waited for
 # 120 s when the session closes.
 SECONDS = 60
@@ -181,7 +184,7 @@ def spoil(path, pattern):
 def test_an_absent_store_is_the_readers_error(tmp_path):
     path = str(tmp_path / 'train.h5')
     input_fn, readers = training_input(path, threads=2)
-    assert run(input_fn) == []
+    assert run(input_fn, TOO_MANY) == []
     assert isinstance(readers[0].error, InputError)
     assert str(readers[0].error).startswith(f'{path}: not there')
 
@@ -191,7 +194,7 @@ def test_a_damaged_patch_is_the_readers_error(twenty):
     spoil(path, images[7][100].tobytes())
     input_fn, readers = training_input(path, threads=2)
     # It comes in the first epoch, before there are enough to draw from.
-    assert run(input_fn) == []
+    assert run(input_fn, TOO_MANY) == []
     assert isinstance(readers[0].error, InputError)
     assert str(readers[0].error).startswith(f'{path}: a read failed')
 
@@ -199,9 +202,9 @@ def test_a_damaged_patch_is_the_readers_error(twenty):
 def test_a_store_cut_short_in_training_is_the_readers_error(twenty):
     path, _ = twenty
     input_fn, readers = training_input(path, threads=2)
-    batches = run(input_fn, after_first=lambda: os.truncate(
+    batches = run(input_fn, TOO_MANY, after_first=lambda: os.truncate(
         path, os.path.getsize(path) // 2))
-    assert batches
+    assert 0 < len(batches) < TOO_MANY
     assert isinstance(readers[0].error, InputError)
     assert f'{path}: a read failed (the file was cut short)' in str(
         readers[0].error)
