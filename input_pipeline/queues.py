@@ -88,8 +88,8 @@ def training_input(path, batch_size, crop_size, threads, seed, readers):
         path: the store.
         batch_size: patches in a batch.
         crop_size: side of the crops taken from the patches, pixels.
-        threads: augmenting threads. With one, the batches depend on `seed`
-            alone.
+        threads: augmenting threads. With one, the order of the patches
+            depends on `seed` alone.
         seed: seeds the order of the patches; the augmentation follows the
             graph's seed.
         readers: list to which the `Reader` is added.

@@ -149,7 +149,11 @@ def restored_best(folder, network):
             f'{folder}: holds no evaluated checkpoint; train one with '
             f'python main.py --mode=train --net={network["net"]}')
     path = os.path.join(folder, 'best', best['checkpoint'])
-    with tf.Graph().as_default(), tf.Session() as session:
+    # Keras reads weights layer by layer; pruning the graph first makes each
+    # of these runs cheap.
+    config = tf.ConfigProto(
+        graph_options=tf.GraphOptions(place_pruned_graph=True))
+    with tf.Graph().as_default(), tf.Session(config=config) as session:
         tf.keras.backend.set_session(session)
         model = build(network)
         try:
