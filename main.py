@@ -47,7 +47,7 @@ def define_flags():
                       module_name=group)
 
     group = 'Training'
-    flags.DEFINE_integer('steps', 3000, 'Steps in all, resumed ones '
+    flags.DEFINE_integer('steps', 1500, 'Steps in all, resumed ones '
                          'included.', lower_bound=1, module_name=group)
     flags.DEFINE_integer('batch_size', 8, 'Crops in a step.', lower_bound=1,
                          upper_bound=1024, module_name=group)
