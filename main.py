@@ -32,6 +32,10 @@ def define_flags():
                          lower_bound=0, upper_bound=2 ** 31 - 1,
                          module_name=group)
 
+    flags.DEFINE_enum('xla', 'auto', ('auto', 'on', 'off'), 'Compile the '
+                      'network by XLA; auto: in training, where it is faster.',
+                      module_name=group)
+
     group = 'Preparing'
     flags.DEFINE_string('monuseg_dir', None, 'Folder or .zip of MoNuSeg as '
                         'downloaded.', module_name=group)
@@ -136,6 +140,7 @@ def prepare():
 def train(folder, output_stride):
     import nets
     from nets import checkpoints, training
+    from nets.tf1 import xla_pays
 
     network = checkpoints.network_of(folder, FLAGS.net, FLAGS.width,
                                      output_stride)
@@ -145,7 +150,9 @@ def train(folder, output_stride):
     stopped_by = training.train(
         FLAGS.data_dir, folder, network, FLAGS.steps, FLAGS.batch_size,
         FLAGS.crop_size, FLAGS.learning_rate, FLAGS.warmup_steps,
-        FLAGS.evaluate_every, FLAGS.augment_threads, FLAGS.seed)
+        FLAGS.evaluate_every, FLAGS.augment_threads,
+        xla_pays(FLAGS.net) if FLAGS.xla == 'auto' else FLAGS.xla == 'on',
+        FLAGS.seed)
     if stopped_by:
         print(f'stopped; the same command goes on from {folder}',
               file=sys.stderr)
@@ -164,8 +171,8 @@ def evaluate(folder, output_stride):
 
     path = os.path.join(FLAGS.data_dir, f'{FLAGS.split}.h5')
     with store.open_store(path) as file, checkpoints.forward(
-            folder, FLAGS.net, FLAGS.width, output_stride) as (
-                forward, stride, network):
+            folder, FLAGS.net, FLAGS.width, output_stride,
+            FLAGS.xla == 'on') as (forward, stride, network):
         results = evaluation.evaluate(
             store.whole_images(file), len(store.image_names(file)), forward,
             stride, FLAGS.threshold, FLAGS.max_pixels, FLAGS.average,
@@ -191,8 +198,8 @@ def predict(folder, output_stride):
     from nets import checkpoints
 
     require('images')
-    with checkpoints.forward(folder, FLAGS.net, FLAGS.width,
-                             output_stride) as (forward, stride, _):
+    with checkpoints.forward(folder, FLAGS.net, FLAGS.width, output_stride,
+                             FLAGS.xla == 'on') as (forward, stride, _):
         skipped = predict_files(FLAGS.images, FLAGS.output_dir, forward,
                                 stride, FLAGS.threshold, FLAGS.max_pixels,
                                 FLAGS.average)

@@ -17,7 +17,7 @@ import h5py
 import nets
 from input_pipeline.files import InputError, write_json, written_whole
 from input_pipeline.normalisation import NORMALISATION
-from nets.tf1 import tf
+from nets.tf1 import tf, xla_scope
 
 
 def describe(net, width, output_stride):
@@ -134,8 +134,13 @@ def keep_best(folder, checkpoint, measures):
 
 
 @contextlib.contextmanager
-def restored_best(folder, network):
+def restored_best(folder, network, xla=False):
     """The best checkpoint's network in a graph and session of its own.
+
+    Args:
+        folder: the model folder.
+        network: dict of `describe`.
+        xla: whether XLA compiles the network, anew for each size of image.
 
     Yields:
         (session, Keras model, the best checkpoint's record).
@@ -155,7 +160,8 @@ def restored_best(folder, network):
         graph_options=tf.GraphOptions(place_pruned_graph=True))
     with tf.Graph().as_default(), tf.Session(config=config) as session:
         tf.keras.backend.set_session(session)
-        model = build(network)
+        with xla_scope(xla):
+            model = build(network)
         try:
             tf.train.Saver(model.weights).restore(session, path)
         except (tf.errors.OpError, ValueError) as error:
@@ -190,7 +196,7 @@ def write_weights(folder, network):
 
 
 @contextlib.contextmanager
-def forward(folder, net, width=None, output_stride=None):
+def forward(folder, net, width=None, output_stride=None, xla=False):
     """The trained network of a model folder as a function.
 
     Args:
@@ -198,6 +204,7 @@ def forward(folder, net, width=None, output_stride=None):
         net: the net asked for.
         width: what the network must have been built with, or None.
         output_stride: likewise.
+        xla: as for `restored_best`.
 
     Yields:
         (function from float32 [N, H, W, 3] in [0, 1], H and W multiples of
@@ -211,6 +218,6 @@ def forward(folder, net, width=None, output_stride=None):
     if network is None:
         raise InputError(f'{folder}: holds no checkpoint; train one with '
                          f'python main.py --mode=train --net={net}')
-    with restored_best(folder, network) as (session, model, best):
+    with restored_best(folder, network, xla) as (session, model, best):
         run = session.make_callable(model.output, [model.input])
         yield run, stride_of(network), dict(network, step=best['step'])

@@ -1,15 +1,19 @@
-"""TensorFlow 1 as this project uses it: graph mode, no start-up noise.
+"""TensorFlow 1's interface as this project uses it: graph mode, no noise.
 
-Import TensorFlow from here and nowhere else: `from nets.tf1 import tf`.
+Import TensorFlow from here and nowhere else: `from nets.tf1 import tf`. The
+same code runs on TensorFlow 1.15 and on 2.15, the last with the Estimator;
+what must know which one it is stands in this file.
+
 Only TensorFlow's own chatter is silenced (NumPy deprecations raised while it
 is imported, and its Python and C++ logs below ERROR); warnings of this
 project's code stay visible.
 """
+import contextlib
 import os
 import warnings
 
-# Read by the C++ runtime when it is loaded: 2 keeps errors. A user who wants
-# the full log sets the variable.
+# Read by the C++ runtime when it is loaded: 3 keeps fatal errors. A user who
+# wants the full log sets the variable.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 with warnings.catch_warnings():
@@ -18,3 +22,26 @@ with warnings.catch_warnings():
 
 tf.logging.set_verbosity(tf.logging.ERROR)
 tf.disable_v2_behavior()
+
+# Networks whose training XLA's just-in-time compiler makes faster on 1.15's
+# CPU: it compiles for the machine's own vector instructions. DeepLabV3's
+# strided and atrous convolutions it makes slower.
+XLA_PAYS = ('segnet', 'unet')
+
+
+def xla_pays(net):
+    """Says whether XLA makes the training of a network faster here."""
+    return (tf.__version__.startswith('1.') and net in XLA_PAYS
+            and not tf.test.is_gpu_available())
+
+
+def xla_scope(compiled):
+    """A context in which the ops that are built, and their gradients, are
+    compiled by XLA, or else left to TensorFlow's kernels.
+
+    Initial values are not compiled: XLA would draw others from the same seed.
+    """
+    if not compiled:
+        return contextlib.nullcontext()
+    return tf.xla.experimental.jit_scope(
+        lambda node: '/Initializer/' not in node.name)

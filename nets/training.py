@@ -9,7 +9,7 @@ from eval.progress import LOG_INTERVAL
 from input_pipeline import queues, store
 from input_pipeline.files import InputError, write_json
 from nets import checkpoints
-from nets.tf1 import tf
+from nets.tf1 import tf, xla_scope
 
 DICE_SMOOTHING = 1.0  # pixels; keeps the Dice of an empty patch defined
 SUMMARY_STEPS = 20
@@ -77,18 +77,21 @@ def model_fn(features, labels, mode, params):
             padded at the bottom and right, and H <= H', W <= W'.
         mode: tf.estimator.ModeKeys.TRAIN or EVAL.
         params: dict of `network`, `batch_size`, `learning_rate`,
-            `warmup_steps`, `steps`, `evaluate_every` and `model_dir`.
+            `warmup_steps`, `steps`, `evaluate_every`, `model_dir` and `xla`,
+            whether XLA compiles the training.
 
     Returns:
         A tf.estimator.EstimatorSpec.
     """
     training = mode == tf.estimator.ModeKeys.TRAIN
-    model = checkpoints.build(params['network'], features, training)
     shape = tf.shape(labels)
-    logits = model.get_layer('logits').output[:, :shape[1], :shape[2]]
-    probability = tf.sigmoid(logits)
     labels = tf.cast(labels, tf.float32)
-    loss = segmentation_loss(logits, labels)
+    # Not in evaluation, where each size of image would be compiled anew.
+    with xla_scope(params['xla'] and training):
+        model = checkpoints.build(params['network'], features, training)
+        logits = model.get_layer('logits').output[:, :shape[1], :shape[2]]
+        probability = tf.sigmoid(logits)
+        loss = segmentation_loss(logits, labels)
     pictures = tf.summary.image(
         'tissue_mask_prediction', picture(features, labels, probability),
         collections=['pictures'])
@@ -237,7 +240,7 @@ def raise_failure(readers):
 
 
 def train(data_dir, folder, network, steps, batch_size, crop_size,
-          learning_rate, warmup_steps, evaluate_every, threads, seed):
+          learning_rate, warmup_steps, evaluate_every, threads, xla, seed):
     """Trains a network, or goes on where training stopped.
 
     Args:
@@ -252,6 +255,7 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
         evaluate_every: steps between checkpoints, each followed by an
             evaluation on the whole validation images.
         threads: augmenting threads.
+        xla: whether XLA compiles the step.
         seed: of the weights, the order of patches and the augmentation.
 
     Returns:
@@ -286,7 +290,7 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
         params={'network': network, 'batch_size': batch_size,
                 'learning_rate': learning_rate, 'warmup_steps': warmup_steps,
                 'steps': steps, 'evaluate_every': evaluate_every,
-                'model_dir': folder})
+                'model_dir': folder, 'xla': xla})
     train_spec = tf.estimator.TrainSpec(
         queues.training_input(paths[0], batch_size, crop_size, threads,
                               run_seed, readers),

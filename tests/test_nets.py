@@ -343,7 +343,8 @@ def test_weights_file(network, variant, tmp_path):
         model = build(*variant)
         model.load_weights(path)
         after = session.run(model.output, {model.input: images})
-    np.testing.assert_array_equal(after, before)
+    # Two graphs of the same network may be optimised to add in other orders.
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)
 
 
 # What is connected to what
