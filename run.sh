@@ -3,64 +3,117 @@
 #
 #   ./run.sh                      on a synthetic sample made here
 #   MONUSEG_DIR=DIR ./run.sh      on MoNuSeg as downloaded
+#   ./run.sh setup                only sets up .venv
 #   ./run.sh test                 sets up and runs the tests
 #
-# PYTHON=/path/to/python3.7 chooses the interpreter. What is done already is
-# not done again.
+# PYTHON=/path/to/python chooses the interpreter, and ENGINE what runs on it:
+#   tf1          TensorFlow 1.15 on Python 3.7, the reference; Intel's build of
+#                it where there is no NVIDIA driver
+#   tf1-stock, tf1-intel    one or the other, whatever there is
+#   tf2          TensorFlow 2.15 on Python 3.9 to 3.11
+# Without ENGINE it is tf1 if a Python 3.7 is found, else tf2. What is done
+# already is not done again.
 set -euo pipefail
 # Relative paths given by the user are meant from where they are.
 MONUSEG_DIR=${MONUSEG_DIR:+$(realpath -m -- "$MONUSEG_DIR")}
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-is_python37() {
-  [ "$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' \
-      2>/dev/null)" = 3.7 ]
+fail() {
+  printf '%s\n' "error: $1" "${@:2}" >&2
+  exit 1
 }
 
+# Prints the first Python that runs and is of one of the versions, "3.7" say.
 find_python() {
-  local candidate
-  for candidate in "${PYTHON:-}" python3.7 \
-      "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.7*/bin/python \
-      "$(uv python find 3.7 2>/dev/null || true)"; do
-    if [ -n "$candidate" ] && is_python37 "$candidate"; then
-      echo "$candidate"
-      return
-    fi
+  local version candidate candidates
+  for version in "$@"; do
     if [ -n "${PYTHON:-}" ]; then
-      echo "error: PYTHON=$PYTHON is not a Python 3.7 that runs." >&2
-      echo 'Correct it, or leave it out to have one looked for.' >&2
-      return 1
+      candidates=("$PYTHON")
+    else
+      # Those of earlier set-ups last: PYTHON need be given only once.
+      mapfile -t candidates < <(
+        exec 2>/dev/null
+        echo "python$version"
+        ls "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python
+        uv python find "$version"
+        realpath .venv-*/bin/python)
     fi
+    for candidate in "${candidates[@]}"; do
+      if [ "$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' \
+          2>/dev/null)" = "$version" ]; then
+        echo "$candidate"
+        return
+      fi
+    done
   done
-  echo 'error: no Python 3.7 found; TensorFlow 1.15 runs on nothing newer.' >&2
-  echo 'Get one with "uv python install 3.7" or "pyenv install 3.7", or give' \
-    'PYTHON=/path/to/python3.7.' >&2
-  return 1
+}
+
+# Sets $engine, and $python to the interpreter for it.
+choose_engine() {
+  engine=${ENGINE:-tf1}
+  case $engine in
+    tf1|tf1-stock|tf1-intel) python=$(find_python 3.7) ;;
+    tf2) python=$(find_python 3.11 3.10 3.9) ;;
+    *) fail "ENGINE=$ENGINE: unknown; give tf1, tf1-stock, tf1-intel or tf2" ;;
+  esac
+  if [ -z "$python" ] && [ -z "${ENGINE:-}" ]; then
+    engine=tf2 python=$(find_python 3.11 3.10 3.9)
+    if [ -n "$python" ]; then
+      echo "No Python 3.7 found: TensorFlow 2.15 on $("$python" --version)" \
+        'in place of 1.15.'
+    fi
+  fi
+  if [ -z "$python" ]; then
+    fail "${PYTHON:+PYTHON=$PYTHON is no such Python: }TensorFlow 1.15 needs \
+Python 3.7, and 2.15 (ENGINE=tf2) 3.9 to 3.11." \
+      'Get one with "uv python install 3.7" or "pyenv install 3.7", or give PYTHON=/path/to/python.'
+  fi
+  if [ "$engine" = tf1 ]; then
+    engine=tf1-stock
+    if ! nvidia-smi -L >/dev/null 2>&1; then
+      engine=tf1-intel
+      echo "No NVIDIA driver: Intel's build of TensorFlow 1.15" \
+        '(ENGINE=tf1-stock for the other).'
+    fi
+  fi
+}
+
+requirements() {
+  case $engine in
+    tf1-stock) cat requirements.txt ;;
+    tf1-intel) sed 's/^tensorflow-gpu==1.15$/intel-tensorflow==1.15.2/' \
+      requirements.txt ;;
+    tf2) cat requirements-tf2.txt ;;
+  esac
 }
 
 set_up() {
-  # The copy is made last, so a set-up that was cut short starts over.
-  if cmp -s requirements.txt .venv/requirements.txt; then
-    return
+  local venv=.venv-$engine
+  if ! cmp -s <(requirements) "$venv/requirements.txt"; then
+    echo "Setting up $venv with $("$python" --version)"
+    "$python" -m venv --clear "$venv"
+    requirements > "$venv/requirements.partial"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+      -r "$venv/requirements.partial"
+    # The copy is made last, so a set-up that was cut short starts over.
+    mv "$venv/requirements.partial" "$venv/requirements.txt"
   fi
-  local python
-  python=$(find_python)
-  echo "Setting up .venv with $("$python" --version)"
-  "$python" -m venv --clear .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    -r requirements.txt
-  cp requirements.txt .venv/requirements.txt
+  [ -L .venv ] || rm -rf .venv
+  ln -sfn "$venv" .venv
 }
 
 main() { .venv/bin/python main.py "$@"; }
 
+case ${1:-} in
+  ''|setup|test) ;;
+  *) fail "$1: unknown; give ./run.sh, ./run.sh setup or ./run.sh test" ;;
+esac
+choose_engine
 set_up
-if [ "${1:-}" = test ]; then
-  exec .venv/bin/python -m pytest -q
-elif [ $# -gt 0 ]; then
-  echo "error: $1: unknown; ./run.sh or ./run.sh test" >&2
-  exit 1
-fi
+case ${1:-} in
+  setup) exit ;;
+  test) exec .venv/bin/python -m pytest -q ;;
+esac
 
 if [ -n "$MONUSEG_DIR" ]; then
   data=data/monuseg models=checkpoints predictions=predictions/monuseg

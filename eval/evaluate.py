@@ -62,14 +62,8 @@ def write_results(folder, name, results, settings):
     Raises:
         InputError: a file cannot be written.
     """
-    content = {'settings': settings,
-               'results': {**results,
-                           'per_image': [_nan_to_none(row) for row
-                                         in results['per_image']],
-                           'pooled': _nan_to_none(results['pooled']),
-                           'mean_per_image':
-                               _nan_to_none(results['mean_per_image'])}}
-    write_json(os.path.join(folder, f'{name}.json'), content)
+    write_json(os.path.join(folder, f'{name}.json'),
+               {'settings': settings, 'results': results})
     with written_whole(os.path.join(folder, f'{name}.csv')) as partial:
         with open(partial, 'w', newline='') as file:
             writer = csv.DictWriter(file, ('name',) + metrics.MEASURES)
@@ -131,11 +125,6 @@ def _all_rows(results):
 
 def _floats(values):
     return {name: float(value) for name, value in values.items()}
-
-
-def _nan_to_none(row):
-    return {name: None if value != value else value
-            for name, value in row.items()}
 
 
 def _text(value):

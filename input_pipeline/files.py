@@ -41,10 +41,20 @@ def written_whole(path):
 def write_json(path, content):
     """Writes a dict as indented JSON; the file appears only when whole.
 
+    NaN, which JSON does not know, becomes null.
+
     Raises:
         InputError: as `written_whole`.
-        ValueError: a number is NaN or infinite, which JSON does not know.
+        ValueError: a number is infinite.
     """
     with written_whole(path) as partial, open(partial, 'w') as file:
-        json.dump(content, file, indent=2, allow_nan=False)
+        json.dump(_nan_to_none(content), file, indent=2, allow_nan=False)
         file.write('\n')
+
+
+def _nan_to_none(content):
+    if isinstance(content, dict):
+        return {key: _nan_to_none(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_nan_to_none(value) for value in content]
+    return None if content != content else content

@@ -5,7 +5,7 @@ pooling that remembers where each maximum stood. The decoder mirrors it: each
 stage puts the values back at the remembered positions, zeros elsewhere, and
 makes the sparse map dense by convolutions.
 """
-from nets.layers import classifier, conv_bn_relu
+from nets.layers import classifier, conv_bn, conv_bn_relu, relu
 from nets.tf1 import tf
 
 # (convolutions, filters as a multiple of the width) of VGG16's stages.
@@ -39,10 +39,10 @@ def unpool(values, positions):
     Returns:
         float32 [N, 2h, 2w, C].
     """
-    n, h, w, c = tf.unstack(tf.shape(values, out_type=tf.int64))
-    flat = tf.scatter_nd(tf.reshape(positions, [-1, 1]),
-                         tf.reshape(values, [-1]), [n * h * w * c * 4])
-    unpooled = tf.reshape(flat, [n, 2 * h, 2 * w, c])
+    shape = tf.shape(values, out_type=tf.int64) * [1, 2, 2, 1]
+    flat = tf.scatter_nd(positions[..., tf.newaxis], values,
+                         tf.reduce_prod(shape, keepdims=True))
+    unpooled = tf.reshape(flat, shape)
     height, width, channels = values.shape.as_list()[1:]
     unpooled.set_shape([None, height and 2 * height, width and 2 * width,
                         channels])
@@ -63,12 +63,18 @@ def segnet(images, width, training):
     x = images
     positions = []
     for stage, (convolutions, multiple) in enumerate(STAGES, start=1):
-        for k in range(1, convolutions + 1):
+        for k in range(1, convolutions):
             x = conv_bn_relu(x, width * multiple, f'encoder{stage}_conv{k}',
                              training)
+        x = conv_bn(x, width * multiple, f'encoder{stage}_conv{convolutions}',
+                    training)
+        # ReLU after the pooling gives the same values as before it. Before
+        # it, windows without a positive value would be ties, and where the
+        # maximum stood would depend on how TensorFlow optimises the graph.
         x, where = tf.keras.layers.Lambda(
             max_pool, name=f'encoder{stage}_pool')(x)
         positions.append(where)  # [N, H / 2^stage, W / 2^stage, C]
+        x = relu(x, f'encoder{stage}_pool')
 
     for stage in range(len(STAGES), 0, -1):
         convolutions, multiple = STAGES[stage - 1]

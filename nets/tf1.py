@@ -39,9 +39,11 @@ def xla_scope(compiled):
     """A context in which the ops that are built, and their gradients, are
     compiled by XLA, or else left to TensorFlow's kernels.
 
-    Initial values are not compiled: XLA would draw others from the same seed.
+    What makes, fills and checks variables is not compiled: XLA would draw
+    other initial values from the same seed.
     """
     if not compiled:
         return contextlib.nullcontext()
     return tf.xla.experimental.jit_scope(
-        lambda node: '/Initializer/' not in node.name)
+        lambda node: '/Initializer/' not in node.name
+        and not node.op.startswith(('Var', 'Assign')))

@@ -11,6 +11,7 @@ from input_pipeline import sample, store
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Far more than any of these small runs takes: what ends by it hangs.
 SECONDS = 120
+NETS = ('segnet', 'unet', 'deeplabv3')
 
 
 @pytest.fixture(scope='session')
@@ -40,4 +41,25 @@ def data_dir(tmp_path_factory):
         store.write_store(str(folder / f'{split}.h5'),
                           {'source': 'synthetic sample', 'split': split},
                           examples)
+    return folder
+
+
+def train_flags(data_dir, model_dir, net, steps):
+    return ('--mode=train', f'--net={net}', f'--data_dir={data_dir}',
+            f'--model_dir={model_dir}', f'--steps={steps}',
+            '--evaluate_every=3', '--batch_size=2', '--crop_size=64',
+            '--augment_threads=1', '--xla=off')
+
+
+@pytest.fixture(scope='session')
+def trained(program, data_dir, tmp_path_factory):
+    """A folder with each network trained for a few steps."""
+    folder = tmp_path_factory.mktemp('models')
+    for net in NETS:
+        process = program(*train_flags(data_dir, folder, net, 6), '--width=4',
+                          '--xla=auto')
+        assert process.returncode == 0, process.stderr
+        assert process.stderr == ''
+        assert 'step 6/6' in process.stdout
+        assert 'step 3: validation loss' in process.stdout
     return folder

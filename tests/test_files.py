@@ -37,11 +37,11 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
             pass
 
 
-def test_json_refuses_what_json_does_not_know(tmp_path):
+def test_json_of_what_json_does_not_know(tmp_path):
     path = tmp_path / 'out.json'
-    write_json(str(path), {'a': [1, None]})
-    assert path.read_text().split() == ['{', '"a":', '[', '1,', 'null', ']',
-                                        '}']
+    write_json(str(path), {'a': [1, float('nan'), {'b': None}]})
+    assert path.read_text().split() == [
+        '{', '"a":', '[', '1,', 'null,', '{', '"b":', 'null', '}', ']', '}']
     with pytest.raises(ValueError):
-        write_json(str(path), {'a': float('nan')})
+        write_json(str(path), {'a': float('inf')})
     assert 'null' in path.read_text()

@@ -372,7 +372,7 @@ def test_unets_skips_come_from_the_same_level():
 def test_segnet_unpools_to_its_own_stages_maxima():
     features = iter(features_of('segnet', 32, *[
         name for stage, last in enumerate((2, 2, 3, 3, 3), start=1)
-        for name in (f'encoder{stage}_conv{last}_relu',
+        for name in (f'encoder{stage}_conv{last}_bn',
                      f'decoder{stage}_unpool')]))
     for encoded, unpooled in zip(features, features):
         _, height, width, channels = encoded.shape
@@ -462,8 +462,8 @@ def test_gradient_of_unpooling_is_taken_at_the_positions():
 
 # Layer, and the stride and channels of its output.
 FEATURES = {
-    ('segnet', 32): [('encoder1_conv2_relu', 1, 4),
-                     ('encoder5_conv3_relu', 16, 32),
+    ('segnet', 32): [('encoder1_conv2_bn', 1, 4),
+                     ('encoder5_conv3_bn', 16, 32),
                      ('decoder5_conv3_relu', 16, 32),
                      ('decoder1_conv1_relu', 1, 4)],
     ('unet', 16): [('down1_conv2_relu', 1, 4),

@@ -75,6 +75,15 @@ def test_keep_best_keeps_one_checkpoint_and_only_a_better_one(tmp_path):
         'index of 40')
 
 
+def test_keep_best_of_a_network_that_finds_nothing_yet(tmp_path):
+    measures = {'f1': 0.0, 'precision': math.nan, 'step': 10}
+    assert checkpoints.keep_best(str(tmp_path), checkpoint(tmp_path, 10),
+                                 measures)
+    assert checkpoints.read_best(str(tmp_path)) == {
+        'checkpoint': 'model.ckpt-10', 'f1': 0.0, 'precision': None,
+        'step': 10, 'evaluated': 10}
+
+
 def test_a_network_is_read_back_and_contradictions_are_refused(tmp_path):
     folder = str(tmp_path)
     assert checkpoints.network_of(folder, 'deeplabv3') is None
