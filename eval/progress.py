@@ -6,6 +6,11 @@ import time
 LOG_INTERVAL = 10
 
 
+def clock(seconds):
+    """Time as text, minutes:seconds."""
+    return '{}:{:02d}'.format(*divmod(round(seconds), 60))
+
+
 def reporter(total, unit):
     """Returns a function that shows the progress on stderr.
 
@@ -27,9 +32,9 @@ def reporter(total, unit):
             return
         last_shown = now
         rate = done / max(now - started, 1e-6)
-        left = round((total - done) / rate) if rate else 0
+        left = (total - done) / rate if rate else 0
         line = (f'{int(done)} of {total} {unit}, {rate:.3g} {unit}/s, '
-                f'{left // 60}:{left % 60:02d} left')
+                f'{clock(left)} left')
         # Padding wipes what a longer line before this one left behind.
         print(f'\r{line:<60}' if terminal else line, file=sys.stderr,
               end='' if terminal and done < total else '\n', flush=True)

@@ -5,7 +5,7 @@ import signal
 import time
 
 from eval.metrics import Counts, measures
-from eval.progress import LOG_INTERVAL
+from eval.progress import LOG_INTERVAL, clock
 from input_pipeline import queues, store
 from input_pipeline.files import InputError, write_json
 from nets import checkpoints
@@ -199,7 +199,7 @@ class Progress(tf.train.SessionRunHook):
         left = (self.steps - step) / max(rate, 1e-9)
         print(f'step {step}/{self.steps}  loss {loss:.3f}  '
               f'{rate * self.batch_size:.1f} patches/s  '
-              f'{left // 60:.0f}:{left % 60:02.0f} left', flush=True)
+              f'{clock(left)} left', flush=True)
 
 
 class BestKeeper(tf.estimator.Exporter):
@@ -309,8 +309,11 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
         print(f'{folder}: already trained to step {start} of {steps}')
         checkpoints.write_weights(folder, network)
         return None
-    if latest:
-        print(f'{folder}: resuming at step {start} of {steps}')
+    print(f'{folder}: ' + (f'resuming at step {start} of {steps}' if latest
+                           else f'training {steps} steps')
+          + f', TensorFlow {tf.__version__}'
+          + (', compiled by XLA: the first steps take long' if xla else ''),
+          flush=True)
 
     handlers = {number: signal.signal(number, saver.stop)
                 for number in (signal.SIGINT, signal.SIGTERM)}

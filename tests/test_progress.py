@@ -1,0 +1,10 @@
+"""The time left as text."""
+import pytest
+
+from eval.progress import clock
+
+
+@pytest.mark.parametrize('seconds, text', [
+    (0, '0:00'), (59.4, '0:59'), (59.6, '1:00'), (3725, '62:05')])
+def test_clock(seconds, text):
+    assert clock(seconds) == text
