@@ -8,7 +8,7 @@ LOG_INTERVAL = 10
 
 def clock(seconds):
     """Time as text, minutes:seconds."""
-    return '{}:{:02d}'.format(*divmod(round(seconds), 60))
+    return '{}:{:02d}'.format(*divmod(round(float(seconds)), 60))
 
 
 def reporter(total, unit):
