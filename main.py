@@ -7,14 +7,17 @@
 """
 import math
 import os
+import re
 import signal
 import sys
 
 from absl import app, flags
 
+from eval import progress
 from input_pipeline.files import InputError
 
 MODES = ('prepare', 'train', 'eval', 'predict')
+LARGEST = 2 ** 31 - 1  # that TensorFlow takes everywhere
 NETS = ('segnet', 'unet', 'deeplabv3')
 
 
@@ -29,7 +32,7 @@ def define_flags():
                         'folders; --net names the one used.',
                         module_name=group)
     flags.DEFINE_integer('seed', 0, 'Seed of every random choice.',
-                         lower_bound=0, upper_bound=2 ** 31 - 1,
+                         lower_bound=0, upper_bound=LARGEST,
                          module_name=group)
 
     flags.DEFINE_enum('xla', 'auto', ('auto', 'on', 'off'), 'Compile the '
@@ -52,7 +55,8 @@ def define_flags():
 
     group = 'Training'
     flags.DEFINE_integer('steps', 1500, 'Steps in all, resumed ones '
-                         'included.', lower_bound=1, module_name=group)
+                         'included.', lower_bound=1, upper_bound=LARGEST,
+                         module_name=group)
     flags.DEFINE_integer('batch_size', 8, 'Crops in a step.', lower_bound=1,
                          upper_bound=1024, module_name=group)
     flags.DEFINE_integer('crop_size', 192, 'Side of the crops taken from the '
@@ -61,10 +65,12 @@ def define_flags():
     flags.DEFINE_float('learning_rate', 2e-3, 'Peak learning rate of Adam.',
                        lower_bound=1e-7, upper_bound=1, module_name=group)
     flags.DEFINE_integer('warmup_steps', 100, 'Steps until the peak.',
-                         lower_bound=0, module_name=group)
+                         lower_bound=0, upper_bound=LARGEST,
+                         module_name=group)
     flags.DEFINE_integer('evaluate_every', 250, 'Steps between checkpoints, '
                          'each evaluated on the validation images.',
-                         lower_bound=1, module_name=group)
+                         lower_bound=1, upper_bound=LARGEST,
+                         module_name=group)
     flags.DEFINE_integer('augment_threads', 2, 'Threads that augment.',
                          lower_bound=1, upper_bound=64, module_name=group)
 
@@ -83,10 +89,16 @@ def define_flags():
                       module_name=group)
     flags.DEFINE_integer('max_pixels', 1536 ** 2, 'Images of more pixels are '
                          'cut into overlapping tiles of at most as many.',
-                         lower_bound=1, module_name=group)
+                         lower_bound=1, upper_bound=LARGEST,
+                         module_name=group)
     # NaN is outside no bounds.
     for name in ('learning_rate', 'threshold'):
         flags.register_validator(name, math.isfinite, 'must be a number')
+    for name in ('data_dir', 'model_dir', 'output_dir'):
+        flags.register_validator(name, bool, 'must name a folder')
+    flags.register_validator(
+        'model_dir', lambda name: not re.search(r'[][*?\\]', name),
+        r'TensorFlow takes a name with [, ], *, ? or \ for a pattern')
 
 
 FLAGS = flags.FLAGS
@@ -160,6 +172,19 @@ def train(folder, output_stride):
     print(f'trained: {folder}')
 
 
+def check_division(network, data, path, folder):
+    """Refuses to measure on images that may have been trained on."""
+    # Of another digest, they are other images.
+    if (FLAGS.split != 'test'
+            and network.get('data_digest') == data['data_digest']
+            and network.get('data_seed') != data['data_seed']):
+        raise InputError(
+            f'{path}: divided with --seed={data["data_seed"]}, but the '
+            f'network in {folder} was trained on a division with '
+            f'--seed={network.get("data_seed")}, and may know these images; '
+            'prepare with that seed or choose another --model_dir')
+
+
 def evaluate(folder, output_stride):
     import h5py
     import numpy as np
@@ -173,6 +198,7 @@ def evaluate(folder, output_stride):
     with store.open_store(path) as file, checkpoints.forward(
             folder, FLAGS.net, FLAGS.width, output_stride,
             FLAGS.xla == 'on') as (forward, stride, network):
+        check_division(network, store.identity(file), path, folder)
         results = evaluation.evaluate(
             store.whole_images(file), len(store.image_names(file)), forward,
             stride, FLAGS.threshold, FLAGS.max_pixels, FLAGS.average,
@@ -186,11 +212,10 @@ def evaluate(folder, output_stride):
                          'tensorflow': tf.__version__,
                          'numpy': np.__version__, 'h5py': h5py.__version__}}
         evaluation.write_results(folder, FLAGS.split, results, settings)
-    curves.plot_curves(folder)
     print(f'{settings["source"]}, {FLAGS.split} images')
     print(evaluation.format_table(results))
-    print(f'evaluated: {folder}/{FLAGS.split}.json, .csv, _pictures/ and '
-          'curves.png')
+    print(f'evaluated: {folder}/{FLAGS.split}.json, .csv and _pictures/'
+          + (', curves.png' if curves.plot_curves(folder) else ''))
 
 
 def predict(folder, output_stride):
@@ -203,11 +228,22 @@ def predict(folder, output_stride):
         skipped = predict_files(FLAGS.images, FLAGS.output_dir, forward,
                                 stride, FLAGS.threshold, FLAGS.max_pixels,
                                 FLAGS.average)
-    print(f'predicted: {FLAGS.output_dir}')
+    print(f'predicted: {FLAGS.output_dir}'
+          + (f'; {len(skipped)} images left out' if skipped else ''))
     return 1 if skipped else 0
 
 
+class Stopped(BaseException):
+    """Ends the program on a signal; no handler of errors takes it."""
+
+
+def stop(number, _):
+    raise Stopped(number)
+
+
 def main(_):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         require('mode')
         if FLAGS.mode == 'prepare':
@@ -221,10 +257,12 @@ def main(_):
         mode = {'train': train, 'eval': evaluate, 'predict': predict}
         return mode[FLAGS.mode](folder, output_stride)
     except InputError as error:
+        progress.end_line()
         return f'error: {error}'
-    except KeyboardInterrupt:
+    except Stopped as stopped:
+        progress.end_line()
         print('stopped', file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + stopped.args[0]
 
 
 if __name__ == '__main__':

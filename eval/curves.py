@@ -3,7 +3,7 @@ import glob
 import math
 import os
 
-from input_pipeline.files import InputError, written_whole
+from input_pipeline.files import written_whole
 
 TAGS = ('loss', 'accuracy', 'f1')
 
@@ -21,18 +21,17 @@ def plot_curves(model_dir):
         model_dir: the Estimator's folder.
 
     Returns:
-        Path of the picture, MODEL_DIR/curves.png.
+        Path of the picture, MODEL_DIR/curves.png, or None where there are no
+        event files, as with weights from elsewhere.
 
     Raises:
-        InputError: there are no event files, or the picture cannot be
-            written.
+        InputError: the picture cannot be written.
     """
     from matplotlib.figure import Figure
     training = _read_scalars(model_dir)
     validation = _read_scalars(os.path.join(model_dir, 'eval'))
     if training is None and validation is None:
-        raise InputError(f'{model_dir}: holds no event files '
-                         '(events.out.tfevents.*); train the network first')
+        return None
     # A Figure of its own, not pyplot's, needs neither screen nor closing.
     figure = Figure(figsize=(15, 4.5))
     for axis, tag in zip(figure.subplots(1, len(TAGS)), TAGS):

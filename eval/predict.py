@@ -46,8 +46,8 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
             image = read_image(path)  # [H, W, 3]
             inference.check_size(image, path)
         except InputError as error:
-            # On a line of its own, below the progress.
-            print(f'\n{error} (left out)', file=sys.stderr)
+            progress.end_line()
+            print(f'error: {error} (left out)', file=sys.stderr)
             skipped.append(path)
             report(done + 1)
             continue
@@ -64,9 +64,12 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
 
 def _matching(pattern):
     """Expands the pattern here, so that a long list needs no long command."""
-    # A name with brackets is a pattern too, though not one that matches it.
-    matches = [pattern] if os.path.isfile(pattern) else glob.glob(
-        pattern, recursive=True)
+    folder, name = os.path.split(pattern)
+    # Names with brackets are patterns too, though not ones that match them.
+    if os.path.isdir(folder):
+        pattern = os.path.join(glob.escape(folder), name)
+    matches = [os.path.join(folder, name)] if os.path.isfile(
+        os.path.join(folder, name)) else glob.glob(pattern, recursive=True)
     paths = sorted(path for path in matches if os.path.isfile(path))
     if not paths:
         raise InputError(f'--images {pattern}: no such file; give a file or a '

@@ -5,10 +5,20 @@ import time
 # Seconds between lines where the output is a log file and no terminal.
 LOG_INTERVAL = 10
 
+_line_is_open = False  # on the terminal, to be drawn over
+
 
 def clock(seconds):
     """Time as text, minutes:seconds."""
     return '{}:{:02d}'.format(*divmod(round(float(seconds)), 60))
+
+
+def end_line():
+    """Ends a progress line, so that what is printed next has its own."""
+    global _line_is_open
+    if _line_is_open:
+        print(file=sys.stderr)
+        _line_is_open = False
 
 
 def reporter(total, unit):
@@ -26,6 +36,7 @@ def reporter(total, unit):
     terminal = sys.stderr.isatty()
 
     def report(done):
+        global _line_is_open
         nonlocal last_shown
         now = time.monotonic()
         if not terminal and done < total and now - last_shown < LOG_INTERVAL:
@@ -35,8 +46,9 @@ def reporter(total, unit):
         left = (total - done) / rate if rate else 0
         line = (f'{int(done)} of {total} {unit}, {rate:.3g} {unit}/s, '
                 f'{clock(left)} left')
+        _line_is_open = terminal and done < total
         # Padding wipes what a longer line before this one left behind.
         print(f'\r{line:<60}' if terminal else line, file=sys.stderr,
-              end='' if terminal and done < total else '\n', flush=True)
+              end='' if _line_is_open else '\n', flush=True)
 
     return report

@@ -36,7 +36,7 @@ def source_coordinates(patch_size, crop_size):
     """
     angle = tf.random.uniform([], -MAX_ROTATION, MAX_ROTATION)
     cos, sin = tf.cos(angle), tf.sin(angle)
-    reach = cos + tf.abs(sin)  # half a rotated unit square's bounding box
+    reach = cos + tf.abs(sin)  # side of a rotated unit square's bounding box
     scale = tf.minimum(tf.random.uniform([], *SCALE),
                        (patch_size - 1) / ((crop_size - 1) * reach))
     flips = tf.sign(tf.random.uniform([2], -1, 1))

@@ -34,13 +34,13 @@ def find(folder):
     """Finds the annotated images in a folder or zip archive.
 
     Archives inside the folder are read as if unpacked; an image found both
-    ways is taken from the folder. The nearest folder or archive called
-    train... or test... (also within a name, as in MoNuSegTestData) says the
-    split; failing that, an image beside its XML is a test image, as in the
+    ways is taken from the folder, with its XML where either has one. The
+    nearest folder or archive called train... or test... (also within a name,
+    as in MoNuSegTestData) says the split; failing that, an image beside its XML is a test image, as in the
     archives. Links to folders are not followed.
 
     Args:
-        folder: a folder at any level above the images or the images' own, or
+        folder: a folder at any level above the images and annotations, or
             one of the archives.
 
     Returns:
@@ -51,8 +51,8 @@ def find(folder):
 
     Raises:
         InputError: the folder is absent or holds no images in a known
-            layout, an image has no annotation or is in both splits, or an
-            archive is damaged.
+            layout, an image has no annotation, is in both splits or shares
+            its name with another one, or an archive is damaged.
     """
     files = _files(folder)
     entries = {}
@@ -66,8 +66,8 @@ def find(folder):
                 name=name))) for pattern in ANNOTATIONS]
         annotation = next(filter(files.get, candidates), None)
         if annotation is None:
-            raise InputError(f'{"/".join(source)}: no annotation; looked for '
-                             + ', '.join(candidates))
+            raise InputError(f'{"/".join(source)}: no annotation; put one '
+                             'at ' + ', '.join(candidates))
         beside = annotation == candidates[0]
         entry = Entry(name, _split(parent, 'test' if beside else 'training'),
                       source, files[annotation])
@@ -75,6 +75,13 @@ def find(folder):
         if other.split != entry.split:
             raise InputError(f'{"/".join(source)}: also a {other.split} image '
                              f'({"/".join(other.image)}); remove one of them')
+        if other is not entry and _read(other.image) != _read(source):
+            raise InputError(f'{"/".join(source)}: another image than '
+                             f'{"/".join(other.image)} of the same name; '
+                             'rename or remove one of them')
+        if annotation.endswith('.xml') and not other.annotation[-1].endswith(
+                '.xml'):
+            entries[name] = entry
     if not entries:
         raise InputError(
             f'{folder}: no MoNuSeg images; looked for Tissue Images/NAME.tif '
@@ -189,7 +196,8 @@ def _read(source):
 def _split(parent, otherwise):
     for part in reversed(parent.split('/')):
         # A word that starts here: not the "test" of "latest".
-        word = re.search('(?<![A-Za-z])t(rain|est)|T(rain|est)', part)
+        word = re.search(
+            '(?<![A-Za-z])(t(rain|est)|T(RAIN|EST))|T(rain|est)', part)
         if word:
-            return 'test' if 'est' in word.group() else 'training'
+            return 'test' if 'est' in word.group().lower() else 'training'
     return otherwise

@@ -2,6 +2,7 @@
 import contextlib
 import os
 import shutil
+import tempfile
 import time
 
 import imageio.v3 as iio
@@ -51,8 +52,11 @@ def prepare(output_dir, monuseg_dir=None, seed=0):
              'mask_nucleus': 1}
     paths = {split: os.path.join(output_dir, f'{split}.h5')
              for split in ('train', 'validation', 'test')}
+    held_out = os.path.join(output_dir, 'held_out_images')
+    held_out_names = [f'{entry.name}.png'
+                      for entry in splits.get('test', splits['validation'])]
     present = {split for split in paths if os.path.exists(paths[split])}
-    if present == set(splits) and all(
+    if present == set(splits) and _holds(held_out, held_out_names) and all(
             _was_made(paths[split], rules, splits[split]) for split in splits):
         print(f'{output_dir}: already prepared from the same {source} with '
               f'seed {seed}; nothing to do')
@@ -69,8 +73,9 @@ def prepare(output_dir, monuseg_dir=None, seed=0):
                 _examples(chosen, load, done, report))
             done += len(chosen)
             summary.append(f'{split} {len(chosen)} images, {patches} patches')
-        # Before the stores get their names, so that they tell it was done.
-        _write_images(partial, os.path.join(output_dir, 'held_out_images'))
+            if split in ('test', 'validation'):
+                to_predict = partial
+        _write_images(to_predict, held_out)
     for split in present - set(splits):
         os.remove(paths[split])  # it belongs to the preparation replaced
     print(f'{output_dir}: {source}, {"; ".join(summary)}; '
@@ -116,14 +121,22 @@ def _was_made(path, rules, entries):
         return False
 
 
+def _holds(folder, names):
+    """Says whether a folder holds these files and no others."""
+    return os.path.isdir(folder) and sorted(os.listdir(folder)) == sorted(names)
+
+
 def _write_images(path, folder):
     """Writes a store's images as NAME.png, in place of those there."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
-    with store.open_store(path) as made:
-        for name, image, _ in store.whole_images(made):
-            with written_whole(os.path.join(folder, f'{name}.png')) as png:
-                iio.imwrite(png, image, plugin='pillow')
+    with tempfile.TemporaryDirectory(
+            prefix='.partial-', dir=os.path.dirname(folder)) as partial:
+        whole = os.path.join(partial, 'images')
+        with store.open_store(path) as made:
+            for name, image, _ in store.whole_images(made):
+                with written_whole(os.path.join(whole, f'{name}.png')) as png:
+                    iio.imwrite(png, image, plugin='pillow')
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(whole, folder)
 
 
 def _examples(entries, load, done, report):

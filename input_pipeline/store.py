@@ -166,6 +166,18 @@ def whole_images(store):
         yield name, image, mask
 
 
+def identity(store):
+    """What an open store was made from, as a dict of str, int or None.
+
+    Stores of other images, or of another division of the same images, differ
+    in it.
+    """
+    seed = store.attrs.get('seed')
+    return {'data_source': store.attrs.get('source'),
+            'data_digest': store.attrs.get('source_digest'),
+            'data_seed': None if seed is None else int(seed)}
+
+
 def image_names(store):
     """Returns the names of the images of an open store, a list of N str."""
     # h5py 3 gives text as bytes, h5py 2 as str.

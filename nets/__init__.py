@@ -37,8 +37,10 @@ def build(net, width=WIDTH, output_stride=OUTPUT_STRIDE, images=None,
         [N, H, W, 1]; its layer 'logits' holds what the sigmoid is taken of.
 
     Raises:
-        ValueError: unknown `net`.
+        ValueError: unknown `net`, or an output stride that it cannot have.
     """
+    if output_stride not in (8, 16):
+        raise ValueError(f'output_stride is {output_stride}; give 8 or 16')
     inputs = tf.keras.layers.Input(shape=(None, None, 3), tensor=images,
                                    name='images')
     if net == 'segnet':

@@ -52,14 +52,17 @@ def network_of(folder, net, width=None, output_stride=None):
         output_stride: likewise.
 
     Returns:
-        The dict of `describe`, or None where the folder holds no network.
+        The dict of `describe`, with that of `store.identity` of what it was
+        trained on, or None where the folder holds no network.
 
     Raises:
         InputError: the folder holds another network than asked for.
     """
     path = os.path.join(folder, 'network.json')
-    if not os.path.exists(path):
-        return None
+    if not os.path.exists(path) or not any(
+            os.path.exists(os.path.join(folder, name))
+            for name in ('checkpoint', os.path.join('best', 'best.json'))):
+        return None  # a training that failed before it began leaves the first
     network = read_json(path)
     asked = {'net': net, 'width': width, 'output_stride': output_stride,
              'normalisation': NORMALISATION}
@@ -97,7 +100,14 @@ def read_best(folder):
     validation measures, and `evaluated`, the last step that was evaluated.
     """
     path = os.path.join(folder, 'best', 'best.json')
-    return read_json(path) if os.path.exists(path) else None
+    if not os.path.exists(path):
+        return None
+    best = read_json(path)
+    for key in ('checkpoint', 'step', 'f1', 'evaluated'):
+        if key not in best:
+            raise InputError(f'{path}: says nothing of {key}; train again '
+                             'into another --model_dir')
+    return best
 
 
 def keep_best(folder, checkpoint, measures):
@@ -179,11 +189,11 @@ def write_weights(folder, network):
     """
     path = os.path.join(folder, 'weights.h5')
     best = read_best(folder)
-    if os.path.exists(path):
-        with h5py.File(path, 'r') as file:
-            if (file.attrs.get('step'), file.attrs.get('f1')) == (
-                    best['step'], best['f1']):
-                return
+    # One that is absent or damaged is written anew.
+    with contextlib.suppress(OSError), h5py.File(path, 'r') as file:
+        if (file.attrs.get('step'), file.attrs.get('f1')) == (
+                best['step'], best['f1']):
+            return
     with restored_best(folder, network) as (_, model, best):
         with written_whole(path) as partial:
             model.save_weights(partial)

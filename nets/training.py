@@ -1,4 +1,5 @@
 """Loss, schedule, model_fn and the training loop around tf.estimator."""
+import contextlib
 import math
 import os
 import signal
@@ -239,6 +240,16 @@ def raise_failure(readers):
             raise reader.error
 
 
+@contextlib.contextmanager
+def true_error_of(readers):
+    """Turns TensorFlow's report of a failed reader into what failed."""
+    try:
+        yield
+    except tf.errors.OpError:
+        raise_failure(readers)
+        raise
+
+
 def train(data_dir, folder, network, steps, batch_size, crop_size,
           learning_rate, warmup_steps, evaluate_every, threads, xla, seed):
     """Trains a network, or goes on where training stopped.
@@ -262,20 +273,30 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
         The signal that ended training early, or None.
 
     Raises:
-        InputError: a store cannot be used, or the loss became NaN.
+        InputError: a store cannot be used or is not the one trained on
+            before, the crop does not suit, the folder cannot be written, the
+            loss became NaN, or F1 is undefined.
     """
     paths = [os.path.join(data_dir, name)
              for name in ('train.h5', 'validation.h5')]
-    for path in paths:
-        store.open_store(path).close()  # a flaw is told before the long work
+    for path in paths:  # a flaw is told before the long work
+        with store.open_store(path) as file:
+            data = store.identity(file)
     stride = checkpoints.stride_of(network)
     if crop_size > store.PATCH_SIZE or crop_size % stride:
         raise InputError(f'--crop_size={crop_size}: must be a multiple of '
                          f'{stride} and at most {store.PATCH_SIZE}, the side '
                          'of the patches')
+    latest = tf.train.latest_checkpoint(folder)
+    if latest and any(network.get(key, value) != value
+                      for key, value in data.items()):
+        raise InputError(f'--data_dir={data_dir}: holds other images, or '
+                         'another division of them, than the network in '
+                         f'{folder} was trained on; choose another --data_dir '
+                         'or --model_dir')
+    network = dict(network, **data)
     write_json(os.path.join(folder, 'network.json'), network)
 
-    latest = tf.train.latest_checkpoint(folder)
     start = int(latest.rsplit('-', 1)[1]) if latest else 0
     # A resumed run draws other patches than those before it.
     run_seed = seed + start
@@ -303,8 +324,9 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
     best = checkpoints.read_best(folder)
     if latest and (not best or best['evaluated'] < start):
         # The run that saved it ended before it was evaluated.
-        keeper.export(estimator, None, latest,
-                      estimator.evaluate(eval_spec.input_fn), False)
+        with true_error_of(readers):
+            result = estimator.evaluate(eval_spec.input_fn)
+        keeper.export(estimator, None, latest, result, False)
     if start >= steps:
         print(f'{folder}: already trained to step {start} of {steps}')
         checkpoints.write_weights(folder, network)
@@ -318,14 +340,12 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
     handlers = {number: signal.signal(number, saver.stop)
                 for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        tf.estimator.train_and_evaluate(estimator, train_spec, eval_spec)
+        with true_error_of(readers):
+            tf.estimator.train_and_evaluate(estimator, train_spec, eval_spec)
     except tf.train.NanLossDuringTrainingError as error:
         raise InputError(
             f'the loss became NaN; the last checkpoint in {folder} is kept. '
             f'Try a lower --learning_rate than {learning_rate}') from error
-    except tf.errors.OpError:
-        raise_failure(readers)
-        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -39,7 +39,8 @@ def data_dir(tmp_path_factory):
             examples.append((f'{split}-{index}', image, instances > 0,
                              instances))
         store.write_store(str(folder / f'{split}.h5'),
-                          {'source': 'synthetic sample', 'split': split},
+                          {'source': 'synthetic sample', 'split': split,
+                           'source_digest': 'made here', 'seed': 7},
                           examples)
     return folder
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import h5py
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -44,7 +45,9 @@ def test_training_leaves_checkpoints_weights_and_curves(trained, net):
     folder = trained / net
     assert read_json(folder, 'network.json') == {
         'net': net, 'width': 4, 'normalisation': 'uint8 / 255',
-        'output_stride': 8 if net == 'deeplabv3' else None}
+        'output_stride': 8 if net == 'deeplabv3' else None,
+        'data_source': 'synthetic sample', 'data_digest': 'made here',
+        'data_seed': 7}
     assert tf.train.latest_checkpoint(str(folder)).endswith('model.ckpt-6')
     assert read_json(folder, 'best', 'best.json')['step'] in (3, 6)
     assert (folder / 'weights.h5').exists()
@@ -208,6 +211,10 @@ def one_line(process, *words):
     (['--mode=train', '--net=unet', '--output_stride=8'],
      ['--output_stride']),
     (['--mode=predict', '--net=unet', '--threshold=1.5'], ['--threshold']),
+    (['--mode=train', '--net=unet', '--model_dir=a[1]'],
+     ['--model_dir', 'a[1]']),
+    (['--mode=train', '--net=unet', '--steps=99999999999'], ['--steps']),
+    (['--mode=train', '--net=unet', '--data_dir='], ['--data_dir']),
     (['--mode=prepare'], ['--monuseg_dir']),
     (['--mode=prepare', '--monuseg_dir=/no/such'], ['/no/such']),
 ])
@@ -241,6 +248,40 @@ def test_missing_and_foreign_inputs_end_in_one_line(
     os.truncate(os.path.join(model_dir, 'unet', 'best',
                              f'{best}.data-00000-of-00001'), 1000)
     one_line(program('--mode=eval', '--net=unet', data, models), best)
+
+
+def test_other_data_than_trained_on_is_refused(program, data_dir, model_dir,
+                                                tmp_path):
+    data = shutil.copytree(str(data_dir), str(tmp_path / 'data'))
+    for name in ('train.h5', 'validation.h5'):
+        with h5py.File(os.path.join(data, name), 'a') as file:
+            file.attrs['seed'] = 8
+    flags = ('--net=unet', f'--data_dir={data}', f'--model_dir={model_dir}')
+    one_line(program('--mode=train', '--steps=9', *flags), '--data_dir',
+             'trained on')
+    # The same images divided otherwise: some of them were trained on.
+    one_line(program('--mode=eval', *flags), 'validation.h5', '--seed=8',
+             '--seed=7')
+    with h5py.File(os.path.join(data, 'validation.h5'), 'a') as file:
+        file.attrs['source_digest'] = 'other images'
+    process = program('--mode=eval', *flags)
+    assert process.returncode == 0, process.stderr
+
+
+def test_sigterm_while_preparing_leaves_nothing_half_written(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, 'main.py', '--mode=prepare', '--sample',
+         f'--data_dir={tmp_path}/data'], cwd=ROOT, stderr=subprocess.PIPE,
+        universal_newlines=True)
+    deadline = time.time() + SECONDS
+    while not list(tmp_path.glob('data/.partial-*')):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors.splitlines()[-1] == 'stopped'
+    assert list((tmp_path / 'data').iterdir()) == []
 
 
 def test_help_is_short_and_lists_only_our_flags(program):

@@ -68,10 +68,13 @@ def test_a_bad_image_among_good_ones(tmp_path, capsys):
 
 
 def test_a_file_whose_name_looks_like_a_pattern(tmp_path):
-    (tmp_path / 'in').mkdir()
-    write_image(tmp_path / 'in' / 'a[1].png')
-    assert run(str(tmp_path / 'in' / 'a[1].png'), tmp_path / 'out') == []
-    assert (tmp_path / 'out' / 'a[1]_mask.png').exists()
+    folder = tmp_path / 'in [1]'
+    folder.mkdir()
+    write_image(folder / 'a[1].png')
+    for pattern in ('a[1].png', '*.png'):
+        out = tmp_path / pattern[0]
+        assert run(str(folder / pattern), out) == []
+        assert (out / 'a[1]_mask.png').exists()
 
 
 def test_nothing_matches(tmp_path):

@@ -358,6 +358,33 @@ def test_image_in_both_splits(tmp_path):
     assert 'TCGA-0.tif: also a' in message(monuseg.find, tmp_path / 'given')
 
 
+def test_two_images_of_one_name(tmp_path):
+    folders = [tmp_path / 'Training' / part for part in ('a', 'b')]
+    for folder in folders:
+        training_data(folder, 1)
+    # The same image twice is one, with outlines where either copy has them.
+    (folders[0] / 'Annotations' / 'TCGA-0.xml').unlink()
+    save(folders[0] / 'Binary_masks' / 'TCGA-0.png',
+         np.zeros((SIDE, SIDE), np.uint8))
+    entry, = monuseg.find(tmp_path)
+    assert entry.annotation[0].endswith('b/Annotations/TCGA-0.xml')
+    save_tiff(folders[1] / 'Tissue Images' / 'TCGA-0.tif', pixels(1))
+    said = message(monuseg.find, tmp_path)
+    assert 'a/Tissue Images/TCGA-0.tif of the same name' in said
+
+
+@pytest.mark.parametrize('folder, split', [
+    ('TRAINING', 'training'), ('TEST', 'test'), ('MoNuSegTestData', 'test'),
+    ('my_test', 'test'), ('latest', 'training'), ('CONTEST', 'training')])
+def test_split_by_the_folders_name(tmp_path, folder, split):
+    path = tmp_path / 'x' / folder
+    save_tiff(path / 'TissueImages' / 'A.tif', pixels(0))
+    save(path / 'GroundTruth' / 'A_bin_mask.png',
+         np.zeros((SIDE, SIDE), np.uint8))
+    entry, = monuseg.find(tmp_path / 'x')
+    assert entry.split == split
+
+
 def test_mask_of_another_size(tmp_path):
     folder = tmp_path / 'Training'
     save_tiff(folder / 'TissueImages' / 'A.tif', pixels(0, 40))
@@ -568,6 +595,13 @@ def test_prepare_again(tmp_path, capsys):
     (out / 'validation.h5').unlink()
     prepare.prepare(str(out), str(data), 1)
     assert list(contents(out)) == ['train.h5', 'validation.h5']
+    # An image to predict is missing.
+    image, = (out / 'held_out_images').iterdir()
+    image.unlink()
+    prepare.prepare(str(out), str(data), 1)
+    assert list((out / 'held_out_images').iterdir()) == [image]
+    assert sorted(path.name for path in out.iterdir()) == [
+        'held_out_images', 'train.h5', 'validation.h5']
 
 
 def test_test_store_comes_and_goes_with_the_test_images(tmp_path):

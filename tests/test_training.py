@@ -89,6 +89,9 @@ def test_a_network_is_read_back_and_contradictions_are_refused(tmp_path):
     assert checkpoints.network_of(folder, 'deeplabv3') is None
     network = checkpoints.describe('deeplabv3', 8, 16)
     write_json(str(tmp_path / 'network.json'), network)
+    # A training that failed before its first checkpoint binds to nothing.
+    assert checkpoints.network_of(folder, 'deeplabv3') is None
+    (tmp_path / 'checkpoint').touch()
     assert checkpoints.network_of(folder, 'deeplabv3') == network
     assert checkpoints.network_of(folder, 'deeplabv3', 8, 16) == network
     for asked, word in ((('unet', None, None), 'net deeplabv3, not unet'),
@@ -101,12 +104,14 @@ def test_a_network_is_read_back_and_contradictions_are_refused(tmp_path):
 def test_a_network_of_another_normalisation_is_refused(tmp_path):
     network = dict(checkpoints.describe('unet', 8, 8), normalisation='other')
     (tmp_path / 'network.json').write_text(json.dumps(network))
+    (tmp_path / 'checkpoint').touch()
     with pytest.raises(InputError, match='normalisation'):
         checkpoints.network_of(str(tmp_path), 'unet')
 
 
 def test_a_damaged_network_file_is_named(tmp_path):
     (tmp_path / 'network.json').write_text('{"net": "un')
+    (tmp_path / 'checkpoint').touch()
     with pytest.raises(InputError, match='network.json'):
         checkpoints.network_of(str(tmp_path), 'unet')
 
