@@ -21,7 +21,11 @@ from nets.tf1 import tf, xla_scope
 
 
 def describe(net, width, output_stride):
-    """What must be known to build a network again, as a dict."""
+    """What must be known to build a network again, as a dict.
+
+    The arguments are those of `nets.build`; only DeepLabV3 has an output
+    stride, for the others it is None.
+    """
     return {'net': net, 'width': width,
             'output_stride': output_stride if net == 'deeplabv3' else None,
             'normalisation': NORMALISATION}
@@ -81,14 +85,19 @@ def network_of(folder, net, width=None, output_stride=None):
 
 
 def build(network, images=None, training=False):
-    """The Keras model that `network`, a dict of `describe`, stands for."""
+    """The Keras model that `network`, a dict of `describe`, stands for.
+
+    `images` and `training` are as for `nets.build`, and so is what is
+    returned.
+    """
     return nets.build(network['net'], network['width'],
                       network['output_stride'] or nets.OUTPUT_STRIDE,
                       images, training)
 
 
 def stride_of(network):
-    """The number that must divide the height and width of the input."""
+    """The pixels that must divide height and width of the input of
+    `network`, a dict of `describe`."""
     return nets.stride(network['net'],
                        network['output_stride'] or nets.OUTPUT_STRIDE)
 

@@ -18,7 +18,10 @@ ASPP_RATES_AT_16 = (1, 2, 3)
 
 
 def bottleneck(x, filters, name, training, strides=1, rate=1):
-    """Residual unit: 1x1, 3x3 (stride or rate), 1x1 to 4 * filters."""
+    """Residual unit: 1x1, 3x3 (stride or rate), 1x1 to 4 * filters.
+
+    x [N, H, W, C] to [N, H / strides, W / strides, 4 * filters].
+    """
     shortcut = x
     if strides != 1 or x.shape.as_list()[-1] != 4 * filters:
         shortcut = conv_bn(x, 4 * filters, f'{name}_shortcut', training,
