@@ -5,6 +5,7 @@
 #   MONUSEG_DIR=DIR ./run.sh      on MoNuSeg as downloaded
 #   ./run.sh setup                only sets up .venv
 #   ./run.sh test                 sets up and runs the tests
+#   ./run.sh benchmark            sets up every engine and measures them
 #
 # PYTHON=/path/to/python chooses the interpreter, and ENGINE what runs on it:
 #   tf1          TensorFlow 1.15 on Python 3.7, the reference; Intel's build of
@@ -54,6 +55,7 @@ choose_engine() {
   case $engine in
     tf1|tf1-stock|tf1-intel) python=$(find_python 3.7) ;;
     tf2) python=$(find_python 3.11 3.10 3.9) ;;
+    torch) python=$(find_python 3.11 3.12 3.10) ;;  # for the benchmark
     *) fail "ENGINE=$ENGINE: unknown; give tf1, tf1-stock, tf1-intel or tf2" ;;
   esac
   if [ -z "$python" ] && [ -z "${ENGINE:-}" ]; then
@@ -84,6 +86,7 @@ requirements() {
     tf1-intel) sed 's/^tensorflow-gpu==1.15$/intel-tensorflow==1.15.2/' \
       requirements.txt ;;
     tf2) cat requirements-tf2.txt ;;
+    torch) cat benchmarks/requirements.txt ;;
   esac
 }
 
@@ -106,7 +109,12 @@ main() { .venv/bin/python main.py "$@"; }
 
 case ${1:-} in
   ''|setup|test) ;;
-  *) fail "$1: unknown; give ./run.sh, ./run.sh setup or ./run.sh test" ;;
+  benchmark)
+    for engine in torch tf1-stock tf1-intel tf2; do
+      ENGINE=$engine ./run.sh setup
+    done
+    exec .venv/bin/python -m benchmarks.run ;;
+  *) fail "$1: unknown; give ./run.sh, or with setup, test or benchmark" ;;
 esac
 choose_engine
 set_up

@@ -1,0 +1,1 @@
+"""How fast the project trains and predicts, and with how much memory."""

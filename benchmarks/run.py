@@ -1,0 +1,230 @@
+"""Measures the project on the engines that are set up beside it.
+
+    ./run.sh benchmark
+
+prints a table and writes it, with the machine and the versions, to
+benchmarks/results.md. Every ratio is of processes that took turns.
+"""
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import imageio.v3 as iio
+import numpy as np
+
+from benchmarks.turns import ratio, side_by_side
+from input_pipeline import sample, store
+from input_pipeline.files import written_whole
+
+ENGINES = ('tf1-stock', 'tf1-intel', 'tf2')
+NETS = ('segnet', 'unet', 'deeplabv3')
+REPEATS = 7
+# Of PyTorch's rates, in training and forward.
+TORCH_GOALS = {'tf1-stock': (0.55, None), 'tf1-intel': (1.0, None),
+               'tf2': (1.5, 1.0)}
+MEGAPIXELS = (1, 4, 16, 64)
+
+
+def python(engine):
+    return f'.venv-{engine}/bin/python'
+
+
+def worker(engine, *arguments):
+    return [python(engine), '-m', 'benchmarks.worker', *arguments]
+
+
+def torch(kind):
+    return [python('torch'), '-m', 'benchmarks.unet_torch', kind]
+
+
+class Table:
+    """Rows of what was measured, each printed as it comes."""
+
+    def __init__(self):
+        self.rows = []
+
+    def add(self, what, engine, value, goal='', met=None):
+        verdict = {None: '', True: 'met', False: 'missed'}[met]
+        self.rows.append((what, engine, value, goal, verdict))
+        print(*self.rows[-1], sep=' | ', flush=True)
+
+    def add_ratio(self, what, engine, rates, goal, at_most=True):
+        """A ratio of two lists of paired rates against its goal."""
+        median, low, high = ratio(*rates)
+        met = goal and (median <= goal if at_most else median >= goal)
+        sign = '<=' if at_most else '>='
+        self.add(what, engine, f'{median:.3g} ({low:.3g} to {high:.3g})',
+                 f'{sign} {goal}' if goal else '', met)
+
+    def markdown(self):
+        rows = [('measured', 'engine', 'median (range)', 'goal', ''),
+                ('---',) * 5, *self.rows]
+        return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
+def median_rate(rates):
+    return f'{statistics.median(rates):.3g}'
+
+
+def measure_input(table, engine, path):
+    """The training step fed by the pipeline against a constant batch."""
+    fastest = 0
+    for net in NETS:
+        fed, constant = side_by_side(
+            [worker(engine, 'step', net, path),
+             worker(engine, 'step', net, 'constant')], REPEATS)
+        table.add(f'{net}, training, patches/s', engine, median_rate(fed))
+        table.add_ratio(f'{net}, step from HDF5 / from a constant', engine,
+                        (constant, fed), 1.05)
+        if statistics.median(constant) > fastest:
+            fastest, fastest_net = statistics.median(constant), net
+    table.add_ratio(
+        f'pipeline alone / {fastest_net}', engine, side_by_side(
+            [worker(engine, 'pipeline', path),
+             worker(engine, 'step', fastest_net, 'constant')], REPEATS),
+        10, at_most=False)
+
+
+def measure_torch(table, engine):
+    """U-Net against the same in PyTorch, on 256 x 256 patches."""
+    for kind, ours, goal in zip(
+            ('train', 'forward'),
+            (('step', 'unet', 'constant', '256'), ('forward', 'unet')),
+            TORCH_GOALS[engine]):
+        rates = side_by_side([worker(engine, *ours), torch(kind)], REPEATS)
+        table.add(f'unet, {kind}, patches/s, ours and PyTorch', engine,
+                  ' and '.join(map(median_rate, rates)))
+        table.add_ratio(f'unet, {kind}, ours / PyTorch', engine, rates, goal,
+                        at_most=False)
+
+
+def measure_image(table, engine):
+    """Whole-image prediction against the bare forward passes."""
+    for views in ('1', '8'):
+        segment, bare = side_by_side(
+            [worker(engine, 'image', 'unet', how, views)
+             for how in ('segment', 'bare')], REPEATS)
+        table.add_ratio(f'unet, image of 1000 x 1000, {views} views, '
+                        'prediction / forward pass', engine, (bare, segment),
+                        1.15)
+
+
+def run_main(engine, *flags):
+    """Seconds and peak resident MiB of main.py."""
+    start = time.perf_counter()
+    process = subprocess.Popen([python(engine), 'main.py', *flags],
+                               stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0, flags
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
+def write_data(folder, copies):
+    """Stores of synthetic images, that of training of copies times nine."""
+    image, instances = sample.make(np.random.RandomState(0), sample.SIZE)
+    for split, count in (('train', 9 * copies), ('validation', 1)):
+        with written_whole(os.path.join(folder, f'{split}.h5')) as partial:
+            store.write_store(
+                partial, {'source': 'synthetic sample'},
+                ((f'{index}', image, instances > 0, instances)
+                 for index in range(count)))
+
+
+def measure_memory(table, engine, folder):
+    """Peak resident memory against the sizes of store and image."""
+    models = os.path.join(folder, 'models')
+    for copies in (1, 10):
+        data = os.path.join(folder, f'data{copies}')
+        _, peak = run_main(
+            engine, '--mode=train', '--net=unet', f'--data_dir={data}',
+            f'--model_dir={models}{copies}', '--steps=20', '--xla=off')
+        table.add(f'unet, training, {81 * copies} patches, peak MiB', engine,
+                  f'{peak:.0f}')
+    tile, _ = sample.make(np.random.RandomState(0), 1000)
+    for megapixels in MEGAPIXELS:
+        times = round(megapixels ** 0.5)
+        path = os.path.join(folder, f'{megapixels}.png')
+        iio.imwrite(path, np.tile(tile, (times, times, 1)), plugin='pillow')
+        seconds, peak = run_main(
+            engine, '--mode=predict', '--net=unet',
+            f'--model_dir={models}1', f'--images={path}',
+            f'--output_dir={folder}/out')
+        table.add(f'unet, prediction of {megapixels} megapixels, peak MiB, '
+                  'seconds', engine, f'{peak:.0f}, {seconds:.1f}')
+
+
+def seconds_to_first_step(engine, data, folder):
+    """From the command to the first training step."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [python(engine), 'main.py', '--mode=train', '--net=unet',
+         f'--data_dir={data}', f'--model_dir={folder}', '--steps=1'],
+        stdout=subprocess.PIPE, universal_newlines=True)
+    for line in process.stdout:
+        if line.startswith('step 1/1 '):
+            seconds = time.perf_counter() - start
+    process.wait()
+    return seconds
+
+
+def drop_from_cache(*folders):
+    """Asks the system to forget the files below folders."""
+    for folder in folders:
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                path = os.path.join(parent, name)
+                if os.path.isfile(path):
+                    with open(path, 'rb') as file:
+                        os.posix_fadvise(file.fileno(), 0, 0,
+                                         os.POSIX_FADV_DONTNEED)
+
+
+def measure_start(table, engine, data):
+    for cache in ('cold', 'warm'):
+        if cache == 'cold':
+            drop_from_cache('.')
+        with tempfile.TemporaryDirectory() as folder:
+            table.add(f'unet, command to first step, {cache} cache, seconds',
+                      engine, f'{seconds_to_first_step(engine, data, folder):.1f}')
+
+
+def machine():
+    """The processor and what runs on it, a line each."""
+    with open('/proc/cpuinfo') as file:
+        processor = next(line.split(':')[1].strip() for line in file
+                         if line.startswith('model name'))
+    lines = [f'{processor}, {os.cpu_count()} cores, {platform.system()}']
+    for engine in ENGINES + ('torch',):
+        module = 'torch' if engine == 'torch' else 'tensorflow'
+        lines.append(f'{engine}: ' + subprocess.run(
+            [python(engine), '-c', 'import sys; from importlib import '
+             f'import_module; print(import_module("{module}").__version__, '
+             '"on Python", sys.version.split()[0])'],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            universal_newlines=True).stdout.strip())
+    return lines
+
+
+def main():
+    table = Table()
+    with tempfile.TemporaryDirectory() as folder:
+        for copies in (1, 10):
+            write_data(os.path.join(folder, f'data{copies}'), copies)
+        data = os.path.join(folder, 'data1')
+        for engine in ENGINES:
+            measure_input(table, engine, os.path.join(data, 'train.h5'))
+            measure_torch(table, engine)
+            measure_image(table, engine)
+            measure_memory(table, engine, folder)
+            measure_start(table, engine, data)
+    with written_whole('benchmarks/results.md') as partial:
+        with open(partial, 'w') as file:
+            file.write('\n\n'.join([*machine(), table.markdown()]) + '\n')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

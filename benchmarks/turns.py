@@ -1,0 +1,70 @@
+"""How a measured process and the one that measures it take turns."""
+import statistics
+import subprocess
+import sys
+import time
+
+
+def serve(run, units, timed, untimed=0):
+    """Says `ready` once warm, then times a turn for each line on stdin.
+
+    Args:
+        run: function to time.
+        units: work that one call does, in patches or images.
+        timed: calls in a turn.
+        untimed: calls before them, to use up what is held ready.
+    """
+    for _ in range(3):  # the first ones compile and allocate
+        run()
+    print('ready', flush=True)
+    for _ in sys.stdin:
+        for _ in range(untimed):
+            run()
+        start = time.perf_counter()
+        for _ in range(timed):
+            run()
+        print(units * timed / (time.perf_counter() - start), flush=True)
+
+
+class Worker:
+    """A process that serves turns."""
+
+    def __init__(self, *command):
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            universal_newlines=True)
+        assert self.process.stdout.readline() == 'ready\n', command
+
+    def turn(self):
+        """The work done in a second, in one turn."""
+        self.process.stdin.write('\n')
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def side_by_side(commands, repeats):
+    """Runs processes that take turns.
+
+    Args:
+        commands: list of command lines, each a list.
+        repeats: turns of each.
+
+    Returns:
+        For each command the list of its rates, in units a second.
+    """
+    workers = [Worker(*command) for command in commands]
+    rates = list(zip(*[[worker.turn() for worker in workers]
+                       for _ in range(repeats)]))
+    for worker in workers:
+        worker.close()
+    return rates
+
+
+def ratio(numerators, denominators):
+    """Median and range of the ratios of two lists of paired rates."""
+    ratios = [a / b for a, b in zip(numerators, denominators)]
+    return statistics.median(ratios), min(ratios), max(ratios)

@@ -1,0 +1,85 @@
+"""U-Net in PyTorch, the same as `nets/unet.py`, to be timed; see `turns`.
+
+    python -m benchmarks.unet_torch train|forward
+"""
+import sys
+
+import torch
+from torch import nn
+
+from benchmarks.turns import serve
+
+WIDTH, LEVELS = 16, 4
+BATCH, PATCH = 8, 256
+STEPS = 8
+
+
+def double_conv(inputs, filters):
+    layers = []
+    for channels in (inputs, filters):
+        layers += [nn.Conv2d(channels, filters, 3, padding=1, bias=False),
+                   nn.BatchNorm2d(filters), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+class UNet(nn.Module):
+    """float32 [N, 3, H, W] to logits [N, 1, H, W]."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = [WIDTH * 2 ** level for level in range(LEVELS + 1)]
+        self.downs = nn.ModuleList(
+            double_conv(a, b) for a, b in zip([3] + sizes, sizes[:-1]))
+        self.bottleneck = double_conv(sizes[-2], sizes[-1])
+        self.upconvs = nn.ModuleList(
+            nn.ConvTranspose2d(2 * size, size, 2, stride=2)
+            for size in sizes[:-1])
+        self.ups = nn.ModuleList(double_conv(2 * size, size)
+                                 for size in sizes[:-1])
+        self.classifier = nn.Conv2d(WIDTH, 1, 1)
+
+    def forward(self, x):
+        skips = []
+        for down in self.downs:
+            skips.append(down(x))
+            x = nn.functional.max_pool2d(skips[-1], 2)
+        x = self.bottleneck(x)
+        for level in reversed(range(LEVELS)):
+            x = torch.cat([skips[level], self.upconvs[level](x)], 1)
+            x = self.ups[level](x)
+        return self.classifier(x)
+
+
+def loss_of(logits, labels):
+    probability = torch.sigmoid(logits)
+    dice = (2 * (probability * labels).sum() + 1) / (
+        probability.sum() + labels.sum() + 1)
+    return (nn.functional.binary_cross_entropy_with_logits(logits, labels)
+            + 1 - dice)
+
+
+def main(kind):
+    torch.manual_seed(0)
+    model = UNet().to(memory_format=torch.channels_last)
+    images = torch.rand(BATCH, 3, PATCH, PATCH).to(
+        memory_format=torch.channels_last)
+    labels = (images[:, :1] > 0.8).float()
+    if kind == 'forward':
+        model.eval()
+
+        def run():
+            with torch.inference_mode():
+                torch.sigmoid(model(images))
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+
+        def run():
+            optimizer.zero_grad(set_to_none=True)
+            loss_of(model(images), labels).backward()
+            optimizer.step()
+
+    serve(run, BATCH, STEPS)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])

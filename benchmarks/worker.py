@@ -1,0 +1,103 @@
+"""One thing to be timed, in a process of its own; see `turns`.
+
+    python -m benchmarks.worker KIND [ARGUMENT...]
+"""
+import sys
+import tempfile
+
+import numpy as np
+
+import nets
+from benchmarks.turns import serve
+from eval import inference
+from input_pipeline import queues
+from nets import checkpoints, training
+from nets.tf1 import tf, xla_pays
+
+BATCH = 8
+CROP = 192  # as in training by default
+PATCH = 256  # where PyTorch is compared
+STEPS = 8  # of a turn
+AHEAD = queues.BATCHES_AHEAD + 2  # batches that the queues may hold ready
+MAX_PIXELS = 1536 ** 2  # so that 1000 x 1000 goes through whole
+
+
+def random_images(count, side):
+    """float32 [count, side, side, 3] in [0, 1]."""
+    return np.random.RandomState(0).rand(count, side, side, 3).astype(
+        np.float32)
+
+
+def untrained(net):
+    """A network's forward pass, from float32 [N, H, W, 3] in [0, 1]."""
+    model = nets.build(net)
+    session = tf.Session()
+    session.run(tf.global_variables_initializer())
+    return session.make_callable(model.output, [model.input])
+
+
+def step(net, source, side=CROP):
+    """Training steps, in patches.
+
+    Args:
+        net: the network.
+        source: a store, read by the pipeline with all augmentation, or
+            'constant' for a batch that is in the graph already.
+        side: of the patches.
+    """
+    side = int(side)
+    if source == 'constant':
+        features = tf.constant(random_images(BATCH, side))
+        labels = tf.cast(features[..., :1] > 0.8, tf.float32)
+    else:
+        features, labels = queues.training_input(source, BATCH, side, 2, 0,
+                                                 [])()
+    spec = training.model_fn(
+        features, labels, tf.estimator.ModeKeys.TRAIN,
+        {'network': checkpoints.describe(net, nets.WIDTH, nets.OUTPUT_STRIDE),
+         'batch_size': BATCH, 'learning_rate': 1e-3, 'warmup_steps': 1,
+         'steps': 10 ** 6, 'evaluate_every': 10 ** 6,
+         'model_dir': tempfile.mkdtemp(), 'xla': xla_pays(net)})
+    session = tf.train.MonitoredSession()
+    serve(lambda: session.run(spec.train_op), BATCH, STEPS, AHEAD)
+
+
+def pipeline(store):
+    """The pipeline without a network, in patches."""
+    batch = queues.training_input(store, BATCH, CROP, 2, 0, [])()
+    session = tf.train.MonitoredSession()
+    serve(lambda: session.run(batch), BATCH, 10 * STEPS, AHEAD)
+
+
+def forward(net):
+    """Forward passes, in patches."""
+    run, batch = untrained(net), random_images(BATCH, PATCH)
+    serve(lambda: run(batch), BATCH, STEPS)
+
+
+def image(net, how, views):
+    """An image of 1000 x 1000.
+
+    Args:
+        net: the network.
+        how: 'segment', as eval and predict do it, or 'bare', the forward
+            passes of the same pixels alone.
+        views: '1', or '8' for the flips and right-angle rotations.
+    """
+    run, stride = untrained(net), nets.stride(net)
+    pixels = np.uint8(random_images(1, 1000)[0] * 255)
+    padded = inference.pad_to_stride(pixels, stride)[np.newaxis] / 255
+
+    def segment():
+        inference.segment(pixels, run, stride, 0.5, MAX_PIXELS, views == '8')
+
+    def bare():
+        for _ in range(int(views)):
+            run(padded)
+
+    serve({'segment': segment, 'bare': bare}[how], 1, 1)
+
+
+if __name__ == '__main__':
+    {'step': step, 'pipeline': pipeline, 'forward': forward,
+     'image': image}[sys.argv[1]](*sys.argv[2:])
