@@ -16,7 +16,7 @@ from conftest import NETS, ROOT, SECONDS, train_flags
 from nets.tf1 import tf
 
 OTHERS = sorted(
-    folder for folder in glob.glob(os.path.join(ROOT, '.venv-*'))
+    folder for folder in glob.glob(os.path.join(ROOT, '.venv-tf*'))
     if os.path.realpath(folder) != os.path.realpath(sys.prefix))
 
 # Predicts an array of images from a model folder's best checkpoint, and from
