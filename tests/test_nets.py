@@ -536,3 +536,8 @@ def test_upsampling_is_centred(stride, expected):
     assert logits.shape == (1, 2 * stride, 3 * stride, 1)
     np.testing.assert_allclose(logits[0, ..., 0], [expected] * (2 * stride),
                                atol=1e-5)
+
+
+def test_output_strides_that_deeplabv3_has_not():
+    with pytest.raises(ValueError, match='output_stride is 7'):
+        nets.build('deeplabv3', output_stride=7)
