@@ -132,7 +132,7 @@ else
   data=data/sample models=checkpoints/sample predictions=predictions/sample
   # The sample is easy: a short training will do, too short to pay back what
   # XLA takes to compile it.
-  recipe=(--steps=200 --crop_size=128 --warmup_steps=30 --evaluate_every=100
+  recipe=(--steps=300 --crop_size=128 --warmup_steps=30 --evaluate_every=150
     --xla=off)
   main --mode=prepare --data_dir=$data --sample
 fi
