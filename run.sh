@@ -8,10 +8,8 @@
 #   ./run.sh benchmark            sets up every engine and measures them
 #
 # PYTHON=/path/to/python chooses the interpreter, and ENGINE what runs on it:
-#   tf1          TensorFlow 1.15 on Python 3.7, the reference; Intel's build of
-#                it where there is no NVIDIA driver
-#   tf1-stock, tf1-intel    one or the other, whatever there is
-#   tf2          TensorFlow 2.15 on Python 3.9 to 3.11
+#   tf1   TensorFlow 1.15 on Python 3.7, the reference
+#   tf2   TensorFlow 2.15 on Python 3.9 to 3.11
 # Without ENGINE it is tf1 if a Python 3.7 is found, else tf2. What is done
 # already is not done again.
 set -euo pipefail
@@ -53,10 +51,10 @@ find_python() {
 choose_engine() {
   engine=${ENGINE:-tf1}
   case $engine in
-    tf1|tf1-stock|tf1-intel) python=$(find_python 3.7) ;;
+    tf1) python=$(find_python 3.7) ;;
     tf2) python=$(find_python 3.11 3.10 3.9) ;;
     torch) python=$(find_python 3.11 3.12 3.10) ;;  # for the benchmark
-    *) fail "ENGINE=$ENGINE: unknown; give tf1, tf1-stock, tf1-intel or tf2" ;;
+    *) fail "ENGINE=$ENGINE: unknown; give tf1 or tf2" ;;
   esac
   if [ -z "$python" ] && [ -z "${ENGINE:-}" ]; then
     engine=tf2 python=$(find_python 3.11 3.10 3.9)
@@ -70,21 +68,11 @@ choose_engine() {
 Python 3.7, and 2.15 (ENGINE=tf2) 3.9 to 3.11." \
       'Get one with "uv python install 3.7" or "pyenv install 3.7", or give PYTHON=/path/to/python.'
   fi
-  if [ "$engine" = tf1 ]; then
-    engine=tf1-stock
-    if ! nvidia-smi -L >/dev/null 2>&1; then
-      engine=tf1-intel
-      echo "No NVIDIA driver: Intel's build of TensorFlow 1.15" \
-        '(ENGINE=tf1-stock for the other).'
-    fi
-  fi
 }
 
 requirements() {
   case $engine in
-    tf1-stock) cat requirements.txt ;;
-    tf1-intel) sed 's/^tensorflow-gpu==1.15$/intel-tensorflow==1.15.2/' \
-      requirements.txt ;;
+    tf1) cat requirements.txt ;;
     tf2) cat requirements-tf2.txt ;;
     torch) cat benchmarks/requirements.txt ;;
   esac
@@ -110,7 +98,7 @@ main() { .venv/bin/python main.py "$@"; }
 case ${1:-} in
   ''|setup|test) ;;
   benchmark)
-    for engine in torch tf1-stock tf1-intel tf2; do
+    for engine in torch tf1 tf2; do
       ENGINE=$engine ./run.sh setup
     done
     exec .venv/bin/python -m benchmarks.run ;;

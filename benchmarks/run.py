@@ -20,12 +20,11 @@ from benchmarks.turns import ratio, side_by_side
 from input_pipeline import sample, store
 from input_pipeline.files import written_whole
 
-ENGINES = ('tf1-stock', 'tf1-intel', 'tf2')
+ENGINES = ('tf1', 'tf2')
 NETS = ('segnet', 'unet', 'deeplabv3')
 REPEATS = 7
 # Of PyTorch's rates, in training and forward.
-TORCH_GOALS = {'tf1-stock': (0.55, None), 'tf1-intel': (1.0, None),
-               'tf2': (1.5, 1.0)}
+TORCH_GOALS = {'tf1': (0.55, None), 'tf2': (1.5, 1.0)}
 MEGAPIXELS = (1, 4, 16, 64)
 
 
