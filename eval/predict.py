@@ -64,12 +64,15 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
 
 def _matching(pattern):
     """Expands the pattern here, so that a long list needs no long command."""
-    folder, name = os.path.split(pattern)
     # Names with brackets are patterns too, though not ones that match them.
-    if os.path.isdir(folder):
-        pattern = os.path.join(glob.escape(folder), name)
-    matches = [os.path.join(folder, name)] if os.path.isfile(
-        os.path.join(folder, name)) else glob.glob(pattern, recursive=True)
+    folder, name = os.path.split(pattern)
+    if os.path.isfile(pattern):
+        matches = [pattern]
+    elif os.path.isdir(folder):
+        matches = glob.glob(os.path.join(glob.escape(folder), name),
+                            recursive=True)
+    else:
+        matches = glob.glob(pattern, recursive=True)
     paths = sorted(path for path in matches if os.path.isfile(path))
     if not paths:
         raise InputError(f'--images {pattern}: no such file; give a file or a '

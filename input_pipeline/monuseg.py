@@ -36,8 +36,9 @@ def find(folder):
     Archives inside the folder are read as if unpacked; an image found both
     ways is taken from the folder, with its XML where either has one. The
     nearest folder or archive called train... or test... (also within a name,
-    as in MoNuSegTestData) says the split; failing that, an image beside its XML is a test image, as in the
-    archives. Links to folders are not followed.
+    as in MoNuSegTestData) says the split; failing that, an image beside its
+    XML is a test image, as in the archives. Links to folders are not
+    followed.
 
     Args:
         folder: a folder at any level above the images and annotations, or
