@@ -31,7 +31,7 @@ def source_coordinates(patch_size, crop_size):
         crop_size: side of the square crop, at most `patch_size`.
 
     Returns:
-        float32 [crop_size, crop_size, 2]: row and column in the patch, within
+        (row, column) in the patch, each float32 [crop_size, crop_size] within
         [0, patch_size - 1].
     """
     angle = tf.random.uniform([], -MAX_ROTATION, MAX_ROTATION)
@@ -48,42 +48,43 @@ def source_coordinates(patch_size, crop_size):
     slack = (patch_size - 1) / 2 - half * scale * reach
     centre = (patch_size - 1) / 2 + slack * tf.random.uniform([2], -1, 1)
     axis = tf.range(crop_size, dtype=tf.float32) - half
-    offsets = tf.stack(tf.meshgrid(axis, axis, indexing='ij'), -1)
-    coordinates = tf.tensordot(offsets, linear, [[2], [1]]) + centre
     # Rounding may step over the edge by a millionth.
-    return tf.clip_by_value(coordinates, 0, patch_size - 1)
+    return [tf.clip_by_value(linear[i, 0] * axis[:, tf.newaxis]
+                             + (linear[i, 1] * axis + centre[i]),
+                             0, patch_size - 1) for i in range(2)]
 
 
-def sample_bilinear(image, coordinates):
+def sample_bilinear(image, row, column):
     """The image at fractional positions, by bilinear interpolation.
 
     Args:
-        image: uint8 or float32 [H, W, C].
-        coordinates: float32 [h, w, 2], row and column within the image.
+        image: uint8 [H, W, 4].
+        row, column: float32 [h, w], within the image.
 
     Returns:
-        float32 [h, w, C].
+        float32 [h, w, 4].
     """
-    low = tf.floor(coordinates)
-    weight = coordinates - low  # [h, w, 2]
-    low = tf.cast(low, tf.int32)
-    high = tf.minimum(low + 1, tf.shape(image)[:2] - 1)
+    height, width = image.shape.as_list()[:2]
+    # The four channels of a pixel as one word: a gather takes as long for it
+    # as for one of them.
+    words = tf.reshape(tf.bitcast(image, tf.int32), [-1])  # [H * W]
+    down = (row - tf.floor(row))[..., tf.newaxis]  # [h, w, 1]
+    right = (column - tf.floor(column))[..., tf.newaxis]
+    row, column = tf.cast(row, tf.int32), tf.cast(column, tf.int32)
+    next_row = tf.minimum(row + 1, height - 1)
+    next_column = tf.minimum(column + 1, width - 1)
 
-    def pixels(rows, columns):
-        return tf.cast(tf.gather_nd(image, tf.stack([rows, columns], -1)),
-                       tf.float32)
+    def pixels(row, column):
+        found = tf.gather(words, row * width + column)  # [h, w]
+        return tf.cast(tf.bitcast(found, tf.uint8), tf.float32)  # [h, w, 4]
 
-    down, right = weight[..., :1], weight[..., 1:]
-    top = (pixels(low[..., 0], low[..., 1]) * (1 - right)
-           + pixels(low[..., 0], high[..., 1]) * right)
-    bottom = (pixels(high[..., 0], low[..., 1]) * (1 - right)
-              + pixels(high[..., 0], high[..., 1]) * right)
-    return top * (1 - down) + bottom * down
+    def between(start, end, share):
+        return start + (end - start) * share
 
-
-def sample_nearest(mask, coordinates):
-    """The mask [H, W, C] at the pixels nearest to `coordinates` [h, w, 2]."""
-    return tf.gather_nd(mask, tf.cast(tf.round(coordinates), tf.int32))
+    top = between(pixels(row, column), pixels(row, next_column), right)
+    bottom = between(pixels(next_row, column), pixels(next_row, next_column),
+                     right)
+    return between(top, bottom, down)
 
 
 def jitter_stain(image):
@@ -98,9 +99,9 @@ def jitter_stain(image):
     # Unmixing, scaling and mixing again are one 3 x 3 matrix.
     matrix = tf.matmul(np.linalg.inv(STAINS) * factors, STAINS)
     shift = tf.linalg.matvec(STAINS, shifts, transpose_a=True)
-    density = -tf.log(tf.maximum(image, 1 / 255))
-    density = tf.tensordot(density, matrix, 1) + shift
-    return tf.clip_by_value(tf.exp(-density), 0, 1)
+    light = tf.log(tf.maximum(image, 1 / 255))  # the density, negative
+    light = tf.tensordot(light, matrix, 1) - shift
+    return tf.clip_by_value(tf.exp(light), 0, 1)
 
 
 def jitter_brightness_and_contrast(image):
@@ -111,19 +112,19 @@ def jitter_brightness_and_contrast(image):
     return tf.clip_by_value(image, 0, 1)
 
 
-def augment(image, mask, crop_size):
+def augment(patch, crop_size):
     """A random crop of a training patch, randomly changed.
 
     Args:
-        image: uint8 [P, P, 3].
-        mask: uint8 [P, P, 1], 0 or 1.
+        patch: uint8 [P, P, 4]: red, green, blue and the mask, 0 or 1.
         crop_size: side of the crop, at most P.
 
     Returns:
         (image float32 [crop_size, crop_size, 3] in [0, 1],
         mask float32 [crop_size, crop_size, 1], 0 or 1).
     """
-    coordinates = source_coordinates(image.shape.as_list()[0], crop_size)
-    image = normalise(sample_bilinear(image, coordinates))
+    patch = sample_bilinear(
+        patch, *source_coordinates(patch.shape.as_list()[0], crop_size))
+    image = normalise(patch[..., :3])
     image = jitter_brightness_and_contrast(jitter_stain(image))
-    return image, tf.cast(sample_nearest(mask, coordinates), tf.float32)
+    return image, tf.cast(patch[..., 3:] > 0.5, tf.float32)

@@ -46,7 +46,7 @@ def patch_blocks(path, seed):
     """Endless random blocks of a store's patches, each patch once an epoch.
 
     Yields:
-        (images uint8 [B, P, P, 3], masks uint8 [B, P, P, 1]), B <= BLOCK.
+        uint8 [B, P, P, 4], B <= BLOCK: red, green, blue and the mask, 0 or 1.
     """
     rng = np.random.RandomState(seed)
     with store.open_store(path) as file:
@@ -57,9 +57,15 @@ def patch_blocks(path, seed):
                 block = order[start:start + BLOCK]
                 # One by one: a list of indices is a hundred times slower.
                 with store.reading(file):
-                    patches = (np.stack([images[index] for index in block]),
-                               np.stack([masks[index] for index in block]))
-                yield patches
+                    patches = [image_and_mask(images[index], masks[index])
+                               for index in block]
+                yield np.stack(patches)
+
+
+def image_and_mask(image, mask):
+    """uint8 [P, P, 3] and [P, P, 1] as one, [P, P, 4]."""
+    # NumPy puts planes together three times as fast as pixels.
+    return np.stack([*np.moveaxis(image, -1, 0), mask[..., 0]], axis=-1)
 
 
 def whole_images(path, stride):
@@ -99,23 +105,21 @@ def training_input(path, batch_size, crop_size, threads, seed, readers):
         [batch_size, crop_size, crop_size, 3] in [0, 1], masks float32
         [batch_size, crop_size, crop_size, 1]).
     """
-    shapes = [[store.PATCH_SIZE, store.PATCH_SIZE, channels]
-              for channels in (3, 1)]
+    shape = [store.PATCH_SIZE, store.PATCH_SIZE, 4]
 
     def input_fn():
         reader = Reader(patch_blocks(path, seed))
         readers.append(reader)
-        block = tf.py_func(reader, [], [tf.uint8, tf.uint8])
-        for tensor, shape in zip(block, shapes):
-            tensor.set_shape([None] + shape)
+        block = tf.py_func(reader, [], tf.uint8)
+        block.set_shape([None] + shape)
         # Drawing only from a full pool keeps the order independent of the
         # threads' timing.
         pool = tf.RandomShuffleQueue(POOL + 1, min_after_dequeue=POOL,
-                                     dtypes=[tf.uint8, tf.uint8],
-                                     shapes=shapes, seed=seed)
+                                     dtypes=tf.uint8, shapes=shape,
+                                     seed=seed)
         tf.train.add_queue_runner(
             tf.train.QueueRunner(pool, [pool.enqueue_many(block)]))
-        image, mask = augment.augment(*pool.dequeue(), crop_size=crop_size)
+        image, mask = augment.augment(pool.dequeue(), crop_size)
         return tf.train.batch([image, mask], batch_size, num_threads=threads,
                               capacity=BATCHES_AHEAD * batch_size)
 
