@@ -35,8 +35,9 @@ def define_flags():
                          lower_bound=0, upper_bound=LARGEST,
                          module_name=group)
 
-    flags.DEFINE_enum('xla', 'auto', ('auto', 'on', 'off'), 'Compile the '
-                      'network by XLA; auto: in training, where it is faster.',
+    flags.DEFINE_enum('accelerate', 'auto', ('auto', 'on', 'off'), 'Run the '
+                      'network by XLA (TensorFlow 1.15) or in bfloat16 '
+                      '(2.15); auto: in training, where it is faster.',
                       module_name=group)
 
     group = 'Preparing'
@@ -152,7 +153,7 @@ def prepare():
 def train(folder, output_stride):
     import nets
     from nets import checkpoints, training
-    from nets.tf1 import xla_pays
+    from nets.tf1 import acceleration_pays
 
     network = checkpoints.network_of(folder, FLAGS.net, FLAGS.width,
                                      output_stride)
@@ -163,8 +164,8 @@ def train(folder, output_stride):
         FLAGS.data_dir, folder, network, FLAGS.steps, FLAGS.batch_size,
         FLAGS.crop_size, FLAGS.learning_rate, FLAGS.warmup_steps,
         FLAGS.evaluate_every, FLAGS.augment_threads,
-        xla_pays(FLAGS.net) if FLAGS.xla == 'auto' else FLAGS.xla == 'on',
-        FLAGS.seed)
+        acceleration_pays(FLAGS.net) if FLAGS.accelerate == 'auto'
+        else FLAGS.accelerate == 'on', FLAGS.seed)
     if stopped_by:
         print(f'stopped; the same command goes on from {folder}',
               file=sys.stderr)
@@ -197,7 +198,7 @@ def evaluate(folder, output_stride):
     path = os.path.join(FLAGS.data_dir, f'{FLAGS.split}.h5')
     with store.open_store(path) as file, checkpoints.forward(
             folder, FLAGS.net, FLAGS.width, output_stride,
-            FLAGS.xla == 'on') as (forward, stride, network):
+            FLAGS.accelerate == 'on') as (forward, stride, network):
         check_division(network, store.identity(file), path, folder)
         results = evaluation.evaluate(
             store.whole_images(file), len(store.image_names(file)), forward,
@@ -224,7 +225,7 @@ def predict(folder, output_stride):
 
     require('images')
     with checkpoints.forward(folder, FLAGS.net, FLAGS.width, output_stride,
-                             FLAGS.xla == 'on') as (forward, stride, _):
+                             FLAGS.accelerate == 'on') as (forward, stride, _):
         skipped = predict_files(FLAGS.images, FLAGS.output_dir, forward,
                                 stride, FLAGS.threshold, FLAGS.max_pixels,
                                 FLAGS.average)

@@ -22,10 +22,19 @@ from input_pipeline.files import written_whole
 
 ENGINES = ('tf1', 'tf2')
 NETS = ('segnet', 'unet', 'deeplabv3')
-REPEATS = 7
-# Of PyTorch's rates, in training and forward.
-TORCH_GOALS = {'tf1': (0.55, None), 'tf2': (1.5, 1.0)}
+REPEATS = 5
+# Of PyTorch's rates.
+TORCH_GOALS = {('tf1', 'train'): 0.55, ('tf2', 'train'): 1.5,
+               ('tf2', 'forward'): 1.0}
 MEGAPIXELS = (1, 4, 16, 64)
+# What keeps glibc's allocator from giving memory back after each step, which
+# costs PyTorch a third of its speed.
+MALLOC = {'MALLOC_MMAP_THRESHOLD_': '4000000000',
+          'MALLOC_TRIM_THRESHOLD_': '16000000000',
+          'MALLOC_TOP_PAD_': '100000000'}
+CROP, PATCH = '192', '256'  # as in training by default; for PyTorch
+ACCELERATIONS = {('tf1', 'on'): 'XLA', ('tf1', 'off'): 'no XLA',
+                 ('tf2', 'on'): 'bfloat16', ('tf2', 'off'): 'float32'}
 
 
 def python(engine):
@@ -36,8 +45,10 @@ def worker(engine, *arguments):
     return [python(engine), '-m', 'benchmarks.worker', *arguments]
 
 
-def torch(kind):
-    return [python('torch'), '-m', 'benchmarks.unet_torch', kind]
+def torch(kind, precision):
+    settings = [f'{name}={value}' for name, value in MALLOC.items()]
+    return ['env', *settings, python('torch'), '-m', 'benchmarks.unet_torch',
+            kind, precision]
 
 
 class Table:
@@ -73,32 +84,44 @@ def measure_input(table, engine, path):
     """The training step fed by the pipeline against a constant batch."""
     fastest = 0
     for net in NETS:
-        fed, constant = side_by_side(
-            [worker(engine, 'step', net, path),
-             worker(engine, 'step', net, 'constant')], REPEATS)
-        table.add(f'{net}, training, patches/s', engine, median_rate(fed))
-        table.add_ratio(f'{net}, step from HDF5 / from a constant', engine,
-                        (constant, fed), 1.05)
-        if statistics.median(constant) > fastest:
-            fastest, fastest_net = statistics.median(constant), net
+        for accelerate in ('on', 'off'):
+            how = ACCELERATIONS[engine, accelerate]
+            if (engine, net, accelerate) == ('tf1', 'deeplabv3', 'on'):
+                continue  # not by default, and a minute to compile
+            fed, constant = side_by_side(
+                [worker(engine, 'step', net, source, CROP, accelerate)
+                 for source in (path, 'constant')], REPEATS)
+            table.add(f'{net}, training, {how}, patches/s', engine,
+                      median_rate(fed))
+            table.add_ratio(f'{net}, {how}, step from HDF5 / from a constant',
+                            engine, (constant, fed), 1.05)
+            if statistics.median(constant) > fastest:
+                fastest = statistics.median(constant)
+                fastest_step = worker(engine, 'step', net, 'constant', CROP,
+                                      accelerate)
+                name = f'{net}, {how}'
     table.add_ratio(
-        f'pipeline alone / {fastest_net}', engine, side_by_side(
-            [worker(engine, 'pipeline', path),
-             worker(engine, 'step', fastest_net, 'constant')], REPEATS),
+        f'pipeline alone / fastest step ({name})', engine, side_by_side(
+            [worker(engine, 'pipeline', path, CROP), fastest_step], REPEATS),
         10, at_most=False)
 
 
 def measure_torch(table, engine):
     """U-Net against the same in PyTorch, on 256 x 256 patches."""
-    for kind, ours, goal in zip(
-            ('train', 'forward'),
-            (('step', 'unet', 'constant', '256'), ('forward', 'unet')),
-            TORCH_GOALS[engine]):
-        rates = side_by_side([worker(engine, *ours), torch(kind)], REPEATS)
-        table.add(f'unet, {kind}, patches/s, ours and PyTorch', engine,
-                  ' and '.join(map(median_rate, rates)))
-        table.add_ratio(f'unet, {kind}, ours / PyTorch', engine, rates, goal,
-                        at_most=False)
+    for kind in ('train', 'forward'):
+        for accelerate in ('off', 'on'):
+            how = ACCELERATIONS[engine, accelerate]
+            precision = 'bfloat16' if how == 'bfloat16' else 'float32'
+            ours = {'train': ('step', 'unet', 'constant', PATCH, accelerate),
+                    'forward': ('forward', 'unet', PATCH, accelerate)}[kind]
+            rates = side_by_side([worker(engine, *ours),
+                                  torch(kind, precision)], REPEATS)
+            table.add(f'unet, {kind}, {how}, patches/s, ours and PyTorch '
+                      f'({precision})', engine,
+                      ' and '.join(map(median_rate, rates)))
+            table.add_ratio(f'unet, {kind}, {how}, ours / PyTorch '
+                            f'({precision})', engine, rates,
+                            TORCH_GOALS.get((engine, kind)), at_most=False)
 
 
 def measure_image(table, engine):
@@ -140,7 +163,7 @@ def measure_memory(table, engine, folder):
         data = os.path.join(folder, f'data{copies}')
         _, peak = run_main(
             engine, '--mode=train', '--net=unet', f'--data_dir={data}',
-            f'--model_dir={models}{copies}', '--steps=20', '--xla=off')
+            f'--model_dir={models}{copies}', '--steps=20', '--accelerate=off')
         table.add(f'unet, training, {81 * copies} patches, peak MiB', engine,
                   f'{peak:.0f}')
     tile, _ = sample.make(np.random.RandomState(0), 1000)
@@ -187,8 +210,9 @@ def measure_start(table, engine, data):
         if cache == 'cold':
             drop_from_cache('.')
         with tempfile.TemporaryDirectory() as folder:
-            table.add(f'unet, command to first step, {cache} cache, seconds',
-                      engine, f'{seconds_to_first_step(engine, data, folder):.1f}')
+            seconds = seconds_to_first_step(engine, data, folder)
+        table.add(f'unet, command to first step, {cache} cache, seconds',
+                  engine, f'{seconds:.1f}')
 
 
 def machine():

@@ -1,6 +1,10 @@
 """U-Net in PyTorch, the same as `nets/unet.py`, to be timed; see `turns`.
 
-    python -m benchmarks.unet_torch train|forward
+    python -m benchmarks.unet_torch train|forward float32|bfloat16
+
+Each at the fastest setting found: channels_last; training compiled, which
+needs a C++ compiler; the forward pass traced and frozen; memory kept, see
+`MALLOC` in `run.py`.
 """
 import sys
 
@@ -58,28 +62,34 @@ def loss_of(logits, labels):
             + 1 - dice)
 
 
-def main(kind):
+def main(kind, precision):
     torch.manual_seed(0)
+    lower = torch.autocast('cpu', torch.bfloat16, precision == 'bfloat16')
     model = UNet().to(memory_format=torch.channels_last)
     images = torch.rand(BATCH, 3, PATCH, PATCH).to(
         memory_format=torch.channels_last)
     labels = (images[:, :1] > 0.8).float()
     if kind == 'forward':
-        model.eval()
+        torch._C._jit_set_autocast_mode(False)  # the trace has the casts
+        with torch.inference_mode(), lower:
+            model = torch.jit.freeze(torch.jit.trace(model.eval(), images))
 
         def run():
-            with torch.inference_mode():
+            with torch.inference_mode(), lower:
                 torch.sigmoid(model(images))
     else:
+        model = torch.compile(model)
         optimizer = torch.optim.Adam(model.parameters(), 1e-3)
 
         def run():
             optimizer.zero_grad(set_to_none=True)
-            loss_of(model(images), labels).backward()
+            with lower:
+                loss = loss_of(model(images), labels)
+            loss.backward()
             optimizer.step()
 
     serve(run, BATCH, STEPS)
 
 
 if __name__ == '__main__':
-    main(sys.argv[1])
+    main(*sys.argv[1:])

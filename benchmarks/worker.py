@@ -12,11 +12,9 @@ from benchmarks.turns import serve
 from eval import inference
 from input_pipeline import queues
 from nets import checkpoints, training
-from nets.tf1 import tf, xla_pays
+from nets.tf1 import ops_scope, session_config, tf
 
 BATCH = 8
-CROP = 192  # as in training by default
-PATCH = 256  # where PyTorch is compared
 STEPS = 8  # of a turn
 AHEAD = queues.BATCHES_AHEAD + 2  # batches that the queues may hold ready
 MAX_PIXELS = 1536 ** 2  # so that 1000 x 1000 goes through whole
@@ -28,24 +26,26 @@ def random_images(count, side):
         np.float32)
 
 
-def untrained(net):
+def untrained(net, accelerate=False):
     """A network's forward pass, from float32 [N, H, W, 3] in [0, 1]."""
-    model = nets.build(net)
-    session = tf.Session()
+    with ops_scope(accelerate):
+        model = nets.build(net)
+    session = tf.Session(config=session_config(accelerate))
     session.run(tf.global_variables_initializer())
     return session.make_callable(model.output, [model.input])
 
 
-def step(net, source, side=CROP):
+def step(net, source, side, accelerate):
     """Training steps, in patches.
 
     Args:
         net: the network.
         source: a store, read by the pipeline with all augmentation, or
             'constant' for a batch that is in the graph already.
-        side: of the patches.
+        side: of the patches, pixels.
+        accelerate: 'on' or 'off', as `main.py --accelerate`.
     """
-    side = int(side)
+    side, accelerated = int(side), accelerate == 'on'
     if source == 'constant':
         features = tf.constant(random_images(BATCH, side))
         labels = tf.cast(features[..., :1] > 0.8, tf.float32)
@@ -57,21 +57,23 @@ def step(net, source, side=CROP):
         {'network': checkpoints.describe(net, nets.WIDTH, nets.OUTPUT_STRIDE),
          'batch_size': BATCH, 'learning_rate': 1e-3, 'warmup_steps': 1,
          'steps': 10 ** 6, 'evaluate_every': 10 ** 6,
-         'model_dir': tempfile.mkdtemp(), 'xla': xla_pays(net)})
-    session = tf.train.MonitoredSession()
+         'model_dir': tempfile.mkdtemp(), 'accelerate': accelerated})
+    session = tf.train.MonitoredSession(tf.train.ChiefSessionCreator(
+        config=session_config(accelerated)))
     serve(lambda: session.run(spec.train_op), BATCH, STEPS, AHEAD)
 
 
-def pipeline(store):
+def pipeline(store, side):
     """The pipeline without a network, in patches."""
-    batch = queues.training_input(store, BATCH, CROP, 2, 0, [])()
+    batch = queues.training_input(store, BATCH, int(side), 2, 0, [])()
     session = tf.train.MonitoredSession()
     serve(lambda: session.run(batch), BATCH, 10 * STEPS, AHEAD)
 
 
-def forward(net):
-    """Forward passes, in patches."""
-    run, batch = untrained(net), random_images(BATCH, PATCH)
+def forward(net, side, accelerate):
+    """Forward passes, in patches; the arguments are those of `step`."""
+    run = untrained(net, accelerate == 'on')
+    batch = random_images(BATCH, int(side))
     serve(lambda: run(batch), BATCH, STEPS)
 
 

@@ -123,7 +123,8 @@ def _was_made(path, rules, entries):
 
 def _holds(folder, names):
     """Says whether a folder holds these files and no others."""
-    return os.path.isdir(folder) and sorted(os.listdir(folder)) == sorted(names)
+    return (os.path.isdir(folder)
+            and sorted(os.listdir(folder)) == sorted(names))
 
 
 def _write_images(path, folder):

@@ -17,7 +17,7 @@ import h5py
 import nets
 from input_pipeline.files import InputError, write_json, written_whole
 from input_pipeline.normalisation import NORMALISATION
-from nets.tf1 import tf, xla_scope
+from nets.tf1 import ops_scope, session_config, tf
 
 
 def describe(net, width, output_stride):
@@ -153,13 +153,15 @@ def keep_best(folder, checkpoint, measures):
 
 
 @contextlib.contextmanager
-def restored_best(folder, network, xla=False):
+def restored_best(folder, network, config, accelerate=False):
     """The best checkpoint's network in a graph and session of its own.
 
     Args:
         folder: the model folder.
         network: dict of `describe`.
-        xla: whether XLA compiles the network, anew for each size of image.
+        config: the session's tf.ConfigProto.
+        accelerate: whether the network runs by XLA, which compiles it anew
+            for each size of image, or in bfloat16; see `tf1`.
 
     Yields:
         (session, Keras model, the best checkpoint's record).
@@ -173,13 +175,9 @@ def restored_best(folder, network, xla=False):
             f'{folder}: holds no evaluated checkpoint; train one with '
             f'python main.py --mode=train --net={network["net"]}')
     path = os.path.join(folder, 'best', best['checkpoint'])
-    # Keras reads weights layer by layer; pruning the graph first makes each
-    # of these runs cheap.
-    config = tf.ConfigProto(
-        graph_options=tf.GraphOptions(place_pruned_graph=True))
     with tf.Graph().as_default(), tf.Session(config=config) as session:
         tf.keras.backend.set_session(session)
-        with xla_scope(xla):
+        with ops_scope(accelerate):
             model = build(network)
         try:
             tf.train.Saver(model.weights).restore(session, path)
@@ -203,7 +201,11 @@ def write_weights(folder, network):
         if (file.attrs.get('step'), file.attrs.get('f1')) == (
                 best['step'], best['f1']):
             return
-    with restored_best(folder, network) as (_, model, best):
+    # Keras reads weights layer by layer; to prune the graph, and not to
+    # optimise it, makes each of these runs cheap.
+    config = tf.ConfigProto(
+        graph_options=tf.GraphOptions(place_pruned_graph=True))
+    with restored_best(folder, network, config) as (_, model, best):
         with written_whole(path) as partial:
             model.save_weights(partial)
             with h5py.File(partial, 'a') as file:
@@ -215,7 +217,7 @@ def write_weights(folder, network):
 
 
 @contextlib.contextmanager
-def forward(folder, net, width=None, output_stride=None, xla=False):
+def forward(folder, net, width=None, output_stride=None, accelerate=False):
     """The trained network of a model folder as a function.
 
     Args:
@@ -223,7 +225,7 @@ def forward(folder, net, width=None, output_stride=None, xla=False):
         net: the net asked for.
         width: what the network must have been built with, or None.
         output_stride: likewise.
-        xla: as for `restored_best`.
+        accelerate: as for `restored_best`.
 
     Yields:
         (function from float32 [N, H, W, 3] in [0, 1], H and W multiples of
@@ -237,6 +239,7 @@ def forward(folder, net, width=None, output_stride=None, xla=False):
     if network is None:
         raise InputError(f'{folder}: holds no checkpoint; train one with '
                          f'python main.py --mode=train --net={net}')
-    with restored_best(folder, network, xla) as (session, model, best):
+    with restored_best(folder, network, session_config(accelerate),
+                       accelerate) as (session, model, best):
         run = session.make_callable(model.output, [model.input])
         yield run, stride_of(network), dict(network, step=best['step'])

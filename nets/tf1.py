@@ -15,6 +15,9 @@ import warnings
 # Read by the C++ runtime when it is loaded: 3 keeps fatal errors. A user who
 # wants the full log sets the variable.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# Memory on the CPU is kept for the next step, as 2.15 does by itself; to get
+# it from the system anew took a tenth of each.
+os.environ.setdefault('TF_CPU_ALLOCATOR_USE_BFC', '1')
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -23,27 +26,51 @@ with warnings.catch_warnings():
 tf.logging.set_verbosity(tf.logging.ERROR)
 tf.disable_v2_behavior()
 
-# Networks whose training XLA's just-in-time compiler makes faster on 1.15's
-# CPU: it compiles for the machine's own vector instructions. DeepLabV3's
-# strided and atrous convolutions it makes slower.
-XLA_PAYS = ('segnet', 'unet')
+VERSION_1 = tf.__version__.startswith('1.')
+ACCELERATED = ('compiled by XLA: the first steps take long' if VERSION_1
+               else 'in bfloat16')
 
 
-def xla_pays(net):
-    """Says whether XLA makes the training of a network faster here."""
-    return (tf.__version__.startswith('1.') and net in XLA_PAYS
-            and not tf.test.is_gpu_available())
+def acceleration_pays(net):
+    """Says whether `accelerate`, below, makes a network's training faster.
 
-
-def xla_scope(compiled):
-    """A context in which the ops that are built, and their gradients, are
-    compiled by XLA, or else left to TensorFlow's kernels.
-
-    What makes, fills and checks variables is not compiled: XLA would draw
-    other initial values from the same seed.
+    1.15 can compile by XLA, for the machine's own vector instructions. 2.15
+    can multiply in bfloat16, for which some processors have tiles (AMX).
     """
-    if not compiled:
+    if tf.test.is_gpu_available():
+        return False
+    if VERSION_1:
+        # XLA takes over a minute to compile DeepLabV3, which pays in long
+        # trainings only.
+        return net != 'deeplabv3'
+    try:
+        with open('/proc/cpuinfo') as file:
+            return 'amx_bf16' in file.read()
+    except OSError:  # not Linux
+        return False
+
+
+def ops_scope(accelerate):
+    """A context in which ops are built that, with their gradients, are to run
+    accelerated, or else as they are.
+
+    What makes, fills and checks variables never is: XLA would draw other
+    initial values from the same seed.
+    """
+    if not (accelerate and VERSION_1):
         return contextlib.nullcontext()
     return tf.xla.experimental.jit_scope(
         lambda node: '/Initializer/' not in node.name
         and not node.op.startswith(('Var', 'Assign')))
+
+
+def session_config(accelerate):
+    """The ConfigProto of a session that runs ops of `ops_scope`.
+
+    With bfloat16, variables, sums and the loss stay float32.
+    """
+    config = tf.ConfigProto()
+    if accelerate and not VERSION_1:
+        rewrites = config.graph_options.rewrite_options
+        rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
+    return config

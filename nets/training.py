@@ -10,7 +10,7 @@ from eval.progress import LOG_INTERVAL, clock
 from input_pipeline import queues, store
 from input_pipeline.files import InputError, write_json
 from nets import checkpoints
-from nets.tf1 import tf, xla_scope
+from nets.tf1 import ACCELERATED, ops_scope, session_config, tf
 
 DICE_SMOOTHING = 1.0  # pixels; keeps the Dice of an empty patch defined
 SUMMARY_STEPS = 20
@@ -78,8 +78,8 @@ def model_fn(features, labels, mode, params):
             padded at the bottom and right, and H <= H', W <= W'.
         mode: tf.estimator.ModeKeys.TRAIN or EVAL.
         params: dict of `network`, `batch_size`, `learning_rate`,
-            `warmup_steps`, `steps`, `evaluate_every`, `model_dir` and `xla`,
-            whether XLA compiles the training.
+            `warmup_steps`, `steps`, `evaluate_every`, `model_dir` and
+            `accelerate`, whether training is; see `tf1`.
 
     Returns:
         A tf.estimator.EstimatorSpec.
@@ -87,8 +87,9 @@ def model_fn(features, labels, mode, params):
     training = mode == tf.estimator.ModeKeys.TRAIN
     shape = tf.shape(labels)
     labels = tf.cast(labels, tf.float32)
-    # Not in evaluation, where each size of image would be compiled anew.
-    with xla_scope(params['xla'] and training):
+    # Not in evaluation: its figures are those of float32, and XLA would
+    # compile each size of image anew.
+    with ops_scope(params['accelerate'] and training):
         model = checkpoints.build(params['network'], features, training)
         logits = model.get_layer('logits').output[:, :shape[1], :shape[2]]
         probability = tf.sigmoid(logits)
@@ -251,7 +252,8 @@ def true_error_of(readers):
 
 
 def train(data_dir, folder, network, steps, batch_size, crop_size,
-          learning_rate, warmup_steps, evaluate_every, threads, xla, seed):
+          learning_rate, warmup_steps, evaluate_every, threads, accelerate,
+          seed):
     """Trains a network, or goes on where training stopped.
 
     Args:
@@ -266,7 +268,7 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
         evaluate_every: steps between checkpoints, each followed by an
             evaluation on the whole validation images.
         threads: augmenting threads.
-        xla: whether XLA compiles the step.
+        accelerate: whether the step runs by XLA or in bfloat16; see `tf1`.
         seed: of the weights, the order of patches and the augmentation.
 
     Returns:
@@ -302,16 +304,20 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
     run_seed = seed + start
     readers = []
     saver = Saver(folder, evaluate_every, readers)
-    estimator = tf.estimator.Estimator(
+    estimator, exact = [tf.estimator.Estimator(
         model_fn,
         config=tf.estimator.RunConfig(
             folder, tf_random_seed=run_seed, keep_checkpoint_max=2,
             save_summary_steps=SUMMARY_STEPS, log_step_count_steps=100,
-            save_checkpoints_steps=evaluate_every),
+            save_checkpoints_steps=evaluate_every,
+            session_config=session_config(accelerated)),
         params={'network': network, 'batch_size': batch_size,
                 'learning_rate': learning_rate, 'warmup_steps': warmup_steps,
                 'steps': steps, 'evaluate_every': evaluate_every,
-                'model_dir': folder, 'xla': xla})
+                'model_dir': folder, 'accelerate': accelerated})
+        for accelerated in (accelerate, False)]
+    # Of what is trained in bfloat16, too, float32 is measured.
+    estimator.evaluate = exact.evaluate
     train_spec = tf.estimator.TrainSpec(
         queues.training_input(paths[0], batch_size, crop_size, threads,
                               run_seed, readers),
@@ -334,7 +340,7 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
     print(f'{folder}: ' + (f'resuming at step {start} of {steps}' if latest
                            else f'training {steps} steps')
           + f', TensorFlow {tf.__version__}'
-          + (', compiled by XLA: the first steps take long' if xla else ''),
+          + (f', {ACCELERATED}' if accelerate else ''),
           flush=True)
 
     handlers = {number: signal.signal(number, saver.stop)

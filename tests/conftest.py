@@ -49,7 +49,7 @@ def train_flags(data_dir, model_dir, net, steps):
     return ('--mode=train', f'--net={net}', f'--data_dir={data_dir}',
             f'--model_dir={model_dir}', f'--steps={steps}',
             '--evaluate_every=3', '--batch_size=2', '--crop_size=64',
-            '--augment_threads=1', '--xla=off')
+            '--augment_threads=1', '--accelerate=off')
 
 
 @pytest.fixture(scope='session')
@@ -58,7 +58,7 @@ def trained(program, data_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp('models')
     for net in NETS:
         process = program(*train_flags(data_dir, folder, net, 6), '--width=4',
-                          '--xla=auto')
+                          '--accelerate=auto')
         assert process.returncode == 0, process.stderr
         assert process.stderr == ''
         assert 'step 6/6' in process.stdout

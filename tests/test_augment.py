@@ -23,9 +23,9 @@ def draws(function, count, seed=0):
 # Sampling
 
 # [2, 3, 4]; the last two channels are those before plus 100.
-IMAGE = np.array([[[0, 100, 100, 200], [10, 90, 110, 190], [20, 80, 120, 180]],
-                  [[40, 60, 140, 160], [50, 50, 150, 150], [60, 10, 160, 110]]],
-                 np.uint8)
+IMAGE = np.uint8(
+    [[[0, 100, 100, 200], [10, 90, 110, 190], [20, 80, 120, 180]],
+     [[40, 60, 140, 160], [50, 50, 150, 150], [60, 10, 160, 110]]])
 # Row and column, and the first two channels there.
 BILINEAR = [
     ((0, 0), (0, 100)),
