@@ -98,7 +98,7 @@ main() { .venv/bin/python main.py "$@"; }
 case ${1:-} in
   ''|setup|test) ;;
   benchmark)
-    for engine in torch tf1 tf2; do
+    for engine in torch tf2 tf1; do
       ENGINE=$engine ./run.sh setup
     done
     exec .venv/bin/python -m benchmarks.run ;;

@@ -33,8 +33,8 @@ MALLOC = {'MALLOC_MMAP_THRESHOLD_': '4000000000',
           'MALLOC_TRIM_THRESHOLD_': '16000000000',
           'MALLOC_TOP_PAD_': '100000000'}
 CROP, PATCH = '192', '256'  # as in training by default; for PyTorch
-ACCELERATIONS = {('tf1', 'on'): 'XLA', ('tf1', 'off'): 'no XLA',
-                 ('tf2', 'on'): 'bfloat16', ('tf2', 'off'): 'float32'}
+NAMES = {('tf1', 'on'): 'XLA', ('tf1', 'off'): 'no XLA',
+         ('tf2', 'on'): 'bfloat16', ('tf2', 'off'): 'float32'}
 
 
 def python(engine):
@@ -80,14 +80,24 @@ def median_rate(rates):
     return f'{statistics.median(rates):.3g}'
 
 
+def settings(engine, kind, net='unet'):
+    """Those of --accelerate to measure, and what they mean.
+
+    They are the defaults for training and inference, and both where they
+    compute in other precisions.
+    """
+    if engine == 'tf2':
+        chosen = ('off', 'on')
+    else:
+        chosen = ('on' if kind == 'train' and net != 'deeplabv3' else 'off',)
+    return [(accelerate, NAMES[engine, accelerate]) for accelerate in chosen]
+
+
 def measure_input(table, engine, path):
     """The training step fed by the pipeline against a constant batch."""
     fastest = 0
     for net in NETS:
-        for accelerate in ('on', 'off'):
-            how = ACCELERATIONS[engine, accelerate]
-            if (engine, net, accelerate) == ('tf1', 'deeplabv3', 'on'):
-                continue  # not by default, and a minute to compile
+        for accelerate, how in settings(engine, 'train', net):
             fed, constant = side_by_side(
                 [worker(engine, 'step', net, source, CROP, accelerate)
                  for source in (path, 'constant')], REPEATS)
@@ -109,8 +119,7 @@ def measure_input(table, engine, path):
 def measure_torch(table, engine):
     """U-Net against the same in PyTorch, on 256 x 256 patches."""
     for kind in ('train', 'forward'):
-        for accelerate in ('off', 'on'):
-            how = ACCELERATIONS[engine, accelerate]
+        for accelerate, how in settings(engine, kind):
             precision = 'bfloat16' if how == 'bfloat16' else 'float32'
             ours = {'train': ('step', 'unet', 'constant', PATCH, accelerate),
                     'forward': ('forward', 'unet', PATCH, accelerate)}[kind]

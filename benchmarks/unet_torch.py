@@ -15,7 +15,7 @@ from benchmarks.turns import serve
 
 WIDTH, LEVELS = 16, 4
 BATCH, PATCH = 8, 256
-STEPS = 8
+STEPS = 6
 
 
 def double_conv(inputs, filters):

@@ -15,7 +15,7 @@ from nets import checkpoints, training
 from nets.tf1 import ops_scope, session_config, tf
 
 BATCH = 8
-STEPS = 8  # of a turn
+STEPS = 6  # of a turn
 AHEAD = queues.BATCHES_AHEAD + 2  # batches that the queues may hold ready
 MAX_PIXELS = 1536 ** 2  # so that 1000 x 1000 goes through whole
 
@@ -60,7 +60,8 @@ def step(net, source, side, accelerate):
          'model_dir': tempfile.mkdtemp(), 'accelerate': accelerated})
     session = tf.train.MonitoredSession(tf.train.ChiefSessionCreator(
         config=session_config(accelerated)))
-    serve(lambda: session.run(spec.train_op), BATCH, STEPS, AHEAD)
+    serve(lambda: session.run(spec.train_op), BATCH, STEPS,
+          0 if source == 'constant' else AHEAD)
 
 
 def pipeline(store, side):
