@@ -208,7 +208,7 @@ def evaluate(folder, output_stride):
             'source': file.attrs['source'], 'network': network,
             'flags': {name: FLAGS[name].value for name in
                       ('net', 'data_dir', 'split', 'threshold', 'average',
-                       'max_pixels')},
+                       'max_pixels', 'accelerate')},
             'versions': {'python': sys.version.split()[0],
                          'tensorflow': tf.__version__,
                          'numpy': np.__version__, 'h5py': h5py.__version__}}

@@ -167,7 +167,7 @@ def write_data(folder, copies):
 
 def measure_memory(table, engine, folder):
     """Peak resident memory against the sizes of store and image."""
-    models = os.path.join(folder, 'models')
+    models = os.path.join(folder, engine)
     for copies in (1, 10):
         data = os.path.join(folder, f'data{copies}')
         _, peak = run_main(

@@ -56,8 +56,11 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
             progress=lambda part, done=done: report(done + part))
         start = os.path.join(output_dir, _stem(path))
         _write_png(f'{start}_mask.png', mask * 255)
+        # In place and then gone: images can be as large as memory allows.
+        probability *= 255
         _write_png(f'{start}_probability.png',
-                   np.round(probability * 255).astype(np.uint8))
+                   np.rint(probability, out=probability).astype(np.uint8))
+        del probability
         _write_png(f'{start}_overlay.png', display.overlay(image, mask))
     return skipped
 
