@@ -44,7 +44,8 @@ def run(python, *arguments):
     return process.stdout
 
 
-@pytest.fixture(params=OTHERS, ids=os.path.basename)
+@pytest.fixture(params=OTHERS, ids=[os.path.basename(folder)
+                                    for folder in OTHERS])
 def other(request):
     """Another engine's Python."""
     return os.path.join(request.param, 'bin', 'python')
