@@ -45,8 +45,6 @@ def build(net, width=WIDTH, output_stride=OUTPUT_STRIDE, images=None,
         logits = segnet(inputs, width, training)
     elif net == 'unet':
         logits = unet(inputs, width, training)
-    elif net == 'deeplabv3' and output_stride not in (8, 16):
-        raise ValueError(f'output_stride is {output_stride}; give 8 or 16')
     elif net == 'deeplabv3':
         logits = deeplabv3(inputs, width, training, output_stride)
     else:

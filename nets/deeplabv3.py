@@ -86,7 +86,12 @@ def deeplabv3(images, width, training, output_stride):
 
     Returns:
         float32 [N, H, W, 1].
+
+    Raises:
+        ValueError: another output stride.
     """
+    if output_stride not in (8, 16):
+        raise ValueError(f'output_stride is {output_stride}; give 8 or 16')
     x = encoder(images, width, training, output_stride)
     factor = 16 // output_stride
     x = aspp(x, 4 * width, training,

@@ -79,7 +79,7 @@ def model_fn(features, labels, mode, params):
         mode: tf.estimator.ModeKeys.TRAIN or EVAL.
         params: dict of `network`, `batch_size`, `learning_rate`,
             `warmup_steps`, `steps`, `evaluate_every`, `model_dir` and
-            `accelerate`, whether training is; see `tf1`.
+            `accelerate`, whether the network is; see `tf1`.
 
     Returns:
         A tf.estimator.EstimatorSpec.
@@ -87,9 +87,7 @@ def model_fn(features, labels, mode, params):
     training = mode == tf.estimator.ModeKeys.TRAIN
     shape = tf.shape(labels)
     labels = tf.cast(labels, tf.float32)
-    # Not in evaluation: its figures are those of float32, and XLA would
-    # compile each size of image anew.
-    with ops_scope(params['accelerate'] and training):
+    with ops_scope(params['accelerate']):
         model = checkpoints.build(params['network'], features, training)
         logits = model.get_layer('logits').output[:, :shape[1], :shape[2]]
         probability = tf.sigmoid(logits)
@@ -316,7 +314,8 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
                 'steps': steps, 'evaluate_every': evaluate_every,
                 'model_dir': folder, 'accelerate': accelerated})
         for accelerated in (accelerate, False)]
-    # Of what is trained in bfloat16, too, float32 is measured.
+    # Not accelerated: the figures are those of float32, and XLA would compile
+    # each size of image anew.
     estimator.evaluate = exact.evaluate
     train_spec = tf.estimator.TrainSpec(
         queues.training_input(paths[0], batch_size, crop_size, threads,
