@@ -111,15 +111,17 @@ case ${1:-} in
   test) exec .venv/bin/python -m pytest -q ;;
 esac
 
+declare -A steps  # where they are not the default
 if [ -n "$MONUSEG_DIR" ]; then
   data=data/monuseg models=checkpoints predictions=predictions/monuseg
-  recipe=()
+  recipe=() steps=()
   main --mode=prepare --data_dir=$data --monuseg_dir="$MONUSEG_DIR"
 else
   echo 'MONUSEG_DIR is not set: using a synthetic sample.'
   data=data/sample models=checkpoints/sample predictions=predictions/sample
   # The sample is easy: a short training will do.
   recipe=(--crop_size=128 --warmup_steps=30 --evaluate_every=150)
+  steps=([segnet]=340 [unet]=150 [deeplabv3]=340)  # U-Net learns faster
   main --mode=prepare --data_dir=$data --sample
 fi
 split=validation
@@ -132,12 +134,8 @@ for net in "${nets[@]}"; do
   folder=$models/$net
   use=(--net="$net" --model_dir=$models)
   echo "== $net"
-  if [ $data = data/sample ]; then
-    steps=340
-    if [ "$net" = unet ]; then steps=150; fi  # it learns faster
-    recipe+=(--steps=$steps)  # the last counts
-  fi
-  main --mode=train "${use[@]}" --data_dir=$data "${recipe[@]}"
+  main --mode=train "${use[@]}" --data_dir=$data "${recipe[@]}" \
+    ${steps[$net]:+--steps=${steps[$net]}}
   if [ ! $folder/$split.json -nt $folder/best/best.json ]; then
     main --mode=eval "${use[@]}" --data_dir=$data --split=$split
   fi

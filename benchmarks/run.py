@@ -48,7 +48,7 @@ def worker(engine, *arguments):
 def torch(kind, precision):
     settings = [f'{name}={value}' for name, value in MALLOC.items()]
     return ['env', *settings, python('torch'), '-m', 'benchmarks.unet_torch',
-            kind, precision]
+            kind, PATCH, precision]
 
 
 class Table:
@@ -202,16 +202,15 @@ def seconds_to_first_step(engine, data, folder):
     return seconds
 
 
-def drop_from_cache(*folders):
-    """Asks the system to forget the files below folders."""
-    for folder in folders:
-        for parent, _, names in os.walk(folder):
-            for name in names:
-                path = os.path.join(parent, name)
-                if os.path.isfile(path):
-                    with open(path, 'rb') as file:
-                        os.posix_fadvise(file.fileno(), 0, 0,
-                                         os.POSIX_FADV_DONTNEED)
+def drop_from_cache(folder):
+    """Asks the system to forget the files below a folder."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            if os.path.isfile(path):
+                with open(path, 'rb') as file:
+                    os.posix_fadvise(file.fileno(), 0, 0,
+                                     os.POSIX_FADV_DONTNEED)
 
 
 def measure_start(table, engine, data):

@@ -4,6 +4,9 @@ import subprocess
 import sys
 import time
 
+BATCH = 8  # patches in a step
+STEPS = 6  # of a turn
+
 
 def serve(run, units, timed, untimed=0):
     """Says `ready` once warm, then times a turn for each line on stdin.

@@ -1,6 +1,6 @@
 """U-Net in PyTorch, the same as `nets/unet.py`, to be timed; see `turns`.
 
-    python -m benchmarks.unet_torch train|forward float32|bfloat16
+    python -m benchmarks.unet_torch train|forward SIDE float32|bfloat16
 
 Each at the fastest setting found: channels_last; training compiled, which
 needs a C++ compiler; the forward pass traced and frozen; memory kept, see
@@ -11,11 +11,9 @@ import sys
 import torch
 from torch import nn
 
-from benchmarks.turns import serve
+from benchmarks.turns import BATCH, STEPS, serve
 
 WIDTH, LEVELS = 16, 4
-BATCH, PATCH = 8, 256
-STEPS = 6
 
 
 def double_conv(inputs, filters):
@@ -62,11 +60,12 @@ def loss_of(logits, labels):
             + 1 - dice)
 
 
-def main(kind, precision):
+def main(kind, side, precision):
+    side = int(side)
     torch.manual_seed(0)
     lower = torch.autocast('cpu', torch.bfloat16, precision == 'bfloat16')
     model = UNet().to(memory_format=torch.channels_last)
-    images = torch.rand(BATCH, 3, PATCH, PATCH).to(
+    images = torch.rand(BATCH, 3, side, side).to(
         memory_format=torch.channels_last)
     labels = (images[:, :1] > 0.8).float()
     if kind == 'forward':

@@ -8,14 +8,13 @@ import tempfile
 import numpy as np
 
 import nets
-from benchmarks.turns import serve
+from benchmarks.turns import BATCH, STEPS, serve
 from eval import inference
 from input_pipeline import queues
+from input_pipeline.normalisation import normalise
 from nets import checkpoints, training
 from nets.tf1 import ops_scope, session_config, tf
 
-BATCH = 8
-STEPS = 6  # of a turn
 AHEAD = queues.BATCHES_AHEAD + 2  # batches that the queues may hold ready
 MAX_PIXELS = 1536 ** 2  # so that 1000 x 1000 goes through whole
 
@@ -89,7 +88,7 @@ def image(net, how, views):
     """
     run, stride = untrained(net), nets.stride(net)
     pixels = np.uint8(random_images(1, 1000)[0] * 255)
-    padded = inference.pad_to_stride(pixels, stride)[np.newaxis] / 255
+    padded = normalise(inference.pad_to_stride(pixels, stride))[np.newaxis]
 
     def segment():
         inference.segment(pixels, run, stride, 0.5, MAX_PIXELS, views == '8')
