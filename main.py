@@ -45,6 +45,9 @@ def define_flags():
                         'downloaded.', module_name=group)
     flags.DEFINE_bool('sample', False, 'Make synthetic images instead.',
                       module_name=group)
+    flags.DEFINE_enum('fold', '0', ('0', '1', '2', '3', 'none'), 'Which '
+                      'quarter of the training images to validate on; none: '
+                      'train on all.', module_name=group)
 
     group = 'Network (read back from the checkpoint once trained)'
     flags.DEFINE_integer('width', None, 'Filters of the first layer; 16 if '
@@ -147,7 +150,7 @@ def prepare():
     if FLAGS.sample == bool(FLAGS.monuseg_dir):
         raise InputError('--monuseg_dir: give either the folder of MoNuSeg '
                          'or --sample for synthetic images')
-    prepare_stores(FLAGS.data_dir, FLAGS.monuseg_dir, FLAGS.seed)
+    prepare_stores(FLAGS.data_dir, FLAGS.monuseg_dir, FLAGS.seed, FLAGS.fold)
 
 
 def train(folder, output_stride):
@@ -176,14 +179,16 @@ def train(folder, output_stride):
 def check_division(network, data, path, folder):
     """Refuses to measure on images that may have been trained on."""
     # Of another digest, they are other images.
+    divisions = [f'--seed={made.get("data_seed")} '
+                 f'--fold={made.get("data_fold")}' for made in (data, network)]
     if (FLAGS.split != 'test'
             and network.get('data_digest') == data['data_digest']
-            and network.get('data_seed') != data['data_seed']):
+            and divisions[0] != divisions[1]):
         raise InputError(
-            f'{path}: divided with --seed={data["data_seed"]}, but the '
-            f'network in {folder} was trained on a division with '
-            f'--seed={network.get("data_seed")}, and may know these images; '
-            'prepare with that seed or choose another --model_dir')
+            f'{path}: divided with {divisions[0]}, but the network in '
+            f'{folder} was trained on a division with {divisions[1]}, and may '
+            'know these images; prepare with these or choose another '
+            '--model_dir')
 
 
 def evaluate(folder, output_stride):

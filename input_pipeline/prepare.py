@@ -15,10 +15,10 @@ from input_pipeline import sample
 from input_pipeline import store
 from input_pipeline.files import InputError, written_whole
 
-VALIDATION_SHARE = 0.25  # of the training images
+FOLDS = 4  # one of them to validate on
 
 
-def prepare(output_dir, monuseg_dir=None, seed=0):
+def prepare(output_dir, monuseg_dir=None, seed=0, fold='0'):
     """Writes train.h5, validation.h5 and, with test images, test.h5.
 
     The images that are not trained on, of test or else of validation, are
@@ -32,6 +32,7 @@ def prepare(output_dir, monuseg_dir=None, seed=0):
             for the synthetic sample.
         seed: of the division into training and validation, and of the
             sample; 0 to 2**32 - 1.
+        fold: see `divide`.
 
     Raises:
         InputError: the data are absent, damaged or too few, or the output
@@ -45,21 +46,23 @@ def prepare(output_dir, monuseg_dir=None, seed=0):
         source, load = 'MoNuSeg', monuseg.load
         entries = monuseg.find(monuseg_dir)
         digest = monuseg.digest(entries)
-    splits = divide(entries, seed)
+    splits = divide(entries, seed, fold)
     rules = {'source': source, 'source_digest': digest, 'seed': seed,
+             'fold': fold,
              'patch_size': store.PATCH_SIZE, 'overlap': store.OVERLAP,
              'fill_rule': annotations.FILL_RULE, 'mask_background': 0,
              'mask_nucleus': 1}
     paths = {split: os.path.join(output_dir, f'{split}.h5')
              for split in ('train', 'validation', 'test')}
     held_out = os.path.join(output_dir, 'held_out_images')
+    held_out_split = 'test' if 'test' in splits else 'validation'
     held_out_names = [f'{entry.name}.png'
-                      for entry in splits.get('test', splits['validation'])]
+                      for entry in splits.get(held_out_split, [])]
     present = {split for split in paths if os.path.exists(paths[split])}
     if present == set(splits) and _holds(held_out, held_out_names) and all(
             _was_made(paths[split], rules, splits[split]) for split in splits):
         print(f'{output_dir}: already prepared from the same {source} with '
-              f'seed {seed}; nothing to do')
+              f'seed {seed}, fold {fold}; nothing to do')
         return
 
     start = time.time()
@@ -73,41 +76,54 @@ def prepare(output_dir, monuseg_dir=None, seed=0):
                 _examples(chosen, load, done, report))
             done += len(chosen)
             summary.append(f'{split} {len(chosen)} images, {patches} patches')
-            if split in ('test', 'validation'):
-                to_predict = partial
-        _write_images(to_predict, held_out)
+            if split == held_out_split:
+                _write_images(partial, held_out)
+    # What belongs to the preparation replaced.
     for split in present - set(splits):
-        os.remove(paths[split])  # it belongs to the preparation replaced
+        os.remove(paths[split])
+    if not held_out_names:
+        shutil.rmtree(held_out, ignore_errors=True)
     print(f'{output_dir}: {source}, {"; ".join(summary)}; '
           f'{time.time() - start:.1f} s')
     if 'test' not in splits:
         print('no test images there: test.h5 is not written')
 
 
-def divide(entries, seed):
+def divide(entries, seed, fold):
     """Divides entries into the splits of the stores, whole images only.
 
+    Names of TCGA slides begin with the site that took the tissue, so of
+    entries ordered by name neighbours are alike: of each four, one goes into
+    each fold.
+
     Args:
-        entries: as `monuseg.find` or `sample.find` lists them.
-        seed: of the choice of validation images.
+        entries: as `monuseg.find` or `sample.find` lists them, by name.
+        seed: of the choice among each four.
+        fold: '0' to '3', the fold to validate on, or `store.TRAIN_ON_ALL`.
 
     Returns:
-        dict of lists of entries: 'train', 'validation', and 'test' where
-        there are test images.
+        dict of lists of entries: 'train', and 'validation' and 'test' where
+        there are any.
 
     Raises:
-        InputError: there are fewer than two training images.
+        InputError: there are too few training images.
     """
     training = [entry for entry in entries if entry.split == 'training']
-    if len(training) < 2:
-        raise InputError(f'{len(training)} training images found, at least 2 '
-                         'are needed; give the folder above the training data')
-    order = np.random.RandomState(seed).permutation(len(training))
-    count = max(1, round(len(training) * VALIDATION_SHARE))
-    splits = {'train': [training[i] for i in sorted(order[count:])],
-              'validation': [training[i] for i in sorted(order[:count])],
+    rng = np.random.RandomState(seed)
+    folds = [str(k) for start in range(0, len(training), FOLDS)
+             for k in rng.permutation(min(FOLDS, len(training) - start))]
+    splits = {'train': [], 'validation': [],
               'test': [entry for entry in entries if entry.split == 'test']}
-    return {split: chosen for split, chosen in splits.items() if chosen}
+    for entry, its_fold in zip(training, folds):
+        splits['validation' if its_fold == fold else 'train'].append(entry)
+    splits = {split: chosen for split, chosen in splits.items() if chosen}
+    if 'train' not in splits or (fold != store.TRAIN_ON_ALL
+                                 and 'validation' not in splits):
+        needed = 1 if fold == store.TRAIN_ON_ALL else max(2, int(fold) + 1)
+        raise InputError(f'{len(training)} training images found, --fold='
+                         f'{fold} needs {needed}; give the folder above the '
+                         'training data')
+    return splits
 
 
 def _was_made(path, rules, entries):
@@ -122,9 +138,9 @@ def _was_made(path, rules, entries):
 
 
 def _holds(folder, names):
-    """Says whether a folder holds these files and no others."""
-    return (os.path.isdir(folder)
-            and sorted(os.listdir(folder)) == sorted(names))
+    """Says whether a folder, absent if empty, holds just these files."""
+    there = os.listdir(folder) if os.path.isdir(folder) else []
+    return sorted(there) == sorted(names)
 
 
 def _write_images(path, folder):

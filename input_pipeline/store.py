@@ -21,6 +21,7 @@ from input_pipeline.files import InputError
 
 SCHEMA_VERSION = 1
 PATCH_SIZE = 256  # pixels
+TRAIN_ON_ALL = 'none'  # the attribute `fold` where no image validates
 OVERLAP = 0.2  # of neighbouring patches, as a fraction of PATCH_SIZE
 
 # Dtype and shape of each row, and the rows in a chunk. Chunks are read whole:
@@ -175,7 +176,8 @@ def identity(store):
     seed = store.attrs.get('seed')
     return {'data_source': store.attrs.get('source'),
             'data_digest': store.attrs.get('source_digest'),
-            'data_seed': None if seed is None else int(seed)}
+            'data_seed': None if seed is None else int(seed),
+            'data_fold': store.attrs.get('fold')}
 
 
 def image_names(store):

@@ -4,13 +4,16 @@
     model.ckpt-STEP.*  the latest checkpoints, to resume from
     best/              the checkpoint with the best validation F1 ...
     best/best.json     ... and which it is
-    weights.h5         its Keras weights
+    weights.h5         its Keras weights, with all that network.json says
+
+A folder with weights.h5 alone is enough to evaluate and to predict.
 """
 import contextlib
 import glob
 import json
 import os
 import shutil
+import sys
 
 import h5py
 
@@ -18,6 +21,10 @@ import nets
 from input_pipeline.files import InputError, write_json, written_whole
 from input_pipeline.normalisation import NORMALISATION
 from nets.tf1 import ops_scope, session_config, tf
+
+# Model folders of networks that come with the project, weights.h5 alone.
+PRETRAINED = os.path.join(os.path.dirname(os.path.dirname(
+    os.path.abspath(__file__))), 'checkpoints', 'pretrained')
 
 
 def describe(net, width, output_stride):
@@ -47,7 +54,7 @@ def read_json(path):
 
 
 def network_of(folder, net, width=None, output_stride=None):
-    """What the network in a model folder was built with.
+    """What the network trained in a model folder was built with.
 
     Args:
         folder: the model folder.
@@ -68,6 +75,35 @@ def network_of(folder, net, width=None, output_stride=None):
             for name in ('checkpoint', os.path.join('best', 'best.json'))):
         return None  # a training that failed before it began leaves the first
     network = read_json(path)
+    check_asked(network, path, net, width, output_stride)
+    return network
+
+
+def network_of_weights(path):
+    """What `write_weights` wrote beside the weights, as a dict.
+
+    Raises:
+        InputError: the file is not one that training wrote.
+    """
+    try:
+        with h5py.File(path, 'r') as file:
+            return json.loads(file.attrs['network'])
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f'{path}: not whole, or not written by this program '
+                         f'({error}); copy it again or train again') from error
+
+
+def check_asked(network, path, net, width, output_stride):
+    """Refuses another network than asked for.
+
+    Args:
+        network: dict of `describe`, as read.
+        path: of the file that it was read from.
+        net, width, output_stride: as for `network_of`.
+
+    Raises:
+        InputError: something is missing in `network`, or differs.
+    """
     asked = {'net': net, 'width': width, 'output_stride': output_stride,
              'normalisation': NORMALISATION}
     for key, value in asked.items():
@@ -78,10 +114,9 @@ def network_of(folder, net, width=None, output_stride=None):
             leave_out = (f'leave out --{key} or '
                          if key in ('width', 'output_stride') else '')
             raise InputError(
-                f'{folder}: holds a network trained with {key} '
+                f'{os.path.dirname(path)}: holds a network trained with {key} '
                 f'{network[key]}, not {value}; {leave_out}choose another '
                 '--model_dir')
-    return network
 
 
 def build(network, images=None, training=False):
@@ -120,7 +155,7 @@ def read_best(folder):
 
 
 def keep_best(folder, checkpoint, measures):
-    """Keeps a checkpoint as the best if its validation F1 is.
+    """Keeps a checkpoint as the best if its validation F1 is, or is None.
 
     The record is replaced after the checkpoint's files are in place, and
     those of the former best are removed after that, so a kill at any moment
@@ -129,13 +164,15 @@ def keep_best(folder, checkpoint, measures):
     Args:
         folder: the model folder.
         checkpoint: path prefix of the checkpoint.
-        measures: dict of floats with `f1`, and `step`.
+        measures: dict with `step`, and the validation's floats with `f1`, or
+            an `f1` of None where there are no validation images.
 
     Returns:
         True if it is the best so far.
     """
     former = read_best(folder)
-    better = not former or measures['f1'] > former['f1']
+    better = (not former or measures['f1'] is None
+              or measures['f1'] > former['f1'])
     record = former
     if better:
         record = dict(measures, checkpoint=os.path.basename(checkpoint))
@@ -153,67 +190,89 @@ def keep_best(folder, checkpoint, measures):
 
 
 @contextlib.contextmanager
-def restored_best(folder, network, config, accelerate=False):
-    """The best checkpoint's network in a graph and session of its own.
+def session_of(network, config, accelerate=False):
+    """The network in a graph and session of its own, without weights yet.
 
     Args:
-        folder: the model folder.
         network: dict of `describe`.
         config: the session's tf.ConfigProto.
         accelerate: whether the network runs by XLA, which compiles it anew
             for each size of image, or in bfloat16; see `tf1`.
 
     Yields:
-        (session, Keras model, the best checkpoint's record).
-
-    Raises:
-        InputError: there is no checkpoint, or it cannot be read.
+        (session, Keras model).
     """
-    best = read_best(folder)
-    if best is None:
-        raise InputError(
-            f'{folder}: holds no evaluated checkpoint; train one with '
-            f'python main.py --mode=train --net={network["net"]}')
-    path = os.path.join(folder, 'best', best['checkpoint'])
     with tf.Graph().as_default(), tf.Session(config=config) as session:
         tf.keras.backend.set_session(session)
         with ops_scope(accelerate):
             model = build(network)
-        try:
-            tf.train.Saver(model.weights).restore(session, path)
-        except (tf.errors.OpError, ValueError) as error:
-            raise InputError(f'{path}: cannot be restored '
-                             f'({str(error).splitlines()[0]}); train again '
-                             'into another --model_dir') from error
-        yield session, model, best
+        yield session, model
+
+
+def restore_best(folder, best, session, model):
+    """Reads a model folder's best checkpoint into a model.
+
+    Args:
+        folder: the model folder.
+        best: what `read_best` says of it.
+        session, model: of `session_of`.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = os.path.join(folder, 'best', best['checkpoint'])
+    try:
+        tf.train.Saver(model.weights).restore(session, path)
+    except (tf.errors.OpError, ValueError) as error:
+        raise InputError(f'{path}: cannot be restored '
+                         f'({str(error).splitlines()[0]}); train again '
+                         'into another --model_dir') from error
 
 
 def write_weights(folder, network):
     """Writes the best checkpoint's Keras weights to `weights.h5`.
 
-    The file's attributes hold `network`, the step and the validation F1.
-    Nothing is done where they are those of the best checkpoint already.
+    The file's attribute `network` holds, as JSON, `network`, the step and the
+    validation F1. Nothing is done where they are those of the best checkpoint
+    already.
     """
     path = os.path.join(folder, 'weights.h5')
     best = read_best(folder)
+    described = dict(network, step=best['step'], f1=best['f1'])
     # One that is absent or damaged is written anew.
-    with contextlib.suppress(OSError), h5py.File(path, 'r') as file:
-        if (file.attrs.get('step'), file.attrs.get('f1')) == (
-                best['step'], best['f1']):
+    with contextlib.suppress(InputError):
+        if network_of_weights(path) == described:
             return
     # Keras reads weights layer by layer; to prune the graph, and not to
     # optimise it, makes each of these runs cheap.
     config = tf.ConfigProto(
         graph_options=tf.GraphOptions(place_pruned_graph=True))
-    with restored_best(folder, network, config) as (_, model, best):
+    with session_of(network, config) as (session, model):
+        restore_best(folder, best, session, model)
         with written_whole(path) as partial:
             model.save_weights(partial)
             with h5py.File(partial, 'a') as file:
-                for key, value in network.items():
-                    if value is not None:
-                        file.attrs[key] = value
-                file.attrs['step'] = best['step']
-                file.attrs['f1'] = best['f1']
+                file.attrs['network'] = json.dumps(described)
+
+
+def find_weights(folder, net):
+    """The weights.h5 to use where nothing was trained in a model folder.
+
+    It is the folder's own, else the one that came with the project.
+
+    Raises:
+        InputError: there is neither.
+    """
+    own = os.path.join(folder, 'weights.h5')
+    if os.path.exists(own):
+        return own
+    shipped = os.path.join(PRETRAINED, net, 'weights.h5')
+    if not os.path.exists(shipped):
+        raise InputError(f'{folder}: holds no trained network; train one with '
+                         f'python main.py --mode=train --net={net}')
+    print(f'{folder}: holds no trained network; using the one that came with '
+          f'the project, {os.path.relpath(shipped)}', file=sys.stderr)
+    return shipped
 
 
 @contextlib.contextmanager
@@ -221,25 +280,42 @@ def forward(folder, net, width=None, output_stride=None, accelerate=False):
     """The trained network of a model folder as a function.
 
     Args:
-        folder: the model folder.
+        folder: the model folder; one that holds neither a training nor
+            weights stands for the network that came with the project.
         net: the net asked for.
         width: what the network must have been built with, or None.
         output_stride: likewise.
-        accelerate: as for `restored_best`.
+        accelerate: as for `session_of`.
 
     Yields:
         (function from float32 [N, H, W, 3] in [0, 1], H and W multiples of
         the stride, to the probability float32 [N, H, W, 1]; the stride; a
-        dict of what the network was built with and its best step).
+        dict of what the network was built with and its step).
 
     Raises:
-        InputError: there is no such network, or another one.
+        InputError: there is no such network, another one, or it cannot be
+            read.
     """
     network = network_of(folder, net, width, output_stride)
+    best = network and read_best(folder)
     if network is None:
-        raise InputError(f'{folder}: holds no checkpoint; train one with '
-                         f'python main.py --mode=train --net={net}')
-    with restored_best(folder, network, session_config(accelerate),
-                       accelerate) as (session, model, best):
+        weights = find_weights(folder, net)
+        network = network_of_weights(weights)
+        check_asked(network, weights, net, width, output_stride)
+    elif best is None:
+        raise InputError(
+            f'{folder}: holds no evaluated checkpoint; train on with python '
+            f'main.py --mode=train --net={net}')
+    with session_of(network, session_config(accelerate),
+                    accelerate) as (session, model):
+        if best:
+            restore_best(folder, best, session, model)
+            network['step'] = best['step']
+        else:
+            try:
+                model.load_weights(weights)
+            except (OSError, KeyError, ValueError) as error:
+                raise InputError(f'{weights}: damaged ({error}); copy it '
+                                 'again or train again') from error
         run = session.make_callable(model.output, [model.input])
-        yield run, stride_of(network), dict(network, step=best['step'])
+        yield run, stride_of(network), network

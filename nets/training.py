@@ -249,13 +249,19 @@ def true_error_of(readers):
         raise
 
 
+def step_of(checkpoint):
+    """The global step in a checkpoint's name."""
+    return int(checkpoint.rsplit('-', 1)[1])
+
+
 def train(data_dir, folder, network, steps, batch_size, crop_size,
           learning_rate, warmup_steps, evaluate_every, threads, accelerate,
           seed):
     """Trains a network, or goes on where training stopped.
 
     Args:
-        data_dir: folder of `train.h5` and `validation.h5`.
+        data_dir: folder of `train.h5` and, unless that holds all images,
+            `validation.h5`.
         folder: the model folder; see `checkpoints` for what appears there.
         network: dict of `checkpoints.describe`.
         steps: optimiser steps in all, those of earlier runs included.
@@ -277,11 +283,15 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
             before, the crop does not suit, the folder cannot be written, the
             loss became NaN, or F1 is undefined.
     """
-    paths = [os.path.join(data_dir, name)
-             for name in ('train.h5', 'validation.h5')]
-    for path in paths:  # a flaw is told before the long work
-        with store.open_store(path) as file:
-            data = store.identity(file)
+    train_path, validation_path = [
+        os.path.join(data_dir, f'{split}.h5')
+        for split in ('train', 'validation')]
+    # A flaw in either is told before the long work.
+    with store.open_store(train_path) as file:
+        data = store.identity(file)
+    validated = data['data_fold'] != store.TRAIN_ON_ALL
+    if validated:
+        store.open_store(validation_path).close()
     stride = checkpoints.stride_of(network)
     if crop_size > store.PATCH_SIZE or crop_size % stride:
         raise InputError(f'--crop_size={crop_size}: must be a multiple of '
@@ -297,7 +307,7 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
     network = dict(network, **data)
     write_json(os.path.join(folder, 'network.json'), network)
 
-    start = int(latest.rsplit('-', 1)[1]) if latest else 0
+    start = step_of(latest) if latest else 0
     # A resumed run draws other patches than those before it.
     run_seed = seed + start
     readers = []
@@ -318,20 +328,27 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
     # each size of image anew.
     estimator.evaluate = exact.evaluate
     train_spec = tf.estimator.TrainSpec(
-        queues.training_input(paths[0], batch_size, crop_size, threads,
+        queues.training_input(train_path, batch_size, crop_size, threads,
                               run_seed, readers),
         max_steps=steps, hooks=[saver])
     keeper = BestKeeper(folder)
     eval_spec = tf.estimator.EvalSpec(
-        queues.validation_input(paths[1], stride, readers), steps=None,
+        queues.validation_input(validation_path, stride, readers), steps=None,
         exporters=[keeper], start_delay_secs=0, throttle_secs=0)
+
+    def judge(checkpoint):
+        if validated:
+            with true_error_of(readers):
+                result = estimator.evaluate(eval_spec.input_fn)
+            keeper.export(estimator, None, checkpoint, result, False)
+        else:
+            checkpoints.keep_best(folder, checkpoint, {
+                'step': step_of(checkpoint), 'f1': None})
 
     best = checkpoints.read_best(folder)
     if latest and (not best or best['evaluated'] < start):
-        # The run that saved it ended before it was evaluated.
-        with true_error_of(readers):
-            result = estimator.evaluate(eval_spec.input_fn)
-        keeper.export(estimator, None, latest, result, False)
+        # The run that saved it ended before it was judged.
+        judge(latest)
     if start >= steps:
         print(f'{folder}: already trained to step {start} of {steps}')
         checkpoints.write_weights(folder, network)
@@ -346,7 +363,12 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
                 for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with true_error_of(readers):
-            tf.estimator.train_and_evaluate(estimator, train_spec, eval_spec)
+            if validated:
+                tf.estimator.train_and_evaluate(estimator, train_spec,
+                                                eval_spec)
+            else:
+                estimator.train(train_spec.input_fn, train_spec.hooks,
+                                max_steps=steps)
     except tf.train.NanLossDuringTrainingError as error:
         raise InputError(
             f'the loss became NaN; the last checkpoint in {folder} is kept. '
@@ -354,6 +376,8 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+    if not validated:
+        judge(tf.train.latest_checkpoint(folder))
     if checkpoints.read_best(folder):
         checkpoints.write_weights(folder, network)
     return saver.signal

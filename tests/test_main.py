@@ -47,7 +47,7 @@ def test_training_leaves_checkpoints_weights_and_curves(trained, net):
         'net': net, 'width': 4, 'normalisation': 'uint8 / 255',
         'output_stride': 8 if net == 'deeplabv3' else None,
         'data_source': 'synthetic sample', 'data_digest': 'made here',
-        'data_seed': 7}
+        'data_seed': 7, 'data_fold': '0'}
     assert tf.train.latest_checkpoint(str(folder)).endswith('model.ckpt-6')
     assert read_json(folder, 'best', 'best.json')['step'] in (3, 6)
     assert (folder / 'weights.h5').exists()
@@ -273,6 +273,44 @@ def test_other_data_than_trained_on_is_refused(program, data_dir, model_dir,
         file.attrs['source_digest'] = 'other images'
     process = program('--mode=eval', *flags)
     assert process.returncode == 0, process.stderr
+
+
+def test_trained_on_all_images(program, data_dir, tmp_path):
+    data = tmp_path / 'data'
+    data.mkdir()
+    shutil.copy(str(data_dir / 'train.h5'), str(data))
+    with h5py.File(data / 'train.h5', 'a') as file:
+        file.attrs['fold'] = 'none'
+    for steps in (4, 5):  # the second time going on from the fourth
+        process = program(*train_flags(data, tmp_path, 'unet', steps),
+                          '--width=4')
+        assert process.returncode == 0, process.stderr
+        assert read_json(tmp_path, 'unet', 'best', 'best.json') == {
+            'checkpoint': f'model.ckpt-{steps}', 'step': steps,
+            'evaluated': steps, 'f1': None}
+    flags = ('--mode=eval', '--net=unet', f'--model_dir={tmp_path}')
+    process = program(*flags, f'--data_dir={data}', '--split=train')
+    assert process.returncode == 0, process.stderr
+    # It knows the validation images of every fold.
+    one_line(program(*flags, f'--data_dir={data_dir}'), 'validation.h5',
+             '--fold=0', '--fold=none')
+
+
+def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):
+    (tmp_path / 'unet').mkdir()
+    shutil.copy(str(trained / 'unet' / 'weights.h5'), str(tmp_path / 'unet'))
+    results = []
+    for models in (trained, tmp_path):
+        process = program('--mode=eval', '--net=unet',
+                          f'--data_dir={data_dir}', f'--model_dir={models}')
+        assert process.returncode == 0, process.stderr
+        results.append(read_json(models, 'unet', 'validation.json')['results'])
+    assert results[0] == results[1]
+    flags = ('--mode=predict', '--net=unet', f'--model_dir={tmp_path}',
+             '--images=docs/unet.png')
+    one_line(program(*flags, '--width=16'), 'width 4, not 16')
+    os.truncate(str(tmp_path / 'unet' / 'weights.h5'), 20000)
+    one_line(program(*flags), 'weights.h5')
 
 
 def test_sigterm_while_preparing_leaves_nothing_half_written(tmp_path):

@@ -529,16 +529,41 @@ def test_30_images_divide_22_to_8_by_the_seed():
     entries = [monuseg.Entry(f'{index:02}', 'training', None, None)
                for index in range(30)]
     entries += [monuseg.Entry('test', 'test', None, None)]
-    splits = prepare.divide(entries, 0)
+    splits = prepare.divide(entries, 0, '0')
     assert {name: len(chosen) for name, chosen in splits.items()} == {
         'train': 22, 'validation': 8, 'test': 1}
     assert sorted(sum(splits.values(), [])) == sorted(entries)
-    assert prepare.divide(entries, 0) == splits
-    assert prepare.divide(entries, 1) != splits
-    assert 'test' not in prepare.divide(entries[:-1], 0)
+    assert prepare.divide(entries, 0, '0') == splits
+    assert prepare.divide(entries, 1, '0') != splits
+    assert 'test' not in prepare.divide(entries[:-1], 0, '0')
 
 
-def test_one_training_image_is_too_few(tmp_path):
+def test_folds_take_one_of_each_four_and_all_in_all_each_image_once():
+    entries = [monuseg.Entry(f'{index:02}', 'training', None, None)
+               for index in range(30)]
+    held_out = [prepare.divide(entries, 3, fold)['validation']
+                for fold in '0123']
+    assert sorted(sum(held_out, [])) == entries
+    # Seven whole fours, and of the last two images one each.
+    assert [len(fold) for fold in held_out] == [8, 8, 7, 7]
+    for fold in held_out:
+        assert ([int(entry.name) // 4 for entry in fold]
+                == list(range(len(fold))))
+    assert prepare.divide(entries, 3, 'none') == {'train': entries}
+
+
+@pytest.mark.parametrize('count, fold, needed', [
+    (1, '0', 2), (1, '1', 2), (3, '3', 4), (0, 'none', 1)])
+def test_too_few_training_images(count, fold, needed):
+    entries = [monuseg.Entry(str(index), 'training', None, None)
+               for index in range(needed)]
+    assert prepare.divide(entries, 0, fold)['train']
+    entries = entries[:count]
+    assert (f'{count} training images found, --fold={fold} needs {needed};'
+            in message(prepare.divide, entries, 0, fold))
+
+
+def test_too_few_training_images_write_nothing(tmp_path):
     data = training_data(tmp_path / 'Training', 1)
     assert '1 training images' in message(prepare.prepare,
                                           str(tmp_path / 'out'), str(data))
@@ -559,7 +584,7 @@ def test_prepare(tmp_path, capsys):
     with store.open_store(out / 'train.h5') as file:
         assert dict(file.attrs, source_digest='', fill_rule='') == {
             'schema_version': 1, 'split': 'train', 'source': 'MoNuSeg',
-            'seed': 5, 'patch_size': 256, 'overlap': 0.2, 'fill_rule': '',
+            'seed': 5, 'fold': '0', 'patch_size': 256, 'overlap': 0.2, 'fill_rule': '',
             'mask_background': 0, 'mask_nucleus': 1, 'source_digest': ''}
         assert file['images/0/instances'][10:30, 20:60].all()
     # The image not trained on is there to predict, pixel for pixel.
@@ -614,6 +639,17 @@ def test_test_store_comes_and_goes_with_the_test_images(tmp_path):
     assert contents(out)['test.h5'] == ['TCGA-9']
     prepare.prepare(str(out), str(given / 'Training'))
     assert list(contents(out)) == ['train.h5', 'validation.h5']
+
+
+def test_train_on_all_leaves_nothing_to_validate_on(tmp_path):
+    data = training_data(tmp_path / 'Training', 4)
+    out = tmp_path / 'out'
+    prepare.prepare(str(out), str(data))
+    for _ in range(2):  # also where it was done already
+        prepare.prepare(str(out), str(data), fold='none')
+        assert contents(out) == {'train.h5': ['TCGA-0', 'TCGA-1', 'TCGA-2',
+                                              'TCGA-3']}
+        assert [path.name for path in out.iterdir()] == ['train.h5']
 
 
 def test_failure_leaves_the_stores_before_it_and_nothing_else(tmp_path):
