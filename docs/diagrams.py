@@ -25,13 +25,13 @@ PART = r'(?<=unit\d)_.*|(?<=aspp_pool)_.*|_bn$|_relu$'
 # colour, width.
 KINDS = (
     ('InputLayer|Activation', 'input, output (sigmoid)', '#d5d8dc', 1),
-    ('.*_unit', 'bottleneck unit: 1×1, 3×3, 1×1, shortcut', '#9ccfc0', 1),
+    ('.*_unit', 'residual unit: 3×3, 3×3, shortcut', '#9ccfc0', 1),
     ('MaxPooling2D|.*_pool$', 'max pooling, stride 2', '#e0705f', .5),
     ('.*_unpool', 'unpooling', '#5aa469', .5),
     ('Conv2DTranspose', 'up-convolution', '#5aa469', 1),
     ('Concatenate', 'concatenation', '#7d838c', .5),
     ('Conv2D .*logits', 'convolution to logits', '#f2bf63', 1),
-    ('Lambda logits', 'bilinear upsampling', '#5aa469', 1),
+    ('Lambda (logits|enlarged)', 'bilinear upsampling', '#5aa469', 1),
     ('Conv2D|.*aspp_pool', 'convolution, batch norm, ReLU', '#8db8e2', 1))
 
 

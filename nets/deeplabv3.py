@@ -1,54 +1,66 @@
 """DeepLabV3: Chen et al., 2017, arXiv:1706.05587.
 
-A ResNet-50 encoder (arXiv:1512.03385) whose last stages trade stride for
+A ResNet-18 encoder (arXiv:1512.03385) whose last stages trade stride for
 atrous rate so that the features keep 1/8 or 1/16 of the input's resolution,
 atrous spatial pyramid pooling with an image-level branch, and bilinear
 upsampling of the logits.
+
+The paper's objects are hundreds of pixels wide, and a nucleus some 25: at a
+stride of 8 it would be three by three features, and its outline lost. So the
+image is enlarged first, as the paper does with its own in inference.
 """
 from nets.layers import classifier, conv_bn, conv_bn_relu, relu
 from nets.tf1 import tf
 
-BLOCKS = (3, 4, 6, 3)  # bottleneck units of ResNet-50's four stages
-# The paper's (6, 12, 18) are for objects in crops of 513 pixels. Here nuclei
-# are some 25 pixels wide and crops 192: wide kernels would see little but
-# padding in training, and what they never saw in whole images. These reach 16,
-# 32 and 48 pixels to each side. Rates double at output stride 8, as in the
+ENLARGEMENT = 2
+UNITS = (2, 2, 2, 2)  # of ResNet-18's four stages
+# The paper's (6, 12, 18) are for objects in crops of 513 pixels. Crops here
+# are 384, enlarged: wide kernels would see little but padding in training,
+# and what they never saw in whole images. These reach 8, 16 and 24 pixels of
+# the image to each side at either output stride: rates double at 8, as in the
 # paper. Its multi-grid, which widens the last stage's, is left out likewise.
 ASPP_RATES_AT_16 = (1, 2, 3)
 
 
-def bottleneck(x, filters, name, training, strides=1, rate=1):
-    """Residual unit: 1x1, 3x3 (stride or rate), 1x1 to 4 * filters.
+def resize(x, factor, name):
+    """Bilinear: x [N, h, w, C] to [N, factor * h, factor * w, C]."""
+    return tf.keras.layers.Lambda(
+        lambda t: tf.image.resize_bilinear(
+            t, factor * tf.shape(t)[1:3], half_pixel_centers=True),
+        name=name)(x)
 
-    x [N, H, W, C] to [N, H / strides, W / strides, 4 * filters].
+
+def residual_unit(x, filters, name, training, strides=1, rate=1):
+    """Two 3x3 convolutions, of stride and atrous rate, and a shortcut.
+
+    x [N, H, W, C] to [N, H / strides, W / strides, filters].
     """
     shortcut = x
-    if strides != 1 or x.shape.as_list()[-1] != 4 * filters:
-        shortcut = conv_bn(x, 4 * filters, f'{name}_shortcut', training,
-                           size=1, strides=strides)
-    x = conv_bn_relu(x, filters, f'{name}_conv1', training, size=1)
-    x = conv_bn_relu(x, filters, f'{name}_conv2', training, strides=strides,
+    if strides != 1 or x.shape.as_list()[-1] != filters:
+        shortcut = conv_bn(x, filters, f'{name}_shortcut', training, size=1,
+                           strides=strides)
+    x = conv_bn_relu(x, filters, f'{name}_conv1', training, strides=strides,
                      rate=rate)
-    x = conv_bn(x, 4 * filters, f'{name}_conv3', training, size=1)
+    x = conv_bn(x, filters, f'{name}_conv2', training, rate=rate)
     x = tf.keras.layers.Add(name=f'{name}_add')([shortcut, x])
     return relu(x, name)
 
 
 def encoder(images, width, training, output_stride):
-    """ResNet-50: [N, H, W, 3] to [N, H / stride, W / stride, 32 * width]."""
+    """ResNet-18: [N, H, W, 3] to [N, H / stride, W / stride, 8 * width]."""
     x = conv_bn_relu(images, width, 'stem', training, size=7, strides=2)
     x = tf.keras.layers.MaxPooling2D(3, strides=2, padding='same',
                                      name='stem_pool')(x)
     stride, rate = 4, 1
-    for stage, units in enumerate(BLOCKS, start=1):
+    for stage, units in enumerate(UNITS, start=1):
         strides = 1 if stage == 1 else 2
         if strides == 2 and stride == output_stride:
             strides, rate = 1, rate * 2
         stride *= strides
         for unit in range(1, units + 1):
-            x = bottleneck(x, width * 2 ** (stage - 1),
-                           f'stage{stage}_unit{unit}', training,
-                           strides=strides if unit == 1 else 1, rate=rate)
+            x = residual_unit(x, width * 2 ** (stage - 1),
+                              f'stage{stage}_unit{unit}', training,
+                              strides=strides if unit == 1 else 1, rate=rate)
     return x
 
 
@@ -82,7 +94,7 @@ def deeplabv3(images, width, training, output_stride):
             `output_stride`.
         width: filters of the stem; 64 in the paper.
         training: Python bool, the mode of batch norm.
-        output_stride: 8 or 16, the encoder's stride.
+        output_stride: 8 or 16, the encoder's stride on the enlarged image.
 
     Returns:
         float32 [N, H, W, 1].
@@ -92,12 +104,11 @@ def deeplabv3(images, width, training, output_stride):
     """
     if output_stride not in (8, 16):
         raise ValueError(f'output_stride is {output_stride}; give 8 or 16')
-    x = encoder(images, width, training, output_stride)
+    x = resize(images, ENLARGEMENT, 'enlarged')
+    x = encoder(x, width, training, output_stride)
     factor = 16 // output_stride
     x = aspp(x, 4 * width, training,
              [factor * rate for rate in ASPP_RATES_AT_16])
-    x = classifier(x, 'coarse_logits')  # [N, H / stride, W / stride, 1]
-    return tf.keras.layers.Lambda(
-        lambda t: tf.image.resize_bilinear(
-            t, output_stride * tf.shape(t)[1:3], half_pixel_centers=True),
-        name='logits')(x)
+    x = classifier(x, 'coarse_logits')
+    # From [N, 2 * H / output_stride, 2 * W / output_stride, 1].
+    return resize(x, output_stride // ENLARGEMENT, 'logits')

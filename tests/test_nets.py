@@ -63,8 +63,8 @@ def training(variant):
     """A network in training on four images of one square nucleus each.
 
     Each nucleus fills three quarters of the sides of a noisy image and lies
-    in another corner of it: DeepLabV3 draws no finer outline than the eighth
-    or sixteenth of the resolution at which it decides.
+    in another corner of it: DeepLabV3 draws no finer outline than the fourth
+    or eighth of the resolution at which it decides.
     """
     rng = np.random.RandomState(0)
     masks = np.zeros((4, 64, 64, 1), np.float32)
@@ -186,17 +186,15 @@ def unet_tables(w):
 
 def deeplabv3_tables(w):
     def units(inputs, filters, count):
-        first = [(1, inputs, 4 * filters), (1, inputs, filters),
-                 (3, filters, filters), (1, filters, 4 * filters)]
-        other = [(1, 4 * filters, filters), (3, filters, filters),
-                 (1, filters, 4 * filters)]
-        return first + other * (count - 1)
+        shortcut = [(1, inputs, filters)] if inputs != filters else []
+        return (shortcut + [(3, inputs, filters), (3, filters, filters)]
+                + [(3, filters, filters)] * 2 * (count - 1))
 
-    resnet = ([(7, 3, w)] + units(w, w, 3) + units(4 * w, 2 * w, 4)
-              + units(8 * w, 4 * w, 6) + units(16 * w, 8 * w, 3))
-    aspp = [(1, 32 * w, 4 * w),
-            (3, 32 * w, 4 * w), (3, 32 * w, 4 * w), (3, 32 * w, 4 * w),
-            (1, 32 * w, 4 * w),  # of the image-level features
+    resnet = ([(7, 3, w)] + units(w, w, 2) + units(w, 2 * w, 2)
+              + units(2 * w, 4 * w, 2) + units(4 * w, 8 * w, 2))
+    aspp = [(1, 8 * w, 4 * w),
+            (3, 8 * w, 4 * w), (3, 8 * w, 4 * w), (3, 8 * w, 4 * w),
+            (1, 8 * w, 4 * w),  # of the image-level features
             (1, 5 * 4 * w, 4 * w)]
     classifier = 4 * w + 1
     return resnet, aspp, classifier
@@ -216,10 +214,10 @@ def test_tables_of_the_papers_widths():
     down, up, rest = unet_tables(64)
     assert (weights_of(down + up) + 2 * channels_of(down + up) + rest
             == 31037633)
-    # ResNet-50: 25,557,032 with 2048 * 1000 + 1000 in its last layer.
+    # ResNet-18: 11,689,512 with 512 * 1000 + 1000 in its last layer.
     resnet, _, _ = deeplabv3_tables(64)
     assert (weights_of(resnet) + 2 * channels_of(resnet)
-            == 25557032 - 2049000)
+            == 11689512 - 513000)
 
 
 def test_parameter_count(network, variant):
@@ -388,8 +386,8 @@ def test_segnet_unpools_to_its_own_stages_maxima():
 
 def test_deeplabv3s_units_and_pyramid():
     before, added, after, encoded, mean, pooled, joined = features_of(
-        'deeplabv3', 16, 'stage4_unit2_relu', 'stage4_unit3_conv3_bn',
-        'stage4_unit3_add', 'stage4_unit3_relu', 'aspp_pool_mean',
+        'deeplabv3', 16, 'stage4_unit1_relu', 'stage4_unit2_conv2_bn',
+        'stage4_unit2_add', 'stage4_unit2_relu', 'aspp_pool_mean',
         'aspp_pool_relu', 'aspp_concat')
     np.testing.assert_allclose(after, before + added, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(encoded, np.maximum(after, 0))
@@ -397,7 +395,7 @@ def test_deeplabv3s_units_and_pyramid():
     np.testing.assert_allclose(mean, encoded.mean(axis=(1, 2), keepdims=True),
                                rtol=1e-4)
     np.testing.assert_array_equal(joined[..., -16:],
-                                  np.broadcast_to(pooled, (1, 4, 6, 16)))
+                                  np.broadcast_to(pooled, (1, 8, 12, 16)))
 
 
 # SegNet's pooling
@@ -469,14 +467,15 @@ FEATURES = {
     ('unet', 16): [('down1_conv2_relu', 1, 4),
                    ('bottleneck_conv2_relu', 16, 64),
                    ('up4_skip', 8, 64), ('up1_skip', 1, 8)],
-    ('deeplabv3', 8): [('stem_relu', 2, 4), ('stage1_unit3_relu', 4, 16),
-                       ('stage2_unit4_relu', 8, 32),
-                       ('stage4_unit3_relu', 8, 128),
-                       ('aspp_concat', 8, 5 * 16), ('coarse_logits', 8, 1)],
-    ('deeplabv3', 16): [('stem_relu', 2, 4), ('stage1_unit3_relu', 4, 16),
-                        ('stage2_unit4_relu', 8, 32),
-                        ('stage4_unit3_relu', 16, 128),
-                        ('aspp_concat', 16, 5 * 16), ('coarse_logits', 16, 1)],
+    # Of the image, which is enlarged twofold first.
+    ('deeplabv3', 8): [('stem_relu', 1, 4), ('stage1_unit2_relu', 2, 4),
+                       ('stage2_unit2_relu', 4, 8),
+                       ('stage4_unit2_relu', 4, 32),
+                       ('aspp_concat', 4, 5 * 16), ('coarse_logits', 4, 1)],
+    ('deeplabv3', 16): [('stem_relu', 1, 4), ('stage1_unit2_relu', 2, 4),
+                        ('stage2_unit2_relu', 4, 8),
+                        ('stage4_unit2_relu', 8, 32),
+                        ('aspp_concat', 8, 5 * 16), ('coarse_logits', 8, 1)],
 }
 
 
@@ -496,8 +495,8 @@ def test_strides_and_channels_of_the_features(network, variant):
 RATES = {
     ('segnet', 32): {},
     ('unet', 16): {},
-    ('deeplabv3', 16): {'stage4': [2] * 3, 'aspp': [1, 2, 3]},
-    ('deeplabv3', 8): {'stage3': [2] * 6, 'stage4': [4] * 3,
+    ('deeplabv3', 16): {'stage4': [2] * 4, 'aspp': [1, 2, 3]},
+    ('deeplabv3', 8): {'stage3': [2] * 4, 'stage4': [4] * 4,
                        'aspp': [2, 4, 6]},
 }
 
@@ -517,18 +516,18 @@ def test_atrous_rates(network, variant):
             if set(listed) != {1}} == RATES[variant]
 
 
-@pytest.mark.parametrize('stride, expected', [
-    (8, [0] * 4 + list(np.arange(0.5, 16)) + [16] * 4),
-    (16, [0] * 8 + list(np.arange(0.5, 32)) + [32] * 8)])
-def test_upsampling_is_centred(stride, expected):
+@pytest.mark.parametrize('output_stride, stride, expected', [
+    (8, 4, [0] * 2 + list(np.arange(0.5, 8)) + [8] * 2),
+    (16, 8, [0] * 4 + list(np.arange(0.5, 16)) + [16] * 4)])
+def test_upsampling_is_centred(output_stride, stride, expected):
     """A ramp of one logit per pixel, known at the coarse pixels' centres.
 
-    The first of them is 3.5 or 7.5 pixels from the first pixel's centre;
+    The first of them is 1.5 or 3.5 pixels from the first pixel's centre;
     before it and after the last the ramp is flat.
     """
     ramp = np.array([0, stride, 2 * stride])
     with tf.Graph().as_default(), tf.Session() as session:
-        model = build('deeplabv3', stride)
+        model = build('deeplabv3', output_stride)
         logits = session.run(
             model.get_layer('logits').output,
             {model.get_layer('coarse_logits').output:
@@ -536,6 +535,20 @@ def test_upsampling_is_centred(stride, expected):
     assert logits.shape == (1, 2 * stride, 3 * stride, 1)
     np.testing.assert_allclose(logits[0, ..., 0], [expected] * (2 * stride),
                                atol=1e-5)
+
+
+def test_deeplabv3_enlarges_the_image():
+    """A ramp of 4 a pixel becomes one of 2, from a quarter pixel before it."""
+    images = np.zeros((1, 16, 16, 3), np.float32)
+    images[0] = 4 * np.arange(16)[:, np.newaxis, np.newaxis]
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = build('deeplabv3', 8)
+        enlarged = session.run(model.get_layer('enlarged').output,
+                               {model.input: images})
+    expected = np.clip(np.arange(-1, 63, 2), 0, 60)  # [32]
+    np.testing.assert_allclose(
+        enlarged, np.broadcast_to(expected[:, np.newaxis, np.newaxis],
+                                  (1, 32, 32, 3)), atol=1e-5)
 
 
 def test_output_strides_that_deeplabv3_has_not():
