@@ -58,7 +58,7 @@ def define_flags():
                       module_name=group)
 
     group = 'Training'
-    flags.DEFINE_integer('steps', 1500, 'Steps in all, resumed ones '
+    flags.DEFINE_integer('steps', 4000, 'Steps in all, resumed ones '
                          'included.', lower_bound=1, upper_bound=LARGEST,
                          module_name=group)
     flags.DEFINE_integer('batch_size', 8, 'Crops in a step.', lower_bound=1,
@@ -71,7 +71,7 @@ def define_flags():
     flags.DEFINE_integer('warmup_steps', 100, 'Steps until the peak.',
                          lower_bound=0, upper_bound=LARGEST,
                          module_name=group)
-    flags.DEFINE_integer('evaluate_every', 250, 'Steps between checkpoints, '
+    flags.DEFINE_integer('evaluate_every', 500, 'Steps between checkpoints, '
                          'each evaluated on the validation images.',
                          lower_bound=1, upper_bound=LARGEST,
                          module_name=group)
@@ -88,9 +88,9 @@ def define_flags():
     flags.DEFINE_float('threshold', 0.5, 'Nucleus is where the probability '
                        'is above this.', lower_bound=0, upper_bound=1,
                        module_name=group)
-    flags.DEFINE_bool('average', False, 'Average over the eight flips and '
-                      'right-angle rotations; takes eight times as long.',
-                      module_name=group)
+    flags.DEFINE_bool('average', True, 'Average over the eight flips and '
+                      'right-angle rotations; --noaverage is eight times as '
+                      'fast.', module_name=group)
     flags.DEFINE_integer('max_pixels', 1536 ** 2, 'Images of more pixels are '
                          'cut into overlapping tiles of at most as many.',
                          lower_bound=1, upper_bound=LARGEST,

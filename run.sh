@@ -2,7 +2,8 @@
 # Reproduces all three networks, from nothing to a table of results.
 #
 #   ./run.sh                      on a synthetic sample made here
-#   MONUSEG_DIR=DIR ./run.sh      on MoNuSeg as downloaded
+#   MONUSEG_DIR=DIR ./run.sh      on MoNuSeg as downloaded; FOLD=1, 2 or 3
+#                                 validates on another quarter of it
 #   ./run.sh setup                only sets up .venv
 #   ./run.sh test                 sets up and runs the tests
 #   ./run.sh benchmark            sets up every engine and measures them
@@ -113,9 +114,16 @@ esac
 
 declare -A steps  # where they are not the default
 if [ -n "$MONUSEG_DIR" ]; then
-  data=data/monuseg models=checkpoints predictions=predictions/monuseg
+  fold=${FOLD:-0}
+  case $fold in
+    0) data=data/monuseg models=checkpoints predictions=predictions/monuseg ;;
+    [1-3]) data=data/monuseg-fold$fold models=checkpoints/fold$fold
+      predictions=predictions/monuseg-fold$fold ;;
+    *) fail "FOLD=$fold: unknown; give 0, 1, 2 or 3" ;;
+  esac
   recipe=() steps=()
-  main --mode=prepare --data_dir=$data --monuseg_dir="$MONUSEG_DIR"
+  main --mode=prepare --data_dir=$data --monuseg_dir="$MONUSEG_DIR" \
+    --fold="$fold"
 else
   echo 'MONUSEG_DIR is not set: using a synthetic sample.'
   data=data/sample models=checkpoints/sample predictions=predictions/sample

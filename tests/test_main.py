@@ -61,7 +61,7 @@ def test_training_leaves_checkpoints_weights_and_curves(trained, net):
 @pytest.mark.parametrize('net', NETS)
 def test_eval_agrees_with_the_evaluation_during_training(
         program, data_dir, trained, net):
-    process = program('--mode=eval', f'--net={net}',
+    process = program('--mode=eval', f'--net={net}', '--noaverage',
                       f'--data_dir={data_dir}', f'--model_dir={trained}')
     assert process.returncode == 0, process.stderr
     content = read_json(trained, net, 'validation.json')
@@ -94,6 +94,7 @@ def test_predict_and_the_notebook_agree(program, data_dir, trained, tmp_path,
     iio.imwrite(tmp_path / 'in put' / 'tissue ä.png', image, plugin='pillow')
     process = program('--mode=predict', f'--net={net}',
                       f'--model_dir={trained}', '--threshold=0.4',
+                      '--noaverage',
                       f'--images={tmp_path}/in put/*.png',
                       f'--output_dir={tmp_path}/out')
     assert process.returncode == 0, process.stderr
@@ -130,7 +131,7 @@ def test_tiled_and_whole_results_agree(program, data_dir, tmp_path):
         process = program('--mode=eval', '--net=unet',
                           f'--data_dir={data_dir}',
                           f'--model_dir={tmp_path}',
-                          f'--max_pixels={max_pixels}', '--average')
+                          f'--max_pixels={max_pixels}')
         assert process.returncode == 0, process.stderr
         f1.append(read_json(tmp_path, 'unet', 'validation.json')['results']
                   ['pooled']['f1'])
