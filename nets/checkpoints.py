@@ -13,7 +13,6 @@ import glob
 import json
 import os
 import shutil
-import sys
 
 import h5py
 
@@ -21,10 +20,6 @@ import nets
 from input_pipeline.files import InputError, write_json, written_whole
 from input_pipeline.normalisation import NORMALISATION
 from nets.tf1 import ops_scope, session_config, tf
-
-# Model folders of networks that come with the project, weights.h5 alone.
-PRETRAINED = os.path.join(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__))), 'checkpoints', 'pretrained')
 
 
 def describe(net, width, output_stride):
@@ -255,33 +250,12 @@ def write_weights(folder, network):
                 file.attrs['network'] = json.dumps(described)
 
 
-def find_weights(folder, net):
-    """The weights.h5 to use where nothing was trained in a model folder.
-
-    It is the folder's own, else the one that came with the project.
-
-    Raises:
-        InputError: there is neither.
-    """
-    own = os.path.join(folder, 'weights.h5')
-    if os.path.exists(own):
-        return own
-    shipped = os.path.join(PRETRAINED, net, 'weights.h5')
-    if not os.path.exists(shipped):
-        raise InputError(f'{folder}: holds no trained network; train one with '
-                         f'python main.py --mode=train --net={net}')
-    print(f'{folder}: holds no trained network; using the one that came with '
-          f'the project, {os.path.relpath(shipped)}', file=sys.stderr)
-    return shipped
-
-
 @contextlib.contextmanager
 def forward(folder, net, width=None, output_stride=None, accelerate=False):
     """The trained network of a model folder as a function.
 
     Args:
-        folder: the model folder; one that holds neither a training nor
-            weights stands for the network that came with the project.
+        folder: the model folder.
         net: the net asked for.
         width: what the network must have been built with, or None.
         output_stride: likewise.
@@ -299,7 +273,10 @@ def forward(folder, net, width=None, output_stride=None, accelerate=False):
     network = network_of(folder, net, width, output_stride)
     best = network and read_best(folder)
     if network is None:
-        weights = find_weights(folder, net)
+        weights = os.path.join(folder, 'weights.h5')
+        if not os.path.exists(weights):
+            raise InputError(f'{folder}: holds no trained network; train one '
+                             f'with python main.py --mode=train --net={net}')
         network = network_of_weights(weights)
         check_asked(network, weights, net, width, output_stride)
     elif best is None:
@@ -315,7 +292,8 @@ def forward(folder, net, width=None, output_stride=None, accelerate=False):
             try:
                 model.load_weights(weights)
             except (OSError, KeyError, ValueError) as error:
-                raise InputError(f'{weights}: damaged ({error}); copy it '
+                raise InputError(f'{weights}: damaged '
+                                 f'({str(error).splitlines()[0]}); copy it '
                                  'again or train again') from error
         run = session.make_callable(model.output, [model.input])
         yield run, stride_of(network), network
