@@ -129,7 +129,7 @@ else
   data=data/sample models=checkpoints/sample predictions=predictions/sample
   # The sample is easy: a short training will do.
   recipe=(--crop_size=128 --warmup_steps=30 --evaluate_every=150)
-  steps=([segnet]=340 [unet]=150 [deeplabv3]=340)  # U-Net learns faster
+  steps=([segnet]=340 [unet]=150 [deeplabv3]=220)  # SegNet learns slowest
   main --mode=prepare --data_dir=$data --sample
 fi
 split=validation
