@@ -18,6 +18,9 @@ from input_pipeline.files import InputError
 
 MODES = ('prepare', 'train', 'eval', 'predict')
 LARGEST = 2 ** 31 - 1  # that TensorFlow takes everywhere
+# Model folders that come with the code.
+PRETRAINED = os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                          'checkpoints', 'pretrained')
 NETS = ('segnet', 'unet', 'deeplabv3')
 
 
@@ -176,19 +179,18 @@ def train(folder, output_stride):
     print(f'trained: {folder}')
 
 
-def check_division(network, data, path, folder):
-    """Refuses to measure on images that may have been trained on."""
-    # Of another digest, they are other images.
-    divisions = [f'--seed={made.get("data_seed")} '
-                 f'--fold={made.get("data_fold")}' for made in (data, network)]
-    if (FLAGS.split != 'test'
-            and network.get('data_digest') == data['data_digest']
-            and divisions[0] != divisions[1]):
+def check_unknown(network, names, digests, path, folder):
+    """Refuses to measure on images that were trained on, but for train."""
+    known = [name for name, digest in zip(names, digests)
+             if digest in network['trained_on']]
+    if known and FLAGS.split != 'train':
         raise InputError(
-            f'{path}: divided with {divisions[0]}, but the network in '
-            f'{folder} was trained on a division with {divisions[1]}, and may '
-            'know these images; prepare with these or choose another '
-            '--model_dir')
+            f'{path}: the network in {folder} was trained on {known[0]}'
+            + (f' and {len(known) - 1} more of its images' if known[1:]
+               else '')
+            + f', divided with --seed={network["data_seed"]} '
+            f'--fold={network["data_fold"]}; prepare with these, measure on '
+            'other images, or choose another --model_dir')
 
 
 def evaluate(folder, output_stride):
@@ -204,10 +206,11 @@ def evaluate(folder, output_stride):
     with store.open_store(path) as file, checkpoints.forward(
             folder, FLAGS.net, FLAGS.width, output_stride,
             FLAGS.accelerate == 'on') as (forward, stride, network):
-        check_division(network, store.identity(file), path, folder)
+        names = store.image_names(file)
+        check_unknown(network, names, store.image_digests(file), path, folder)
         results = evaluation.evaluate(
-            store.whole_images(file), len(store.image_names(file)), forward,
-            stride, FLAGS.threshold, FLAGS.max_pixels, FLAGS.average,
+            store.whole_images(file), len(names), forward, stride,
+            FLAGS.threshold, FLAGS.max_pixels, FLAGS.average,
             os.path.join(folder, f'{FLAGS.split}_pictures'))
         settings = {
             'source': file.attrs['source'], 'network': network,
@@ -229,6 +232,11 @@ def predict(folder, output_stride):
     from nets import checkpoints
 
     require('images')
+    if (FLAGS['model_dir'].using_default_value
+            and not checkpoints.holds_network(folder)):
+        print(f'{folder}: no network trained here yet; the one that came with '
+              'the code predicts', file=sys.stderr)
+        folder = os.path.join(PRETRAINED, FLAGS.net)
     with checkpoints.forward(folder, FLAGS.net, FLAGS.width, output_stride,
                              FLAGS.accelerate == 'on') as (forward, stride, _):
         skipped = predict_files(FLAGS.images, FLAGS.output_dir, forward,

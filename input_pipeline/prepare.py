@@ -77,7 +77,9 @@ def prepare(output_dir, monuseg_dir=None, seed=0, fold='0'):
             done += len(chosen)
             summary.append(f'{split} {len(chosen)} images, {patches} patches')
             if split == held_out_split:
-                _write_images(partial, held_out)
+                held_out_store = partial
+        if held_out_names:
+            _write_images(held_out_store, held_out)
     # What belongs to the preparation replaced.
     for split in present - set(splits):
         os.remove(paths[split])

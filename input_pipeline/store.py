@@ -1,6 +1,7 @@
-"""The prepared images and patches of one split in one HDF5 file, schema 1.
+"""The prepared images and patches of one split in one HDF5 file, schema 2.
 
     names                     [N] text
+    digests                   [N] text, SHA-1 of each image's pixels
     patches/images            uint8 [P, 256, 256, 3], RGB
     patches/masks             uint8 [P, 256, 256, 1], 0 and 1
     patches/positions         int32 [P, 3]: image, row, column
@@ -12,6 +13,7 @@
 Attributes of the file say by which rules it was made.
 """
 import contextlib
+import hashlib
 import os
 
 import h5py
@@ -19,7 +21,7 @@ import numpy as np
 
 from input_pipeline.files import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PATCH_SIZE = 256  # pixels
 TRAIN_ON_ALL = 'none'  # the attribute `fold` where no image validates
 OVERLAP = 0.2  # of neighbouring patches, as a fraction of PATCH_SIZE
@@ -74,7 +76,7 @@ def write_store(path, attributes, examples):
                 maxshape=(None, *shape), chunks=(rows, *shape),
                 fletcher32=True)
             for name, (dtype, shape, rows) in PATCHES.items()}
-        names = []
+        names, digests = [], []
         for index, (name, image, mask, instances) in enumerate(examples):
             height, width = mask.shape
             if min(height, width) < PATCH_SIZE:
@@ -96,8 +98,10 @@ def write_store(path, attributes, examples):
             _append(patches['positions'],
                     [(index, *origin) for origin in origins])
             names.append(name)
-        store.create_dataset('names', data=np.array(names, object),
-                             dtype=h5py.string_dtype())
+            digests.append(hashlib.sha1(image.tobytes()).hexdigest())
+        for dataset, texts in (('names', names), ('digests', digests)):
+            store.create_dataset(dataset, data=np.array(texts, object),
+                                 dtype=h5py.string_dtype())
         return len(patches['images'])
 
 
@@ -182,9 +186,22 @@ def identity(store):
 
 def image_names(store):
     """Returns the names of the images of an open store, a list of N str."""
+    return _texts(store['names'])
+
+
+def image_digests(store):
+    """Returns a digest of each image of an open store, a list of N str.
+
+    Two images have the same if their pixels are the same, whatever their
+    files and names.
+    """
+    return _texts(store['digests'])
+
+
+def _texts(dataset):
     # h5py 3 gives text as bytes, h5py 2 as str.
-    return [name.decode() if isinstance(name, bytes) else name
-            for name in store['names'][()]]
+    return [text.decode() if isinstance(text, bytes) else text
+            for text in dataset[()]]
 
 
 def _flaw(store):
@@ -212,6 +229,7 @@ def _schema(store):
     Shapes depend on datasets yielded before, which must have been checked.
     """
     yield 'names', np.object_, (None,)
+    yield 'digests', np.object_, (len(store['names']),)
     yield 'patches/images', np.uint8, (None, PATCH_SIZE, PATCH_SIZE, 3)
     count = len(store['patches/images'])
     yield 'patches/masks', np.uint8, (count, PATCH_SIZE, PATCH_SIZE, 1)

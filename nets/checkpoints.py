@@ -9,6 +9,7 @@
 A folder with weights.h5 alone is enough to evaluate and to predict.
 """
 import contextlib
+import functools
 import glob
 import json
 import os
@@ -48,6 +49,20 @@ def read_json(path):
     return content
 
 
+def _holds_training(folder):
+    """Says whether a training began in a model folder."""
+    # One that failed before its first checkpoint leaves network.json alone.
+    return os.path.exists(os.path.join(folder, 'network.json')) and any(
+        os.path.exists(os.path.join(folder, name))
+        for name in ('checkpoint', os.path.join('best', 'best.json')))
+
+
+def holds_network(folder):
+    """Says whether a model folder holds a network, trained there or not."""
+    return (_holds_training(folder)
+            or os.path.exists(os.path.join(folder, 'weights.h5')))
+
+
 def network_of(folder, net, width=None, output_stride=None):
     """What the network trained in a model folder was built with.
 
@@ -59,16 +74,15 @@ def network_of(folder, net, width=None, output_stride=None):
 
     Returns:
         The dict of `describe`, with that of `store.identity` of what it was
-        trained on, or None where the folder holds no network.
+        trained on and `trained_on`, the `store.image_digests` of that, or
+        None where the folder holds no network.
 
     Raises:
         InputError: the folder holds another network than asked for.
     """
+    if not _holds_training(folder):
+        return None
     path = os.path.join(folder, 'network.json')
-    if not os.path.exists(path) or not any(
-            os.path.exists(os.path.join(folder, name))
-            for name in ('checkpoint', os.path.join('best', 'best.json'))):
-        return None  # a training that failed before it began leaves the first
     network = read_json(path)
     check_asked(network, path, net, width, output_stride)
     return network
@@ -82,7 +96,7 @@ def network_of_weights(path):
     """
     try:
         with h5py.File(path, 'r') as file:
-            return json.loads(file.attrs['network'])
+            return json.loads(file['network'][()])
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f'{path}: not whole, or not written by this program '
                          f'({error}); copy it again or train again') from error
@@ -100,7 +114,9 @@ def check_asked(network, path, net, width, output_stride):
         InputError: something is missing in `network`, or differs.
     """
     asked = {'net': net, 'width': width, 'output_stride': output_stride,
-             'normalisation': NORMALISATION}
+             'normalisation': NORMALISATION,
+             # Of these nothing is asked but that they are there.
+             'data_seed': None, 'data_fold': None, 'trained_on': None}
     for key, value in asked.items():
         if key not in network:
             raise InputError(f'{path}: says nothing of {key}; train again '
@@ -204,32 +220,49 @@ def session_of(network, config, accelerate=False):
         yield session, model
 
 
-def restore_best(folder, best, session, model):
+def restore_best(folder, best, model):
     """Reads a model folder's best checkpoint into a model.
 
     Args:
         folder: the model folder.
         best: what `read_best` says of it.
-        session, model: of `session_of`.
+        model: of `session_of`, within it.
 
     Raises:
         InputError: it cannot be read.
     """
     path = os.path.join(folder, 'best', best['checkpoint'])
     try:
-        tf.train.Saver(model.weights).restore(session, path)
+        tf.train.Saver(model.weights).restore(tf.get_default_session(), path)
     except (tf.errors.OpError, ValueError) as error:
         raise InputError(f'{path}: cannot be restored '
                          f'({str(error).splitlines()[0]}); train again '
                          'into another --model_dir') from error
 
 
+def restore_weights(path, model):
+    """Reads a file of `write_weights` into a model.
+
+    Args:
+        path: of the file.
+        model: of `session_of`, within it.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        model.load_weights(path)
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f'{path}: damaged ({str(error).splitlines()[0]}); '
+                         'copy it again or train again') from error
+
+
 def write_weights(folder, network):
     """Writes the best checkpoint's Keras weights to `weights.h5`.
 
-    The file's attribute `network` holds, as JSON, `network`, the step and the
-    validation F1. Nothing is done where they are those of the best checkpoint
-    already.
+    The file's dataset `network` holds, as JSON, `network`, the step and the
+    validation F1; an attribute could not hold the digests of many images.
+    Nothing is done where they are those of the best checkpoint already.
     """
     path = os.path.join(folder, 'weights.h5')
     best = read_best(folder)
@@ -242,12 +275,12 @@ def write_weights(folder, network):
     # optimise it, makes each of these runs cheap.
     config = tf.ConfigProto(
         graph_options=tf.GraphOptions(place_pruned_graph=True))
-    with session_of(network, config) as (session, model):
-        restore_best(folder, best, session, model)
+    with session_of(network, config) as (_, model):
+        restore_best(folder, best, model)
         with written_whole(path) as partial:
             model.save_weights(partial)
             with h5py.File(partial, 'a') as file:
-                file.attrs['network'] = json.dumps(described)
+                file['network'] = json.dumps(described)
 
 
 @contextlib.contextmanager
@@ -270,30 +303,25 @@ def forward(folder, net, width=None, output_stride=None, accelerate=False):
         InputError: there is no such network, another one, or it cannot be
             read.
     """
+    weights = os.path.join(folder, 'weights.h5')
     network = network_of(folder, net, width, output_stride)
-    best = network and read_best(folder)
-    if network is None:
-        weights = os.path.join(folder, 'weights.h5')
-        if not os.path.exists(weights):
-            raise InputError(f'{folder}: holds no trained network; train one '
-                             f'with python main.py --mode=train --net={net}')
+    if network is not None:
+        best = read_best(folder)
+        if best is None:
+            raise InputError(
+                f'{folder}: holds no evaluated checkpoint; train on with '
+                f'python main.py --mode=train --net={net}')
+        network['step'] = best['step']
+        restore = functools.partial(restore_best, folder, best)
+    elif os.path.exists(weights):
         network = network_of_weights(weights)
         check_asked(network, weights, net, width, output_stride)
-    elif best is None:
-        raise InputError(
-            f'{folder}: holds no evaluated checkpoint; train on with python '
-            f'main.py --mode=train --net={net}')
+        restore = functools.partial(restore_weights, weights)
+    else:
+        raise InputError(f'{folder}: holds no trained network; train one '
+                         f'with python main.py --mode=train --net={net}')
     with session_of(network, session_config(accelerate),
                     accelerate) as (session, model):
-        if best:
-            restore_best(folder, best, session, model)
-            network['step'] = best['step']
-        else:
-            try:
-                model.load_weights(weights)
-            except (OSError, KeyError, ValueError) as error:
-                raise InputError(f'{weights}: damaged '
-                                 f'({str(error).splitlines()[0]}); copy it '
-                                 'again or train again') from error
+        restore(model)
         run = session.make_callable(model.output, [model.input])
         yield run, stride_of(network), network

@@ -289,6 +289,7 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
     # A flaw in either is told before the long work.
     with store.open_store(train_path) as file:
         data = store.identity(file)
+        trained_on = store.image_digests(file)
     validated = data['data_fold'] != store.TRAIN_ON_ALL
     if validated:
         store.open_store(validation_path).close()
@@ -304,7 +305,7 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
                          'another division of them, than the network in '
                          f'{folder} was trained on; choose another --data_dir '
                          'or --model_dir')
-    network = dict(network, **data)
+    network = dict(network, **data, trained_on=trained_on)
     write_json(os.path.join(folder, 'network.json'), network)
 
     start = step_of(latest) if latest else 0

@@ -41,13 +41,16 @@ def scalars(folder):
 
 
 @pytest.mark.parametrize('net', NETS)
-def test_training_leaves_checkpoints_weights_and_curves(trained, net):
+def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
+                                                        net):
     folder = trained / net
+    with store.open_store(data_dir / 'train.h5') as file:
+        digests = store.image_digests(file)
     assert read_json(folder, 'network.json') == {
         'net': net, 'width': 4, 'normalisation': 'uint8 / 255',
         'output_stride': 8 if net == 'deeplabv3' else None,
         'data_source': 'synthetic sample', 'data_digest': 'made here',
-        'data_seed': 7, 'data_fold': '0'}
+        'data_seed': 7, 'data_fold': '0', 'trained_on': digests}
     assert tf.train.latest_checkpoint(str(folder)).endswith('model.ckpt-6')
     assert read_json(folder, 'best', 'best.json')['step'] in (3, 6)
     assert (folder / 'weights.h5').exists()
@@ -267,13 +270,13 @@ def test_other_data_than_trained_on_is_refused(program, data_dir, model_dir,
     flags = ('--net=unet', f'--data_dir={data}', f'--model_dir={model_dir}')
     one_line(program('--mode=train', '--steps=9', *flags), '--data_dir',
              'trained on')
-    # The same images divided otherwise: some of them were trained on.
-    one_line(program('--mode=eval', *flags), 'validation.h5', '--seed=8',
-             '--seed=7')
-    with h5py.File(os.path.join(data, 'validation.h5'), 'a') as file:
-        file.attrs['source_digest'] = 'other images'
+    # Divided otherwise, but none of the validation images was trained on.
     process = program('--mode=eval', *flags)
     assert process.returncode == 0, process.stderr
+    shutil.copy(os.path.join(data, 'train.h5'),
+                os.path.join(data, 'validation.h5'))
+    one_line(program('--mode=eval', *flags), 'validation.h5',
+             'train-0 and 1 more', '--seed=7', '--fold=0')
 
 
 def test_trained_on_all_images(program, data_dir, tmp_path):
@@ -292,9 +295,9 @@ def test_trained_on_all_images(program, data_dir, tmp_path):
     flags = ('--mode=eval', '--net=unet', f'--model_dir={tmp_path}')
     process = program(*flags, f'--data_dir={data}', '--split=train')
     assert process.returncode == 0, process.stderr
-    # It knows the validation images of every fold.
-    one_line(program(*flags, f'--data_dir={data_dir}'), 'validation.h5',
-             '--fold=0', '--fold=none')
+    shutil.copy(str(data / 'train.h5'), str(data / 'test.h5'))
+    one_line(program(*flags, f'--data_dir={data}', '--split=test'), 'test.h5',
+             'train-0 and 1 more', '--fold=none')
 
 
 def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):

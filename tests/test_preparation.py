@@ -1,4 +1,5 @@
 """From files on disk to stores, on small real files."""
+import hashlib
 import os
 import zipfile
 
@@ -442,8 +443,12 @@ def test_store_holds_what_was_written(tmp_path):
     path = tmp_path / 'train.h5'
     examples = written_store(path)
     with store.open_store(path) as file:
-        assert file.attrs['schema_version'] == 1 and file.attrs['seed'] == 3
+        assert file.attrs['schema_version'] == 2 and file.attrs['seed'] == 3
         assert store.image_names(file) == ['ä b', 'c']
+        assert store.image_digests(file) == [
+            hashlib.sha1(b''.join(bytes(pixel) for row in image
+                                  for pixel in row)).hexdigest()
+            for _, image, _, _ in examples]
         for (name, image, mask), example in zip(store.whole_images(file),
                                                 examples):
             assert name == example[0]
@@ -495,7 +500,7 @@ def replace(name, array):
 
 
 @pytest.mark.parametrize('change, said', [
-    (lambda file: file.attrs.update(schema_version=2), 'schema version 2'),
+    (lambda file: file.attrs.update(schema_version=1), 'schema version 1'),
     (lambda file: file.attrs.pop('schema_version'), 'schema version None'),
     (lambda file: file.pop('names'), 'names is missing'),
     (lambda file: file.pop('patches'), 'patches/images is missing'),
@@ -583,9 +588,10 @@ def test_prepare(tmp_path, capsys):
             in capsys.readouterr().out)
     with store.open_store(out / 'train.h5') as file:
         assert dict(file.attrs, source_digest='', fill_rule='') == {
-            'schema_version': 1, 'split': 'train', 'source': 'MoNuSeg',
-            'seed': 5, 'fold': '0', 'patch_size': 256, 'overlap': 0.2, 'fill_rule': '',
-            'mask_background': 0, 'mask_nucleus': 1, 'source_digest': ''}
+            'schema_version': 2, 'split': 'train', 'source': 'MoNuSeg',
+            'seed': 5, 'fold': '0', 'patch_size': 256, 'overlap': 0.2,
+            'fill_rule': '', 'mask_background': 0, 'mask_nucleus': 1,
+            'source_digest': ''}
         assert file['images/0/instances'][10:30, 20:60].all()
     # The image not trained on is there to predict, pixel for pixel.
     name, = found['validation.h5']

@@ -1,0 +1,91 @@
+"""Draws the README's pictures of results.
+
+    MONUSEG_DIR=DIR ./run.sh
+    python -m docs.results         # from the project's folder
+
+writes beside this file NET_best.jpg and NET_worst.jpg, the validation images
+on which each network has its highest and its lowest F1, and
+f1_by_minutes.png.
+"""
+import glob
+import json
+import os
+
+import imageio.v3 as iio
+from matplotlib.figure import Figure
+
+from docs.diagrams import TITLES
+from eval import display
+from input_pipeline import store
+from input_pipeline.files import written_whole
+from nets.tf1 import tf
+
+DOCS = os.path.dirname(os.path.abspath(__file__))
+MODELS = 'checkpoints'
+STORE = os.path.join('data', 'monuseg', 'validation.h5')
+PREDICTIONS = os.path.join('predictions', 'monuseg')
+
+
+def draw_extremes(net):
+    """Draws a network's best and worst validation image.
+
+    Returns:
+        dict of 'best' and 'worst' to (image name, F1).
+    """
+    with open(os.path.join(MODELS, net, 'validation.json')) as file:
+        rows = json.load(file)['results']['per_image']
+    rows.sort(key=lambda row: row['f1'])
+    chosen = {'worst': rows[0], 'best': rows[-1]}
+    with store.open_store(STORE) as file:
+        images = {name: (image, truth)
+                  for name, image, truth in store.whole_images(file)}
+    for title, row in chosen.items():
+        mask = iio.imread(os.path.join(PREDICTIONS, net,
+                                       f'{row["name"]}_mask.png'))
+        display.save_comparison(os.path.join(DOCS, f'{net}_{title}.jpg'),
+                                *images[row['name']], mask > 0)
+    return {title: (row['name'], row['f1']) for title, row in chosen.items()}
+
+
+def f1_by_minutes(folder):
+    """F1 of a training that was not interrupted, over its minutes.
+
+    Args:
+        folder: the model folder.
+
+    Returns:
+        List of (minutes since the training's first event, F1), one for each
+        evaluation during training.
+    """
+    def events(*parts):
+        paths = glob.glob(os.path.join(
+            glob.escape(os.path.join(folder, *parts)), 'events.out.*'))
+        return [event for path in sorted(paths)
+                for event in tf.train.summary_iterator(path)]
+
+    start = min(event.wall_time for event in events())
+    return [((event.wall_time - start) / 60, value.simple_value)
+            for event in events('eval') for value in event.summary.value
+            if value.tag == 'f1']
+
+
+def draw_curves(nets):
+    """Draws F1 over the minutes of training of each network."""
+    figure = Figure(figsize=(8, 4.5))
+    axis = figure.subplots()
+    for net in nets:
+        axis.plot(*zip(*f1_by_minutes(os.path.join(MODELS, net))), 'o-',
+                  markersize=4, label=TITLES[net].split(',')[0])
+    axis.set_xlabel('minutes since the start, evaluations included')
+    axis.set_ylabel('F1 on the validation images')
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.tight_layout()
+    with written_whole(os.path.join(DOCS, 'f1_by_minutes.png')) as partial:
+        figure.savefig(partial, dpi=100)
+
+
+if __name__ == '__main__':
+    for net in TITLES:
+        print(net, draw_extremes(net))
+    draw_curves(TITLES)
