@@ -166,12 +166,13 @@ def train(folder, output_stride):
     if network is None:
         network = checkpoints.describe(FLAGS.net, FLAGS.width or nets.WIDTH,
                                        output_stride or nets.OUTPUT_STRIDE)
-    stopped_by = training.train(
-        FLAGS.data_dir, folder, network, FLAGS.steps, FLAGS.batch_size,
-        FLAGS.crop_size, FLAGS.learning_rate, FLAGS.warmup_steps,
-        FLAGS.evaluate_every, FLAGS.augment_threads,
-        acceleration_pays(FLAGS.net) if FLAGS.accelerate == 'auto'
-        else FLAGS.accelerate == 'on', FLAGS.seed)
+    with checkpoints.written_to(folder):
+        stopped_by = training.train(
+            FLAGS.data_dir, folder, network, FLAGS.steps, FLAGS.batch_size,
+            FLAGS.crop_size, FLAGS.learning_rate, FLAGS.warmup_steps,
+            FLAGS.evaluate_every, FLAGS.augment_threads,
+            acceleration_pays(FLAGS.net) if FLAGS.accelerate == 'auto'
+            else FLAGS.accelerate == 'on', FLAGS.seed)
     if stopped_by:
         print(f'stopped; the same command goes on from {folder}',
               file=sys.stderr)

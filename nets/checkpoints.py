@@ -9,13 +9,17 @@
 A folder with weights.h5 alone is enough to evaluate and to predict.
 """
 import contextlib
+import errno
+import fcntl
 import functools
 import glob
 import json
 import os
 import shutil
+import sys
 
 import h5py
+import numpy as np
 
 import nets
 from input_pipeline.files import InputError, write_json, written_whole
@@ -53,8 +57,8 @@ def _holds_training(folder):
     """Says whether a training began in a model folder."""
     # One that failed before its first checkpoint leaves network.json alone.
     return os.path.exists(os.path.join(folder, 'network.json')) and any(
-        os.path.exists(os.path.join(folder, name))
-        for name in ('checkpoint', os.path.join('best', 'best.json')))
+        glob.glob(os.path.join(glob.escape(folder), name))
+        for name in ('model.ckpt-*.index', os.path.join('best', 'best.json')))
 
 
 def holds_network(folder):
@@ -146,6 +150,99 @@ def stride_of(network):
     `network`, a dict of `describe`."""
     return nets.stride(network['net'],
                        network['output_stride'] or nets.OUTPUT_STRIDE)
+
+
+def step_of(checkpoint):
+    """The global step in the path prefix of a checkpoint."""
+    return int(checkpoint.rsplit('-', 1)[1])
+
+
+@contextlib.contextmanager
+def written_to(folder):
+    """Guards a model folder while a training writes to it.
+
+    Other trainings are kept out until the block, or the process, ends.
+
+    Raises:
+        InputError: another training writes there, or there is no room.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f'{folder}: cannot be written ({error.strerror}); '
+                         'choose another --model_dir') from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(f'{folder}: another training is writing there; wait '
+                         'for its end or choose another --model_dir'
+                         ) from error
+    except tf.errors.OpError as error:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            if os.strerror(number) in str(error):
+                raise InputError(
+                    f'{folder}: cannot be written ({os.strerror(number)}); '
+                    'make room, and the same command goes on from the last '
+                    'checkpoint') from error
+        raise
+    finally:
+        os.close(lock)
+
+
+def latest_whole(folder):
+    """The latest checkpoint that training can go on from, or None.
+
+    Each is read whole: one that is damaged or holds NaN is passed over for
+    the one before, which becomes the latest for TensorFlow too. What a killed
+    training left half-written is removed.
+
+    Returns:
+        The path prefix of the checkpoint.
+
+    Raises:
+        InputError: there are checkpoints and none can be read.
+    """
+    for pattern in ('model.ckpt-*_temp*', '*.tmp*', '.partial-*',
+                    'best/.partial-*'):
+        for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            else:
+                os.remove(path)
+    # TensorFlow writes a checkpoint's index last.
+    paths = sorted((path[:-len('.index')] for path in glob.glob(
+        os.path.join(glob.escape(folder), 'model.ckpt-*.index'))),
+                   key=step_of)
+    while paths:
+        flaw = _flaw(paths[-1])
+        if flaw is None:
+            # By name alone, the folder can be moved.
+            names = [os.path.basename(path) for path in paths]
+            tf.train.update_checkpoint_state(
+                os.path.abspath(folder), names[-1],
+                all_model_checkpoint_paths=names)
+            return paths[-1]
+        print(f'{paths.pop()}: {flaw}; looking for the one before',
+              file=sys.stderr)
+        if not paths:
+            raise InputError(f'{folder}: none of its checkpoints can be read; '
+                             'choose another --model_dir')
+    return None
+
+
+def _flaw(checkpoint):
+    """Says what is wrong with a checkpoint, or returns None."""
+    try:
+        reader = tf.train.load_checkpoint(checkpoint)
+        for name in reader.get_variable_to_shape_map():
+            if not np.isfinite(reader.get_tensor(name)).all():
+                return f'{name} holds NaN'
+    # 2.15 turns some of TensorFlow's errors into Python's.
+    except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
+        return f'damaged ({str(error).splitlines()[0]})'
+    return None
 
 
 def read_best(folder):

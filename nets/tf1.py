@@ -5,8 +5,8 @@ same code runs on TensorFlow 1.15 and on 2.15, the last with the Estimator;
 what must know which one it is stands in this file.
 
 Only TensorFlow's own chatter is silenced (NumPy deprecations raised while it
-is imported, and its Python and C++ logs below ERROR); warnings of this
-project's code stay visible.
+is imported, and its Python and C++ logs: it raises what it logs as errors);
+warnings of this project's code stay visible.
 """
 import contextlib
 import os
@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     import tensorflow.compat.v1 as tf
 
-tf.logging.set_verbosity(tf.logging.ERROR)
+tf.logging.set_verbosity(tf.logging.FATAL)
 tf.disable_v2_behavior()
 
 VERSION_1 = tf.__version__.startswith('1.')

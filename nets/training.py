@@ -150,6 +150,7 @@ class Saver(tf.train.CheckpointSaverHook):
         super().__init__(folder, save_steps=every)
         self.readers = readers
         self.signal = None
+        self.step = None  # the last that ran
 
     def stop(self, number, _):
         """Signal handler; a second signal ends the program at once."""
@@ -160,6 +161,7 @@ class Saver(tf.train.CheckpointSaverHook):
 
     def after_run(self, run_context, run_values):
         super().after_run(run_context, run_values)
+        self.step = run_values.results + 1  # the value from before the step
         if self.signal is not None:
             run_context.request_stop()
 
@@ -249,11 +251,6 @@ def true_error_of(readers):
         raise
 
 
-def step_of(checkpoint):
-    """The global step in a checkpoint's name."""
-    return int(checkpoint.rsplit('-', 1)[1])
-
-
 def train(data_dir, folder, network, steps, batch_size, crop_size,
           learning_rate, warmup_steps, evaluate_every, threads, accelerate,
           seed):
@@ -298,7 +295,7 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
         raise InputError(f'--crop_size={crop_size}: must be a multiple of '
                          f'{stride} and at most {store.PATCH_SIZE}, the side '
                          'of the patches')
-    latest = tf.train.latest_checkpoint(folder)
+    latest = checkpoints.latest_whole(folder)
     if latest and any(network.get(key, value) != value
                       for key, value in data.items()):
         raise InputError(f'--data_dir={data_dir}: holds other images, or '
@@ -308,7 +305,7 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
     network = dict(network, **data, trained_on=trained_on)
     write_json(os.path.join(folder, 'network.json'), network)
 
-    start = step_of(latest) if latest else 0
+    start = checkpoints.step_of(latest) if latest else 0
     # A resumed run draws other patches than those before it.
     run_seed = seed + start
     readers = []
@@ -344,7 +341,7 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
             keeper.export(estimator, None, checkpoint, result, False)
         else:
             checkpoints.keep_best(folder, checkpoint, {
-                'step': step_of(checkpoint), 'f1': None})
+                'step': checkpoints.step_of(checkpoint), 'f1': None})
 
     best = checkpoints.read_best(folder)
     if latest and (not best or best['evaluated'] < start):
@@ -372,8 +369,9 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
                                 max_steps=steps)
     except tf.train.NanLossDuringTrainingError as error:
         raise InputError(
-            f'the loss became NaN; the last checkpoint in {folder} is kept. '
-            f'Try a lower --learning_rate than {learning_rate}') from error
+            f'the loss became NaN at step {saver.step}; the last checkpoint '
+            f'in {folder} without NaN is kept. Go on from it with a lower '
+            f'--learning_rate than {learning_rate}') from error
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -51,6 +52,30 @@ def train_flags(data_dir, model_dir, net, steps):
             f'--model_dir={model_dir}', f'--steps={steps}',
             '--evaluate_every=3', '--batch_size=2', '--crop_size=64',
             '--augment_threads=1', '--accelerate=off')
+
+
+def start_training(data_dir, model_dir):
+    """Starts a long training and returns once it has its first checkpoint."""
+    process = subprocess.Popen(
+        [sys.executable, 'main.py',
+         *train_flags(data_dir, model_dir, 'unet', 100000), '--width=4'],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        universal_newlines=True)
+    deadline = time.time() + SECONDS
+    while not os.path.exists(os.path.join(model_dir, 'unet', 'best',
+                                          'best.json')):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.1)
+    return process
+
+
+def one_line(process, *words):
+    """Checks that a process ended by one clear line with these words."""
+    assert process.returncode == 1
+    assert process.stderr.startswith('error: ')
+    assert process.stderr.count('\n') == 1, process.stderr
+    for word in words:
+        assert word in process.stderr
 
 
 @pytest.fixture(scope='session')

@@ -13,7 +13,8 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from conftest import NETS, ROOT, SECONDS, train_flags
+from conftest import (NETS, ROOT, SECONDS, one_line, start_training,
+                      train_flags)
 from eval import display
 import nets
 from input_pipeline import store
@@ -155,21 +156,6 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
     assert 'already trained to step 9' in process.stdout
 
 
-def start_training(data_dir, model_dir):
-    """Starts a long training and returns once it has its first checkpoint."""
-    process = subprocess.Popen(
-        [sys.executable, 'main.py',
-         *train_flags(data_dir, model_dir, 'unet', 100000), '--width=4'],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        universal_newlines=True)
-    deadline = time.time() + SECONDS
-    while not os.path.exists(os.path.join(model_dir, 'unet', 'best',
-                                          'best.json')):
-        assert time.time() < deadline and process.poll() is None
-        time.sleep(0.1)
-    return process
-
-
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_a_checkpoint_and_ends(data_dir, tmp_path, number):
     process = start_training(data_dir, tmp_path)
@@ -197,14 +183,6 @@ def test_a_reader_that_fails_ends_training_with_the_true_error(
     assert process.returncode == 1
     assert errors.startswith(f'error: {path}: a read failed')
     assert errors.count('\n') == 1
-
-
-def one_line(process, *words):
-    assert process.returncode == 1
-    assert process.stderr.startswith('error: ')
-    assert process.stderr.count('\n') == 1, process.stderr
-    for word in words:
-        assert word in process.stderr
 
 
 @pytest.mark.parametrize('flags, words', [

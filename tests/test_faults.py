@@ -1,0 +1,156 @@
+"""Faults of disk and numbers in training: nothing is lost, nothing hangs."""
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from conftest import ROOT, SECONDS, one_line, start_training, train_flags
+from nets import checkpoints
+from nets.tf1 import tf
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """U-Net's model folder with checkpoints of the steps 3 and 6."""
+    return shutil.copytree(str(trained / 'unet'), str(tmp_path / 'unet'))
+
+
+def data_file(checkpoint):
+    return f'{checkpoint}.data-00000-of-00001'
+
+
+def truncate(checkpoint):
+    os.truncate(data_file(checkpoint), 1000)
+
+
+def flip_a_bit(checkpoint):
+    with open(data_file(checkpoint), 'r+b') as file:
+        file.seek(30000)
+        byte = file.read(1)[0]
+        file.seek(30000)
+        file.write(bytes([byte ^ 1]))
+
+
+def fill_kernel(value):
+    """A change of a checkpoint that keeps it whole."""
+    def change(checkpoint):
+        reader = tf.train.load_checkpoint(checkpoint)
+        with tf.Graph().as_default(), tf.Session() as session:
+            for name in reader.get_variable_to_shape_map():
+                tensor = reader.get_tensor(name)
+                if name == 'logits/kernel':
+                    tensor = np.full_like(tensor, value)
+                tf.get_variable(name, initializer=tensor)
+            session.run(tf.global_variables_initializer())
+            tf.train.Saver().save(session, checkpoint)
+    return change
+
+
+@pytest.mark.parametrize('damage, said', [
+    (truncate, 'damaged'),
+    (flip_a_bit, 'damaged'),
+    (lambda checkpoint: os.remove(data_file(checkpoint)), 'damaged'),
+    (lambda checkpoint: os.truncate(f'{checkpoint}.index', 500), 'damaged'),
+    (fill_kernel(np.nan), 'logits/kernel holds NaN')])
+def test_a_damaged_checkpoint_is_passed_over(folder, damage, said, capsys):
+    paths = [os.path.join(folder, f'model.ckpt-{step}') for step in (3, 6)]
+    assert checkpoints.latest_whole(folder) == paths[1]
+    assert capsys.readouterr().err == ''
+    damage(paths[1])
+    assert checkpoints.latest_whole(folder) == paths[0]
+    assert tf.train.latest_checkpoint(folder) == paths[0]
+    line = capsys.readouterr().err
+    assert line.startswith(f'{paths[1]}: {said}') and line.count('\n') == 1
+    truncate(paths[0])
+    with pytest.raises(checkpoints.InputError, match='none of its'):
+        checkpoints.latest_whole(folder)
+
+
+def test_what_a_kill_left_is_removed_and_steps_are_numbers(folder):
+    for leftover in ('model.ckpt-12_temp', 'model.ckpt-12_temp_5b1d'):
+        os.mkdir(os.path.join(folder, leftover))
+        open(os.path.join(folder, leftover, 'part-00000'), 'w').close()
+    for leftover in ('graph.pbtxt.tmp9f', '.partial-network.json',
+                     'best/.partial-model.ckpt-6.index',
+                     'model.ckpt-12.data-00000-of-00001'):
+        open(os.path.join(folder, leftover), 'w').close()
+    before = set(os.listdir(folder))
+    for source in os.listdir(folder):
+        if source.startswith('model.ckpt-6.'):
+            shutil.copy(os.path.join(folder, source), os.path.join(
+                folder, source.replace('ckpt-6', 'ckpt-10')))
+    # Not 6, which is the last in the order of text, and not 12, which has no
+    # index.
+    assert checkpoints.latest_whole(folder).endswith('model.ckpt-10')
+    left = set(os.listdir(folder)) | {
+        f'best/{name}' for name in os.listdir(os.path.join(folder, 'best'))}
+    assert not [name for name in left if 'temp' in name or 'tmp' in name
+                or 'partial' in name]
+    assert {'network.json', 'weights.h5', 'model.ckpt-3.index'} <= (
+        before & left)
+
+
+def test_training_goes_on_from_the_one_before(program, data_dir, folder):
+    truncate(os.path.join(folder, 'model.ckpt-6'))
+    process = program(*train_flags(data_dir, os.path.dirname(folder), 'unet',
+                                   9))
+    assert process.returncode == 0, process.stderr
+    assert 'model.ckpt-6: damaged' in process.stderr
+    assert process.stderr.count('\n') == 1
+    assert 'resuming at step 3 of 9' in process.stdout
+    assert 'step 9/9' in process.stdout
+
+
+def test_nan_ends_training_and_is_not_gone_on_from(program, data_dir, folder):
+    # So large that the sum over the filters overflows.
+    fill_kernel(3e38)(os.path.join(folder, 'model.ckpt-6'))
+    flags = train_flags(data_dir, os.path.dirname(folder), 'unet', 9)
+    one_line(program(*flags), 'NaN at step 7', '--learning_rate')
+    assert checkpoints.latest_whole(folder).endswith('model.ckpt-6')
+
+
+# Trains on a disk with room for the first checkpoint alone, and again once
+# the disk has grown.
+ON_A_SMALL_DISK = '''
+disk=$1
+shift
+mount -t tmpfs -o size=8m tmpfs "$disk" || exit 77
+"$@"
+echo "rc $?"
+mount -o remount,size=64m "$disk"
+"$@"
+'''
+
+
+@pytest.mark.skipif(not shutil.which('unshare'), reason='mounts no disk')
+def test_a_full_disk_ends_training_and_loses_nothing(data_dir, tmp_path):
+    process = subprocess.run(
+        ['unshare', '--user', '--map-root-user', '--mount', 'sh', '-c',
+         ON_A_SMALL_DISK, 'sh', str(tmp_path), sys.executable, 'main.py',
+         *train_flags(data_dir, tmp_path, 'unet', 6), '--width=4'],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        universal_newlines=True, timeout=SECONDS)
+    if process.returncode == 77 or 'unshare' in process.stderr:
+        pytest.skip('no disk can be mounted here')
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.startswith(
+        f'error: {tmp_path}/unet: cannot be written (No space left on device)')
+    assert process.stderr.count('\n') == 1
+    before, after = process.stdout.split('rc 1\n')
+    assert 'training 6 steps' in before
+    assert 'resuming at step 0 of 6' in after and 'step 6/6' in after
+
+
+def test_a_second_training_is_refused(program, data_dir, tmp_path):
+    process = start_training(data_dir, tmp_path)
+    one_line(program(*train_flags(data_dir, tmp_path, 'unet', 9)),
+             f'{tmp_path}/unet', 'another training')
+    assert process.poll() is None
+    process.kill()
+    process.communicate(timeout=SECONDS)
+    # The killed one keeps nobody out.
+    process = program(*train_flags(data_dir, tmp_path, 'unet', 1))
+    assert process.returncode == 0, process.stderr
