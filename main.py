@@ -214,7 +214,7 @@ def evaluate(folder, output_stride):
             FLAGS.threshold, FLAGS.max_pixels, FLAGS.average,
             os.path.join(folder, f'{FLAGS.split}_pictures'))
         settings = {
-            'source': file.attrs['source'], 'network': network,
+            'source': store.attributes(file)['source'], 'network': network,
             'flags': {name: FLAGS[name].value for name in
                       ('net', 'data_dir', 'split', 'threshold', 'average',
                        'max_pixels', 'accelerate')},

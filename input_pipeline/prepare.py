@@ -133,8 +133,9 @@ def _was_made(path, rules, entries):
     try:
         with store.open_store(path) as made:
             names = [entry.name for entry in entries]
+            found = store.attributes(made)
             return store.image_names(made) == names and all(
-                made.attrs.get(key) == value for key, value in rules.items())
+                found.get(key) == value for key, value in rules.items())
     except InputError:
         return False
 

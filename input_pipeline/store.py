@@ -1,6 +1,6 @@
 """The prepared images and patches of one split in one HDF5 file, schema 2.
 
-    names                     [N] text
+    names                     [N] text in UTF-8
     digests                   [N] text, SHA-1 of each image's pixels
     patches/images            uint8 [P, 256, 256, 3], RGB
     patches/masks             uint8 [P, 256, 256, 1], 0 and 1
@@ -25,6 +25,13 @@ SCHEMA_VERSION = 2
 PATCH_SIZE = 256  # pixels
 TRAIN_ON_ALL = 'none'  # the attribute `fold` where no image validates
 OVERLAP = 0.2  # of neighbouring patches, as a fraction of PATCH_SIZE
+
+# What h5py raises for damaged files, found by damaging files at random.
+DAMAGED = (OSError, KeyError, RuntimeError, ValueError)
+
+# Of fixed length, as attributes are: HDF5 keeps no checksum of other texts. File names have at most
+# 255 bytes.
+TEXTS = {'names': np.dtype('S255'), 'digests': np.dtype('S40')}
 
 # Dtype and shape of each row, and the rows in a chunk. Chunks are read whole:
 # one patch in each makes random reads fast. Blocks of 16 patches are read 5
@@ -68,8 +75,13 @@ def write_store(path, attributes, examples):
     Raises:
         InputError: an image is smaller than a patch.
     """
-    with h5py.File(path, 'w') as store:
-        store.attrs.update(attributes, schema_version=SCHEMA_VERSION)
+    # The format of HDF5 1.8 has checksums of all but the data, which have
+    # their own below: HDF5 can crash on damage that it does not see.
+    with h5py.File(path, 'w', libver='v108') as store:
+        for key, value in attributes.items():
+            store.attrs[key] = (np.bytes_(value.encode())
+                                if isinstance(value, str) else value)
+        store.attrs['schema_version'] = SCHEMA_VERSION
         patches = {
             name: store.create_dataset(
                 f'patches/{name}', (0, *shape), dtype,
@@ -84,10 +96,13 @@ def write_store(path, attributes, examples):
                                  f'than a patch of {PATCH_SIZE} x '
                                  f'{PATCH_SIZE}; leave this image out')
             group = store.create_group(f'images/{index}')
-            group['image'] = image
-            group['mask'] = mask.astype(np.uint8)
+            whole = {'image': image, 'mask': mask.astype(np.uint8)}
             if instances is not None:
-                group['instances'] = instances
+                whole['instances'] = instances
+            for kind, array in whole.items():
+                group.create_dataset(
+                    kind, data=array, fletcher32=True,
+                    chunks=(PATCH_SIZE, width, *array.shape[2:]))
             origins = [(row, column) for row in patch_origins(height)
                        for column in patch_origins(width)]
             windows = [np.s_[row:row + PATCH_SIZE, column:column + PATCH_SIZE]
@@ -99,9 +114,11 @@ def write_store(path, attributes, examples):
                     [(index, *origin) for origin in origins])
             names.append(name)
             digests.append(hashlib.sha1(image.tobytes()).hexdigest())
-        for dataset, texts in (('names', names), ('digests', digests)):
-            store.create_dataset(dataset, data=np.array(texts, object),
-                                 dtype=h5py.string_dtype())
+        for kind, texts in (('names', names), ('digests', digests)):
+            store.create_dataset(
+                kind, data=np.array([text.encode() for text in texts],
+                                    TEXTS[kind]),
+                chunks=(len(texts),), fletcher32=True)
         return len(patches['images'])
 
 
@@ -132,7 +149,10 @@ def open_store(path):
     except OSError as error:
         reason = error.strerror or 'not a whole HDF5 file'
         raise InputError(f'{path}: {reason}; delete it and {again}') from error
-    flaw = _flaw(store)
+    try:
+        flaw = _flaw(store)
+    except DAMAGED as error:
+        flaw = str(error).splitlines()[0]
     if flaw:
         store.close()
         raise InputError(f'{path}: {flaw}; delete it and {again}')
@@ -152,7 +172,7 @@ def reading(store):
         # it was opened.
         if os.path.getsize(store.filename) < store.id.get_filesize():
             raise OSError('the file was cut short')
-    except OSError as error:
+    except DAMAGED as error:
         reason = str(error).splitlines()[0]
         raise InputError(f'{store.filename}: a read failed ({reason}); check '
                          'the disk, delete the file and run python main.py '
@@ -171,17 +191,25 @@ def whole_images(store):
         yield name, image, mask
 
 
+def attributes(store):
+    """The attributes of an open store as `write_store` was given them."""
+    with reading(store):
+        return {key: value.decode() if isinstance(value, bytes) else value
+                for key, value in store.attrs.items()}
+
+
 def identity(store):
     """What an open store was made from, as a dict of str, int or None.
 
     Stores of other images, or of another division of the same images, differ
     in it.
     """
-    seed = store.attrs.get('seed')
-    return {'data_source': store.attrs.get('source'),
-            'data_digest': store.attrs.get('source_digest'),
+    rules = attributes(store)
+    seed = rules.get('seed')
+    return {'data_source': rules.get('source'),
+            'data_digest': rules.get('source_digest'),
             'data_seed': None if seed is None else int(seed),
-            'data_fold': store.attrs.get('fold')}
+            'data_fold': rules.get('fold')}
 
 
 def image_names(store):
@@ -199,9 +227,8 @@ def image_digests(store):
 
 
 def _texts(dataset):
-    # h5py 3 gives text as bytes, h5py 2 as str.
-    return [text.decode() if isinstance(text, bytes) else text
-            for text in dataset[()]]
+    with reading(dataset.file):
+        return [text.decode() for text in dataset[()]]
 
 
 def _flaw(store):
@@ -228,8 +255,8 @@ def _schema(store):
 
     Shapes depend on datasets yielded before, which must have been checked.
     """
-    yield 'names', np.object_, (None,)
-    yield 'digests', np.object_, (len(store['names']),)
+    yield 'names', TEXTS['names'], (None,)
+    yield 'digests', TEXTS['digests'], (len(store['names']),)
     yield 'patches/images', np.uint8, (None, PATCH_SIZE, PATCH_SIZE, 3)
     count = len(store['patches/images'])
     yield 'patches/masks', np.uint8, (count, PATCH_SIZE, PATCH_SIZE, 1)

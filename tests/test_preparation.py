@@ -587,7 +587,8 @@ def test_prepare(tmp_path, capsys):
     assert ('train 3 images, 12 patches; validation 1 images, 4 patches'
             in capsys.readouterr().out)
     with store.open_store(out / 'train.h5') as file:
-        assert dict(file.attrs, source_digest='', fill_rule='') == {
+        assert dict(store.attributes(file), source_digest='',
+                    fill_rule='') == {
             'schema_version': 2, 'split': 'train', 'source': 'MoNuSeg',
             'seed': 5, 'fold': '0', 'patch_size': 256, 'overlap': 0.2,
             'fill_rule': '', 'mask_background': 0, 'mask_nucleus': 1,
