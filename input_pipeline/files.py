@@ -1,7 +1,9 @@
 """Errors that the user can mend, and outputs that appear only when whole."""
 import contextlib
+import glob
 import json
 import os
+import shutil
 
 
 class InputError(Exception):
@@ -36,6 +38,16 @@ def written_whole(path):
     finally:
         if os.path.exists(partial):
             os.remove(partial)
+
+
+def remove_matching(folder, *patterns):
+    """Removes what matches one of the glob patterns in a folder."""
+    for pattern in patterns:
+        for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            else:
+                os.remove(path)
 
 
 def write_json(path, content):

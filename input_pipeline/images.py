@@ -3,6 +3,7 @@ import warnings
 
 import imageio.v3 as iio
 import numpy as np
+from PIL import Image
 
 from input_pipeline.files import InputError
 
@@ -27,8 +28,8 @@ def read_image(path, data=None):
         uint8 [H, W, 3], RGB.
 
     Raises:
-        InputError: the file is missing or damaged, or is grey with more than
-            8 bits.
+        InputError: the file is missing or damaged, is grey with more than
+            8 bits, or has more pixels than Pillow takes, about 179 million.
     """
     try:
         if data is None:
@@ -42,6 +43,9 @@ def read_image(path, data=None):
             if dtype in (np.uint8, np.bool_):
                 return iio.imread(data, plugin='pillow', index=0, mode='RGB')
     except DAMAGED as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise InputError(f'{path}: more than {2 * Image.MAX_IMAGE_PIXELS} '
+                             'pixels; cut it into parts') from error
         reason = getattr(error, 'strerror', None) or 'damaged or no image'
         raise InputError(f'{path}: cannot be read ({reason}); give a whole '
                          'TIFF, PNG or JPEG file') from error

@@ -52,8 +52,9 @@ def find(folder):
 
     Raises:
         InputError: the folder is absent or holds no images in a known
-            layout, an image has no annotation, is in both splits or shares
-            its name with another one, or an archive is damaged.
+            layout, an image has no annotation, is in both splits, shares its
+            name with another one or has one that is not UTF-8, or an archive
+            is damaged.
     """
     files = _files(folder)
     entries = {}
@@ -62,6 +63,11 @@ def find(folder):
         name, ending = posixpath.splitext(base)
         if ending.lower() not in ('.tif', '.tiff'):
             continue
+        try:
+            place.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f'{"/".join(source)!r}: the name is not UTF-8; '
+                             'rename it') from error
         candidates = [
             posixpath.normpath(posixpath.join(parent, pattern.format(
                 name=name))) for pattern in ANNOTATIONS]

@@ -13,7 +13,7 @@ from input_pipeline import annotations
 from input_pipeline import monuseg
 from input_pipeline import sample
 from input_pipeline import store
-from input_pipeline.files import InputError, written_whole
+from input_pipeline.files import InputError, remove_matching, written_whole
 
 FOLDS = 4  # one of them to validate on
 
@@ -65,6 +65,7 @@ def prepare(output_dir, monuseg_dir=None, seed=0, fold='0'):
               f'seed {seed}, fold {fold}; nothing to do')
         return
 
+    remove_matching(output_dir, '.partial-*')  # what a killed one left
     start = time.time()
     report = progress.reporter(len(entries), 'images')
     done, summary = 0, []

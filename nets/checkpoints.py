@@ -22,7 +22,8 @@ import h5py
 import numpy as np
 
 import nets
-from input_pipeline.files import InputError, write_json, written_whole
+from input_pipeline.files import (InputError, remove_matching, write_json,
+                                  written_whole)
 from input_pipeline.normalisation import NORMALISATION
 from nets.tf1 import ops_scope, session_config, tf
 
@@ -204,19 +205,14 @@ def latest_whole(folder):
     Raises:
         InputError: there are checkpoints and none can be read.
     """
-    for pattern in ('model.ckpt-*_temp*', '*.tmp*', '.partial-*',
-                    'best/.partial-*'):
-        for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
-            if os.path.isdir(path):
-                shutil.rmtree(path)
-            else:
-                os.remove(path)
+    remove_matching(folder, 'model.ckpt-*_temp*', '*.tmp*', '.partial-*',
+                    'best/.partial-*')
     # TensorFlow writes a checkpoint's index last.
     paths = sorted((path[:-len('.index')] for path in glob.glob(
         os.path.join(glob.escape(folder), 'model.ckpt-*.index'))),
                    key=step_of)
     while paths:
-        flaw = _flaw(paths[-1])
+        flaw = flaw_of(paths[-1])
         if flaw is None:
             # By name alone, the folder can be moved.
             names = [os.path.basename(path) for path in paths]
@@ -232,8 +228,8 @@ def latest_whole(folder):
     return None
 
 
-def _flaw(checkpoint):
-    """Says what is wrong with a checkpoint, or returns None."""
+def flaw_of(checkpoint):
+    """Says what is wrong with a checkpoint, by its path prefix, or None."""
     try:
         reader = tf.train.load_checkpoint(checkpoint)
         for name in reader.get_variable_to_shape_map():

@@ -78,13 +78,17 @@ def png(width, height):
 
 
 @pytest.mark.parametrize('data', [
-    b'', b'no image', bytes(1000), png(40000, 40000), png(2 ** 31 - 1, 2),
-    png(0, 5), encoded(Image.fromarray(PIXELS[..., 0].astype(np.uint16)),
+    b'', b'no image', bytes(1000), png(2 ** 31 - 1, 2), png(0, 5), encoded(Image.fromarray(PIXELS[..., 0].astype(np.uint16)),
                        'PNG'),
     encoded(Image.fromarray(PIXELS[..., 0].astype(np.float32)), 'TIFF')])
 def test_what_is_no_8_bit_image(data):
     with pytest.raises(InputError, match='^x.png: '):
         images.read_image('x.png', data)
+
+
+def test_a_gigapixel_head_over_a_small_file():
+    with pytest.raises(InputError, match='^x.png: more than 178956970 pixels'):
+        images.read_image('x.png', png(40000, 40000))
 
 
 @pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'CMYK'])

@@ -359,6 +359,13 @@ def test_image_in_both_splits(tmp_path):
     assert 'TCGA-0.tif: also a' in message(monuseg.find, tmp_path / 'given')
 
 
+def test_a_name_that_is_not_utf_8(tmp_path):
+    with open(os.fsencode(tmp_path) + b'/caf\xe9.tif', 'wb'):
+        pass
+    assert "caf\\udce9.tif': the name is not UTF-8" in message(
+        monuseg.find, str(tmp_path))
+
+
 def test_two_images_of_one_name(tmp_path):
     folders = [tmp_path / 'Training' / part for part in ('a', 'b')]
     for folder in folders:
