@@ -42,8 +42,13 @@ class Reader:
             raise
 
 
-def patch_blocks(path, seed):
+def patch_blocks(path, seed, shard=(0, 1)):
     """Endless random blocks of a store's patches, each patch once an epoch.
+
+    Args:
+        path: the store.
+        seed: of the order.
+        shard: (k, n): only every n-th patch, from the k-th on.
 
     Yields:
         uint8 [B, P, P, 4], B <= BLOCK: red, green, blue and the mask, 0 or 1.
@@ -52,7 +57,7 @@ def patch_blocks(path, seed):
     with store.open_store(path) as file:
         images, masks = file['patches/images'], file['patches/masks']
         while True:
-            order = rng.permutation(len(images))
+            order = rng.permutation(np.arange(len(images))[shard[0]::shard[1]])
             for start in range(0, len(order), BLOCK):
                 block = order[start:start + BLOCK]
                 # One by one: a list of indices is a hundred times slower.
@@ -87,7 +92,8 @@ def whole_images(path, stride):
                            mask[window][np.newaxis, ..., np.newaxis])
 
 
-def training_input(path, batch_size, crop_size, threads, seed, readers):
+def training_input(path, batch_size, crop_size, threads, seed, readers,
+                   shard=(0, 1)):
     """An Estimator's input_fn of endless augmented batches.
 
     Args:
@@ -99,6 +105,7 @@ def training_input(path, batch_size, crop_size, threads, seed, readers):
         seed: seeds the order of the patches; the augmentation follows the
             graph's seed.
         readers: list to which the `Reader` is added.
+        shard: as for `patch_blocks`.
 
     Returns:
         A function without arguments that returns (images float32
@@ -108,7 +115,7 @@ def training_input(path, batch_size, crop_size, threads, seed, readers):
     shape = [store.PATCH_SIZE, store.PATCH_SIZE, 4]
 
     def input_fn():
-        reader = Reader(patch_blocks(path, seed))
+        reader = Reader(patch_blocks(path, seed, shard))
         readers.append(reader)
         block = tf.py_func(reader, [], tf.uint8)
         block.set_shape([None] + shape)

@@ -29,8 +29,8 @@ OVERLAP = 0.2  # of neighbouring patches, as a fraction of PATCH_SIZE
 # What h5py raises for damaged files, found by damaging files at random.
 DAMAGED = (OSError, KeyError, RuntimeError, ValueError)
 
-# Of fixed length, as attributes are: HDF5 keeps no checksum of other texts. File names have at most
-# 255 bytes.
+# Of fixed length, as attributes are: HDF5 keeps no checksum of other texts.
+# File names have at most 255 bytes.
 TEXTS = {'names': np.dtype('S255'), 'digests': np.dtype('S40')}
 
 # Dtype and shape of each row, and the rows in a chunk. Chunks are read whole:

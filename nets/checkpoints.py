@@ -159,10 +159,13 @@ def step_of(checkpoint):
 
 
 @contextlib.contextmanager
-def written_to(folder):
+def written_to(folder, alone=True):
     """Guards a model folder while a training writes to it.
 
-    Other trainings are kept out until the block, or the process, ends.
+    Args:
+        folder: the model folder, made if absent.
+        alone: whether other trainings that want to be alone are kept out,
+            until the block or the process ends.
 
     Raises:
         InputError: another training writes there, or there is no room.
@@ -174,7 +177,8 @@ def written_to(folder):
         raise InputError(f'{folder}: cannot be written ({error.strerror}); '
                          'choose another --model_dir') from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if alone:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
         raise InputError(f'{folder}: another training is writing there; wait '

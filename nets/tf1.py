@@ -64,12 +64,17 @@ def ops_scope(accelerate):
         and not node.op.startswith(('Var', 'Assign')))
 
 
-def session_config(accelerate):
+def session_config(accelerate, device_filters=()):
     """The ConfigProto of a session that runs ops of `ops_scope`.
 
     With bfloat16, variables, sums and the loss stay float32.
+
+    Args:
+        accelerate: as for `ops_scope`.
+        device_filters: the jobs that the session speaks to, of a cluster's.
     """
-    config = tf.ConfigProto()
+    config = tf.ConfigProto(device_filters=device_filters,
+                            allow_soft_placement=True)
     if accelerate and not VERSION_1:
         rewrites = config.graph_options.rewrite_options
         rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON

@@ -15,6 +15,9 @@ from nets.tf1 import ACCELERATED, ops_scope, session_config, tf
 DICE_SMOOTHING = 1.0  # pixels; keeps the Dice of an empty patch defined
 SUMMARY_STEPS = 20
 PICTURE_SIDE = 256  # pixels of an image shown in TensorBoard
+WORKER_SEEDS = 1000003  # between the seeds of two workers
+EVALUATOR_WAITS = 2  # seconds between looks for a new checkpoint
+SERVER_STAYS = 5  # seconds after the last step
 
 
 def segmentation_loss(logits, labels):
@@ -132,22 +135,17 @@ def model_fn(features, labels, mode, params):
     return tf.estimator.EstimatorSpec(
         mode, loss=loss, train_op=train_op,
         training_hooks=[
-            Progress(loss, params['batch_size'], params['steps']),
-            tf.train.SummarySaverHook(
-                save_steps=params['evaluate_every'], summary_op=pictures,
-                output_dir=params['model_dir'])])
+            Progress(loss, params['batch_size'], params['steps'])],
+        training_chief_hooks=[tf.train.SummarySaverHook(
+            save_steps=params['evaluate_every'], summary_op=pictures,
+            output_dir=params['model_dir'])])
 
 
-class Saver(tf.train.CheckpointSaverHook):
-    """Saves checkpoints, and ends training early where it must.
+class Stopper(tf.train.SessionRunHook):
+    """Ends training early where it must."""
 
-    After SIGINT or SIGTERM a last checkpoint is saved and not evaluated. When
-    a reader has failed, none is saved: TensorFlow would report the end of the
-    data.
-    """
-
-    def __init__(self, folder, every, readers):
-        super().__init__(folder, save_steps=every)
+    def __init__(self, readers, **arguments):
+        super().__init__(**arguments)
         self.readers = readers
         self.signal = None
         self.step = None  # the last that ran
@@ -159,6 +157,9 @@ class Saver(tf.train.CheckpointSaverHook):
             os.kill(os.getpid(), number)
         self.signal = number
 
+    def before_run(self, _):
+        return tf.train.SessionRunArgs(tf.train.get_global_step())
+
     def after_run(self, run_context, run_values):
         super().after_run(run_context, run_values)
         self.step = run_values.results + 1  # the value from before the step
@@ -166,7 +167,19 @@ class Saver(tf.train.CheckpointSaverHook):
             run_context.request_stop()
 
     def end(self, session):
+        # TensorFlow would report the end of the data.
         raise_failure(self.readers)
+        super().end(session)
+
+
+class Saver(Stopper, tf.train.CheckpointSaverHook):
+    """Saves checkpoints, and ends training early where it must.
+
+    After SIGINT or SIGTERM a last checkpoint is saved and not evaluated. When
+    a reader has failed, none is saved.
+    """
+
+    def end(self, session):
         if self.signal is not None:
             self._listeners = []  # those evaluate
         super().end(session)
@@ -251,10 +264,58 @@ def true_error_of(readers):
         raise
 
 
+def task():
+    """What this process is to do: a tf.estimator.RunConfig, by TF_CONFIG.
+
+    Raises:
+        InputError: TF_CONFIG is wrong.
+    """
+    try:
+        return tf.estimator.RunConfig()
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f'TF_CONFIG: {error}; see "More than one machine" in '
+                         'the README') from error
+
+
+def device_filters(run):
+    """The jobs that a session of a task speaks to.
+
+    Parameter servers alone: a training goes on while a worker is away.
+    """
+    if not run.cluster_spec or run.task_type == 'evaluator':
+        return []
+    return ['/job:ps', f'/job:{run.task_type}/task:{run.task_id}']
+
+
+def serve(run, folder, steps):
+    """Serves parameters until a checkpoint has the last step.
+
+    TensorFlow's servers never end by themselves.
+
+    Args:
+        run: of `task`, for a parameter server.
+        folder: the model folder.
+        steps: as for `train`.
+    """
+    tf.train.Server(run.cluster_spec, run.task_type, run.task_id)
+    while True:
+        time.sleep(EVALUATOR_WAITS)
+        latest = tf.train.latest_checkpoint(folder)
+        if latest and checkpoints.step_of(latest) >= steps:
+            # The workers end by the same step, and close their sessions.
+            time.sleep(SERVER_STAYS)
+            return None
+
+
 def train(data_dir, folder, network, steps, batch_size, crop_size,
           learning_rate, warmup_steps, evaluate_every, threads, accelerate,
           seed):
     """Trains a network, or goes on where training stopped.
+
+    With TF_CONFIG it does the part of its task in a cluster: the chief and
+    the workers train, each on its own share of the patches and with its own
+    seed, the evaluator judges the checkpoints and writes the weights, and the
+    parameter servers serve until the last step is done.
 
     Args:
         data_dir: folder of `train.h5` and, unless that holds all images,
@@ -276,9 +337,9 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
         The signal that ended training early, or None.
 
     Raises:
-        InputError: a store cannot be used or is not the one trained on
-            before, the crop does not suit, the folder cannot be written, the
-            loss became NaN, or F1 is undefined.
+        InputError: TF_CONFIG is wrong, a store cannot be used or is not the
+            one trained on before, the crop does not suit, the folder cannot
+            be written, the loss became NaN, or F1 is undefined.
     """
     train_path, validation_path = [
         os.path.join(data_dir, f'{split}.h5')
@@ -295,7 +356,16 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
         raise InputError(f'--crop_size={crop_size}: must be a multiple of '
                          f'{stride} and at most {store.PATCH_SIZE}, the side '
                          'of the patches')
-    latest = checkpoints.latest_whole(folder)
+    run = task()
+    alone = not run.cluster_spec
+    if run.task_type == 'ps':
+        return serve(run, folder, steps)
+    if run.task_type == 'evaluator' and not validated:
+        raise InputError(f'--data_dir={data_dir}: has no validation images; '
+                         'leave the evaluator out')
+    judges = alone or run.task_type == ('evaluator' if validated else 'chief')
+    latest = (checkpoints.latest_whole(folder) if run.is_chief
+              else tf.train.latest_checkpoint(folder))
     if latest and any(network.get(key, value) != value
                       for key, value in data.items()):
         raise InputError(f'--data_dir={data_dir}: holds other images, or '
@@ -303,20 +373,27 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
                          f'{folder} was trained on; choose another --data_dir '
                          'or --model_dir')
     network = dict(network, **data, trained_on=trained_on)
-    write_json(os.path.join(folder, 'network.json'), network)
+    if run.is_chief:
+        write_json(os.path.join(folder, 'network.json'), network)
 
     start = checkpoints.step_of(latest) if latest else 0
+    # An evaluator has no place among the workers.
+    worker, workers = run.global_id_in_cluster or 0, run.num_worker_replicas
     # A resumed run draws other patches than those before it.
-    run_seed = seed + start
+    run_seed = seed + start + WORKER_SEEDS * worker
     readers = []
-    saver = Saver(folder, evaluate_every, readers)
+    stopper = (Saver(readers, checkpoint_dir=folder,
+                     save_steps=evaluate_every) if run.is_chief
+               else Stopper(readers))
     estimator, exact = [tf.estimator.Estimator(
         model_fn,
         config=tf.estimator.RunConfig(
-            folder, tf_random_seed=run_seed, keep_checkpoint_max=2,
+            folder, tf_random_seed=run_seed,
+            # An evaluator of its own reads them after the next ones are there.
+            keep_checkpoint_max=2 if alone else 10,
             save_summary_steps=SUMMARY_STEPS, log_step_count_steps=100,
             save_checkpoints_steps=evaluate_every,
-            session_config=session_config(accelerated)),
+            session_config=session_config(accelerated, device_filters(run))),
         params={'network': network, 'batch_size': batch_size,
                 'learning_rate': learning_rate, 'warmup_steps': warmup_steps,
                 'steps': steps, 'evaluate_every': evaluate_every,
@@ -327,12 +404,14 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
     estimator.evaluate = exact.evaluate
     train_spec = tf.estimator.TrainSpec(
         queues.training_input(train_path, batch_size, crop_size, threads,
-                              run_seed, readers),
-        max_steps=steps, hooks=[saver])
+                              run_seed, readers, (worker, max(workers, 1))),
+        max_steps=steps, hooks=[stopper])
     keeper = BestKeeper(folder)
     eval_spec = tf.estimator.EvalSpec(
         queues.validation_input(validation_path, stride, readers), steps=None,
-        exporters=[keeper], start_delay_secs=0, throttle_secs=0)
+        exporters=[keeper], start_delay_secs=0,
+        # An evaluator of its own waits for checkpoints.
+        throttle_secs=0 if alone else EVALUATOR_WAITS)
 
     def judge(checkpoint):
         if validated:
@@ -344,10 +423,10 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
                 'step': checkpoints.step_of(checkpoint), 'f1': None})
 
     best = checkpoints.read_best(folder)
-    if latest and (not best or best['evaluated'] < start):
+    if alone and latest and (not best or best['evaluated'] < start):
         # The run that saved it ended before it was judged.
         judge(latest)
-    if start >= steps:
+    if alone and start >= steps:
         print(f'{folder}: already trained to step {start} of {steps}')
         checkpoints.write_weights(folder, network)
         return None
@@ -357,11 +436,13 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
           + (f', {ACCELERATED}' if accelerate else ''),
           flush=True)
 
-    handlers = {number: signal.signal(number, saver.stop)
-                for number in (signal.SIGINT, signal.SIGTERM)}
+    # An evaluator has no last checkpoint to save: main.py's handlers end it.
+    handlers = {number: signal.signal(number, stopper.stop)
+                for number in (signal.SIGINT, signal.SIGTERM)
+                if run.task_type != 'evaluator'}
     try:
         with true_error_of(readers):
-            if validated:
+            if validated or not alone:
                 tf.estimator.train_and_evaluate(estimator, train_spec,
                                                 eval_spec)
             else:
@@ -369,14 +450,14 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
                                 max_steps=steps)
     except tf.train.NanLossDuringTrainingError as error:
         raise InputError(
-            f'the loss became NaN at step {saver.step}; the last checkpoint '
+            f'the loss became NaN at step {stopper.step}; the last checkpoint '
             f'in {folder} without NaN is kept. Go on from it with a lower '
             f'--learning_rate than {learning_rate}') from error
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    if not validated:
+    if judges and not validated:
         judge(tf.train.latest_checkpoint(folder))
-    if checkpoints.read_best(folder):
+    if judges and checkpoints.read_best(folder):
         checkpoints.write_weights(folder, network)
-    return saver.signal
+    return stopper.signal

@@ -78,8 +78,8 @@ def png(width, height):
 
 
 @pytest.mark.parametrize('data', [
-    b'', b'no image', bytes(1000), png(2 ** 31 - 1, 2), png(0, 5), encoded(Image.fromarray(PIXELS[..., 0].astype(np.uint16)),
-                       'PNG'),
+    b'', b'no image', bytes(1000), png(2 ** 31 - 1, 2), png(0, 5),
+    encoded(Image.fromarray(PIXELS[..., 0].astype(np.uint16)), 'PNG'),
     encoded(Image.fromarray(PIXELS[..., 0].astype(np.float32)), 'TIFF')])
 def test_what_is_no_8_bit_image(data):
     with pytest.raises(InputError, match='^x.png: '):

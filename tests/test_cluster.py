@@ -1,0 +1,102 @@
+"""Training by several processes through TF_CONFIG, all on this machine."""
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from conftest import ROOT, SECONDS, one_line, train_flags
+from input_pipeline import queues
+from nets import checkpoints
+
+STEPS = 600
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(('127.0.0.1', 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def wait_for(condition, processes):
+    deadline = time.time() + SECONDS
+    while not condition():
+        assert time.time() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.1)
+
+
+def test_a_cluster_trains_and_a_killed_worker_comes_back(data_dir, tmp_path):
+    addresses = [f'127.0.0.1:{port}' for port in free_ports(3)]
+    cluster = dict(zip(('chief', 'worker', 'ps'),
+                       [[address] for address in addresses]))
+    flags = (*train_flags(data_dir, tmp_path, 'unet', STEPS), '--width=4',
+             '--evaluate_every=100')
+
+    def start(task):
+        config = {'cluster': cluster, 'task': {'type': task, 'index': 0}}
+        with open(tmp_path / f'{task}.log', 'a') as log:
+            return subprocess.Popen(
+                [sys.executable, 'main.py', *flags], cwd=ROOT, stdout=log,
+                stderr=log, env=dict(os.environ,
+                                     TF_CONFIG=json.dumps(config)))
+
+    processes = {task: start(task)
+                 for task in ('ps', 'chief', 'worker', 'evaluator')}
+    try:
+        folder = tmp_path / 'unet'
+        wait_for((folder / 'best' / 'best.json').exists, processes.values())
+        processes['worker'].kill()
+        processes['worker'].wait()
+        processes['worker'] = start('worker')
+        for process in processes.values():
+            process.wait(timeout=SECONDS)
+    finally:
+        for process in processes.values():
+            process.kill()
+    logs = {task: (tmp_path / f'{task}.log').read_text()
+            for task in processes}
+    assert {task: process.returncode for task, process in processes.items()
+            } == dict.fromkeys(processes, 0), logs
+    # Some steps are under way when the last is taken.
+    last = checkpoints.step_of(checkpoints.latest_whole(str(folder)))
+    assert STEPS <= last < STEPS + 10
+    best = checkpoints.read_best(str(folder))
+    assert STEPS <= best['evaluated'] <= last
+    assert checkpoints.network_of_weights(
+        str(folder / 'weights.h5'))['step'] == best['step']
+    assert logs['worker'].count('training 600 steps') == 1
+    assert 'resuming at step' in logs['worker']
+
+
+def test_workers_read_their_own_patches(data_dir):
+    """18 patches are 6 for each of three workers, no patch for two."""
+    path = str(data_dir / 'train.h5')
+    seen = []
+    for worker in range(3):
+        blocks = queues.patch_blocks(path, seed=worker, shard=(worker, 3))
+        block = next(blocks)  # an epoch: fewer than BLOCK patches
+        assert len(block) == 6
+        seen.extend(patch.tobytes() for patch in block)
+    everything = queues.patch_blocks(path, seed=0)
+    whole = [patch.tobytes() for patch in np.concatenate(
+        [next(everything), next(everything)])]
+    assert sorted(seen) == sorted(whole)
+
+
+def test_a_wrong_tf_config_ends_in_one_line(data_dir, tmp_path):
+    for config in ('{', '{"cluster": {"worker": ["a:1"]}}',
+                   '{"cluster": {"chief": ["a:1"]}, "task": {"type": "x"}}'):
+        one_line(subprocess.run(
+            [sys.executable, 'main.py',
+             *train_flags(data_dir, tmp_path, 'unet', 1)], cwd=ROOT,
+            env=dict(os.environ, TF_CONFIG=config), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, universal_newlines=True,
+            timeout=SECONDS), 'TF_CONFIG')
