@@ -13,6 +13,7 @@ import os
 
 import imageio.v3 as iio
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from docs.diagrams import TITLES
 from eval import display
@@ -76,6 +77,8 @@ def draw_curves(nets):
     for net in nets:
         axis.plot(*zip(*f1_by_minutes(os.path.join(MODELS, net))), 'o-',
                   markersize=4, label=TITLES[net].split(',')[0])
+    axis.set_xlim(left=0)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel('minutes since the start, evaluations included')
     axis.set_ylabel('F1 on the validation images')
     axis.grid(alpha=0.3)
