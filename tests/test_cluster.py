@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from conftest import ROOT, SECONDS, one_line, train_flags
 from input_pipeline import queues
@@ -33,6 +34,7 @@ def wait_for(condition, processes):
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_a_cluster_trains_and_a_killed_worker_comes_back(data_dir, tmp_path):
     addresses = [f'127.0.0.1:{port}' for port in free_ports(3)]
     cluster = dict(zip(('chief', 'worker', 'ps'),
