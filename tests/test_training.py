@@ -87,11 +87,12 @@ def test_keep_best_of_a_network_that_finds_nothing_yet(tmp_path):
 def test_a_network_is_read_back_and_contradictions_are_refused(tmp_path):
     folder = str(tmp_path)
     assert checkpoints.network_of(folder, 'deeplabv3') is None
-    network = checkpoints.describe('deeplabv3', 8, 16)
+    network = dict(checkpoints.describe('deeplabv3', 8, 16), data_seed=0,
+                   data_fold='0', trained_on=['digest'])
     write_json(str(tmp_path / 'network.json'), network)
     # A training that failed before its first checkpoint binds to nothing.
     assert checkpoints.network_of(folder, 'deeplabv3') is None
-    (tmp_path / 'checkpoint').touch()
+    (tmp_path / 'model.ckpt-3.index').touch()
     assert checkpoints.network_of(folder, 'deeplabv3') == network
     assert checkpoints.network_of(folder, 'deeplabv3', 8, 16) == network
     for asked, word in ((('unet', None, None), 'net deeplabv3, not unet'),
@@ -99,19 +100,23 @@ def test_a_network_is_read_back_and_contradictions_are_refused(tmp_path):
                         (('deeplabv3', 8, 8), 'output_stride 16, not 8')):
         with pytest.raises(InputError, match=word):
             checkpoints.network_of(folder, *asked)
+    del network['trained_on']
+    write_json(str(tmp_path / 'network.json'), network)
+    with pytest.raises(InputError, match='says nothing of trained_on'):
+        checkpoints.network_of(folder, 'deeplabv3')
 
 
 def test_a_network_of_another_normalisation_is_refused(tmp_path):
     network = dict(checkpoints.describe('unet', 8, 8), normalisation='other')
     (tmp_path / 'network.json').write_text(json.dumps(network))
-    (tmp_path / 'checkpoint').touch()
+    (tmp_path / 'model.ckpt-3.index').touch()
     with pytest.raises(InputError, match='normalisation'):
         checkpoints.network_of(str(tmp_path), 'unet')
 
 
 def test_a_damaged_network_file_is_named(tmp_path):
     (tmp_path / 'network.json').write_text('{"net": "un')
-    (tmp_path / 'checkpoint').touch()
+    (tmp_path / 'model.ckpt-3.index').touch()
     with pytest.raises(InputError, match='network.json'):
         checkpoints.network_of(str(tmp_path), 'unet')
 
