@@ -7,19 +7,19 @@ writes beside this file NET_best.jpg and NET_worst.jpg, the validation images
 on which each network has its highest and its lowest F1, and
 f1_by_minutes.png.
 """
-import glob
 import json
 import os
 
 import imageio.v3 as iio
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from tensorboard.backend.event_processing.event_accumulator import (
+    EventAccumulator)
 
 from docs.diagrams import TITLES
 from eval import display
 from input_pipeline import store
 from input_pipeline.files import written_whole
-from nets.tf1 import tf
 
 DOCS = os.path.dirname(os.path.abspath(__file__))
 MODELS = 'checkpoints'
@@ -58,16 +58,10 @@ def f1_by_minutes(folder):
         List of (minutes since the training's first event, F1), one for each
         evaluation during training.
     """
-    def events(*parts):
-        paths = glob.glob(os.path.join(
-            glob.escape(os.path.join(folder, *parts)), 'events.out.*'))
-        return [event for path in sorted(paths)
-                for event in tf.train.summary_iterator(path)]
-
-    start = min(event.wall_time for event in events())
-    return [((event.wall_time - start) / 60, value.simple_value)
-            for event in events('eval') for value in event.summary.value
-            if value.tag == 'f1']
+    start = EventAccumulator(folder).Reload().FirstEventTimestamp()
+    evaluations = EventAccumulator(os.path.join(folder, 'eval')).Reload()
+    return [((event.wall_time - start) / 60, event.value)
+            for event in evaluations.Scalars('f1')]
 
 
 def draw_curves(nets):

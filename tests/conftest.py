@@ -1,4 +1,5 @@
 """Small real stores, and the program run as a user runs it."""
+import functools
 import os
 import subprocess
 import sys
@@ -15,15 +16,27 @@ SECONDS = 120
 NETS = ('segnet', 'unet', 'deeplabv3')
 
 
+def run(*command, cwd=ROOT, **environment):
+    """Runs a command to its end and returns the process."""
+    return subprocess.run(
+        list(map(str, command)), cwd=str(cwd),
+        env=dict(os.environ, **environment), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, universal_newlines=True, timeout=SECONDS)
+
+
+def wait_for(condition, *processes):
+    """Waits for a condition while processes run."""
+    deadline = time.time() + SECONDS
+    while not condition():
+        assert time.time() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+
+
 @pytest.fixture(scope='session')
 def program():
     """A function that runs main.py with flags and returns the process."""
-    def run(*flags):
-        return subprocess.run(
-            [sys.executable, 'main.py', *flags], cwd=ROOT,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            universal_newlines=True, timeout=SECONDS)
-    return run
+    return functools.partial(run, sys.executable, 'main.py')
 
 
 @pytest.fixture(scope='session')
@@ -61,11 +74,8 @@ def start_training(data_dir, model_dir):
          *train_flags(data_dir, model_dir, 'unet', 100000), '--width=4'],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         universal_newlines=True)
-    deadline = time.time() + SECONDS
-    while not os.path.exists(os.path.join(model_dir, 'unet', 'best',
-                                          'best.json')):
-        assert time.time() < deadline and process.poll() is None
-        time.sleep(0.1)
+    best = os.path.join(model_dir, 'unet', 'best', 'best.json')
+    wait_for(lambda: os.path.exists(best), process)
     return process
 
 

@@ -4,12 +4,11 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
-from conftest import ROOT, SECONDS, one_line, train_flags
+from conftest import ROOT, SECONDS, one_line, run, train_flags, wait_for
 from input_pipeline import queues
 from nets import checkpoints
 
@@ -24,14 +23,6 @@ def free_ports(count):
     for one in sockets:
         one.close()
     return ports
-
-
-def wait_for(condition, processes):
-    deadline = time.time() + SECONDS
-    while not condition():
-        assert time.time() < deadline
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.1)
 
 
 @pytest.mark.long
@@ -54,7 +45,7 @@ def test_a_cluster_trains_and_a_killed_worker_comes_back(data_dir, tmp_path):
                  for task in ('ps', 'chief', 'worker', 'evaluator')}
     try:
         folder = tmp_path / 'unet'
-        wait_for((folder / 'best' / 'best.json').exists, processes.values())
+        wait_for((folder / 'best' / 'best.json').exists, *processes.values())
         processes['worker'].kill()
         processes['worker'].wait()
         processes['worker'] = start('worker')
@@ -96,9 +87,6 @@ def test_workers_read_their_own_patches(data_dir):
 def test_a_wrong_tf_config_ends_in_one_line(data_dir, tmp_path):
     for config in ('{', '{"cluster": {"worker": ["a:1"]}}',
                    '{"cluster": {"chief": ["a:1"]}, "task": {"type": "x"}}'):
-        one_line(subprocess.run(
-            [sys.executable, 'main.py',
-             *train_flags(data_dir, tmp_path, 'unet', 1)], cwd=ROOT,
-            env=dict(os.environ, TF_CONFIG=config), stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, universal_newlines=True,
-            timeout=SECONDS), 'TF_CONFIG')
+        one_line(run(sys.executable, 'main.py',
+                     *train_flags(data_dir, tmp_path, 'unet', 1),
+                     TF_CONFIG=config), 'TF_CONFIG')

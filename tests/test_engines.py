@@ -6,13 +6,12 @@ tests; .ci/run sets up all and runs the tests on each.
 import glob
 import os
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from conftest import NETS, ROOT, SECONDS, train_flags
+from conftest import NETS, ROOT, run, train_flags
 from nets.tf1 import tf
 
 OTHERS = sorted(
@@ -36,10 +35,8 @@ np.save(output, [restored, model.predict(images)])
 '''
 
 
-def run(python, *arguments):
-    process = subprocess.run([python, *map(str, arguments)], cwd=ROOT,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             universal_newlines=True, timeout=SECONDS)
+def output_of(*command):
+    process = run(*command)
     assert process.returncode == 0, process.stderr
     return process.stdout
 
@@ -58,8 +55,8 @@ def test_other_engines_predict_the_same(trained, tmp_path, other, net):
     predictions = []
     for name, python in (('here', sys.executable), ('there', other)):
         output = tmp_path / f'{name}.npy'
-        run(python, '-c', PREDICT, trained / net, net,
-            tmp_path / 'images.npy', output)
+        output_of(python, '-c', PREDICT, trained / net, net,
+                  tmp_path / 'images.npy', output)
         predictions.extend(np.load(output))
     assert predictions[0].shape == (2, 64, 96, 1)
     assert predictions[0].std() > 1e-3  # no constant, which would hide errors
@@ -70,7 +67,8 @@ def test_other_engines_predict_the_same(trained, tmp_path, other, net):
 
 def test_other_engines_resume(data_dir, trained, tmp_path, other):
     shutil.copytree(str(trained / 'unet'), str(tmp_path / 'unet'))
-    output = run(other, 'main.py', *train_flags(data_dir, tmp_path, 'unet', 9))
+    output = output_of(other, 'main.py',
+                       *train_flags(data_dir, tmp_path, 'unet', 9))
     assert 'resuming at step 6 of 9' in output
     # Adam's moments too are what the other engine finds under their names.
     names = [dict(tf.train.list_variables(

@@ -2,13 +2,12 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from conftest import ROOT, SECONDS, one_line, start_training, train_flags
+from conftest import SECONDS, one_line, run, start_training, train_flags
 from nets import checkpoints
 from nets.tf1 import tf
 
@@ -132,12 +131,10 @@ mount -o remount,size=64m "$disk"
 @pytest.mark.long
 @pytest.mark.skipif(not shutil.which('unshare'), reason='mounts no disk')
 def test_a_full_disk_ends_training_and_loses_nothing(data_dir, tmp_path):
-    process = subprocess.run(
-        ['unshare', '--user', '--map-root-user', '--mount', 'sh', '-c',
-         ON_A_SMALL_DISK, 'sh', str(tmp_path), sys.executable, 'main.py',
-         *train_flags(data_dir, tmp_path, 'unet', 6), '--width=4'],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        universal_newlines=True, timeout=SECONDS)
+    process = run('unshare', '--user', '--map-root-user', '--mount', 'sh',
+                  '-c', ON_A_SMALL_DISK, 'sh', tmp_path, sys.executable,
+                  'main.py', *train_flags(data_dir, tmp_path, 'unet', 6),
+                  '--width=4')
     if process.returncode == 77 or 'unshare' in process.stderr:
         pytest.skip('no disk can be mounted here')
     assert process.returncode == 0, process.stderr

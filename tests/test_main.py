@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from conftest import (NETS, ROOT, SECONDS, one_line, start_training,
-                      train_flags)
+                      train_flags, wait_for)
 from eval import display
 import nets
 from input_pipeline import store
@@ -300,10 +300,7 @@ def test_sigterm_while_preparing_leaves_nothing_half_written(tmp_path):
         [sys.executable, 'main.py', '--mode=prepare', '--sample',
          f'--data_dir={tmp_path}/data'], cwd=ROOT, stderr=subprocess.PIPE,
         universal_newlines=True)
-    deadline = time.time() + SECONDS
-    while not list(tmp_path.glob('data/.partial-*')):
-        assert time.time() < deadline and process.poll() is None
-        time.sleep(0.01)
+    wait_for(lambda: list(tmp_path.glob('data/.partial-*')), process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 128 + signal.SIGTERM

@@ -1,14 +1,13 @@
 """The networks that come with the code, and the README's notebook lines."""
 import os
 import re
-import subprocess
 import sys
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from conftest import NETS, ROOT, SECONDS
+from conftest import NETS, ROOT, run
 
 # The first image of `sample.make` with seed 5. The networks know real tissue
 # alone, so neither it nor its like was trained on.
@@ -21,20 +20,13 @@ def f1(mask):
     return 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
 
 
-def run(folder, *arguments, **environment):
-    process = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, timeout=SECONDS,
-        env=dict(os.environ, **environment), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, universal_newlines=True)
-    assert process.returncode == 0, process.stderr
-    return process
-
-
 @pytest.mark.parametrize('net', NETS)
 def test_predict_without_training(tmp_path, net):
     # Elsewhere than in the project's folder there are no trained networks.
-    process = run(tmp_path, os.path.join(ROOT, 'main.py'), '--mode=predict',
-                  f'--net={net}', f'--images={IMAGE}', '--output_dir=out')
+    process = run(sys.executable, os.path.join(ROOT, 'main.py'),
+                  '--mode=predict', f'--net={net}', f'--images={IMAGE}',
+                  '--output_dir=out', cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
     assert 'no network trained here' in process.stderr
     mask = iio.imread(tmp_path / 'out' / 'synthetic_mask.png')
     assert f1(mask > 0) > 0.8
@@ -45,8 +37,10 @@ def test_notebook_lines_of_the_readme(tmp_path):
         lines, = re.findall('```python\n(.*?)```', file.read(), re.DOTALL)
     output = tmp_path / 'prediction.npy'
     # As a script, and the figure drawn but not shown.
-    run(ROOT, '-c', f'{lines}\nimport numpy\n'
-        f'numpy.save({str(output)!r}, prediction)', MPLBACKEND='agg')
+    process = run(sys.executable, '-c', f'{lines}\nimport numpy\n'
+                  f'numpy.save({str(output)!r}, prediction)',
+                  MPLBACKEND='agg')
+    assert process.returncode == 0, process.stderr
     prediction = np.load(output)
     assert prediction.shape == (1, 320, 320, 1)
     assert set(np.unique(prediction)) == {0, 1}
