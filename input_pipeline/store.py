@@ -12,9 +12,11 @@
 
 Attributes of the file say by which rules it was made.
 """
+import atexit
 import contextlib
 import hashlib
 import os
+import sys
 
 import h5py
 import numpy as np
@@ -154,9 +156,17 @@ def open_store(path):
     except DAMAGED as error:
         flaw = str(error).splitlines()[0]
     if flaw:
+        atexit.register(_end_quietly)
         store.close()
         raise InputError(f'{path}: {flaw}; delete it and {again}')
     return store
+
+
+def _end_quietly():
+    # HDF5 1.10, which h5py 2.10 brings, cannot close an object that it found
+    # damaged, and prints lines of debugging when the process has ended.
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 @contextlib.contextmanager
@@ -240,6 +250,9 @@ def _flaw(store):
         dataset = store.get(path)
         if not isinstance(dataset, h5py.Dataset):
             return f'dataset {path} is missing'
+        if (dataset.file.filename != store.filename or dataset.external
+                or dataset.is_virtual):
+            return f'dataset {path} lies in another file'
         if dataset.dtype != dtype or len(dataset.shape) != len(shape) or any(
                 wanted not in (None, length)
                 for wanted, length in zip(shape, dataset.shape)):
@@ -247,6 +260,12 @@ def _flaw(store):
                     f'{np.dtype(dtype)} {shape}')
     if not len(store['names']) or not len(store['patches/images']):
         return 'it holds no images'
+    for text in store['names'][()]:
+        name = text.decode()
+        # Pictures are written under it.
+        if (os.path.basename(name) != name or '\0' in name
+                or name in ('', '.', '..')):
+            return f'an image is called {name!r}, which is no file name'
     return None
 
 

@@ -345,6 +345,30 @@ def test_damaged_archive_member(tmp_path):
         monuseg.load, entry)
 
 
+def test_an_archive_reaches_nothing_outside_and_fills_no_memory(tmp_path):
+    """Members named outside the archive are read as members, and only so."""
+    outside = training_data(tmp_path / 'outside', 2)
+    archive = tmp_path / 'given' / 'Training.zip'
+    archive.parent.mkdir()
+    bomb = 'Tissue Images/big.tif'
+    with zipfile.ZipFile(str(archive), 'w', zipfile.ZIP_DEFLATED) as file:
+        # Its annotation lies outside alone.
+        file.write(str(outside / 'Tissue Images/TCGA-1.tif'),
+                   '../../outside/Tissue Images/TCGA-1.tif')
+    before = sorted(tmp_path.rglob('*'))
+    assert 'TCGA-1.tif: no annotation' in message(monuseg.find, archive)
+    assert sorted(tmp_path.rglob('*')) == before
+    with zipfile.ZipFile(str(archive), 'w', zipfile.ZIP_DEFLATED,
+                         compresslevel=1) as file:
+        with file.open(bomb, 'w', force_zip64=True) as member:
+            for _ in range(1025):
+                member.write(bytes(2 ** 20))
+        file.writestr('Annotations/big.xml', '')
+    entry, = monuseg.find(archive)
+    assert 'big.tif: cannot be read (unpacks to more than' in message(
+        monuseg.load, entry)
+
+
 def test_image_without_annotation(tmp_path):
     data = training_data(tmp_path / 'Training', 2)
     (data / 'Annotations' / 'TCGA-1.xml').unlink()
@@ -401,6 +425,19 @@ def test_mask_of_another_size(tmp_path):
     entry, = monuseg.find(folder)
     said = message(monuseg.load, entry)
     assert 'A_bin_mask.png: 40 x 39' in said and '40 x 40' in said
+
+
+def test_a_mask_with_nuclei_and_background_exchanged(tmp_path):
+    folder = tmp_path / 'Training'
+    save_tiff(folder / 'TissueImages' / 'A.tif', pixels(0, 40))
+    mask = np.full((40, 40), 255, np.uint8)
+    mask[:10] = 0
+    save(folder / 'GroundTruth' / 'A_bin_mask.png', mask)
+    entry, = monuseg.find(folder)
+    assert 'A_bin_mask.png: nuclei cover 75% of the image' in message(
+        monuseg.load, entry)
+    save(folder / 'GroundTruth' / 'A_bin_mask.png', 255 - mask)
+    assert monuseg.load(entry)[1].mean() == 0.25
 
 
 @pytest.mark.skipif('MONUSEG_DIR' not in os.environ,
@@ -506,6 +543,12 @@ def replace(name, array):
     return change
 
 
+def rename_first(name):
+    def change(file):
+        file['names'][0] = name
+    return change
+
+
 @pytest.mark.parametrize('change, said', [
     (lambda file: file.attrs.update(schema_version=1), 'schema version 1'),
     (lambda file: file.attrs.pop('schema_version'), 'schema version None'),
@@ -516,13 +559,39 @@ def replace(name, array):
     (replace('patches/masks', np.zeros((3, 256, 256, 1), np.uint8)), '(3,'),
     (replace('images/0/mask', np.zeros((9, 9), np.uint8)), '(9, 9)'),
     (lambda file: [file[f'patches/{name}'].resize(0, axis=0)
-                   for name in file['patches']], 'no images')])
+                   for name in file['patches']], 'no images'),
+    *((rename_first(name), 'no file name')
+      for name in (b'../a', b'/a', b'..', b''))])
 def test_store_of_another_schema(tmp_path, change, said):
     path = tmp_path / 'a.h5'
     written_store(path)
     alter(path, change)
     line = message(store.open_store, path)
     assert said in line and str(path) in line
+
+
+@pytest.mark.parametrize('kind', ['link', 'external', 'virtual'])
+def test_a_store_cannot_make_other_files_be_read(tmp_path, kind):
+    path, other, raw = [tmp_path / name for name in ('a.h5', 'b.h5', 'raw')]
+    written_store(path)
+    written_store(other)
+    raw.write_bytes(bytes(SIDE * 256))
+    name, shape = 'images/0/mask', (SIDE, 256)
+
+    def change(file):
+        del file[name]
+        if kind == 'link':
+            file[name] = h5py.ExternalLink(str(other), name)
+        elif kind == 'external':
+            file.create_dataset(name, shape, np.uint8,
+                                external=[(str(raw), 0, SIDE * 256)])
+        else:
+            layout = h5py.VirtualLayout(shape, np.uint8)
+            layout[:] = h5py.VirtualSource(str(other), name, shape, np.uint8)
+            file.create_virtual_dataset(name, layout)
+
+    alter(path, change)
+    assert f'{name} lies in another file' in message(store.open_store, path)
 
 
 # The whole of it
