@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from eval import progress
 from input_pipeline.files import InputError
@@ -169,9 +169,11 @@ def train(folder, output_stride):
     if network is None:
         network = checkpoints.describe(FLAGS.net, FLAGS.width or nets.WIDTH,
                                        output_stride or nets.OUTPUT_STRIDE)
-    with checkpoints.written_to(folder, alone=training.task().is_chief):
+    run = training.task()
+    with checkpoints.written_to(folder, alone=run.is_chief):
         stopped_by = training.train(
-            FLAGS.data_dir, folder, network, FLAGS.steps or STEPS[FLAGS.net],
+            run, FLAGS.data_dir, folder, network,
+            FLAGS.steps or STEPS[FLAGS.net],
             FLAGS.batch_size, FLAGS.crop_size, FLAGS.learning_rate,
             FLAGS.warmup_steps, FLAGS.evaluate_every, FLAGS.augment_threads,
             acceleration_pays(FLAGS.net) if FLAGS.accelerate == 'auto'
@@ -285,4 +287,7 @@ def main(_):
 
 if __name__ == '__main__':
     define_flags()
+    # absl would show what other packages note, as matplotlib when it first
+    # lists the fonts.
+    logging.set_verbosity(logging.WARNING)
     app.run(main, flags_parser=parse_flags)

@@ -4,12 +4,11 @@ import os
 import sys
 import tempfile
 
-import imageio.v3
 import numpy as np
 
 from eval import display, inference, progress
-from input_pipeline.files import InputError, written_whole
-from input_pipeline.images import read_image
+from input_pipeline.files import InputError
+from input_pipeline.images import read_image, write_png
 
 
 def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
@@ -55,13 +54,13 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
             image, forward, stride, threshold, max_pixels, average,
             progress=lambda part, done=done: report(done + part))
         start = os.path.join(output_dir, _stem(path))
-        _write_png(f'{start}_mask.png', mask * 255)
+        write_png(f'{start}_mask.png', mask * 255)
         # In place and then gone: images can be as large as memory allows.
         probability *= 255
-        _write_png(f'{start}_probability.png',
-                   np.rint(probability, out=probability).astype(np.uint8))
+        write_png(f'{start}_probability.png',
+                  np.rint(probability, out=probability).astype(np.uint8))
         del probability
-        _write_png(f'{start}_overlay.png', display.overlay(image, mask))
+        write_png(f'{start}_overlay.png', display.overlay(image, mask))
     return skipped
 
 
@@ -115,8 +114,3 @@ def _check_output(output_dir, paths):
         raise InputError(f'--output_dir {output_dir}: cannot be written to '
                          f'({error.strerror}); choose another folder'
                          ) from error
-
-
-def _write_png(path, array):
-    with written_whole(path) as partial:
-        imageio.v3.imwrite(partial, array, plugin='pillow')

@@ -4,6 +4,11 @@ import glob
 import json
 import os
 import shutil
+import tempfile
+
+
+# Of an HDF5 file, beside its data.
+HDF5_METADATA = 2 ** 20  # bytes
 
 
 class InputError(Exception):
@@ -38,6 +43,22 @@ def written_whole(path):
     finally:
         if os.path.exists(partial):
             os.remove(partial)
+
+
+def reserve(path, length):
+    """Asks for the room that an HDF5 file will need, before it is written.
+
+    HDF5 crashes the process when a disk is full, so it must not find out.
+
+    Args:
+        path: of the file.
+        length: of what will be added to it, bytes.
+
+    Raises:
+        OSError: there is no room.
+    """
+    with tempfile.TemporaryFile(dir=os.path.dirname(path)) as file:
+        os.posix_fallocate(file.fileno(), 0, length + HDF5_METADATA)
 
 
 def remove_matching(folder, *patterns):

@@ -1,11 +1,11 @@
-"""Reading images and masks from TIFF, PNG and JPEG files."""
+"""Reading images and masks from TIFF, PNG and JPEG files, writing PNG."""
 import warnings
 
 import imageio.v3 as iio
 import numpy as np
 from PIL import Image
 
-from input_pipeline.files import InputError
+from input_pipeline.files import InputError, written_whole
 
 # What imageio and Pillow raise for damaged files, found by damaging files at
 # random. AttributeError also comes of a TIFF that is both uncompressed and
@@ -74,3 +74,14 @@ def read_mask(path, data=None):
         raise InputError(f'{path}: no binary mask (values {found} ...); give '
                          'one with values 0 and 1, or 0 and 255')
     return pixels.any(axis=-1)
+
+
+def write_png(path, array):
+    """Writes uint8 [H, W] or [H, W, 3] as PNG; it appears only when whole.
+
+    Raises:
+        InputError: as `files.written_whole`.
+    """
+    # imageio would leave a file of its own open on a full disk.
+    with written_whole(path) as partial, open(partial, 'wb') as file:
+        iio.imwrite(file, array, plugin='pillow', extension='.png')

@@ -5,7 +5,6 @@ import shutil
 import tempfile
 import time
 
-import imageio.v3 as iio
 import numpy as np
 
 from eval import progress
@@ -14,6 +13,7 @@ from input_pipeline import monuseg
 from input_pipeline import sample
 from input_pipeline import store
 from input_pipeline.files import InputError, remove_matching, written_whole
+from input_pipeline.images import write_png
 
 FOLDS = 4  # one of them to validate on
 
@@ -154,8 +154,7 @@ def _write_images(path, folder):
         whole = os.path.join(partial, 'images')
         with store.open_store(path) as made:
             for name, image, _ in store.whole_images(made):
-                with written_whole(os.path.join(whole, f'{name}.png')) as png:
-                    iio.imwrite(png, image, plugin='pillow')
+                write_png(os.path.join(whole, f'{name}.png'), image)
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(whole, folder)
 

@@ -21,7 +21,7 @@ import sys
 import h5py
 import numpy as np
 
-from input_pipeline.files import InputError
+from input_pipeline.files import InputError, reserve
 
 SCHEMA_VERSION = 2
 PATCH_SIZE = 256  # pixels
@@ -76,7 +76,9 @@ def write_store(path, attributes, examples):
 
     Raises:
         InputError: an image is smaller than a patch.
+        OSError: there is no room on the disk.
     """
+    reserve(path, 0)
     # The format of HDF5 1.8 has checksums of all but the data, which have
     # their own below: HDF5 can crash on damage that it does not see.
     with h5py.File(path, 'w', libver='v108') as store:
@@ -97,16 +99,21 @@ def write_store(path, attributes, examples):
                 raise InputError(f'{name}: {height} x {width} pixels, smaller '
                                  f'than a patch of {PATCH_SIZE} x '
                                  f'{PATCH_SIZE}; leave this image out')
-            group = store.create_group(f'images/{index}')
             whole = {'image': image, 'mask': mask.astype(np.uint8)}
             if instances is not None:
                 whole['instances'] = instances
+            origins = [(row, column) for row in patch_origins(height)
+                       for column in patch_origins(width)]
+            # Without the flush, what came before might still want room.
+            store.flush()
+            reserve(path, len(origins) * PATCH_SIZE ** 2 * 4 + sum(
+                array.nbytes + array[:PATCH_SIZE].nbytes  # whole chunks
+                for array in whole.values()))
+            group = store.create_group(f'images/{index}')
             for kind, array in whole.items():
                 group.create_dataset(
                     kind, data=array, fletcher32=True,
                     chunks=(PATCH_SIZE, width, *array.shape[2:]))
-            origins = [(row, column) for row in patch_origins(height)
-                       for column in patch_origins(width)]
             windows = [np.s_[row:row + PATCH_SIZE, column:column + PATCH_SIZE]
                        for row, column in origins]
             _append(patches['images'], [image[window] for window in windows])
@@ -116,6 +123,9 @@ def write_store(path, attributes, examples):
                     [(index, *origin) for origin in origins])
             names.append(name)
             digests.append(hashlib.sha1(image.tobytes()).hexdigest())
+        store.flush()
+        reserve(path, sum(dtype.itemsize for dtype in TEXTS.values())
+                * len(names))
         for kind, texts in (('names', names), ('digests', digests)):
             store.create_dataset(
                 kind, data=np.array([text.encode() for text in texts],

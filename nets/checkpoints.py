@@ -22,8 +22,8 @@ import h5py
 import numpy as np
 
 import nets
-from input_pipeline.files import (InputError, remove_matching, write_json,
-                                  written_whole)
+from input_pipeline.files import (InputError, remove_matching, reserve,
+                                  write_json, written_whole)
 from input_pipeline.normalisation import NORMALISATION
 from nets.tf1 import ops_scope, session_config, tf
 
@@ -374,10 +374,12 @@ def write_weights(folder, network):
         graph_options=tf.GraphOptions(place_pruned_graph=True))
     with session_of(network, config) as (_, model):
         restore_best(folder, best, model)
+        text = json.dumps(described)
         with written_whole(path) as partial:
+            reserve(partial, 4 * model.count_params() + len(text))
             model.save_weights(partial)
             with h5py.File(partial, 'a') as file:
-                file['network'] = json.dumps(described)
+                file['network'] = text
 
 
 @contextlib.contextmanager

@@ -307,7 +307,7 @@ def serve(run, folder, steps):
             return None
 
 
-def train(data_dir, folder, network, steps, batch_size, crop_size,
+def train(run, data_dir, folder, network, steps, batch_size, crop_size,
           learning_rate, warmup_steps, evaluate_every, threads, accelerate,
           seed):
     """Trains a network, or goes on where training stopped.
@@ -318,6 +318,7 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
     parameter servers serve until the last step is done.
 
     Args:
+        run: of `task`.
         data_dir: folder of `train.h5` and, unless that holds all images,
             `validation.h5`.
         folder: the model folder; see `checkpoints` for what appears there.
@@ -337,10 +338,12 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
         The signal that ended training early, or None.
 
     Raises:
-        InputError: TF_CONFIG is wrong, a store cannot be used or is not the
-            one trained on before, the crop does not suit, the folder cannot
-            be written, the loss became NaN, or F1 is undefined.
+        InputError: a store cannot be used or is not the one trained on
+            before, the crop does not suit, the folder cannot be written, the
+            loss became NaN, or F1 is undefined.
     """
+    if run.task_type == 'ps':
+        return serve(run, folder, steps)
     train_path, validation_path = [
         os.path.join(data_dir, f'{split}.h5')
         for split in ('train', 'validation')]
@@ -356,10 +359,7 @@ def train(data_dir, folder, network, steps, batch_size, crop_size,
         raise InputError(f'--crop_size={crop_size}: must be a multiple of '
                          f'{stride} and at most {store.PATCH_SIZE}, the side '
                          'of the patches')
-    run = task()
     alone = not run.cluster_spec
-    if run.task_type == 'ps':
-        return serve(run, folder, steps)
     if run.task_type == 'evaluator' and not validated:
         raise InputError(f'--data_dir={data_dir}: has no validation images; '
                          'leave the evaluator out')

@@ -1,10 +1,12 @@
 """Small real stores, and the program run as a user runs it."""
 import functools
 import os
+import shutil
 import subprocess
 import sys
 import time
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 
@@ -67,15 +69,79 @@ def train_flags(data_dir, model_dir, net, steps):
             '--augment_threads=1', '--accelerate=off')
 
 
+def start(*flags):
+    """Starts main.py with flags and returns the process."""
+    return subprocess.Popen(
+        [sys.executable, 'main.py', *flags], cwd=ROOT, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, universal_newlines=True)
+
+
 def start_training(data_dir, model_dir):
     """Starts a long training and returns once it has its first checkpoint."""
-    process = subprocess.Popen(
-        [sys.executable, 'main.py',
-         *train_flags(data_dir, model_dir, 'unet', 100000), '--width=4'],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        universal_newlines=True)
+    process = start(*train_flags(data_dir, model_dir, 'unet', 100000),
+                    '--width=4')
     best = os.path.join(model_dir, 'unet', 'best', 'best.json')
     wait_for(lambda: os.path.exists(best), process)
+    return process
+
+
+def start_long(mode, data_dir, model_dir, folder):
+    """Starts long work and returns once it has done a part.
+
+    Args:
+        mode: 'prepare', 'eval' or 'predict'.
+        data_dir: of the fixture; eval reads its train.h5.
+        model_dir: of the fixture `trained`, or a copy.
+        folder: an empty one. prepare reads MoNuSeg's layout in folder/given
+            and writes to folder/data; predict reads folder/images and writes
+            to folder/out.
+
+    Returns:
+        The process.
+    """
+    image, instances = sample.make(np.random.RandomState(0), 520)
+
+    def write(kind, array):
+        for index in range(8):
+            path = folder / kind.format(index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            iio.imwrite(path, array, plugin='pillow')
+
+    if mode == 'prepare':
+        write('given/Training/TissueImages/{}.tif', image)
+        write('given/Training/GroundTruth/{}_bin_mask.png',
+              np.uint8(instances > 0))
+        flags = [f'--monuseg_dir={folder}/given', f'--data_dir={folder}/data']
+        sign = 'data/.partial-*'
+    else:
+        # Many small tiles.
+        flags = ['--net=unet', f'--model_dir={model_dir}', '--noaverage',
+                 '--max_pixels=16384']
+    if mode == 'eval':
+        flags += [f'--data_dir={data_dir}', '--split=train']
+        folder, sign = model_dir, 'unet/train_pictures/*.png'
+    elif mode == 'predict':
+        write('images/{}.png', image)
+        flags += [f'--images={folder}/images/*.png',
+                  f'--output_dir={folder}/out']
+        sign = 'out/0_mask.png'
+    process = start(f'--mode={mode}', *flags)
+    wait_for(lambda: list(folder.glob(sign)), process)
+    return process
+
+
+def end_of(process, seconds):
+    """Awaits the end of a process of `start`, which must come in time.
+
+    Returns:
+        The process, its stdout and stderr as `run` gives them.
+    """
+    begin = time.time()
+    try:
+        process.stdout, process.stderr = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+    assert time.time() - begin < seconds
     return process
 
 
@@ -102,3 +168,10 @@ def trained(program, data_dir, tmp_path_factory):
         assert 'step 6/6' in process.stdout
         assert 'step 3: validation loss' in process.stdout
     return folder
+
+
+@pytest.fixture
+def model_dir(trained, tmp_path):
+    """A copy of `trained` for a test to change."""
+    shutil.copytree(str(trained), str(tmp_path / 'models'))
+    return tmp_path / 'models'

@@ -115,35 +115,97 @@ def test_nan_ends_training_and_is_not_gone_on_from(program, data_dir, folder):
     assert checkpoints.latest_whole(folder).endswith('model.ckpt-6')
 
 
-# Trains on a disk with room for the first checkpoint alone, and again once
-# the disk has grown.
+# Runs a command on a small disk, and again once the disk has grown.
 ON_A_SMALL_DISK = '''
-disk=$1
-shift
-mount -t tmpfs -o size=8m tmpfs "$disk" || exit 77
+disk=$1 size=$2
+shift 2
+mount -t tmpfs -o size="$size" tmpfs "$disk" || exit 77
 "$@"
 echo "rc $?"
-mount -o remount,size=64m "$disk"
+ls -AR "$disk"
+echo grown
+mount -o remount,size=200m "$disk"
 "$@"
 '''
+A_SMALL_DISK = pytest.mark.skipif(not shutil.which('unshare'),
+                                  reason='mounts no disk')
 
 
-@pytest.mark.long
-@pytest.mark.skipif(not shutil.which('unshare'), reason='mounts no disk')
-def test_a_full_disk_ends_training_and_loses_nothing(data_dir, tmp_path):
+def on_a_small_disk(disk, size, *flags):
+    """Runs main.py on a full disk and on one with room.
+
+    Args:
+        disk: a folder.
+        size: of the disk mounted there at first, as '8m'.
+        flags: of main.py.
+
+    Returns:
+        stderr of the first run, its stdout with a list of the files it left,
+        and stdout of the second.
+    """
     process = run('unshare', '--user', '--map-root-user', '--mount', 'sh',
-                  '-c', ON_A_SMALL_DISK, 'sh', tmp_path, sys.executable,
-                  'main.py', *train_flags(data_dir, tmp_path, 'unet', 6),
-                  '--width=4')
+                  '-c', ON_A_SMALL_DISK, 'sh', disk, size, sys.executable,
+                  'main.py', *flags)
     if process.returncode == 77 or 'unshare' in process.stderr:
         pytest.skip('no disk can be mounted here')
     assert process.returncode == 0, process.stderr
-    assert process.stderr.startswith(
+    before, after = process.stdout.split('grown\n')
+    assert 'rc 1\n' in before
+    errors = [line for line in process.stderr.splitlines()
+              if 'images/s' not in line]
+    assert len(errors) == 1, process.stderr
+    return errors[0], before, after
+
+
+@pytest.mark.long
+@A_SMALL_DISK
+def test_a_full_disk_ends_training_and_loses_nothing(data_dir, tmp_path):
+    # With room for the first checkpoint alone.
+    error, before, after = on_a_small_disk(
+        tmp_path, '8m', *train_flags(data_dir, tmp_path, 'unet', 6),
+        '--width=4')
+    assert error.startswith(
         f'error: {tmp_path}/unet: cannot be written (No space left on device)')
-    assert process.stderr.count('\n') == 1
-    before, after = process.stdout.split('rc 1\n')
     assert 'training 6 steps' in before
     assert 'resuming at step 0 of 6' in after and 'step 6/6' in after
+
+
+@pytest.mark.long
+@A_SMALL_DISK
+@pytest.mark.parametrize('size, split', [
+    ('100k', 'train'), ('3m', 'train'), ('50m', 'validation'),
+    ('58m', 'test')])
+def test_a_full_disk_leaves_no_part_of_a_store(tmp_path, size, split):
+    error, before, after = on_a_small_disk(
+        tmp_path, size, '--mode=prepare', '--sample',
+        f'--data_dir={tmp_path}/data')
+    assert error.startswith(f'error: {tmp_path}/data/{split}.h5: cannot be '
+                            'written (No space left on device)')
+    assert 'h5' not in before and 'partial' not in before
+    assert 'test 4 images' in after
+
+
+@pytest.mark.long
+@A_SMALL_DISK
+@pytest.mark.parametrize('mode, size, name', [
+    ('predict', '8k', 'synthetic_probability.png'),
+    ('predict', '100k', 'synthetic_overlay.png'),
+    ('eval', '20k', 'validation-0.png')])
+def test_a_full_disk_leaves_no_part_of_a_picture(
+        data_dir, model_dir, tmp_path, mode, size, name):
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    (model_dir / 'unet' / 'validation_pictures').symlink_to(disk)
+    flags = {'predict': ('--images=docs/synthetic.png',
+                         f'--output_dir={disk}'),
+             'eval': (f'--data_dir={data_dir}',)}
+    error, before, after = on_a_small_disk(
+        disk, size, f'--mode={mode}', '--net=unet',
+        f'--model_dir={model_dir}', *flags[mode])
+    assert error.startswith('error: ')
+    assert f'{name}: cannot be written (No space left on device)' in error
+    assert name not in before
+    assert f'{mode}{"ed" if mode == "predict" else "uated"}: ' in after
 
 
 @pytest.mark.long

@@ -3,28 +3,19 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import h5py
 import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from conftest import (NETS, ROOT, SECONDS, one_line, start_training,
-                      train_flags, wait_for)
+from conftest import NETS, ROOT, SECONDS, one_line, train_flags
 from eval import display
 import nets
 from input_pipeline import store
 from nets.tf1 import tf
-
-
-@pytest.fixture
-def model_dir(trained, tmp_path):
-    """A copy of `trained` for a test to change."""
-    return shutil.copytree(str(trained), str(tmp_path / 'models'))
 
 
 def read_json(*path):
@@ -156,35 +147,6 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
     assert 'already trained to step 9' in process.stdout
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_a_checkpoint_and_ends(data_dir, tmp_path, number):
-    process = start_training(data_dir, tmp_path)
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode == 128 + number
-    assert errors.startswith('stopped;') and errors.count('\n') == 1
-    saved = tf.train.latest_checkpoint(str(tmp_path / 'unet'))
-    step = int(saved.rsplit('-', 1)[1])
-    shown = [int(line.split('/')[0].split()[1])
-             for line in output.splitlines() if '/100000' in line]
-    assert step >= max(shown, default=3)
-
-
-def test_a_reader_that_fails_ends_training_with_the_true_error(
-        data_dir, tmp_path):
-    data = shutil.copytree(str(data_dir), str(tmp_path / 'data'))
-    path = os.path.join(data, 'train.h5')
-    process = start_training(data, tmp_path)
-    # The index at the head of the file stays, the patches are gone.
-    os.truncate(path, 100000)
-    failed = time.time()
-    _, errors = process.communicate(timeout=SECONDS)
-    assert time.time() - failed < 15
-    assert process.returncode == 1
-    assert errors.startswith(f'error: {path}: a read failed')
-    assert errors.count('\n') == 1
-
-
 @pytest.mark.parametrize('flags, words', [
     ([], ['--mode']),
     (['--mode=fly'], ['--mode', 'fly']),
@@ -293,19 +255,6 @@ def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):
     one_line(program(*flags, '--width=16'), 'width 4, not 16')
     os.truncate(str(tmp_path / 'unet' / 'weights.h5'), 20000)
     one_line(program(*flags), 'weights.h5')
-
-
-def test_sigterm_while_preparing_leaves_nothing_half_written(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, 'main.py', '--mode=prepare', '--sample',
-         f'--data_dir={tmp_path}/data'], cwd=ROOT, stderr=subprocess.PIPE,
-        universal_newlines=True)
-    wait_for(lambda: list(tmp_path.glob('data/.partial-*')), process)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert errors.splitlines()[-1] == 'stopped'
-    assert list((tmp_path / 'data').iterdir()) == []
 
 
 def test_help_is_short_and_lists_only_our_flags(program):

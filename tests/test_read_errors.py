@@ -1,0 +1,96 @@
+"""Reading that fails in the midst of the work: each mode ends and says why."""
+import os
+import shutil
+
+import h5py
+import pytest
+
+from conftest import end_of, one_line, start_long, start_training
+from nets import checkpoints
+
+# A file of which every read from the start fails with EIO.
+UNREADABLE = '/proc/self/mem'
+SECONDS_TO_TELL = 15
+
+
+def long(*values):
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
+def truncate(store):
+    """Keeps the index at the head."""
+    os.truncate(store, 100000)
+
+
+def spoil(dataset):
+    """A change of a store's dataset, which its checksums tell."""
+    def change(store):
+        with h5py.File(store, 'r') as file:
+            # So long that it is nowhere else.
+            pattern = file[dataset][-1].tobytes()[:1000]
+        with open(store, 'r+b') as file:
+            file.seek(file.read().index(pattern))
+            file.write(bytes(len(pattern)))
+    return change
+
+
+@pytest.mark.parametrize('split, change, said', [
+    ('train', truncate, 'a read failed (the file was cut short)'),
+    long('train', spoil('patches/images'), 'a read failed'),
+    long('validation', spoil('images/1/image'), 'a read failed'),
+    long('validation', os.remove, 'not there')])
+def test_training(data_dir, tmp_path, split, change, said):
+    data = shutil.copytree(str(data_dir), str(tmp_path / 'data'))
+    store = os.path.join(data, f'{split}.h5')
+    process = start_training(data, tmp_path)
+    change(store)
+    one_line(end_of(process, SECONDS_TO_TELL), f'error: {store}: {said}')
+    # No checkpoint was saved for what would have been the end.
+    saved = checkpoints.latest_whole(str(tmp_path / 'unet'))
+    assert checkpoints.step_of(saved) % 3 == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('change, said', [
+    (truncate, 'a read failed'),
+    (spoil('images/1/image'), 'a read failed')])
+def test_eval(data_dir, model_dir, tmp_path, change, said):
+    data = shutil.copytree(str(data_dir), str(tmp_path / 'data'))
+    process = start_long('eval', data, model_dir, tmp_path)
+    change(os.path.join(data, 'train.h5'))
+    one_line(end_of(process, SECONDS_TO_TELL), f'error: {data}/train.h5: {said}')
+    assert not (model_dir / 'unet' / 'train.json').exists()
+
+
+def make_unreadable(path):
+    os.remove(path)
+    os.symlink(UNREADABLE, path)
+
+
+SOURCES = pytest.mark.parametrize('change, said', [
+    (os.remove, 'No such file'), (make_unreadable, 'Input/output error'),
+    (lambda path: os.truncate(path, 1000), 'damaged')])
+
+
+@SOURCES
+def test_prepare(tmp_path, change, said):
+    process = start_long('prepare', None, None, tmp_path)
+    path = tmp_path / 'given/Training/TissueImages/7.tif'
+    change(str(path))
+    one_line(end_of(process, SECONDS_TO_TELL), f'error: {path}: cannot be read', said)
+    assert not list((tmp_path / 'data').iterdir())
+
+
+@pytest.mark.long
+@SOURCES
+def test_predict_does_the_other_images(trained, tmp_path, change, said):
+    process = start_long('predict', None, trained, tmp_path)
+    path = tmp_path / 'images/6.png'
+    change(str(path))
+    assert end_of(process, SECONDS_TO_TELL).returncode == 1
+    line, *others = process.stderr.splitlines()
+    assert line.startswith(f'error: {path}: cannot be read ({said}')
+    assert line.endswith('(left out)')
+    assert [other for other in others if 'images/s' not in other] == []
+    assert sorted(path.name for path in (tmp_path / 'out').glob('*_mask.png')
+                  ) == [f'{index}_mask.png' for index in (0, 1, 2, 3, 4, 5, 7)]

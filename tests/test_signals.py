@@ -1,0 +1,48 @@
+"""SIGINT and SIGTERM in each mode: whole files, one line, and the end."""
+import signal
+
+import pytest
+
+from conftest import end_of, start_long, start_training
+from nets import checkpoints
+from nets.tf1 import tf
+
+SIGNALS = pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+
+
+def end_by(process, number):
+    """Sends a signal and awaits the end."""
+    process.send_signal(number)
+    end_of(process, seconds=10)
+    assert process.returncode == 128 + number
+
+
+@SIGNALS
+def test_training_saves_a_last_checkpoint(data_dir, tmp_path, number):
+    process = start_training(data_dir, tmp_path)
+    end_by(process, number)
+    assert process.stderr.startswith('stopped;')
+    assert process.stderr.count('\n') == 1
+    saved = tf.train.latest_checkpoint(str(tmp_path / 'unet'))
+    assert checkpoints.flaw_of(saved) is None
+    shown = [int(line.split('/')[0].split()[1])
+             for line in process.stdout.splitlines() if '/100000' in line]
+    assert checkpoints.step_of(saved) >= max(shown, default=3)
+
+
+@SIGNALS
+@pytest.mark.parametrize('mode', [
+    'prepare', *(pytest.param(mode, marks=pytest.mark.long)
+                 for mode in ('eval', 'predict'))])
+def test_other_modes_leave_nothing_half_written(data_dir, model_dir, tmp_path,
+                                                number, mode):
+    process = start_long(mode, data_dir, model_dir, tmp_path)
+    end_by(process, number)
+    # Before it may be lines of progress.
+    assert process.stderr.splitlines()[-1] == 'stopped'
+    assert 'Traceback' not in process.stderr
+    assert not list(tmp_path.rglob('.partial-*'))
+    # What ends the work is not there.
+    assert not list((tmp_path / 'data').glob('*'))
+    assert not (model_dir / 'unet' / 'train.json').exists()
+    assert not (tmp_path / 'out' / '7_mask.png').exists()
