@@ -1,13 +1,16 @@
 """Faults of disk and numbers in training: nothing is lost, nothing hangs."""
 import os
 import re
+import resource
 import shutil
 import sys
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from conftest import SECONDS, one_line, run, start_training, train_flags
+from conftest import (ROOT, SECONDS, one_line, run, start, start_training,
+                      train_flags)
 from nets import checkpoints
 from nets.tf1 import tf
 
@@ -219,3 +222,28 @@ def test_a_second_training_is_refused(program, data_dir, tmp_path):
     # The killed one keeps nobody out.
     process = program(*train_flags(data_dir, tmp_path, 'unet', 1))
     assert process.returncode == 0, process.stderr
+
+
+@pytest.mark.long
+def test_a_huge_image_takes_less_than_3_gb(tmp_path):
+    image = iio.imread(os.path.join(ROOT, 'docs', 'synthetic.png'),
+                       plugin='pillow')
+    repeats = -(-10000 // len(image))
+    iio.imwrite(tmp_path / 'huge.png', np.tile(image, (repeats, repeats, 1))[
+        :10000, :10000], plugin='pillow')
+    process = start('--mode=predict', '--net=unet', '--noaverage',
+                    '--model_dir=checkpoints/pretrained',
+                    f'--images={tmp_path}/huge.png',
+                    f'--output_dir={tmp_path}/out')
+    _, errors = process.communicate(timeout=10 * SECONDS)
+    assert process.returncode == 0, errors
+    # Of the largest of all processes that the tests have awaited, KiB.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 3e9 / 1024
+    mask = iio.imread(tmp_path / 'out' / 'huge_mask.png', plugin='pillow')
+    assert mask.shape == (10000, 10000)
+    # The tile repeats, and far from its borders so does what is found there.
+    side = len(image)
+    found = [mask[k * side:(k + 1) * side, k * side:(k + 1) * side][
+        64:-64, 64:-64] > 0 for k in (1, 20)]
+    assert found[0].any()
+    assert (found[0] == found[1]).mean() > 0.99

@@ -58,7 +58,8 @@ def test_eval(data_dir, model_dir, tmp_path, change, said):
     data = shutil.copytree(str(data_dir), str(tmp_path / 'data'))
     process = start_long('eval', data, model_dir, tmp_path)
     change(os.path.join(data, 'train.h5'))
-    one_line(end_of(process, SECONDS_TO_TELL), f'error: {data}/train.h5: {said}')
+    one_line(end_of(process, SECONDS_TO_TELL),
+             f'error: {data}/train.h5: {said}')
     assert not (model_dir / 'unet' / 'train.json').exists()
 
 
@@ -77,7 +78,8 @@ def test_prepare(tmp_path, change, said):
     process = start_long('prepare', None, None, tmp_path)
     path = tmp_path / 'given/Training/TissueImages/7.tif'
     change(str(path))
-    one_line(end_of(process, SECONDS_TO_TELL), f'error: {path}: cannot be read', said)
+    one_line(end_of(process, SECONDS_TO_TELL),
+             f'error: {path}: cannot be read', said)
     assert not list((tmp_path / 'data').iterdir())
 
 
