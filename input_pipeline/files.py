@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 
-
 # Of an HDF5 file, beside its data.
 HDF5_METADATA = 2 ** 20  # bytes
 
