@@ -62,6 +62,15 @@ def data_dir(tmp_path_factory):
     return folder
 
 
+def spoil(path, pattern):
+    """Overwrites a pattern wherever it is in a file, which may be in use."""
+    with open(path, 'r+b') as file:
+        data = file.read()
+        assert pattern in data
+        file.seek(0)
+        file.write(data.replace(pattern, bytes(len(pattern))))
+
+
 def train_flags(data_dir, model_dir, net, steps):
     return ('--mode=train', f'--net={net}', f'--data_dir={data_dir}',
             f'--model_dir={model_dir}', f'--steps={steps}',

@@ -350,7 +350,6 @@ def test_an_archive_reaches_nothing_outside_and_fills_no_memory(tmp_path):
     outside = training_data(tmp_path / 'outside', 2)
     archive = tmp_path / 'given' / 'Training.zip'
     archive.parent.mkdir()
-    bomb = 'Tissue Images/big.tif'
     with zipfile.ZipFile(str(archive), 'w', zipfile.ZIP_DEFLATED) as file:
         # Its annotation lies outside alone.
         file.write(str(outside / 'Tissue Images/TCGA-1.tif'),
@@ -360,7 +359,8 @@ def test_an_archive_reaches_nothing_outside_and_fills_no_memory(tmp_path):
     assert sorted(tmp_path.rglob('*')) == before
     with zipfile.ZipFile(str(archive), 'w', zipfile.ZIP_DEFLATED,
                          compresslevel=1) as file:
-        with file.open(bomb, 'w', force_zip64=True) as member:
+        with file.open('Tissue Images/big.tif', 'w',
+                       force_zip64=True) as member:
             for _ in range(1025):
                 member.write(bytes(2 ** 20))
         file.writestr('Annotations/big.xml', '')

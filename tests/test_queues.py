@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from conftest import spoil
 from input_pipeline import augment, queues, store
 from input_pipeline.files import InputError
 from nets.tf1 import tf
@@ -171,15 +172,6 @@ def test_seeds_make_the_batches_of_one_thread(twenty):
 
 
 # Stores that cannot be read
-
-
-def spoil(path, pattern):
-    """Overwrites a pattern wherever it is in a file."""
-    with open(path, 'rb') as file:
-        data = file.read()
-    assert pattern in data
-    with open(path, 'wb') as file:
-        file.write(data.replace(pattern, bytes(len(pattern))))
 
 
 def test_an_absent_store_is_the_readers_error(tmp_path):
