@@ -48,6 +48,8 @@ def read_json(path):
     try:
         with open(path) as file:
             content = json.load(file)
+        if not isinstance(content, dict):
+            raise ValueError('holds no names and values')
     except (OSError, ValueError) as error:
         raise InputError(f'{path}: cannot be read ({error}); train again into '
                          'another --model_dir') from error
@@ -259,6 +261,10 @@ def read_best(folder):
         if key not in best:
             raise InputError(f'{path}: says nothing of {key}; train again '
                              'into another --model_dir')
+    name = str(best['checkpoint'])
+    if os.path.basename(name) != name:
+        raise InputError(f'{path}: names a checkpoint outside its folder '
+                         f'({name}); train again into another --model_dir')
     return best
 
 

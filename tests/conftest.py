@@ -108,14 +108,14 @@ def start_long(mode, data_dir, model_dir, folder):
     Returns:
         The process.
     """
-    image, instances = sample.make(np.random.RandomState(0), 520)
-
     def write(kind, array):
         for index in range(8):
             path = folder / kind.format(index)
             path.parent.mkdir(parents=True, exist_ok=True)
             iio.imwrite(path, array, plugin='pillow')
 
+    if mode != 'eval':
+        image, instances = sample.make(np.random.RandomState(0), 520)
     if mode == 'prepare':
         write('given/Training/TissueImages/{}.tif', image)
         write('given/Training/GroundTruth/{}_bin_mask.png',

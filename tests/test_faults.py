@@ -9,7 +9,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from conftest import (ROOT, SECONDS, one_line, run, start, start_training,
+from conftest import (ROOT, SECONDS, one_line, run, start_training,
                       train_flags)
 from nets import checkpoints
 from nets.tf1 import tf
@@ -94,6 +94,19 @@ def test_what_a_kill_left_is_removed_and_steps_are_numbers(folder):
                 or 'partial' in name]
     assert {'network.json', 'weights.h5', 'model.ckpt-3.index'} <= (
         before & left)
+
+
+@pytest.mark.parametrize('text, said', [
+    ('{"step":', 'cannot be read'), ('[3]', 'cannot be read'),
+    ('{"checkpoint": "model.ckpt-3", "f1": 0.5}', 'says nothing of step'),
+    ('{"checkpoint": "../../other/model.ckpt-3", "step": 3, "f1": 0.5, '
+     '"evaluated": 3}', 'outside its folder')])
+def test_a_wrong_record_of_the_best_is_refused(tmp_path, text, said):
+    (tmp_path / 'best').mkdir()
+    (tmp_path / 'best' / 'best.json').write_text(text)
+    with pytest.raises(checkpoints.InputError,
+                       match=f'best.json: .*{said}.*--model_dir'):
+        checkpoints.read_best(str(tmp_path))
 
 
 def test_training_goes_on_from_the_one_before(program, data_dir, folder):
@@ -225,18 +238,17 @@ def test_a_second_training_is_refused(program, data_dir, tmp_path):
 
 
 @pytest.mark.long
-def test_a_huge_image_takes_less_than_3_gb(tmp_path):
+def test_a_huge_image_takes_less_than_3_gb(program, tmp_path):
     image = iio.imread(os.path.join(ROOT, 'docs', 'synthetic.png'),
                        plugin='pillow')
     repeats = -(-10000 // len(image))
     iio.imwrite(tmp_path / 'huge.png', np.tile(image, (repeats, repeats, 1))[
         :10000, :10000], plugin='pillow')
-    process = start('--mode=predict', '--net=unet', '--noaverage',
-                    '--model_dir=checkpoints/pretrained',
-                    f'--images={tmp_path}/huge.png',
-                    f'--output_dir={tmp_path}/out')
-    _, errors = process.communicate(timeout=10 * SECONDS)
-    assert process.returncode == 0, errors
+    process = program('--mode=predict', '--net=unet', '--noaverage',
+                      '--model_dir=checkpoints/pretrained',
+                      f'--images={tmp_path}/huge.png',
+                      f'--output_dir={tmp_path}/out')
+    assert process.returncode == 0, process.stderr
     # Of the largest of all processes that the tests have awaited, KiB.
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 3e9 / 1024
     mask = iio.imread(tmp_path / 'out' / 'huge_mask.png', plugin='pillow')

@@ -15,7 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator)
 
-from conftest import ROOT, SECONDS, train_flags
+from conftest import ROOT, run, train_flags
 from input_pipeline import store
 from nets import checkpoints
 
@@ -65,9 +65,7 @@ def kill_and_finish(flags, folder, seconds, rng):
         process.kill()
         process.wait()
         check_whole(folder)
-    process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, timeout=5 * SECONDS,
-                             universal_newlines=True)
+    process = run(*command)
     assert process.returncode == 0, process.stderr
     check_whole(folder)
     return process.stdout
