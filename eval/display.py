@@ -8,20 +8,26 @@ from input_pipeline import files
 OUTLINE_COLOUR = (0, 255, 0)
 
 
-def overlay(image, mask):
+def overlay(image, mask, out=None):
     """Draws the outlines of the nuclei on the tissue.
 
     Args:
         image: uint8 [H, W, 3].
         mask: [H, W], boolean or 0 and 1.
+        out: `image` itself to draw on it, or None to draw on a copy.
 
     Returns:
-        uint8 [H, W, 3], a copy of `image` with outlines two pixels thick, one
-        on either side of the edge.
+        uint8 [H, W, 3] with outlines two pixels thick, one on either side of
+        the edge. They are those of scikit-image's find_boundaries, which
+        takes eight bytes a pixel.
     """
-    from skimage.segmentation import find_boundaries
-    drawn = image.copy()
-    drawn[find_boundaries(mask)] = OUTLINE_COLOUR
+    edges = np.zeros(mask.shape, bool)
+    for values, found in ((mask, edges), (mask.T, edges.T)):
+        differ = values[1:] != values[:-1]
+        found[1:] |= differ
+        found[:-1] |= differ
+    drawn = image.copy() if out is None else out
+    np.copyto(drawn, np.uint8(OUTLINE_COLOUR), where=edges[:, :, np.newaxis])
     return drawn
 
 

@@ -34,7 +34,7 @@ def evaluate(images, total, forward, stride, threshold, max_pixels, average,
     rows, counts = [], []
     for done, (name, image, truth) in enumerate(images):
         inference.check_size(image, name)
-        _, mask = inference.segment(
+        mask, _ = inference.segment(
             image, forward, stride, threshold, max_pixels, average,
             progress=lambda part, done=done: report(done + part))
         counts.append(metrics.confusion(mask, truth))

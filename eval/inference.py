@@ -51,14 +51,14 @@ def pad_to_stride(image, stride):
     return np.pad(image, [(0, bottom), (0, right)] + rest, mode='reflect')
 
 
-def predict_image(image, forward, stride, max_pixels, average=False,
-                  progress=None):
+def predict_rows(image, forward, stride, max_pixels, average=False,
+                 progress=None):
     """Computes the probability of nucleus at every pixel of an image.
 
     An image of more than `max_pixels` is cut into overlapping tiles, whose
     probabilities are blended with Gaussian weights (sigma an eighth of the
     side, as in nnU-Net, Isensee et al., Nature Methods 2021), which leaves
-    no seams. Memory: the image, its float32 probability and one tile.
+    no seams. Memory: the image and one row of tiles.
 
     Args:
         image: [H, W, 3], uint8 or float in [0, 1]; sides at least MIN_SIDE.
@@ -70,16 +70,16 @@ def predict_image(image, forward, stride, max_pixels, average=False,
             undone on the output; costs eight times as much.
         progress: function called with the fraction of the image done.
 
-    Returns:
-        float32 [H, W] in [0, 1].
+    Yields:
+        From top to bottom, float32 [h, W] in [0, 1] of rows that are done.
 
     Raises:
         InputError: `max_pixels` is too small for a tile.
         ValueError: a side is below MIN_SIDE.
     """
     height, width = image.shape[:2]
-    image = pad_to_stride(image, stride)
-    padded_height, padded_width = image.shape[:2]  # multiples of the stride
+    padded_height, padded_width = [_round_up(length, stride)
+                                   for length in (height, width)]
     if padded_height * padded_width <= max_pixels:
         side = max(padded_height, padded_width)
     else:
@@ -89,22 +89,25 @@ def predict_image(image, forward, stride, max_pixels, average=False,
 
     if average:
         forward = _mean_of_eight(forward)
-    probability = np.zeros((padded_height, padded_width), np.float32)
+    begun = np.zeros((0, padded_width), np.float32)  # rows of two tiles
     for i, (y, row_share) in enumerate(rows):
+        band = np.zeros((y.stop - y.start, padded_width), np.float32)
+        band[:len(begun)] = begun
         for j, (x, column_share) in enumerate(columns):
-            tile = image[y, x]  # [h, w, 3]
+            tile = pad_to_stride(image[y, x], stride)  # [h, w, 3]
             if tile.dtype == np.uint8:
                 tile = normalise(tile)
             batch = tile[np.newaxis].astype(np.float32)  # [1, h, w, 3]
-            tile_probability = forward(batch)[0, :, :, 0]  # [h, w]
-            probability[y, x] += (tile_probability * row_share[:, np.newaxis]
-                                  * column_share)
+            probability = forward(batch)[0, :, :, 0]  # [h, w]
+            band[:, x] += (probability * row_share[:, np.newaxis]
+                           * column_share)
             if progress:
                 progress((i * len(columns) + j + 1)
                          / (len(rows) * len(columns)))
-    # Rounding can carry a sum of shares a hair over 1.
-    np.minimum(probability, 1, out=probability)
-    return probability[:height, :width]
+        next_start = rows[i + 1][0].start if i + 1 < len(rows) else y.stop
+        done, begun = np.split(band, [next_start - y.start])
+        # Rounding can carry a sum of shares a hair over 1.
+        yield np.minimum(done, 1)[:height - y.start, :width]
 
 
 def segment(image, forward, stride, threshold, max_pixels, average=False,
@@ -114,21 +117,29 @@ def segment(image, forward, stride, threshold, max_pixels, average=False,
     Args:
         threshold: nucleus is where the probability is above this.
         image, forward, stride, max_pixels, average, progress: as for
-            `predict_image`.
+            `predict_rows`.
 
     Returns:
-        The probability, float32 [H, W], and the mask, uint8 [H, W] of 0 and 1.
+        The mask, uint8 [H, W] of 0 and 1, and 255 times the probability,
+        rounded, uint8 [H, W].
 
     Raises:
-        InputError: the network's output is not finite, or as `predict_image`.
+        InputError: the network's output is not finite, or as `predict_rows`.
     """
-    probability = predict_image(image, forward, stride, max_pixels, average,
-                                progress)
-    if not np.isfinite(probability).all():
-        # NaN would pass for an all-background mask further on.
-        raise InputError('the network gives NaN, so its training diverged; '
-                         'train again with a lower --learning_rate')
-    return probability, (probability > threshold).astype(np.uint8)
+    mask, levels = np.empty((2, *image.shape[:2]), np.uint8)
+    top = 0
+    for probability in predict_rows(image, forward, stride, max_pixels,
+                                    average, progress):
+        if not np.isfinite(probability).all():
+            # NaN would pass for background further on.
+            raise InputError('the network gives NaN, so its training '
+                             'diverged; train again with a lower '
+                             '--learning_rate')
+        bottom = top + len(probability)
+        mask[top:bottom] = probability > threshold
+        levels[top:bottom] = np.rint(255 * probability)
+        top = bottom
+    return mask, levels
 
 
 def _round_up(pixels, stride):

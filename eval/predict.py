@@ -50,17 +50,17 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
             skipped.append(path)
             report(done + 1)
             continue
-        probability, mask = inference.segment(
+        mask, levels = inference.segment(
             image, forward, stride, threshold, max_pixels, average,
             progress=lambda part, done=done: report(done + part))
         start = os.path.join(output_dir, _stem(path))
         write_png(f'{start}_mask.png', mask * 255)
-        # In place and then gone: images can be as large as memory allows.
-        probability *= 255
-        write_png(f'{start}_probability.png',
-                  np.rint(probability, out=probability).astype(np.uint8))
-        del probability
-        write_png(f'{start}_overlay.png', display.overlay(image, mask))
+        write_png(f'{start}_probability.png', levels)
+        overlay = display.overlay(image, mask, out=image)
+        # Images can be as large as memory allows, and Pillow writes a copy.
+        del image, mask, levels
+        write_png(f'{start}_overlay.png', overlay)
+        del overlay
     return skipped
 
 

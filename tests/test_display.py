@@ -3,6 +3,7 @@ import imageio.v3
 import matplotlib
 import numpy as np
 import pytest
+from skimage.segmentation import find_boundaries
 
 from eval import display
 
@@ -34,6 +35,14 @@ def test_overlay_draws_the_outline_and_nothing_else():
     assert (drawn[outline] == GREEN).all()
     np.testing.assert_array_equal(drawn[~outline], image[~outline])
     np.testing.assert_array_equal(image, before)
+
+
+def test_overlay_outlines_as_scikit_image_does():
+    mask = np.random.RandomState(2).rand(50, 70) > 0.7
+    image = np.zeros((50, 70, 3), np.uint8)
+    assert display.overlay(image, mask, out=image) is image
+    np.testing.assert_array_equal((image == GREEN).all(axis=2),
+                                  find_boundaries(mask))
 
 
 def test_overlay_of_an_empty_mask_is_the_tissue():

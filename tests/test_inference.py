@@ -13,6 +13,11 @@ def red_channel(batch):
     return batch[..., :1]
 
 
+def predict_image(*arguments, **named):
+    """All rows in one array."""
+    return np.concatenate(list(inference.predict_rows(*arguments, **named)))
+
+
 def random_image(height, width, seed=1):
     return np.random.RandomState(seed).randint(
         0, 256, (height, width, 3)).astype(np.uint8)
@@ -55,8 +60,8 @@ def test_small_images_are_refused():
     (32, 32), (64, 96), (333, 517), (1000, 1000)])
 def test_whole_images_come_back_exactly(height, width):
     image = random_image(height, width)
-    probability = inference.predict_image(image, red_channel, STRIDE,
-                                          max_pixels=1024 * 1024)
+    probability = predict_image(image, red_channel, STRIDE,
+                                max_pixels=1024 * 1024)
     assert probability.dtype == np.float32
     np.testing.assert_array_equal(
         probability, image[..., 0] / np.float32(255))
@@ -75,8 +80,8 @@ def test_tiled_images_come_back(height, width, max_pixels, average):
         sizes.append(batch.shape[1:3])
         return red_channel(batch)
 
-    probability = inference.predict_image(image, forward, STRIDE, max_pixels,
-                                          average, fractions.append)
+    probability = predict_image(image, forward, STRIDE, max_pixels,
+                                average, fractions.append)
     assert probability.dtype == np.float32
     assert probability.shape == (height, width)
     np.testing.assert_allclose(probability, image[..., 0] / 255, atol=1e-5)
@@ -101,7 +106,7 @@ def test_tiles_of_a_known_layout():
 def test_blending_leaves_no_seam():
     """Tiles that disagree by 1 blend into a ramp, not a step."""
     answers = iter([0, 1])
-    probability = inference.predict_image(
+    probability = predict_image(
         random_image(128, 192), lambda batch: np.full(
             (1, 128, 128, 1), next(answers), np.float32), STRIDE, 128 * 128)
     steps = np.diff(probability, axis=1)
@@ -117,7 +122,7 @@ def test_blending_leaves_no_seam():
 
 def test_float_images_are_not_scaled_again():
     image = np.full((32, 32, 3), 0.25)
-    probability = inference.predict_image(image, red_channel, STRIDE, 1024)
+    probability = predict_image(image, red_channel, STRIDE, 1024)
     assert (probability == 0.25).all()
 
 
@@ -142,14 +147,14 @@ def test_average_undoes_every_flip_and_rotation():
     expected = np.zeros((32, 32))
     expected[[0, 0, -1, -1], [0, -1, 0, -1]] = 2 / 8
     np.testing.assert_array_equal(
-        inference.predict_image(image, corner, STRIDE, 1024, average=True),
+        predict_image(image, corner, STRIDE, 1024, average=True),
         expected)
     expected = np.zeros((32, 32))
     expected[[0, 0, -1, -1, 1, 1, -2, -2],
              [1, -2, 1, -2, 0, -1, 0, -1]] = 1 / 8
     np.testing.assert_array_equal(
-        inference.predict_image(image, beside_corner, STRIDE, 1024,
-                                average=True), expected)
+        predict_image(image, beside_corner, STRIDE, 1024, average=True),
+        expected)
 
 
 def test_average_follows_the_tissue():
@@ -162,8 +167,8 @@ def test_average_follows_the_tissue():
 
     image = random_image(64, 32)
     red = image[..., 0] / 255
-    probability = inference.predict_image(image, left_neighbour, STRIDE,
-                                          64 * 32, average=True)
+    probability = predict_image(image, left_neighbour, STRIDE, 64 * 32,
+                                average=True)
     mean = (np.roll(red, 1, 0) + np.roll(red, -1, 0) + np.roll(red, 1, 1)
             + np.roll(red, -1, 1)) / 4
     np.testing.assert_allclose(probability, mean, atol=1e-6)
@@ -172,11 +177,19 @@ def test_average_follows_the_tissue():
 def test_segment_takes_what_is_above_the_threshold():
     image = np.zeros((32, 32, 3), np.float32)
     image[0, :3, 0] = 0.25, 0.5, 0.75
-    probability, mask = inference.segment(image, red_channel, STRIDE, 0.5,
-                                          1024)
-    assert mask.dtype == np.uint8
+    mask, levels = inference.segment(image, red_channel, STRIDE, 0.5, 1024)
+    assert mask.dtype == levels.dtype == np.uint8
     assert mask[0, :3].tolist() == [0, 0, 1] and mask.sum() == 1
-    assert probability[0, :3].tolist() == [0.25, 0.5, 0.75]
+    # 63.75, 127.5, which rounds to even, and 191.25.
+    assert levels[0, :3].tolist() == [64, 128, 191] and levels.sum() == 383
+
+
+def test_segment_puts_each_row_of_tiles_in_its_place():
+    image = random_image(333, 517)
+    mask, levels = inference.segment(image, red_channel, STRIDE, 0.5,
+                                     128 * 128)
+    np.testing.assert_array_equal(mask, image[..., 0] >= 128)
+    np.testing.assert_array_equal(levels, image[..., 0])
 
 
 def test_segment_refuses_a_diverged_network():
@@ -187,5 +200,4 @@ def test_segment_refuses_a_diverged_network():
 
 def test_too_few_pixels_for_a_tile():
     with pytest.raises(InputError, match='--max_pixels 10000.*16384'):
-        inference.predict_image(random_image(200, 200), red_channel, STRIDE,
-                                10000)
+        predict_image(random_image(200, 200), red_channel, STRIDE, 10000)

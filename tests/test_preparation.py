@@ -103,9 +103,10 @@ def test_jpeg_is_close(tmp_path):
     np.testing.assert_allclose(image, rgb, atol=4)
 
 
-def test_first_page(tmp_path):
+@pytest.mark.parametrize('compression', [None, 'tiff_lzw'])
+def test_first_page(tmp_path, compression):
     first, second = pixels(0, 40), pixels(1, 40)
-    path = save(tmp_path / 'pages.tif', first, compression='tiff_lzw',
+    path = save(tmp_path / 'pages.tif', first, compression=compression,
                 save_all=True, append_images=[Image.fromarray(second)])
     np.testing.assert_array_equal(images.read_image(path), first)
 
