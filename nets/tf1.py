@@ -75,7 +75,10 @@ def session_config(accelerate, device_filters=()):
     """
     config = tf.ConfigProto(device_filters=device_filters,
                             allow_soft_placement=True)
+    rewrites = config.graph_options.rewrite_options
+    # It makes one AddN of many sums, which adds in the order in which memory
+    # becomes free: the same seed would give another network.
+    rewrites.arithmetic_optimization = rewrites.OFF
     if accelerate and not VERSION_1:
-        rewrites = config.graph_options.rewrite_options
         rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
     return config

@@ -130,8 +130,13 @@ def model_fn(features, labels, mode, params):
     tf.summary.scalar('learning_rate', rate)
     # Keras does not fill UPDATE_OPS: without its updates the moving statistics
     # of batch norm would never move.
-    train_op = tf.group(tf.train.AdamOptimizer(rate).minimize(loss, step),
-                        model.get_updates_for(features))
+    # Gradients of a tensor used more than twice are added in pairs: AddN's
+    # order depends on the threads, see `session_config`.
+    train_op = tf.group(
+        tf.train.AdamOptimizer(rate).minimize(
+            loss, step,
+            aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE),
+        model.get_updates_for(features))
     return tf.estimator.EstimatorSpec(
         mode, loss=loss, train_op=train_op,
         training_hooks=[

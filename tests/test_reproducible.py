@@ -7,21 +7,23 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator)
 
-from conftest import train_flags
+from conftest import NETS, train_flags
 from nets.tf1 import tf
 
 STEPS = 200
 
 
 @pytest.mark.long
-def test_the_same_seed_gives_the_same_training(program, data_dir, tmp_path):
+@pytest.mark.parametrize('net', NETS)
+def test_the_same_seed_gives_the_same_training(program, data_dir, tmp_path,
+                                               net):
     losses, weights = [], []
     for name, seed in (('first', 3), ('second', 3), ('other', 4)):
         process = program(
-            *train_flags(data_dir, tmp_path / name, 'unet', STEPS),
+            *train_flags(data_dir, tmp_path / name, net, STEPS),
             '--width=4', f'--evaluate_every={STEPS}', f'--seed={seed}')
         assert process.returncode == 0, process.stderr
-        folder = str(tmp_path / name / 'unet')
+        folder = str(tmp_path / name / net)
         losses.append([(event.step, event.value) for event in
                        EventAccumulator(folder).Reload().Scalars('loss')])
         reader = tf.train.load_checkpoint(f'{folder}/model.ckpt-{STEPS}')
