@@ -181,7 +181,7 @@ def measure_memory(table, engine, folder):
         path = os.path.join(folder, f'{megapixels}.png')
         iio.imwrite(path, np.tile(tile, (times, times, 1)), plugin='pillow')
         seconds, peak = run_main(
-            engine, '--mode=predict', '--net=unet',
+            engine, '--mode=predict', '--net=unet', '--noaverage',
             f'--model_dir={models}1', f'--images={path}',
             f'--output_dir={folder}/out')
         table.add(f'unet, prediction of {megapixels} megapixels, peak MiB, '
