@@ -56,11 +56,11 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
         start = os.path.join(output_dir, _stem(path))
         write_png(f'{start}_mask.png', mask * 255)
         write_png(f'{start}_probability.png', levels)
-        overlay = display.overlay(image, mask, out=image)
+        display.overlay(image, mask, out=image)
         # Images can be as large as memory allows, and Pillow writes a copy.
-        del image, mask, levels
-        write_png(f'{start}_overlay.png', overlay)
-        del overlay
+        del mask, levels
+        write_png(f'{start}_overlay.png', image)
+        del image
     return skipped
 
 
