@@ -5,12 +5,15 @@
 #   MONUSEG_DIR=DIR ./run.sh      on MoNuSeg as downloaded; FOLD=1, 2 or 3
 #                                 validates on another quarter of it
 #   ./run.sh setup                only sets up .venv
-#   ./run.sh test                 sets up and runs the tests
+#   ./run.sh test                 sets up and runs the tests, or those of the
+#                                 files that follow
 #   ./run.sh benchmark            sets up every engine and measures them
 #
 # PYTHON=/path/to/python chooses the interpreter, and ENGINE what runs on it:
-#   tf1   TensorFlow 1.15 on Python 3.7, the reference
-#   tf2   TensorFlow 2.15 on Python 3.9 to 3.11
+#   tf1       TensorFlow 1.15 on Python 3.7, the reference; without an NVIDIA
+#             driver Intel's build of it
+#   tf1-gpu   the same, always as tensorflow-gpu
+#   tf2       TensorFlow 2.15 on Python 3.9 to 3.11
 # Without ENGINE it is tf1 if a Python 3.7 is found, else tf2. What is done
 # already is not done again.
 set -euo pipefail
@@ -52,10 +55,10 @@ find_python() {
 choose_engine() {
   engine=${ENGINE:-tf1}
   case $engine in
-    tf1) python=$(find_python 3.7) ;;
+    tf1|tf1-gpu) python=$(find_python 3.7) ;;
     tf2) python=$(find_python 3.11 3.10 3.9) ;;
     torch) python=$(find_python 3.11 3.12 3.10) ;;  # for the benchmark
-    *) fail "ENGINE=$ENGINE: unknown; give tf1 or tf2" ;;
+    *) fail "ENGINE=$ENGINE: unknown; give tf1, tf1-gpu or tf2" ;;
   esac
   if [ -z "$python" ] && [ -z "${ENGINE:-}" ]; then
     engine=tf2 python=$(find_python 3.11 3.10 3.9)
@@ -71,9 +74,19 @@ Python 3.7, and 2.15 (ENGINE=tf2) 3.9 to 3.11." \
   fi
 }
 
+has_nvidia_driver() {
+  [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi > /dev/null
+}
+
 requirements() {
   case $engine in
-    tf1) cat requirements.txt ;;
+    tf1)
+      if has_nvidia_driver; then
+        cat requirements.txt
+      else
+        sed 's/^tensorflow-gpu==.*/intel-tensorflow==1.15.2/' requirements.txt
+      fi ;;
+    tf1-gpu) cat requirements.txt ;;
     tf2) cat requirements-tf2.txt ;;
     torch) cat benchmarks/requirements.txt ;;
   esac
@@ -85,6 +98,10 @@ set_up() {
     echo "Setting up $venv with $("$python" --version)"
     "$python" -m venv --clear "$venv"
     requirements > "$venv/requirements.partial"
+    if grep -q ^intel-tensorflow "$venv/requirements.partial"; then
+      echo "No NVIDIA driver found: Intel's build of TensorFlow 1.15, faster" \
+        'without a GPU, in place of tensorflow-gpu.'
+    fi
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
       -r "$venv/requirements.partial"
     # The copy is made last, so a set-up that was cut short starts over.
@@ -99,7 +116,7 @@ main() { .venv/bin/python main.py "$@"; }
 case ${1:-} in
   ''|setup|test) ;;
   benchmark)
-    for engine in torch tf2 tf1; do
+    for engine in torch tf2 tf1-gpu tf1; do
       ENGINE=$engine ./run.sh setup
     done
     exec .venv/bin/python -m benchmarks.run ;;
@@ -109,7 +126,7 @@ choose_engine
 set_up
 case ${1:-} in
   setup) exit ;;
-  test) exec .venv/bin/python -m pytest -q ;;
+  test) exec .venv/bin/python -m pytest -q "${@:2}" ;;
 esac
 
 declare -A steps  # where they are not the default

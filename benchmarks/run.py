@@ -19,13 +19,14 @@ import numpy as np
 from benchmarks.turns import ratio, side_by_side
 from input_pipeline import sample, store
 from input_pipeline.files import written_whole
+from nets.tf1 import has_bfloat16_tiles
 
-ENGINES = ('tf1', 'tf2')
+ENGINES = ('tf1', 'tf1-gpu', 'tf2')
 NETS = ('segnet', 'unet', 'deeplabv3')
 REPEATS = 5
 # Of PyTorch's rates.
-TORCH_GOALS = {('tf1', 'train'): 0.55, ('tf2', 'train'): 1.5,
-               ('tf2', 'forward'): 1.0}
+TORCH_GOALS = {('tf1', 'train'): 1.0, ('tf1-gpu', 'train'): 0.55,
+               ('tf2', 'train'): 1.5, ('tf2', 'forward'): 1.0}
 MEGAPIXELS = (1, 4, 16, 64)
 # What keeps glibc's allocator from giving memory back after each step, which
 # costs PyTorch a third of its speed.
@@ -33,7 +34,8 @@ MALLOC = {'MALLOC_MMAP_THRESHOLD_': '4000000000',
           'MALLOC_TRIM_THRESHOLD_': '16000000000',
           'MALLOC_TOP_PAD_': '100000000'}
 CROP, PATCH = '192', '256'  # as in training by default; for PyTorch
-NAMES = {('tf1', 'on'): 'XLA', ('tf1', 'off'): 'no XLA',
+NAMES = {('tf1', 'off'): 'float32',
+         ('tf1-gpu', 'on'): 'XLA', ('tf1-gpu', 'off'): 'no XLA',
          ('tf2', 'on'): 'bfloat16', ('tf2', 'off'): 'float32'}
 
 
@@ -86,10 +88,12 @@ def settings(engine, kind, net='unet'):
     They are the defaults for training and inference, and both where they
     compute in other precisions.
     """
-    if engine == 'tf2':
+    if engine == 'tf2' and has_bfloat16_tiles():
         chosen = ('off', 'on')
+    elif engine == 'tf1-gpu' and kind == 'train' and net != 'deeplabv3':
+        chosen = ('on',)
     else:
-        chosen = ('on' if kind == 'train' and net != 'deeplabv3' else 'off',)
+        chosen = ('off',)
     return [(accelerate, NAMES[engine, accelerate]) for accelerate in chosen]
 
 

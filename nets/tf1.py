@@ -18,6 +18,9 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # Memory on the CPU is kept for the next step, as 2.15 does by itself; to get
 # it from the system anew took a tenth of each.
 os.environ.setdefault('TF_CPU_ALLOCATOR_USE_BFC', '1')
+# oneDNN's convolutions, which 2.15 takes by itself only on processors with
+# AVX-512; they are faster without it too.
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -31,23 +34,28 @@ ACCELERATED = ('compiled by XLA: the first steps take long' if VERSION_1
                else 'in bfloat16')
 
 
-def acceleration_pays(net):
-    """Says whether `accelerate`, below, makes a network's training faster.
-
-    1.15 can compile by XLA, for the machine's own vector instructions. 2.15
-    can multiply in bfloat16, for which some processors have tiles (AMX).
-    """
-    if tf.test.is_gpu_available():
-        return False
-    if VERSION_1:
-        # XLA takes over a minute to compile DeepLabV3, which pays in long
-        # trainings only.
-        return net != 'deeplabv3'
+def has_bfloat16_tiles():
+    """Says whether the processor has AMX, tiles that multiply bfloat16."""
     try:
         with open('/proc/cpuinfo') as file:
             return 'amx_bf16' in file.read()
     except OSError:  # not Linux
         return False
+
+
+def acceleration_pays(net):
+    """Says whether `accelerate`, below, makes a network's training faster.
+
+    1.15 can compile by XLA, for the machine's own vector instructions, which
+    Intel's build uses without it. 2.15 can multiply in bfloat16.
+    """
+    if tf.test.is_gpu_available():
+        return False
+    if VERSION_1:
+        # XLA takes over a minute to compile DeepLabV3, which pays in long
+        # trainings only. Intel's build is the one without CUDA.
+        return net != 'deeplabv3' and tf.test.is_built_with_cuda()
+    return has_bfloat16_tiles()
 
 
 def ops_scope(accelerate):
