@@ -21,11 +21,12 @@ from input_pipeline import sample, store
 from input_pipeline.files import written_whole
 from nets.tf1 import has_bfloat16_tiles
 
-ENGINES = ('tf1', 'tf1-gpu', 'tf2')
+ENGINES = ('tf1', 'tf2')
+STOCK = 'tf1-gpu'  # compared with PyTorch alone
 NETS = ('segnet', 'unet', 'deeplabv3')
 REPEATS = 5
 # Of PyTorch's rates.
-TORCH_GOALS = {('tf1', 'train'): 1.0, ('tf1-gpu', 'train'): 0.55,
+TORCH_GOALS = {('tf1', 'train'): 1.0, (STOCK, 'train'): 0.55,
                ('tf2', 'train'): 1.5, ('tf2', 'forward'): 1.0}
 MEGAPIXELS = (1, 4, 16, 64)
 # What keeps glibc's allocator from giving memory back after each step, which
@@ -35,7 +36,7 @@ MALLOC = {'MALLOC_MMAP_THRESHOLD_': '4000000000',
           'MALLOC_TOP_PAD_': '100000000'}
 CROP, PATCH = '192', '256'  # as in training by default; for PyTorch
 NAMES = {('tf1', 'off'): 'float32',
-         ('tf1-gpu', 'on'): 'XLA', ('tf1-gpu', 'off'): 'no XLA',
+         (STOCK, 'on'): 'XLA', (STOCK, 'off'): 'no XLA',
          ('tf2', 'on'): 'bfloat16', ('tf2', 'off'): 'float32'}
 
 
@@ -82,7 +83,7 @@ def median_rate(rates):
     return f'{statistics.median(rates):.3g}'
 
 
-def settings(engine, kind, net='unet'):
+def settings(engine, kind):
     """Those of --accelerate to measure, and what they mean.
 
     They are the defaults for training and inference, and both where they
@@ -90,7 +91,7 @@ def settings(engine, kind, net='unet'):
     """
     if engine == 'tf2' and has_bfloat16_tiles():
         chosen = ('off', 'on')
-    elif engine == 'tf1-gpu' and kind == 'train' and net != 'deeplabv3':
+    elif engine == STOCK and kind == 'train':
         chosen = ('on',)
     else:
         chosen = ('off',)
@@ -101,7 +102,7 @@ def measure_input(table, engine, path):
     """The training step fed by the pipeline against a constant batch."""
     fastest = 0
     for net in NETS:
-        for accelerate, how in settings(engine, 'train', net):
+        for accelerate, how in settings(engine, 'train'):
             fed, constant = side_by_side(
                 [worker(engine, 'step', net, source, CROP, accelerate)
                  for source in (path, 'constant')], REPEATS)
@@ -233,7 +234,7 @@ def machine():
         processor = next(line.split(':')[1].strip() for line in file
                          if line.startswith('model name'))
     lines = [f'{processor}, {os.cpu_count()} cores, {platform.system()}']
-    for engine in ENGINES + ('torch',):
+    for engine in ENGINES + (STOCK, 'torch'):
         module = 'torch' if engine == 'torch' else 'tensorflow'
         lines.append(f'{engine}: ' + subprocess.run(
             [python(engine), '-c', 'import sys; from importlib import '
@@ -256,6 +257,7 @@ def main():
             measure_image(table, engine)
             measure_memory(table, engine, folder)
             measure_start(table, engine, data)
+    measure_torch(table, STOCK)
     with written_whole('benchmarks/results.md') as partial:
         with open(partial, 'w') as file:
             file.write('\n\n'.join([*machine(), table.markdown()]) + '\n')
