@@ -51,7 +51,8 @@ find_python() {
   done
 }
 
-# Sets $engine, and $python to the interpreter for it.
+# Sets $engine, $python to the interpreter for it, and $intel to whether
+# Intel's build takes the place of tensorflow-gpu.
 choose_engine() {
   engine=${ENGINE:-tf1}
   case $engine in
@@ -72,21 +73,21 @@ choose_engine() {
 Python 3.7, and 2.15 (ENGINE=tf2) 3.9 to 3.11." \
       'Get one with "uv python install 3.7" or "pyenv install 3.7", or give PYTHON=/path/to/python.'
   fi
-}
-
-has_nvidia_driver() {
-  [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi > /dev/null
+  intel=false
+  if [ "$engine" = tf1 ] && [ ! -e /proc/driver/nvidia/version ] \
+      && ! command -v nvidia-smi > /dev/null; then
+    intel=true
+  fi
 }
 
 requirements() {
   case $engine in
-    tf1)
-      if has_nvidia_driver; then
-        cat requirements.txt
-      else
+    tf1|tf1-gpu)
+      if $intel; then
         sed 's/^tensorflow-gpu==.*/intel-tensorflow==1.15.2/' requirements.txt
+      else
+        cat requirements.txt
       fi ;;
-    tf1-gpu) cat requirements.txt ;;
     tf2) cat requirements-tf2.txt ;;
     torch) cat benchmarks/requirements.txt ;;
   esac
@@ -98,7 +99,7 @@ set_up() {
     echo "Setting up $venv with $("$python" --version)"
     "$python" -m venv --clear "$venv"
     requirements > "$venv/requirements.partial"
-    if grep -q ^intel-tensorflow "$venv/requirements.partial"; then
+    if $intel; then
       echo "No NVIDIA driver found: Intel's build of TensorFlow 1.15, faster" \
         'without a GPU, in place of tensorflow-gpu.'
     fi

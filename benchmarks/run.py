@@ -101,8 +101,9 @@ def settings(engine, kind):
 def measure_input(table, engine, path):
     """The training step fed by the pipeline against a constant batch."""
     fastest = 0
+    chosen = settings(engine, 'train')
     for net in NETS:
-        for accelerate, how in settings(engine, 'train'):
+        for accelerate, how in chosen:
             fed, constant = side_by_side(
                 [worker(engine, 'step', net, source, CROP, accelerate)
                  for source in (path, 'constant')], REPEATS)

@@ -66,7 +66,8 @@ def step(net, source, side, accelerate):
 def pipeline(store, side):
     """The pipeline without a network, in patches."""
     batch = queues.training_input(store, BATCH, int(side), 2, 0, [])()
-    session = tf.train.MonitoredSession()
+    session = tf.train.MonitoredSession(tf.train.ChiefSessionCreator(
+        config=session_config(False)))
     serve(lambda: session.run(batch), BATCH, 10 * STEPS, AHEAD)
 
 

@@ -36,9 +36,14 @@ def residual_unit(x, filters, name, training, strides=1, rate=1):
     x [N, H, W, C] to [N, H / strides, W / strides, filters].
     """
     shortcut = x
+    if strides != 1:
+        # In place of a convolution's own stride: oneDNN's 1x1 convolutions
+        # with strides have wrong gradients on 3 to 7 channels.
+        shortcut = tf.keras.layers.MaxPooling2D(
+            1, strides=strides, name=f'{name}_subsample')(shortcut)
     if strides != 1 or x.shape.as_list()[-1] != filters:
-        shortcut = conv_bn(x, filters, f'{name}_shortcut', training, size=1,
-                           strides=strides)
+        shortcut = conv_bn(shortcut, filters, f'{name}_shortcut', training,
+                           size=1)
     x = conv_bn_relu(x, filters, f'{name}_conv1', training, strides=strides,
                      rate=rate)
     x = conv_bn(x, filters, f'{name}_conv2', training, rate=rate)

@@ -13,6 +13,10 @@ STAGES = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
 STRIDE = 2 ** len(STAGES)
 
 
+POOLING = {'ksize': [1, 2, 2, 1], 'strides': [1, 2, 2, 1], 'padding': 'SAME',
+           'include_batch_in_index': True}
+
+
 def max_pool(x):
     """2x2 max pooling that keeps the positions of the maxima.
 
@@ -24,13 +28,15 @@ def max_pool(x):
         (values float32 [N, H/2, W/2, C], positions int64 of the same shape:
         indices into x flattened).
     """
-    return tf.nn.max_pool_with_argmax(
-        x, ksize=[1, 2, 2, 1], strides=[1, 2, 2, 1], padding='SAME',
-        include_batch_in_index=True)
+    return tf.nn.max_pool_with_argmax(x, **POOLING)
 
 
+@tf.custom_gradient
 def unpool(values, positions):
     """Puts values back where `max_pool` found them, zeros elsewhere.
+
+    That is what max pooling's gradient does, by an op that takes a tenth of
+    the time of tf.scatter_nd.
 
     Args:
         values: float32 [N, h, w, C].
@@ -39,14 +45,18 @@ def unpool(values, positions):
     Returns:
         float32 [N, 2h, 2w, C].
     """
-    shape = tf.shape(values, out_type=tf.int64) * [1, 2, 2, 1]
-    flat = tf.scatter_nd(positions[..., tf.newaxis], values,
-                         tf.reduce_prod(shape, keepdims=True))
-    unpooled = tf.reshape(flat, shape)
+    pooled = tf.raw_ops.Empty(  # for its shape alone
+        shape=tf.shape(values) * [1, 2, 2, 1], dtype=values.dtype)
+    unpooled = tf.raw_ops.MaxPoolGradWithArgmax(
+        input=pooled, grad=values, argmax=positions, **POOLING)
     height, width, channels = values.shape.as_list()[1:]
     unpooled.set_shape([None, height and 2 * height, width and 2 * width,
                         channels])
-    return unpooled
+
+    def gradient(upstream):
+        return tf.gather(tf.reshape(upstream, [-1]), positions), None
+
+    return unpooled, gradient
 
 
 def segnet(images, width, training):

@@ -21,6 +21,9 @@ os.environ.setdefault('TF_CPU_ALLOCATOR_USE_BFC', '1')
 # oneDNN's convolutions, which 2.15 takes by itself only on processors with
 # AVX-512; they are faster without it too.
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
+# The thread that calls oneDNN works with the others instead of waiting for
+# them.
+os.environ.setdefault('TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD', '1')
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -83,6 +86,9 @@ def session_config(accelerate, device_filters=()):
     """
     config = tf.ConfigProto(device_filters=device_filters,
                             allow_soft_placement=True)
+    if not tf.test.is_gpu_available():
+        # An operation takes all cores; two at once wait for each other.
+        config.inter_op_parallelism_threads = 1
     rewrites = config.graph_options.rewrite_options
     # It makes one AddN of many sums, which adds in the order in which memory
     # becomes free: the same seed would give another network.

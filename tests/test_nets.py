@@ -7,7 +7,7 @@ import pytest
 
 import nets
 from nets.segnet import max_pool, unpool
-from nets.tf1 import tf
+from nets.tf1 import session_config, tf
 from nets.training import segmentation_loss
 
 WIDTH = 4
@@ -23,8 +23,9 @@ def build(net, stride, images=None, training=False):
 def open_session(graph):
     # Pruned first, for Keras saves each layer in a run of its own, and each
     # run optimises what it finds.
-    return tf.Session(graph=graph, config=tf.ConfigProto(
-        graph_options=tf.GraphOptions(place_pruned_graph=True)))
+    config = session_config(accelerate=False)
+    config.graph_options.place_pruned_graph = True
+    return tf.Session(graph=graph, config=config)
 
 
 def batch_norms(model):
@@ -79,6 +80,11 @@ def training(variant):
                                  tf.constant(masks))
         variables = tf.trainable_variables()
         gradients = tf.gradients(loss, variables)
+        convolutions = [layer for layer in model.layers
+                        if type(layer) is tf.keras.layers.Conv2D]
+        kernel_gradients = [
+            (layer.input, *tf.gradients(loss, [layer.output, layer.kernel]))
+            for layer in convolutions]
         updates = model.get_updates_for(features)
         train = tf.group(tf.train.AdamOptimizer(0.01).apply_gradients(
             zip(gradients, variables)), updates)
@@ -88,8 +94,9 @@ def training(variant):
     session.run(initialise)
     yield types.SimpleNamespace(
         images=images, masks=masks, model=model, variables=variables,
-        gradients=gradients, updates=updates, train=train, saver=saver,
-        session=session)
+        gradients=gradients, convolutions=convolutions,
+        kernel_gradients=kernel_gradients, updates=updates, train=train,
+        saver=saver, session=session)
     session.close()
 
 
@@ -260,6 +267,31 @@ def test_each_variable_learns(training):
     for variable, gradient in zip(training.variables, gradients):
         assert np.isfinite(gradient).all(), variable.name
         assert np.abs(gradient).max() > 0, variable.name
+
+
+def test_gradients_of_kernels(training):
+    for layer, (inputs, upstream, gradient) in zip(
+            training.convolutions,
+            training.session.run(training.kernel_gradients)):
+        (size, _), (stride, _) = layer.kernel_size, layer.strides
+        rate, _ = layer.dilation_rate
+        _, height, width, _ = upstream.shape
+        # SAME padding: what is odd of it goes to the bottom and the right.
+        padding = [max((out - 1) * stride + (size - 1) * rate + 1 - length, 0)
+                   for out, length in zip((height, width),
+                                          inputs.shape[1:3])]
+        padded = np.pad(np.float64(inputs), [
+            (0, 0), *[(all_ // 2, all_ - all_ // 2) for all_ in padding],
+            (0, 0)], 'constant')
+        expected = np.empty_like(gradient)
+        for i, j in np.ndindex(size, size):
+            seen = padded[:, i * rate::stride, j * rate::stride]
+            expected[i, j] = np.tensordot(
+                seen[:, :height, :width], np.float64(upstream),
+                ((0, 1, 2), (0, 1, 2)))
+        np.testing.assert_allclose(
+            gradient, expected, rtol=0, atol=1e-4 * np.abs(expected).max(),
+            err_msg=layer.name)
 
 
 def test_moving_statistics_in_training(training):
