@@ -71,7 +71,8 @@ def predict_rows(image, forward, stride, max_pixels, average=False,
         progress: function called with the fraction of the image done.
 
     Yields:
-        From top to bottom, float32 [h, W] in [0, 1] of rows that are done.
+        From top to bottom, float32 [h, W] in [0, 1] of rows that are done;
+        they are the caller's.
 
     Raises:
         InputError: `max_pixels` is too small for a tile.
@@ -107,7 +108,8 @@ def predict_rows(image, forward, stride, max_pixels, average=False,
         next_start = rows[i + 1][0].start if i + 1 < len(rows) else y.stop
         done, begun = np.split(band, [next_start - y.start])
         # Rounding can carry a sum of shares a hair over 1.
-        yield np.minimum(done, 1)[:height - y.start, :width]
+        np.minimum(done, 1, out=done)
+        yield done[:height - y.start, :width]
 
 
 def segment(image, forward, stride, threshold, max_pixels, average=False,
@@ -137,7 +139,8 @@ def segment(image, forward, stride, threshold, max_pixels, average=False,
                              '--learning_rate')
         bottom = top + len(probability)
         mask[top:bottom] = probability > threshold
-        levels[top:bottom] = np.rint(255 * probability)
+        probability *= 255
+        levels[top:bottom] = np.rint(probability, out=probability)
         top = bottom
     return mask, levels
 

@@ -37,8 +37,9 @@ def residual_unit(x, filters, name, training, strides=1, rate=1):
     """
     shortcut = x
     if strides != 1:
-        # In place of a convolution's own stride: oneDNN's 1x1 convolutions
-        # with strides have wrong gradients on 3 to 7 channels.
+        # In place of the convolution's own stride: on 3 to 7 channels, and a
+        # processor with AVX2 alone, 2.15's oneDNN gives such 1x1 convolutions
+        # wrong gradients.
         shortcut = tf.keras.layers.MaxPooling2D(
             1, strides=strides, name=f'{name}_subsample')(shortcut)
     if strides != 1 or x.shape.as_list()[-1] != filters:

@@ -281,7 +281,7 @@ def test_gradients_of_kernels(training):
                    for out, length in zip((height, width),
                                           inputs.shape[1:3])]
         padded = np.pad(np.float64(inputs), [
-            (0, 0), *[(all_ // 2, all_ - all_ // 2) for all_ in padding],
+            (0, 0), *[(both // 2, both - both // 2) for both in padding],
             (0, 0)], 'constant')
         expected = np.empty_like(gradient)
         for i, j in np.ndindex(size, size):
