@@ -37,7 +37,7 @@ def residual_unit(x, filters, name, training, strides=1, rate=1):
     """
     shortcut = x
     if strides != 1:
-        # In place of the convolution's own stride: on 3 to 7 channels, and a
+        # In place of the convolution's own stride: on 3 to 6 channels, and a
         # processor with AVX2 alone, 2.15's oneDNN gives such 1x1 convolutions
         # wrong gradients.
         shortcut = tf.keras.layers.MaxPooling2D(
