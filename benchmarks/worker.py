@@ -34,6 +34,12 @@ def untrained(net, accelerate=False):
     return session.make_callable(model.output, [model.input])
 
 
+def monitored_session(accelerate=False):
+    """A session that runs the queues and has initialised the variables."""
+    return tf.train.MonitoredSession(tf.train.ChiefSessionCreator(
+        config=session_config(accelerate)))
+
+
 def step(net, source, side, accelerate):
     """Training steps, in patches.
 
@@ -57,8 +63,7 @@ def step(net, source, side, accelerate):
          'batch_size': BATCH, 'learning_rate': 1e-3, 'warmup_steps': 1,
          'steps': 10 ** 6, 'evaluate_every': 10 ** 6,
          'model_dir': tempfile.mkdtemp(), 'accelerate': accelerated})
-    session = tf.train.MonitoredSession(tf.train.ChiefSessionCreator(
-        config=session_config(accelerated)))
+    session = monitored_session(accelerated)
     serve(lambda: session.run(spec.train_op), BATCH, STEPS,
           0 if source == 'constant' else AHEAD)
 
@@ -66,8 +71,7 @@ def step(net, source, side, accelerate):
 def pipeline(store, side):
     """The pipeline without a network, in patches."""
     batch = queues.training_input(store, BATCH, int(side), 2, 0, [])()
-    session = tf.train.MonitoredSession(tf.train.ChiefSessionCreator(
-        config=session_config(False)))
+    session = monitored_session()
     serve(lambda: session.run(batch), BATCH, 10 * STEPS, AHEAD)
 
 

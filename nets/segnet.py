@@ -11,8 +11,6 @@ from nets.tf1 import tf
 # (convolutions, filters as a multiple of the width) of VGG16's stages.
 STAGES = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
 STRIDE = 2 ** len(STAGES)
-
-
 POOLING = {'ksize': [1, 2, 2, 1], 'strides': [1, 2, 2, 1], 'padding': 'SAME',
            'include_batch_in_index': True}
 

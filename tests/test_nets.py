@@ -82,9 +82,10 @@ def training(variant):
         gradients = tf.gradients(loss, variables)
         convolutions = [layer for layer in model.layers
                         if type(layer) is tf.keras.layers.Conv2D]
-        kernel_gradients = [
-            (layer.input, *tf.gradients(loss, [layer.output, layer.kernel]))
-            for layer in convolutions]
+        kernel_gradients = list(zip(
+            [layer.input for layer in convolutions],
+            tf.gradients(loss, [layer.output for layer in convolutions]),
+            tf.gradients(loss, [layer.kernel for layer in convolutions])))
         updates = model.get_updates_for(features)
         train = tf.group(tf.train.AdamOptimizer(0.01).apply_gradients(
             zip(gradients, variables)), updates)
