@@ -22,8 +22,6 @@ LARGEST = 2 ** 31 - 1  # that TensorFlow takes everywhere
 PRETRAINED = os.path.join(os.path.dirname(os.path.abspath(__file__)),
                           'checkpoints', 'pretrained')
 NETS = ('segnet', 'unet', 'deeplabv3')
-# Without skip connections SegNet learns slowest.
-STEPS = {'segnet': 8000, 'unet': 4000, 'deeplabv3': 4000}
 
 
 def define_flags():
@@ -63,10 +61,9 @@ def define_flags():
                       module_name=group)
 
     group = 'Training'
-    flags.DEFINE_integer('steps', None, 'Steps in all, resumed ones '
-                         'included; if not given, 8000 for SegNet and 4000 '
-                         'for the others.', lower_bound=1,
-                         upper_bound=LARGEST, module_name=group)
+    flags.DEFINE_integer('steps', 4000, 'Steps in all, resumed ones '
+                         'included.', lower_bound=1, upper_bound=LARGEST,
+                         module_name=group)
     flags.DEFINE_integer('batch_size', 8, 'Crops in a step.', lower_bound=1,
                          upper_bound=1024, module_name=group)
     flags.DEFINE_integer('crop_size', 192, 'Side of the crops taken from the '
@@ -172,8 +169,7 @@ def train(folder, output_stride):
     run = training.task()
     with checkpoints.written_to(folder, alone=run.is_chief):
         stopped_by = training.train(
-            run, FLAGS.data_dir, folder, network,
-            FLAGS.steps or STEPS[FLAGS.net],
+            run, FLAGS.data_dir, folder, network, FLAGS.steps,
             FLAGS.batch_size, FLAGS.crop_size, FLAGS.learning_rate,
             FLAGS.warmup_steps, FLAGS.evaluate_every, FLAGS.augment_threads,
             acceleration_pays(FLAGS.net) if FLAGS.accelerate == 'auto'

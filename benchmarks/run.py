@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.turns import ratio, side_by_side
 from input_pipeline import sample, store
 from input_pipeline.files import written_whole
-from nets.tf1 import has_bfloat16_tiles
+from nets.tf1 import has_bfloat16
 
 ENGINES = ('tf1', 'tf2')
 STOCK = 'tf1-gpu'  # compared with PyTorch alone
@@ -89,7 +89,7 @@ def settings(engine, kind):
     They are the defaults for training and inference, and both where they
     compute in other precisions.
     """
-    if engine == 'tf2' and has_bfloat16_tiles():
+    if engine == 'tf2' and has_bfloat16():
         chosen = ('off', 'on')
     elif engine == STOCK and kind == 'train':
         chosen = ('on',)

@@ -8,10 +8,10 @@ from nets.tf1 import tf
 # Ranges of the uniform draws.
 MAX_ROTATION = np.deg2rad(10)  # radians, on top of the right angles
 SCALE = (0.8, 1.2)  # source pixels for one output pixel
-BRIGHTNESS = 0.05  # added, of the range [0, 1]
-CONTRAST = (0.9, 1.1)  # multiplied, about the patch's mean
-STAIN_FACTOR = (0.8, 1.2)  # multiplied, in optical density
-STAIN_SHIFT = 0.05  # added, in optical density
+BRIGHTNESS = 0.1  # added, of the range [0, 1]
+CONTRAST = (0.8, 1.2)  # multiplied, about the patch's mean
+STAIN_FACTOR = (0.6, 1.4)  # multiplied, in optical density
+STAIN_SHIFT = 0.1  # added, in optical density
 
 # Haematoxylin, eosin and, orthogonal to both, what they leave unexplained.
 STAINS = np.stack([HAEMATOXYLIN, EOSIN, np.cross(HAEMATOXYLIN, EOSIN)])

@@ -1,15 +1,20 @@
 """SegNet: Badrinarayanan et al., 2015, arXiv:1511.00561.
 
-The encoder is VGG16's 13 convolutions in five stages, each ended by a 2x2 max
-pooling that remembers where each maximum stood. The decoder mirrors it: each
-stage puts the values back at the remembered positions, zeros elsewhere, and
-makes the sparse map dense by convolutions.
+The encoder is VGG16's convolutions in stages, each ended by a 2x2 max pooling
+that remembers where each maximum stood. The decoder mirrors it: each stage
+puts the values back at the remembered positions, zeros elsewhere, and makes
+the sparse map dense by convolutions.
+
+There are four stages, as in the paper's SegNet-Basic, and not VGG16's five: a
+nucleus of 25 pixels is less than one feature at a 32nd of the resolution, and
+the decoder has no other way back from there than the positions.
 """
 from nets.layers import classifier, conv_bn, conv_bn_relu, relu
 from nets.tf1 import tf
 
-# (convolutions, filters as a multiple of the width) of VGG16's stages.
-STAGES = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
+# (convolutions, filters as a multiple of the width) of VGG16's first
+# four stages.
+STAGES = ((2, 1), (2, 2), (3, 4), (3, 8))
 STRIDE = 2 ** len(STAGES)
 POOLING = {'ksize': [1, 2, 2, 1], 'strides': [1, 2, 2, 1], 'padding': 'SAME',
            'include_batch_in_index': True}
@@ -61,7 +66,7 @@ def segnet(images, width, training):
     """Logits of the nucleus class.
 
     Args:
-        images: float32 [N, H, W, 3] in [0, 1]; H and W multiples of 32.
+        images: float32 [N, H, W, 3] in [0, 1]; H and W multiples of 16.
         width: filters of the first stage; 64 in the paper.
         training: Python bool, the mode of batch norm.
 

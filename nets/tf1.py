@@ -10,6 +10,7 @@ warnings of this project's code stay visible.
 """
 import contextlib
 import os
+import re
 import warnings
 
 # Read by the C++ runtime when it is loaded: 3 keeps fatal errors. A user who
@@ -37,11 +38,11 @@ ACCELERATED = ('compiled by XLA: the first steps take long' if VERSION_1
                else 'in bfloat16')
 
 
-def has_bfloat16_tiles():
-    """Says whether the processor has AMX, tiles that multiply bfloat16."""
+def has_bfloat16():
+    """Says whether the processor multiplies bfloat16: by AVX-512 or AMX."""
     try:
         with open('/proc/cpuinfo') as file:
-            return 'amx_bf16' in file.read()
+            return re.search('avx512_bf16|amx_bf16', file.read()) is not None
     except OSError:  # not Linux
         return False
 
@@ -58,7 +59,7 @@ def acceleration_pays(net):
         # XLA takes over a minute to compile DeepLabV3, which pays in long
         # trainings only. Intel's build is the one without CUDA.
         return net != 'deeplabv3' and tf.test.is_built_with_cuda()
-    return has_bfloat16_tiles()
+    return has_bfloat16()
 
 
 def ops_scope(accelerate):
