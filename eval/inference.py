@@ -8,8 +8,8 @@ import numpy as np
 from input_pipeline.files import InputError
 from input_pipeline.normalisation import normalise
 
-# The largest stride of the networks: a shorter side could not be reflected
-# up to a multiple of it.
+# A nucleus is some 25 pixels wide. The networks' strides are at most half of
+# this, so that sides can be reflected up to a multiple of them.
 MIN_SIDE = 32
 
 # At the edge of a tile a network lacks context for about this many pixels.

@@ -181,7 +181,7 @@ def test_missing_and_foreign_inputs_end_in_one_line(
                      f'--data_dir={tmp_path}/none', empty),
              'none/train.h5', '--mode=prepare')
     one_line(program('--mode=train', '--net=segnet', data, empty,
-                     '--crop_size=100'), '--crop_size', '32')
+                     '--crop_size=100'), '--crop_size', '16')
     one_line(program('--mode=eval', '--net=unet', data, empty),
              'empty/unet', '--mode=train')
     one_line(program('--mode=eval', '--net=unet', data, models, '--width=8'),

@@ -12,7 +12,7 @@ from nets.training import segmentation_loss
 
 WIDTH = 4
 # The networks, and the stride of each.
-VARIANTS = [('segnet', 32), ('unet', 16), ('deeplabv3', 8), ('deeplabv3', 16)]
+VARIANTS = [('segnet', 16), ('unet', 16), ('deeplabv3', 8), ('deeplabv3', 16)]
 
 
 def build(net, stride, images=None, training=False):
@@ -162,10 +162,8 @@ def segnet_tables(w):
         (3, 3, w), (3, w, w),
         (3, w, 2 * w), (3, 2 * w, 2 * w),
         (3, 2 * w, 4 * w), (3, 4 * w, 4 * w), (3, 4 * w, 4 * w),
-        (3, 4 * w, 8 * w), (3, 8 * w, 8 * w), (3, 8 * w, 8 * w),
-        (3, 8 * w, 8 * w), (3, 8 * w, 8 * w), (3, 8 * w, 8 * w)]
+        (3, 4 * w, 8 * w), (3, 8 * w, 8 * w), (3, 8 * w, 8 * w)]
     decoder = [
-        (3, 8 * w, 8 * w), (3, 8 * w, 8 * w), (3, 8 * w, 8 * w),
         (3, 8 * w, 8 * w), (3, 8 * w, 8 * w), (3, 8 * w, 4 * w),
         (3, 4 * w, 4 * w), (3, 4 * w, 4 * w), (3, 4 * w, 2 * w),
         (3, 2 * w, 2 * w), (3, 2 * w, w),
@@ -214,9 +212,11 @@ TABLES = {'segnet': segnet_tables, 'unet': unet_tables,
 
 def test_tables_of_the_papers_widths():
     """At width 64 the tables add up to what is known of the networks."""
-    vgg16, _, _ = segnet_tables(64)
-    # VGG16: 14,714,688 in the convolutions, 4,224 of them biases.
-    assert weights_of(vgg16) == 14714688 - 4224
+    encoder, _, _ = segnet_tables(64)
+    # VGG16: 14,714,688 in the convolutions, 4,224 of them biases; its fifth
+    # stage has three of 512 filters.
+    fifth_stage = 3 * 9 * 512 * 512
+    assert weights_of(encoder) == 14714688 - 4224 - fifth_stage
     # A much used U-Net for three channels and one class, with batch norm
     # (two trainable weights a channel) and no biases before it.
     down, up, rest = unet_tables(64)
@@ -401,8 +401,8 @@ def test_unets_skips_come_from_the_same_level():
 
 
 def test_segnet_unpools_to_its_own_stages_maxima():
-    features = iter(features_of('segnet', 32, *[
-        name for stage, last in enumerate((2, 2, 3, 3, 3), start=1)
+    features = iter(features_of('segnet', 16, *[
+        name for stage, last in enumerate((2, 2, 3, 3), start=1)
         for name in (f'encoder{stage}_conv{last}_bn',
                      f'decoder{stage}_unpool')]))
     for encoded, unpooled in zip(features, features):
@@ -493,9 +493,10 @@ def test_gradient_of_unpooling_is_taken_at_the_positions():
 
 # Layer, and the stride and channels of its output.
 FEATURES = {
-    ('segnet', 32): [('encoder1_conv2_bn', 1, 4),
-                     ('encoder5_conv3_bn', 16, 32),
-                     ('decoder5_conv3_relu', 16, 32),
+    ('segnet', 16): [('encoder1_conv2_bn', 1, 4),
+                     ('encoder4_conv3_bn', 8, 32),
+                     ('encoder4_pool_relu', 16, 32),
+                     ('decoder4_conv3_relu', 8, 32),
                      ('decoder1_conv1_relu', 1, 4)],
     ('unet', 16): [('down1_conv2_relu', 1, 4),
                    ('bottleneck_conv2_relu', 16, 64),
@@ -526,7 +527,7 @@ def test_strides_and_channels_of_the_features(network, variant):
 # last stages have rates in place of strides, and the pyramid's double with
 # the resolution.
 RATES = {
-    ('segnet', 32): {},
+    ('segnet', 16): {},
     ('unet', 16): {},
     ('deeplabv3', 16): {'stage4': [2] * 4, 'aspp': [1, 2, 3]},
     ('deeplabv3', 8): {'stage3': [2] * 4, 'stage4': [4] * 4,
