@@ -1,4 +1,4 @@
-"""The networks that come with the code, and the README's notebook lines."""
+"""The networks that come with the code, and what the README shows."""
 import os
 import re
 import sys
@@ -45,3 +45,11 @@ def test_notebook_lines_of_the_readme(tmp_path):
     assert prediction.shape == (1, 320, 320, 1)
     assert set(np.unique(prediction)) == {0, 1}
     assert f1(prediction[0, :, :, 0] > 0) > 0.8
+
+
+def test_files_that_the_readme_shows_are_there():
+    with open(os.path.join(ROOT, 'README.md')) as file:
+        targets = re.findall(r'\]\((?!http|#)([^)]+)\)', file.read())
+    assert 'docs/unet.png' in targets
+    assert [target for target in targets
+            if not os.path.exists(os.path.join(ROOT, target))] == []
