@@ -130,7 +130,6 @@ case ${1:-} in
   test) exec .venv/bin/python -m pytest -q "${@:2}" ;;
 esac
 
-declare -A steps  # where they are not the default
 if [ -n "$MONUSEG_DIR" ]; then
   fold=${FOLD:-0}
   case $fold in
@@ -139,15 +138,14 @@ if [ -n "$MONUSEG_DIR" ]; then
       predictions=predictions/monuseg-fold$fold ;;
     *) fail "FOLD=$fold: unknown; give 0, 1, 2 or 3" ;;
   esac
-  recipe=() steps=()
+  recipe=()
   main --mode=prepare --data_dir=$data --monuseg_dir="$MONUSEG_DIR" \
     --fold="$fold"
 else
   echo 'MONUSEG_DIR is not set: using a synthetic sample.'
   data=data/sample models=checkpoints/sample predictions=predictions/sample
   # The sample is easy: a short training will do.
-  recipe=(--crop_size=128 --warmup_steps=30 --evaluate_every=150)
-  steps=([segnet]=340 [unet]=150 [deeplabv3]=220)  # SegNet learns slowest
+  recipe=(--steps=220 --crop_size=128 --warmup_steps=30 --evaluate_every=110)
   main --mode=prepare --data_dir=$data --sample
 fi
 split=validation
@@ -160,8 +158,7 @@ for net in "${nets[@]}"; do
   folder=$models/$net
   use=(--net="$net" --model_dir=$models)
   echo "== $net"
-  main --mode=train "${use[@]}" --data_dir=$data "${recipe[@]}" \
-    ${steps[$net]:+--steps=${steps[$net]}}
+  main --mode=train "${use[@]}" --data_dir=$data "${recipe[@]}"
   if [ ! $folder/$split.json -nt $folder/best/best.json ]; then
     main --mode=eval "${use[@]}" --data_dir=$data --split=$split
   fi
