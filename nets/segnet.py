@@ -12,8 +12,8 @@ the decoder has no other way back from there than the positions.
 from nets.layers import classifier, conv_bn, conv_bn_relu, relu
 from nets.tf1 import tf
 
-# (convolutions, filters as a multiple of the width) of VGG16's first
-# four stages.
+# (convolutions, filters as a multiple of the width) of VGG16's first four
+# stages.
 STAGES = ((2, 1), (2, 2), (3, 4), (3, 8))
 STRIDE = 2 ** len(STAGES)
 POOLING = {'ksize': [1, 2, 2, 1], 'strides': [1, 2, 2, 1], 'padding': 'SAME',

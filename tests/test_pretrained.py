@@ -14,6 +14,11 @@ from conftest import NETS, ROOT, run
 IMAGE = os.path.join(ROOT, 'docs', 'synthetic.png')
 
 
+def readme():
+    with open(os.path.join(ROOT, 'README.md')) as file:
+        return file.read()
+
+
 def f1(mask):
     """F1 of a mask of IMAGE."""
     truth = iio.imread(os.path.join(ROOT, 'docs', 'synthetic_truth.png')) > 0
@@ -33,8 +38,7 @@ def test_predict_without_training(tmp_path, net):
 
 
 def test_notebook_lines_of_the_readme(tmp_path):
-    with open(os.path.join(ROOT, 'README.md')) as file:
-        lines, = re.findall('```python\n(.*?)```', file.read(), re.DOTALL)
+    lines, = re.findall('```python\n(.*?)```', readme(), re.DOTALL)
     output = tmp_path / 'prediction.npy'
     # As a script, and the figure drawn but not shown.
     process = run(sys.executable, '-c', f'{lines}\nimport numpy\n'
@@ -48,8 +52,7 @@ def test_notebook_lines_of_the_readme(tmp_path):
 
 
 def test_files_that_the_readme_shows_are_there():
-    with open(os.path.join(ROOT, 'README.md')) as file:
-        targets = re.findall(r'\]\((?!http|#)([^)]+)\)', file.read())
+    targets = re.findall(r'\]\((?!http|#)([^)]+)\)', readme())
     assert 'docs/unet.png' in targets
     assert [target for target in targets
             if not os.path.exists(os.path.join(ROOT, target))] == []
