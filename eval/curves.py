@@ -87,13 +87,15 @@ def _smoothed(values):
     """Mean over a window of about WINDOW of the run, centred on each value.
 
     Being centred it does not lag behind, as an exponential average would,
-    which would show training as worse than it was. At the ends the window
-    shrinks on both sides.
+    which would show training as worse than it was. At the start, where the
+    curve is steep, the window shrinks on both sides; at the end, where it is
+    level, on the one without values alone, so that the last batch does not
+    pass for the outcome.
     """
     half = round(len(values) * WINDOW / 2)
     smoothed = []
     for i in range(len(values)):
-        reach = min(half, i, len(values) - 1 - i)
-        window = values[i - reach:i + reach + 1]
+        before = min(half, i)
+        window = values[i - before:i + before + 1]
         smoothed.append(sum(window) / len(window))
     return smoothed

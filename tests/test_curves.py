@@ -38,12 +38,13 @@ def test_half_a_record_at_the_end(tmp_path):
 
 
 def test_smoothing():
-    # Two on either side of 40 values, fewer at the ends.
+    # Two on either side of 40 values, fewer at the start on both, at the end
+    # on the right.
     values = [8, 1, 3, 5] + 34 * [0] + [7, 9]
     smoothed = curves._smoothed(values)
     assert len(smoothed) == 40
     assert smoothed[:6] == [8, 12 / 3, 17 / 5, 9 / 5, 8 / 5, 5 / 5]
-    assert smoothed[-3:] == pytest.approx([16 / 5, 16 / 3, 9])
+    assert smoothed[-3:] == pytest.approx([16 / 5, 16 / 4, 16 / 3])
 
 
 @pytest.mark.parametrize('with_validation', [True, False])
