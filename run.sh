@@ -123,6 +123,8 @@ case ${1:-} in
     exec .venv/bin/python -m benchmarks.run ;;
   *) fail "$1: unknown; give ./run.sh, or with setup, test or benchmark" ;;
 esac
+fold=${FOLD:-0}
+[[ $fold == [0-3] ]] || fail "FOLD=$fold: unknown; give 0, 1, 2 or 3"
 choose_engine
 set_up
 case ${1:-} in
@@ -131,13 +133,11 @@ case ${1:-} in
 esac
 
 if [ -n "$MONUSEG_DIR" ]; then
-  fold=${FOLD:-0}
-  case $fold in
-    0) data=data/monuseg models=checkpoints predictions=predictions/monuseg ;;
-    [1-3]) data=data/monuseg-fold$fold models=checkpoints/fold$fold
-      predictions=predictions/monuseg-fold$fold ;;
-    *) fail "FOLD=$fold: unknown; give 0, 1, 2 or 3" ;;
-  esac
+  data=data/monuseg models=checkpoints predictions=predictions/monuseg
+  if [ "$fold" != 0 ]; then
+    data=data/monuseg-fold$fold models=checkpoints/fold$fold
+    predictions=predictions/monuseg-fold$fold
+  fi
   recipe=()
   main --mode=prepare --data_dir=$data --monuseg_dir="$MONUSEG_DIR" \
     --fold="$fold"

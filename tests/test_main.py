@@ -11,7 +11,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from conftest import NETS, ROOT, SECONDS, one_line, train_flags
+from conftest import NETS, ROOT, SECONDS, one_line, run, train_flags
 from eval import display
 import nets
 from input_pipeline import store
@@ -283,4 +283,15 @@ def test_run_sh_without_python_says_in_two_lines_how_to_get_it(
     assert process.stderr.count('\n') == 2
     for word in words:
         assert word in process.stderr
+    assert not list(tmp_path.glob('.venv*'))
+
+
+@pytest.mark.parametrize('fold', ['4', '12', 'none'])
+def test_run_sh_refuses_an_unknown_fold_before_it_sets_up(tmp_path, fold):
+    shutil.copy(os.path.join(ROOT, 'run.sh'), str(tmp_path))
+    process = run('bash', 'run.sh', cwd=tmp_path, FOLD=fold)
+    assert process.returncode == 1
+    assert process.stderr == (
+        f'error: FOLD={fold}: unknown; give 0, 1, 2 or 3\n')
+    assert process.stdout == ''
     assert not list(tmp_path.glob('.venv*'))
