@@ -114,8 +114,10 @@ set_up() {
 
 main() { .venv/bin/python main.py "$@"; }
 
+fold=${FOLD:-0}
 case ${1:-} in
-  ''|setup|test) ;;
+  '') [[ $fold == [0-3] ]] || fail "FOLD=$fold: unknown; give 0, 1, 2 or 3" ;;
+  setup|test) ;;
   benchmark)
     for engine in torch tf2 tf1-gpu tf1; do
       ENGINE=$engine ./run.sh setup
@@ -123,8 +125,6 @@ case ${1:-} in
     exec .venv/bin/python -m benchmarks.run ;;
   *) fail "$1: unknown; give ./run.sh, or with setup, test or benchmark" ;;
 esac
-fold=${FOLD:-0}
-[[ $fold == [0-3] ]] || fail "FOLD=$fold: unknown; give 0, 1, 2 or 3"
 choose_engine
 set_up
 case ${1:-} in
