@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags, logging
 
-from eval import progress
+from input_pipeline import progress
 from input_pipeline.files import InputError
 
 MODES = ('prepare', 'train', 'eval', 'predict')
@@ -158,7 +158,7 @@ def prepare():
 
 def train(folder, output_stride):
     import nets
-    from nets import checkpoints, training
+    from training import checkpoints, loop
     from nets.tf1 import acceleration_pays
 
     network = checkpoints.network_of(folder, FLAGS.net, FLAGS.width,
@@ -166,9 +166,9 @@ def train(folder, output_stride):
     if network is None:
         network = checkpoints.describe(FLAGS.net, FLAGS.width or nets.WIDTH,
                                        output_stride or nets.OUTPUT_STRIDE)
-    run = training.task()
+    run = loop.task()
     with checkpoints.written_to(folder, alone=run.is_chief):
-        stopped_by = training.train(
+        stopped_by = loop.train(
             run, FLAGS.data_dir, folder, network, FLAGS.steps,
             FLAGS.batch_size, FLAGS.crop_size, FLAGS.learning_rate,
             FLAGS.warmup_steps, FLAGS.evaluate_every, FLAGS.augment_threads,
@@ -201,11 +201,11 @@ def evaluate(folder, output_stride):
 
     from eval import curves, evaluate as evaluation
     from input_pipeline import store
-    from nets import checkpoints
+    from training import checkpoints
     from nets.tf1 import tf
 
     path = os.path.join(FLAGS.data_dir, f'{FLAGS.split}.h5')
-    with store.open_store(path) as file, checkpoints.forward(
+    with store.open_store(path) as file, checkpoints.restored_model(
             folder, FLAGS.net, FLAGS.width, output_stride,
             FLAGS.accelerate == 'on') as (forward, stride, network):
         names = store.image_names(file)
@@ -231,7 +231,7 @@ def evaluate(folder, output_stride):
 
 def predict(folder, output_stride):
     from eval.predict import predict_files
-    from nets import checkpoints
+    from training import checkpoints
 
     require('images')
     if (FLAGS['model_dir'].using_default_value
@@ -239,7 +239,7 @@ def predict(folder, output_stride):
         print(f'{folder}: no network trained here yet; the one that came with '
               'the code predicts', file=sys.stderr)
         folder = os.path.join(PRETRAINED, FLAGS.net)
-    with checkpoints.forward(folder, FLAGS.net, FLAGS.width, output_stride,
+    with checkpoints.restored_model(folder, FLAGS.net, FLAGS.width, output_stride,
                              FLAGS.accelerate == 'on') as (forward, stride, _):
         skipped = predict_files(FLAGS.images, FLAGS.output_dir, forward,
                                 stride, FLAGS.threshold, FLAGS.max_pixels,

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.turns import ratio, side_by_side
 from input_pipeline import sample, store
-from input_pipeline.files import written_whole
+from input_pipeline.files import atomic_write
 from nets.tf1 import has_bfloat16
 
 ENGINES = ('tf1', 'tf2')
@@ -164,7 +164,7 @@ def write_data(folder, copies):
     """Stores of synthetic images, that of training of copies times nine."""
     image, instances = sample.make(np.random.RandomState(0), sample.SIZE)
     for split, count in (('train', 9 * copies), ('validation', 1)):
-        with written_whole(os.path.join(folder, f'{split}.h5')) as partial:
+        with atomic_write(os.path.join(folder, f'{split}.h5')) as partial:
             store.write_store(
                 partial, {'source': 'synthetic sample'},
                 ((f'{index}', image, instances > 0, instances)
@@ -259,7 +259,7 @@ def main():
             measure_memory(table, engine, folder)
             measure_start(table, engine, data)
     measure_torch(table, STOCK)
-    with written_whole('benchmarks/results.md') as partial:
+    with atomic_write('benchmarks/results.md') as partial:
         with open(partial, 'w') as file:
             file.write('\n\n'.join([*machine(), table.markdown()]) + '\n')
 

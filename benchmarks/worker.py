@@ -11,9 +11,9 @@ import nets
 from benchmarks.turns import BATCH, STEPS, serve
 from eval import inference
 from input_pipeline import queues
-from input_pipeline.normalisation import normalise
-from nets import checkpoints, training
-from nets.tf1 import ops_scope, session_config, tf
+from input_pipeline.preprocessing import normalise, pad_to_stride
+from training import checkpoints, loop
+from nets.tf1 import acceleration_scope, session_config, tf
 
 AHEAD = queues.BATCHES_AHEAD + 2  # batches that the queues may hold ready
 MAX_PIXELS = 1536 ** 2  # so that 1000 x 1000 goes through whole
@@ -27,7 +27,7 @@ def random_images(count, side):
 
 def untrained(net, accelerate=False):
     """A network's forward pass, from float32 [N, H, W, 3] in [0, 1]."""
-    with ops_scope(accelerate):
+    with acceleration_scope(accelerate):
         model = nets.build(net)
     session = tf.Session(config=session_config(accelerate))
     session.run(tf.global_variables_initializer())
@@ -93,7 +93,7 @@ def image(net, how, views):
     """
     run, stride = untrained(net), nets.stride(net)
     pixels = np.uint8(random_images(1, 1000)[0] * 255)
-    padded = normalise(inference.pad_to_stride(pixels, stride))[np.newaxis]
+    padded = normalise(pad_to_stride(pixels, stride))[np.newaxis]
 
     def segment():
         inference.segment(pixels, run, stride, 0.5, MAX_PIXELS, views == '8')

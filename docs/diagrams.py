@@ -12,7 +12,7 @@ import re
 from matplotlib.figure import Figure
 
 import nets
-from input_pipeline.files import written_whole
+from input_pipeline.files import atomic_write
 from nets.tf1 import tf
 
 SIDE = 256  # of the image that the networks are built on, pixels
@@ -135,5 +135,5 @@ def draw(net):
 if __name__ == '__main__':
     for name in TITLES:
         path = os.path.join(os.path.dirname(__file__), f'{name}.png')
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             draw(name).savefig(partial)

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 from docs.diagrams import TITLES
 from eval import display
 from input_pipeline import store
-from input_pipeline.files import written_whole
+from input_pipeline.files import atomic_write
 
 DOCS = os.path.dirname(os.path.abspath(__file__))
 MODELS = 'checkpoints'
@@ -78,7 +78,7 @@ def draw_curves(nets):
     axis.grid(alpha=0.3)
     axis.legend()
     figure.tight_layout()
-    with written_whole(os.path.join(DOCS, 'f1_by_minutes.png')) as partial:
+    with atomic_write(os.path.join(DOCS, 'f1_by_minutes.png')) as partial:
         figure.savefig(partial, dpi=100)
 
 

@@ -3,7 +3,7 @@ import glob
 import math
 import os
 
-from input_pipeline.files import written_whole
+from input_pipeline.files import atomic_write
 
 TAGS = ('loss', 'accuracy', 'f1')
 
@@ -50,7 +50,7 @@ def plot_curves(model_dir):
             axis.legend()
     figure.tight_layout()
     path = os.path.join(model_dir, 'curves.png')
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, dpi=100)
     return path
 

@@ -4,8 +4,10 @@ import json
 import math
 import os
 
-from eval import display, inference, metrics, progress
-from input_pipeline.files import InputError, write_json, written_whole
+from eval import display, inference, metrics
+from input_pipeline import progress
+from input_pipeline.files import InputError, atomic_write, write_json
+from input_pipeline.preprocessing import check_size
 
 # Enough to see what a number means without filling the folder.
 PICTURES = 4
@@ -24,8 +26,8 @@ def evaluate(images, total, forward, stride, threshold, max_pixels, average,
             None.
 
     Returns:
-        dict of 'per_image', a list of dicts of 'name' and the six measures,
-        and of 'pooled' and 'mean_per_image', a dict of the measures each.
+        dict of 'per_image', a list of dicts of 'name' and the six metrics,
+        and of 'pooled' and 'mean_per_image', a dict of the metrics each.
 
     Raises:
         InputError: an image is too small, or as `inference.segment`.
@@ -33,23 +35,23 @@ def evaluate(images, total, forward, stride, threshold, max_pixels, average,
     report = progress.reporter(total, 'images')
     rows, counts = [], []
     for done, (name, image, truth) in enumerate(images):
-        inference.check_size(image, name)
+        check_size(image, name)
         mask, _ = inference.segment(
             image, forward, stride, threshold, max_pixels, average,
             progress=lambda part, done=done: report(done + part))
         counts.append(metrics.confusion(mask, truth))
-        rows.append({'name': name, **_floats(metrics.measures(counts[-1]))})
+        rows.append({'name': name, **_floats(metrics.compute(counts[-1]))})
         if picture_folder and done < PICTURES:
             display.save_comparison(
                 os.path.join(picture_folder, f'{name}.png'), image, truth,
                 mask)
     return {'per_image': rows,
-            'pooled': _floats(metrics.measures(metrics.pool(counts))),
+            'pooled': _floats(metrics.compute(metrics.pool(counts))),
             'mean_per_image': metrics.mean_per_image(rows)}
 
 
 def write_results(folder, name, results, settings):
-    """Writes NAME.json, everything, and NAME.csv, the measures alone.
+    """Writes NAME.json, everything, and NAME.csv, the metrics alone.
 
     Args:
         folder: made where missing.
@@ -64,18 +66,18 @@ def write_results(folder, name, results, settings):
     """
     write_json(os.path.join(folder, f'{name}.json'),
                {'settings': settings, 'results': results})
-    with written_whole(os.path.join(folder, f'{name}.csv')) as partial:
+    with atomic_write(os.path.join(folder, f'{name}.csv')) as partial:
         with open(partial, 'w', newline='') as file:
-            writer = csv.DictWriter(file, ('name',) + metrics.MEASURES)
+            writer = csv.DictWriter(file, ('name',) + metrics.METRICS)
             writer.writeheader()
             writer.writerows(_all_rows(results))
 
 
 def format_table(results):
     """Returns the results of one network as a table of text."""
-    header = ['image', *metrics.MEASURES]
+    header = ['image', *metrics.METRICS]
     return _table([header] + [
-        [row['name']] + [_text(row[measure]) for measure in metrics.MEASURES]
+        [row['name']] + [_text(row[metric]) for metric in metrics.METRICS]
         for row in _all_rows(results)])
 
 
@@ -105,7 +107,7 @@ def results_table(folders, name):
                              'evaluate the network first') from error
         pooled = content['results']['pooled']
         values = [pooled['f1'], content['results']['mean_per_image']['f1']]
-        values += [pooled[measure] for measure in
+        values += [pooled[metric] for metric in
                    ('iou', 'mean_iou', 'accuracy', 'precision', 'recall')]
         rows.append([content['settings']['flags']['net']]
                     + [_text(value) for value in values])

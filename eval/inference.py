@@ -6,49 +6,10 @@ padding, so that a network is measured on what its users will get.
 import numpy as np
 
 from input_pipeline.files import InputError
-from input_pipeline.normalisation import normalise
-
-# A nucleus is some 25 pixels wide. The networks' strides are at most half of
-# this, so that sides can be reflected up to a multiple of them.
-MIN_SIDE = 32
+from input_pipeline.preprocessing import normalise, pad_to_stride
 
 # At the edge of a tile a network lacks context for about this many pixels.
 MIN_OVERLAP = 64
-
-
-def check_size(image, name):
-    """Raises InputError naming the image where a side is below MIN_SIDE."""
-    height, width = image.shape[:2]
-    if min(height, width) < MIN_SIDE:
-        raise InputError(f'{name}: {width} x {height} pixels; both sides must '
-                         f'be at least {MIN_SIDE}, give a larger image')
-
-
-def pad_to_stride(image, stride):
-    """Pads bottom and right up to the next multiple of `stride`.
-
-    The tissue is reflected about its last row and column, which are not
-    repeated. Zeros would be black, a colour that tissue never has.
-
-    Args:
-        image: [H, W, ...] array.
-        stride: pixels.
-
-    Returns:
-        [H', W', ...] array; `image` itself where nothing is to be added.
-
-    Raises:
-        ValueError: a side is below MIN_SIDE.
-    """
-    height, width = image.shape[:2]
-    if min(height, width) < MIN_SIDE:
-        raise ValueError(f'image of shape {list(image.shape)} has a side '
-                         f'below {MIN_SIDE}')
-    bottom, right = -height % stride, -width % stride
-    if not bottom and not right:
-        return image
-    rest = [(0, 0)] * (image.ndim - 2)
-    return np.pad(image, [(0, bottom), (0, right)] + rest, mode='reflect')
 
 
 def predict_rows(image, forward, stride, max_pixels, average=False,

@@ -1,4 +1,4 @@
-"""Pixel measures of a binary segmentation, from its confusion matrix.
+"""Pixel metrics of a binary segmentation, from its confusion matrix.
 
 The nucleus is the positive class. With TP, FP, FN and TN the numbers of
 pixels:
@@ -10,7 +10,7 @@ pixels:
     iou        TP / (TP + FP + FN), the Jaccard index of the nuclei
     mean_iou   mean of `iou` and of the background's TN / (TN + FP + FN)
 
-A measure whose denominator is 0 is NaN: no pixel can tell how good it is.
+A metric whose denominator is 0 is NaN: no pixel can tell how good it is.
 So f1 and iou are NaN where both masks are empty, and mean_iou where either
 class is in neither mask.
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 Counts = collections.namedtuple('Counts', ['tp', 'fp', 'fn', 'tn'])
 
-MEASURES = ('accuracy', 'precision', 'recall', 'f1', 'iou', 'mean_iou')
+METRICS = ('accuracy', 'precision', 'recall', 'f1', 'iou', 'mean_iou')
 
 
 def confusion(prediction, truth):
@@ -51,14 +51,14 @@ def confusion(prediction, truth):
                   tn=np.sum(~prediction & ~truth, dtype=np.int64))
 
 
-def measures(counts):
-    """Returns the six measures of the module's docstring, by name.
+def compute(counts):
+    """Returns the six metrics of the module's docstring, by name.
 
     Args:
         counts: Counts of NumPy scalars or of TensorFlow float scalars.
 
     Returns:
-        dict of scalars of the same kind, in the order of MEASURES.
+        dict of scalars of the same kind, in the order of METRICS.
     """
     tp, fp, fn, tn = counts
     wrong = fp + fn
@@ -67,7 +67,7 @@ def measures(counts):
         values = ((tp + tn) / (tp + tn + wrong), tp / (tp + fp),
                   tp / (tp + fn), 2 * tp / (2 * tp + wrong), iou,
                   (iou + tn / (tn + wrong)) / 2)
-    return dict(zip(MEASURES, values))
+    return dict(zip(METRICS, values))
 
 
 def pool(counts):
@@ -76,16 +76,16 @@ def pool(counts):
 
 
 def mean_per_image(rows):
-    """Averages the images' measures; images where one is NaN do not count.
+    """Averages the images' metrics; images where one is NaN do not count.
 
     Args:
-        rows: list of dicts that hold MEASURES.
+        rows: list of dicts that hold METRICS.
 
     Returns:
-        dict of float; a measure that is NaN in every row stays NaN.
+        dict of float; a metric that is NaN in every row stays NaN.
     """
     means = {}
-    for name in MEASURES:
+    for name in METRICS:
         values = [row[name] for row in rows if not np.isnan(row[name])]
         means[name] = float(np.mean(values)) if values else float('nan')
     return means

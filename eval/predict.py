@@ -6,9 +6,11 @@ import tempfile
 
 import numpy as np
 
-from eval import display, inference, progress
+from eval import display, inference
+from input_pipeline import progress
 from input_pipeline.files import InputError
 from input_pipeline.images import read_image, write_png
+from input_pipeline.preprocessing import check_size
 
 
 def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
@@ -43,7 +45,7 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
     for done, path in enumerate(paths):
         try:
             image = read_image(path)  # [H, W, 3]
-            inference.check_size(image, path)
+            check_size(image, path)
         except InputError as error:
             progress.end_line()
             print(f'error: {error} (left out)', file=sys.stderr)

@@ -1,7 +1,7 @@
 """Random changes of a training patch and its mask, as graph ops."""
 import numpy as np
 
-from input_pipeline.normalisation import normalise
+from input_pipeline.preprocessing import normalise
 from input_pipeline.stains import EOSIN, HAEMATOXYLIN
 from nets.tf1 import tf
 

@@ -20,7 +20,7 @@ class InputError(Exception):
 
 
 @contextlib.contextmanager
-def written_whole(path):
+def atomic_write(path):
     """Yields a temporary path beside `path`, renamed to `path` on success.
 
     Nothing is left behind when the block raises. The temporary name keeps the
@@ -44,7 +44,7 @@ def written_whole(path):
             os.remove(partial)
 
 
-def reserve(path, length):
+def reserve_space(path, length):
     """Asks for the room that an HDF5 file will need, before it is written.
 
     HDF5 crashes the process when a disk is full, so it must not find out.
@@ -76,10 +76,10 @@ def write_json(path, content):
     NaN, which JSON does not know, becomes null.
 
     Raises:
-        InputError: as `written_whole`.
+        InputError: as `atomic_write`.
         ValueError: a number is infinite.
     """
-    with written_whole(path) as partial, open(partial, 'w') as file:
+    with atomic_write(path) as partial, open(partial, 'w') as file:
         json.dump(_nan_to_none(content), file, indent=2, allow_nan=False)
         file.write('\n')
 

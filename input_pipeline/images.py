@@ -6,7 +6,7 @@ import imageio.v3 as iio
 import numpy as np
 from PIL import Image
 
-from input_pipeline.files import InputError, written_whole
+from input_pipeline.files import InputError, atomic_write
 
 # What Pillow raises for damaged files, found by damaging files at random.
 DAMAGED = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError,
@@ -90,8 +90,8 @@ def write_png(path, array):
     """Writes uint8 [H, W] or [H, W, 3] as PNG; it appears only when whole.
 
     Raises:
-        InputError: as `files.written_whole`.
+        InputError: as `files.atomic_write`.
     """
     # imageio would leave a file of its own open on a full disk.
-    with written_whole(path) as partial, open(partial, 'wb') as file:
+    with atomic_write(path) as partial, open(partial, 'wb') as file:
         iio.imwrite(file, array, plugin='pillow', extension='.png')

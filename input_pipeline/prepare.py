@@ -7,12 +7,12 @@ import time
 
 import numpy as np
 
-from eval import progress
+from input_pipeline import progress
 from input_pipeline import annotations
 from input_pipeline import monuseg
 from input_pipeline import sample
 from input_pipeline import store
-from input_pipeline.files import InputError, remove_matching, written_whole
+from input_pipeline.files import InputError, remove_matching, atomic_write
 from input_pipeline.images import write_png
 
 FOLDS = 4  # one of them to validate on
@@ -71,7 +71,7 @@ def prepare(output_dir, monuseg_dir=None, seed=0, fold='0'):
     done, summary = 0, []
     with contextlib.ExitStack() as stores:
         for split, chosen in splits.items():
-            partial = stores.enter_context(written_whole(paths[split]))
+            partial = stores.enter_context(atomic_write(paths[split]))
             patches = store.write_store(
                 partial, {**rules, 'split': split},
                 _examples(chosen, load, done, report))

@@ -8,9 +8,8 @@ joins the threads.
 """
 import numpy as np
 
-from eval.inference import pad_to_stride
 from input_pipeline import augment, store
-from input_pipeline.normalisation import normalise
+from input_pipeline.preprocessing import normalise, pad_to_stride
 from nets.tf1 import tf
 
 BLOCK = 16  # patches read at a time
@@ -73,7 +72,7 @@ def image_and_mask(image, mask):
     return np.stack([*np.moveaxis(image, -1, 0), mask[..., 0]], axis=-1)
 
 
-def whole_images(path, stride):
+def validation_windows(path, stride):
     """A store's whole images, ready for the network.
 
     Yields:
@@ -142,10 +141,10 @@ def validation_input(path, stride, readers):
         readers: list to which the `Reader` is added.
 
     Returns:
-        A function without arguments that returns what `whole_images` yields.
+        A function without arguments that returns what `validation_windows` yields.
     """
     def input_fn():
-        reader = Reader(whole_images(path, stride))
+        reader = Reader(validation_windows(path, stride))
         readers.append(reader)
         queue = tf.FIFOQueue(2, [tf.float32, tf.uint8])
         image, mask = tf.py_func(reader, [], [tf.float32, tf.uint8])

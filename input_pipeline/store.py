@@ -21,7 +21,7 @@ import sys
 import h5py
 import numpy as np
 
-from input_pipeline.files import InputError, reserve
+from input_pipeline.files import InputError, reserve_space
 
 SCHEMA_VERSION = 2
 PATCH_SIZE = 256  # pixels
@@ -66,7 +66,7 @@ def write_store(path, attributes, examples):
     """Writes one split, holding one image in memory at a time.
 
     Args:
-        path: file to write; see `files.written_whole`.
+        path: file to write; see `files.atomic_write`.
         attributes: dict of the split and the rules, see `prepare.prepare`.
         examples: iterable of (name, image, mask, instances) with uint8
             [H, W, 3], bool [H, W] and int32 [H, W] or None.
@@ -78,7 +78,7 @@ def write_store(path, attributes, examples):
         InputError: an image is smaller than a patch.
         OSError: there is no room on the disk.
     """
-    reserve(path, 0)
+    reserve_space(path, 0)
     # The format of HDF5 1.8 has checksums of all but the data, which have
     # their own below: HDF5 can crash on damage that it does not see.
     with h5py.File(path, 'w', libver='v108') as store:
@@ -106,7 +106,7 @@ def write_store(path, attributes, examples):
                        for column in patch_origins(width)]
             # Without the flush, what came before might still want room.
             store.flush()
-            reserve(path, len(origins) * PATCH_SIZE ** 2 * 4 + sum(
+            reserve_space(path, len(origins) * PATCH_SIZE ** 2 * 4 + sum(
                 array.nbytes + array[:PATCH_SIZE].nbytes  # whole chunks
                 for array in whole.values()))
             group = store.create_group(f'images/{index}')
@@ -124,7 +124,7 @@ def write_store(path, attributes, examples):
             names.append(name)
             digests.append(hashlib.sha1(image.tobytes()).hexdigest())
         store.flush()
-        reserve(path, sum(dtype.itemsize for dtype in TEXTS.values())
+        reserve_space(path, sum(dtype.itemsize for dtype in TEXTS.values())
                 * len(names))
         for kind, texts in (('names', names), ('digests', digests)):
             store.create_dataset(

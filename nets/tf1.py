@@ -62,7 +62,7 @@ def acceleration_pays(net):
     return has_bfloat16()
 
 
-def ops_scope(accelerate):
+def acceleration_scope(accelerate):
     """A context in which ops are built that, with their gradients, are to run
     accelerated, or else as they are.
 
@@ -77,12 +77,12 @@ def ops_scope(accelerate):
 
 
 def session_config(accelerate, device_filters=()):
-    """The ConfigProto of a session that runs ops of `ops_scope`.
+    """The ConfigProto of a session that runs ops of `acceleration_scope`.
 
     With bfloat16, variables, sums and the loss stay float32.
 
     Args:
-        accelerate: as for `ops_scope`.
+        accelerate: as for `acceleration_scope`.
         device_filters: the jobs that the session speaks to, of a cluster's.
     """
     config = tf.ConfigProto(device_filters=device_filters,

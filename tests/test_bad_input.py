@@ -15,7 +15,7 @@ from PIL import Image
 from conftest import one_line
 from input_pipeline import annotations, images, store
 from input_pipeline.files import InputError
-from nets import checkpoints
+from training import checkpoints
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (60, 50, 3)).astype(np.uint8)
 HEAD = 400  # bytes
@@ -223,7 +223,7 @@ def test_damaged_weights(trained, tmp_path):
     images_ = np.zeros((1, 32, 32, 3), np.float32)
 
     def predict():
-        with checkpoints.forward(str(tmp_path), 'unet') as (forward, _, _):
+        with checkpoints.restored_model(str(tmp_path), 'unet') as (forward, _, _):
             return forward(images_)
 
     for copy in damaged(data, 12):

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import ROOT, SECONDS, one_line, run, train_flags, wait_for
 from input_pipeline import queues
-from nets import checkpoints
+from training import checkpoints
 
 STEPS = 600
 
@@ -59,7 +59,7 @@ def test_a_cluster_trains_and_a_killed_worker_comes_back(data_dir, tmp_path):
     assert {task: process.returncode for task, process in processes.items()
             } == dict.fromkeys(processes, 0), logs
     # Some steps are under way when the last is taken.
-    last = checkpoints.step_of(checkpoints.latest_whole(str(folder)))
+    last = checkpoints.checkpoint_step(checkpoints.latest_valid(str(folder)))
     assert STEPS <= last < STEPS + 10
     best = checkpoints.read_best(str(folder))
     assert STEPS <= best['evaluated'] <= last

@@ -24,10 +24,10 @@ PREDICT = '''
 import sys
 import numpy as np
 import nets
-from nets import checkpoints
+from training import checkpoints
 folder, net, images, output = sys.argv[1:]
 images = np.load(images)
-with checkpoints.forward(folder, net) as (forward, _, _):
+with checkpoints.restored_model(folder, net) as (forward, _, _):
     restored = forward(images)
 model = nets.build(net, width=4)
 model.load_weights(folder + '/weights.h5')

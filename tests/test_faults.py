@@ -11,7 +11,7 @@ import pytest
 
 from conftest import (ROOT, SECONDS, one_line, run, start_training,
                       train_flags)
-from nets import checkpoints
+from training import checkpoints
 from nets.tf1 import tf
 
 
@@ -60,16 +60,16 @@ def fill_kernel(value):
     (fill_kernel(np.nan), 'logits/kernel holds NaN')])
 def test_a_damaged_checkpoint_is_passed_over(folder, damage, said, capsys):
     paths = [os.path.join(folder, f'model.ckpt-{step}') for step in (3, 6)]
-    assert checkpoints.latest_whole(folder) == paths[1]
+    assert checkpoints.latest_valid(folder) == paths[1]
     assert capsys.readouterr().err == ''
     damage(paths[1])
-    assert checkpoints.latest_whole(folder) == paths[0]
+    assert checkpoints.latest_valid(folder) == paths[0]
     assert tf.train.latest_checkpoint(folder) == paths[0]
     line = capsys.readouterr().err
     assert line.startswith(f'{paths[1]}: {said}') and line.count('\n') == 1
     truncate(paths[0])
     with pytest.raises(checkpoints.InputError, match='none of its'):
-        checkpoints.latest_whole(folder)
+        checkpoints.latest_valid(folder)
 
 
 def test_what_a_kill_left_is_removed_and_steps_are_numbers(folder):
@@ -87,7 +87,7 @@ def test_what_a_kill_left_is_removed_and_steps_are_numbers(folder):
                 folder, source.replace('ckpt-6', 'ckpt-10')))
     # Not 6, which is the last in the order of text, and not 12, which has no
     # index.
-    assert checkpoints.latest_whole(folder).endswith('model.ckpt-10')
+    assert checkpoints.latest_valid(folder).endswith('model.ckpt-10')
     left = set(os.listdir(folder)) | {
         f'best/{name}' for name in os.listdir(os.path.join(folder, 'best'))}
     assert not [name for name in left if 'temp' in name or 'tmp' in name
@@ -128,7 +128,7 @@ def test_nan_ends_training_and_is_not_gone_on_from(program, data_dir, folder):
     process = program(*flags)
     one_line(process, '--learning_rate')
     assert re.search('NaN at step [78];', process.stderr)
-    assert checkpoints.latest_whole(folder).endswith('model.ckpt-6')
+    assert checkpoints.latest_valid(folder).endswith('model.ckpt-6')
 
 
 # Runs a command on a small disk, and again once the disk has grown.

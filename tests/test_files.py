@@ -3,12 +3,12 @@ import os
 
 import pytest
 
-from input_pipeline.files import InputError, write_json, written_whole
+from input_pipeline.files import InputError, write_json, atomic_write
 
 
 def test_a_file_appears_at_the_end_in_a_folder_made_for_it(tmp_path):
     path = tmp_path / 'new ü' / 'out.txt'
-    with written_whole(str(path)) as partial:
+    with atomic_write(str(path)) as partial:
         with open(partial, 'w') as file:
             file.write('whole')
         assert not path.exists()
@@ -21,7 +21,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     path = tmp_path / 'out.txt'
     path.write_text('before')
     with pytest.raises(ZeroDivisionError):
-        with written_whole(str(path)) as partial:
+        with atomic_write(str(path)) as partial:
             with open(partial, 'w') as file:
                 file.write('half')
             1 / 0
@@ -33,7 +33,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
     path = str(tmp_path / 'file' / 'out.txt')
     with pytest.raises(InputError, match='out.txt: cannot be written'):
-        with written_whole(path):
+        with atomic_write(path):
             pass
 
 

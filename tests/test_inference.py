@@ -4,7 +4,8 @@ import pytest
 
 from eval import inference
 from input_pipeline.files import InputError
-from input_pipeline.normalisation import normalise
+from input_pipeline.preprocessing import (check_size, normalise,
+                                          pad_to_stride)
 
 STRIDE = 32
 
@@ -31,7 +32,7 @@ def test_normalise():
 
 def test_padding_reflects_without_repeating_the_edge():
     image = np.arange(33 * 34).reshape(33, 34)
-    padded = inference.pad_to_stride(image, 12)
+    padded = pad_to_stride(image, 12)
     assert padded.shape == (36, 36)
     np.testing.assert_array_equal(padded[:33, :34], image)
     # The last row is 32, so rows 33, 34 and 35 mirror 31, 30 and 29; the last
@@ -42,18 +43,18 @@ def test_padding_reflects_without_repeating_the_edge():
 
 
 def test_padding_of_1000_pixels_and_of_the_least_awkward_side():
-    assert inference.pad_to_stride(
+    assert pad_to_stride(
         np.zeros((1000, 33, 3)), STRIDE).shape == (1024, 64, 3)
     image = np.zeros((64, 32, 3))
-    assert inference.pad_to_stride(image, STRIDE) is image
+    assert pad_to_stride(image, STRIDE) is image
 
 
 def test_small_images_are_refused():
     with pytest.raises(ValueError, match=r'\[31, 40\]'):
-        inference.pad_to_stride(np.zeros((31, 40)), STRIDE)
+        pad_to_stride(np.zeros((31, 40)), STRIDE)
     with pytest.raises(InputError, match='a.png: 40 x 31 pixels'):
-        inference.check_size(np.zeros((31, 40, 3)), 'a.png')
-    inference.check_size(np.zeros((32, 32, 3)), 'a.png')
+        check_size(np.zeros((31, 40, 3)), 'a.png')
+    check_size(np.zeros((32, 32, 3)), 'a.png')
 
 
 @pytest.mark.parametrize('height, width', [

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 
 from conftest import ROOT, run, train_flags
 from input_pipeline import store
-from nets import checkpoints
+from training import checkpoints
 
 pytestmark = pytest.mark.long
 KILLS = 5  # of each mode
@@ -34,7 +34,7 @@ def check_whole(folder):
                 with open(path) as file:
                     content = json.load(file)
                 if name == 'best.json':
-                    assert checkpoints.flaw_of(os.path.join(
+                    assert checkpoints.checkpoint_flaw(os.path.join(
                         parent, content['checkpoint'])) is None
             elif name.endswith('.png'):
                 assert iio.imread(path).size

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from eval.progress import clock
+from input_pipeline.progress import clock
 
 
 @pytest.mark.parametrize('seconds, text', [

@@ -6,7 +6,7 @@ import h5py
 import pytest
 
 from conftest import end_of, one_line, spoil, start_long, start_training
-from nets import checkpoints
+from training import checkpoints
 
 # A file of which every read from the start fails with EIO.
 UNREADABLE = '/proc/self/mem'
@@ -44,8 +44,8 @@ def test_training(data_dir, tmp_path, split, change, said):
     change(store)
     one_line(end_of(process, SECONDS_TO_TELL), f'error: {store}: {said}')
     # No checkpoint was saved for what would have been the end.
-    saved = checkpoints.latest_whole(str(tmp_path / 'unet'))
-    assert checkpoints.step_of(saved) % 3 == 0
+    saved = checkpoints.latest_valid(str(tmp_path / 'unet'))
+    assert checkpoints.checkpoint_step(saved) % 3 == 0
 
 
 @pytest.mark.long

@@ -4,7 +4,7 @@ import signal
 import pytest
 
 from conftest import end_of, start_long, start_training
-from nets import checkpoints
+from training import checkpoints
 from nets.tf1 import tf
 
 SIGNALS = pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
@@ -24,10 +24,10 @@ def test_training_saves_a_last_checkpoint(data_dir, tmp_path, number):
     assert process.stderr.startswith('stopped;')
     assert process.stderr.count('\n') == 1
     saved = tf.train.latest_checkpoint(str(tmp_path / 'unet'))
-    assert checkpoints.flaw_of(saved) is None
+    assert checkpoints.checkpoint_flaw(saved) is None
     shown = [int(line.split('/')[0].split()[1])
              for line in process.stdout.splitlines() if '/100000' in line]
-    assert checkpoints.step_of(saved) >= max(shown, default=3)
+    assert checkpoints.checkpoint_step(saved) >= max(shown, default=3)
 
 
 @SIGNALS

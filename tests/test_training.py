@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.files import InputError, write_json
-from nets import checkpoints, training
+from training import checkpoints, loop
 from nets.tf1 import tf
 
 
@@ -23,13 +23,13 @@ def test_loss_of_a_hand_worked_patch():
     cross_entropy = (math.log(2) + math.log(4)) / 2
     # Smoothed by one pixel: (2 * 0.5 + 1) / (0.5 + 0.75 + 1 + 1).
     dice = 2 / 3.25
-    assert value(training.segmentation_loss(logits, labels)) == pytest.approx(
+    assert value(loop.segmentation_loss(logits, labels)) == pytest.approx(
         cross_entropy + 1 - dice, abs=1e-6)
 
 
 def test_loss_of_an_empty_patch_is_small_when_rightly_predicted():
     logits = tf.fill([2, 4, 4, 1], -20.0)
-    assert value(training.segmentation_loss(
+    assert value(loop.segmentation_loss(
         logits, tf.zeros([2, 4, 4, 1]))) == pytest.approx(0, abs=1e-5)
 
 
@@ -41,7 +41,7 @@ def test_loss_of_an_empty_patch_is_small_when_rightly_predicted():
     (100, 0),
 ])
 def test_learning_rate(step, expected):
-    rate = training.learning_rate_at(tf.constant(step, tf.int64), 0.01, 10,
+    rate = loop.learning_rate_at(tf.constant(step, tf.int64), 0.01, 10,
                                      100)
     assert value(rate) == pytest.approx(expected, abs=1e-8)
 
@@ -76,9 +76,9 @@ def test_keep_best_keeps_one_checkpoint_and_only_a_better_one(tmp_path):
 
 
 def test_keep_best_of_a_network_that_finds_nothing_yet(tmp_path):
-    measures = {'f1': 0.0, 'precision': math.nan, 'step': 10}
+    metrics = {'f1': 0.0, 'precision': math.nan, 'step': 10}
     assert checkpoints.keep_best(str(tmp_path), checkpoint(tmp_path, 10),
-                                 measures)
+                                 metrics)
     assert checkpoints.read_best(str(tmp_path)) == {
         'checkpoint': 'model.ckpt-10', 'f1': 0.0, 'precision': None,
         'step': 10, 'evaluated': 10}
@@ -126,7 +126,7 @@ def test_picture_shows_image_mask_and_prediction_side_by_side():
     labels = np.zeros((2, 20, 24, 1), np.float32)
     labels[0, 3, 5] = 1
     probability = np.full((2, 20, 24, 1), 0.25, np.float32)
-    shown = value(training.picture(*map(tf.constant,
+    shown = value(loop.picture(*map(tf.constant,
                                         (images, labels, probability))))
     assert shown.shape == (1, 20, 72, 3)
     assert np.array_equal(shown[0, :, :24], images[0, :20, :24])

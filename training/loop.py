@@ -5,12 +5,12 @@ import os
 import signal
 import time
 
-from eval.metrics import Counts, measures
-from eval.progress import LOG_INTERVAL, clock
+from eval.metrics import Counts, compute
+from input_pipeline.progress import LOG_INTERVAL, clock
 from input_pipeline import queues, store
 from input_pipeline.files import InputError, write_json
-from nets import checkpoints
-from nets.tf1 import ACCELERATED, ops_scope, session_config, tf
+from training import checkpoints
+from nets.tf1 import ACCELERATED, acceleration_scope, session_config, tf
 
 DICE_SMOOTHING = 1.0  # pixels; keeps the Dice of an empty patch defined
 SUMMARY_STEPS = 20
@@ -90,7 +90,7 @@ def model_fn(features, labels, mode, params):
     training = mode == tf.estimator.ModeKeys.TRAIN
     shape = tf.shape(labels)
     labels = tf.cast(labels, tf.float32)
-    with ops_scope(params['accelerate']):
+    with acceleration_scope(params['accelerate']):
         model = checkpoints.build(params['network'], features, training)
         logits = model.get_layer('logits').output[:, :shape[1], :shape[2]]
         probability = tf.sigmoid(logits)
@@ -110,7 +110,7 @@ def model_fn(features, labels, mode, params):
         return tf.estimator.EstimatorSpec(
             mode, loss=loss,
             eval_metric_ops={name: (value, update) for name, value
-                             in measures(Counts(*totals)).items()},
+                             in compute(Counts(*totals)).items()},
             evaluation_hooks=[tf.train.SummarySaverHook(
                 save_steps=1, summary_op=pictures,
                 output_dir=os.path.join(params['model_dir'], 'eval'))])
@@ -122,7 +122,7 @@ def model_fn(features, labels, mode, params):
                      (positive, tf.logical_not(truth)),
                      (tf.logical_not(positive), truth),
                      (tf.logical_not(positive), tf.logical_not(truth)))])
-    for name, value in measures(batch).items():
+    for name, value in compute(batch).items():
         tf.summary.scalar(name, value)
     step = tf.train.get_or_create_global_step()
     rate = learning_rate_at(step, params['learning_rate'],
@@ -306,7 +306,7 @@ def serve(run, folder, steps):
     while True:
         time.sleep(EVALUATOR_WAITS)
         latest = tf.train.latest_checkpoint(folder)
-        if latest and checkpoints.step_of(latest) >= steps:
+        if latest and checkpoints.checkpoint_step(latest) >= steps:
             # The workers end by the same step, and close their sessions.
             time.sleep(SERVER_STAYS)
             return None
@@ -369,7 +369,7 @@ def train(run, data_dir, folder, network, steps, batch_size, crop_size,
         raise InputError(f'--data_dir={data_dir}: has no validation images; '
                          'leave the evaluator out')
     judges = alone or run.task_type == ('evaluator' if validated else 'chief')
-    latest = (checkpoints.latest_whole(folder) if run.is_chief
+    latest = (checkpoints.latest_valid(folder) if run.is_chief
               else tf.train.latest_checkpoint(folder))
     if latest and any(network.get(key, value) != value
                       for key, value in data.items()):
@@ -381,7 +381,7 @@ def train(run, data_dir, folder, network, steps, batch_size, crop_size,
     if run.is_chief:
         write_json(os.path.join(folder, 'network.json'), network)
 
-    start = checkpoints.step_of(latest) if latest else 0
+    start = checkpoints.checkpoint_step(latest) if latest else 0
     # An evaluator has no place among the workers.
     worker, workers = run.global_id_in_cluster or 0, run.num_worker_replicas
     # A resumed run draws other patches than those before it.
@@ -425,7 +425,7 @@ def train(run, data_dir, folder, network, steps, batch_size, crop_size,
             keeper.export(estimator, None, checkpoint, result, False)
         else:
             checkpoints.keep_best(folder, checkpoint, {
-                'step': checkpoints.step_of(checkpoint), 'f1': None})
+                'step': checkpoints.checkpoint_step(checkpoint), 'f1': None})
 
     best = checkpoints.read_best(folder)
     if alone and latest and (not best or best['evaluated'] < start):

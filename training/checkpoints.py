@@ -22,10 +22,10 @@ import h5py
 import numpy as np
 
 import nets
-from input_pipeline.files import (InputError, remove_matching, reserve,
-                                  write_json, written_whole)
-from input_pipeline.normalisation import NORMALISATION
-from nets.tf1 import ops_scope, session_config, tf
+from input_pipeline.files import (InputError, remove_matching, reserve_space,
+                                  write_json, atomic_write)
+from input_pipeline.preprocessing import NORMALISATION
+from nets.tf1 import acceleration_scope, session_config, tf
 
 
 def describe(net, width, output_stride):
@@ -155,7 +155,7 @@ def stride_of(network):
                        network['output_stride'] or nets.OUTPUT_STRIDE)
 
 
-def step_of(checkpoint):
+def checkpoint_step(checkpoint):
     """The global step in the path prefix of a checkpoint."""
     return int(checkpoint.rsplit('-', 1)[1])
 
@@ -198,7 +198,7 @@ def written_to(folder, alone=True):
         os.close(lock)
 
 
-def latest_whole(folder):
+def latest_valid(folder):
     """The latest checkpoint that training can go on from, or None.
 
     Each is read whole: one that is damaged or holds NaN is passed over for
@@ -216,9 +216,9 @@ def latest_whole(folder):
     # TensorFlow writes a checkpoint's index last.
     paths = sorted((path[:-len('.index')] for path in glob.glob(
         os.path.join(glob.escape(folder), 'model.ckpt-*.index'))),
-                   key=step_of)
+                   key=checkpoint_step)
     while paths:
-        flaw = flaw_of(paths[-1])
+        flaw = checkpoint_flaw(paths[-1])
         if flaw is None:
             # By name alone, the folder can be moved.
             names = [os.path.basename(path) for path in paths]
@@ -234,7 +234,7 @@ def latest_whole(folder):
     return None
 
 
-def flaw_of(checkpoint):
+def checkpoint_flaw(checkpoint):
     """Says what is wrong with a checkpoint, by its path prefix, or None."""
     try:
         reader = tf.train.load_checkpoint(checkpoint)
@@ -251,7 +251,7 @@ def read_best(folder):
     """The record of a model folder's best checkpoint, or None.
 
     A dict: `checkpoint` (file name prefix within best/), its `step` and
-    validation measures, and `evaluated`, the last step that was evaluated.
+    validation metrics, and `evaluated`, the last step that was evaluated.
     """
     path = os.path.join(folder, 'best', 'best.json')
     if not os.path.exists(path):
@@ -268,7 +268,7 @@ def read_best(folder):
     return best
 
 
-def keep_best(folder, checkpoint, measures):
+def keep_best(folder, checkpoint, metrics):
     """Keeps a checkpoint as the best if its validation F1 is, or is None.
 
     The record is replaced after the checkpoint's files are in place, and
@@ -278,24 +278,24 @@ def keep_best(folder, checkpoint, measures):
     Args:
         folder: the model folder.
         checkpoint: path prefix of the checkpoint.
-        measures: dict with `step`, and the validation's floats with `f1`, or
+        metrics: dict with `step`, and the validation's floats with `f1`, or
             an `f1` of None where there are no validation images.
 
     Returns:
         True if it is the best so far.
     """
     former = read_best(folder)
-    better = (not former or measures['f1'] is None
-              or measures['f1'] > former['f1'])
+    better = (not former or metrics['f1'] is None
+              or metrics['f1'] > former['f1'])
     record = former
     if better:
-        record = dict(measures, checkpoint=os.path.basename(checkpoint))
+        record = dict(metrics, checkpoint=os.path.basename(checkpoint))
         for source in glob.glob(glob.escape(checkpoint) + '.*'):
             target = os.path.join(folder, 'best', os.path.basename(source))
-            with written_whole(target) as partial:
+            with atomic_write(target) as partial:
                 shutil.copyfile(source, partial)
     write_json(os.path.join(folder, 'best', 'best.json'),
-               dict(record, evaluated=measures['step']))
+               dict(record, evaluated=metrics['step']))
     if better and former and former['checkpoint'] != record['checkpoint']:
         for old in glob.glob(glob.escape(os.path.join(
                 folder, 'best', former['checkpoint'])) + '.*'):
@@ -304,7 +304,7 @@ def keep_best(folder, checkpoint, measures):
 
 
 @contextlib.contextmanager
-def session_of(network, config, accelerate=False):
+def model_session(network, config, accelerate=False):
     """The network in a graph and session of its own, without weights yet.
 
     Args:
@@ -318,7 +318,7 @@ def session_of(network, config, accelerate=False):
     """
     with tf.Graph().as_default(), tf.Session(config=config) as session:
         tf.keras.backend.set_session(session)
-        with ops_scope(accelerate):
+        with acceleration_scope(accelerate):
             model = build(network)
         yield session, model
 
@@ -329,7 +329,7 @@ def restore_best(folder, best, model):
     Args:
         folder: the model folder.
         best: what `read_best` says of it.
-        model: of `session_of`, within it.
+        model: of `model_session`, within it.
 
     Raises:
         InputError: it cannot be read.
@@ -348,7 +348,7 @@ def restore_weights(path, model):
 
     Args:
         path: of the file.
-        model: of `session_of`, within it.
+        model: of `model_session`, within it.
 
     Raises:
         InputError: it cannot be read.
@@ -378,11 +378,11 @@ def write_weights(folder, network):
     # optimise it, makes each of these runs cheap.
     config = tf.ConfigProto(
         graph_options=tf.GraphOptions(place_pruned_graph=True))
-    with session_of(network, config) as (_, model):
+    with model_session(network, config) as (_, model):
         restore_best(folder, best, model)
         text = json.dumps(described)
-        with written_whole(path) as partial:
-            reserve(partial, 4 * model.count_params() + len(text))
+        with atomic_write(path) as partial:
+            reserve_space(partial, 4 * model.count_params() + len(text))
             model.save_weights(partial)
             with h5py.File(partial, 'a') as file:
                 file['network'] = text
@@ -397,7 +397,7 @@ def forward(folder, net, width=None, output_stride=None, accelerate=False):
         net: the net asked for.
         width: what the network must have been built with, or None.
         output_stride: likewise.
-        accelerate: as for `session_of`.
+        accelerate: as for `model_session`.
 
     Yields:
         (function from float32 [N, H, W, 3] in [0, 1], H and W multiples of
@@ -425,7 +425,7 @@ def forward(folder, net, width=None, output_stride=None, accelerate=False):
     else:
         raise InputError(f'{folder}: holds no trained network; train one '
                          f'with python main.py --mode=train --net={net}')
-    with session_of(network, session_config(accelerate),
+    with model_session(network, session_config(accelerate),
                     accelerate) as (session, model):
         restore(model)
         run = session.make_callable(model.output, [model.input])

@@ -1,0 +1,61 @@
+"""How an image becomes network input: one rule for training and prediction."""
+import numpy as np
+
+from input_pipeline.files import InputError
+
+# Stored beside a trained network, so that a later change of rule is noticed.
+NORMALISATION = 'uint8 / 255'
+
+# A nucleus is some 25 pixels wide. The networks' strides are at most half of
+# this, so that sides can be reflected up to a multiple of them.
+MIN_SIDE = 32
+
+
+def normalise(images):
+    """Scales pixel values 0 to 255 to [0, 1].
+
+    Args:
+        images: NumPy uint8 array, or a float32 TensorFlow tensor that holds
+            0 to 255; any shape.
+
+    Returns:
+        float32 array or tensor of the same shape.
+    """
+    if isinstance(images, np.ndarray):
+        images = images.astype(np.float32)
+    return images / 255
+
+
+def check_size(image, name):
+    """Raises InputError naming the image where a side is below MIN_SIDE."""
+    height, width = image.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise InputError(f'{name}: {width} x {height} pixels; both sides must '
+                         f'be at least {MIN_SIDE}, give a larger image')
+
+
+def pad_to_stride(image, stride):
+    """Pads bottom and right up to the next multiple of `stride`.
+
+    The tissue is reflected about its last row and column, which are not
+    repeated. Zeros would be black, a colour that tissue never has.
+
+    Args:
+        image: [H, W, ...] array.
+        stride: pixels.
+
+    Returns:
+        [H', W', ...] array; `image` itself where nothing is to be added.
+
+    Raises:
+        ValueError: a side is below MIN_SIDE.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise ValueError(f'image of shape {list(image.shape)} has a side '
+                         f'below {MIN_SIDE}')
+    bottom, right = -height % stride, -width % stride
+    if not bottom and not right:
+        return image
+    rest = [(0, 0)] * (image.ndim - 2)
+    return np.pad(image, [(0, bottom), (0, right)] + rest, mode='reflect')
