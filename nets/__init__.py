@@ -51,4 +51,6 @@ def build(net, width=WIDTH, output_stride=OUTPUT_STRIDE, images=None,
         raise ValueError(f'unknown net {net!r}: segnet, unet or deeplabv3')
     probability = tf.keras.layers.Activation('sigmoid', name='probability')(
         logits)
-    return tf.keras.Model(inputs, probability, name=net)
+    model = tf.keras.Model(inputs, probability, name=net)
+    model.stride = stride(net, output_stride)
+    return model
