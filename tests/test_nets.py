@@ -589,3 +589,19 @@ def test_deeplabv3_enlarges_the_image():
 def test_output_strides_that_deeplabv3_has_not():
     with pytest.raises(ValueError, match='output_stride is 7'):
         nets.build('deeplabv3', output_stride=7)
+
+
+@pytest.mark.parametrize('net', nets.NETS)
+def test_sizes_that_the_stride_does_not_divide_are_refused(net):
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.keras.backend.set_session(session)
+        model = nets.build(net, WIDTH)
+        assert model.stride == nets.stride(net)
+        for shape in ([1, 100, 96, 3], [1, 96, 100, 3]):
+            with pytest.raises(tf.errors.InvalidArgumentError,
+                               match='must be multiples of .*predict'):
+                model.predict_on_batch(np.zeros(shape, np.float32))
+        assert model.predict_on_batch(
+            np.zeros([1, 96, 32, 3], np.float32)).shape == (1, 96, 32, 1)
+        with pytest.raises(ValueError, match='100 x 96: .*multiples of'):
+            nets.build(net, WIDTH, images=tf.zeros([1, 100, 96, 3]))

@@ -1,11 +1,15 @@
 """SIGINT and SIGTERM in each mode: whole files, one line, and the end."""
+import shutil
 import signal
 
+import numpy as np
 import pytest
 
-from conftest import end_of, start_long, start_training
-from training import checkpoints
+from conftest import (end_of, start, start_long, start_training, train_flags,
+                      wait_for)
+from input_pipeline import store
 from nets.tf1 import tf
+from training import checkpoints
 
 SIGNALS = pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 
@@ -28,6 +32,34 @@ def test_training_saves_a_last_checkpoint(data_dir, tmp_path, number):
     shown = [int(line.split('/')[0].split()[1])
              for line in process.stdout.splitlines() if '/100000' in line]
     assert checkpoints.checkpoint_step(saved) >= max(shown, default=3)
+
+
+def test_training_stops_within_an_evaluation(program, data_dir, tmp_path):
+    data = tmp_path / 'data'
+    data.mkdir()
+    shutil.copy(str(data_dir / 'train.h5'), str(data))
+    rng = np.random.RandomState(2)
+    with store.open_store(data_dir / 'train.h5') as file:
+        attributes = store.attributes(file)
+    # Many images, so that the signal comes before their end.
+    store.write_store(str(data / 'validation.h5'), attributes, (
+        (str(index), rng.randint(0, 256, (512, 512, 3), np.uint8),
+         np.ones((512, 512), bool), None) for index in range(12)))
+    flags = (*train_flags(data, tmp_path, 'unet', 6), '--width=4')
+    process = start(*flags)
+    folder = tmp_path / 'unet'
+    wait_for((folder / 'model.ckpt-3.index').exists, process)
+    end_by(process, signal.SIGINT)
+    # The evaluation was not awaited, nothing of it is kept, and it is made up
+    # for by the next run.
+    assert 'step 3: validation' not in process.stdout
+    assert not (folder / 'best').exists()
+    saved = tf.train.latest_checkpoint(str(folder))
+    assert checkpoints.checkpoint_flaw(saved) is None
+    step = checkpoints.checkpoint_step(saved)
+    process = program(*flags)
+    assert process.returncode == 0, process.stderr
+    assert f'step {step}: validation' in process.stdout
 
 
 @SIGNALS
