@@ -2,7 +2,6 @@
 import io
 import warnings
 
-import imageio.v3 as iio
 import numpy as np
 from PIL import Image
 
@@ -92,6 +91,5 @@ def write_png(path, array):
     Raises:
         InputError: as `files.atomic_write`.
     """
-    # imageio would leave a file of its own open on a full disk.
     with atomic_write(path) as partial, open(partial, 'wb') as file:
-        iio.imwrite(file, array, plugin='pillow', extension='.png')
+        Image.fromarray(array).save(file, 'PNG')

@@ -18,7 +18,7 @@ CROP = 32
 BATCH = 5
 # Batches asked for where a reader fails: five times as many patches as there
 # are in the pool that the batches are drawn from.
-TOO_MANY = 5 * queues.POOL // BATCH
+TOO_MANY = 5 * queues.SHUFFLE_BUFFER // BATCH
 # Far more than any of these sessions takes; a thread that hangs is waited for
 # 120 s when the session closes.
 SECONDS = 60
