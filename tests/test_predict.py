@@ -85,8 +85,9 @@ def make_tree(folder, *names):
 
 def test_the_leading_folder_is_no_pattern(tmp_path):
     """Not even where it would match another one, as dir[1] does dir1."""
-    find = make_tree(tmp_path, 'dir1/b.png', 'dir[1]/a[1].png', 'dir[1]/a1.png',
-                     'dir[1]/sub/*/c.png', 'dir[1]/sub/d/e.png')
+    find = make_tree(tmp_path, 'dir1/b.png', 'dir[1]/a[1].png',
+                     'dir[1]/a1.png', 'dir[1]/sub/*/c.png',
+                     'dir[1]/sub/d/e.png')
     assert find('dir[1]/a[1].png') == ['dir[1]/a[1].png']
     assert find('dir[1]/a[12].png') == ['dir[1]/a1.png']
     assert find('dir[1]/*.png') == ['dir[1]/a1.png', 'dir[1]/a[1].png']
