@@ -1,34 +1,69 @@
 """From an image of any size to the probability of nucleus at each pixel.
 
-Evaluation and prediction share this path, and the training pipeline its
-padding, so that a network is measured on what its users will get.
+Evaluation, prediction and notebooks share this path, and the training
+pipeline its padding, so that a network is measured on what its users get.
 """
 import numpy as np
 
 from input_pipeline.files import InputError
-from input_pipeline.preprocessing import normalise, pad_to_stride
+from input_pipeline.preprocessing import MIN_SIDE, normalise, pad_to_stride
 
+# Larger images are cut into tiles; 1000 x 1000, MoNuSeg's, goes through whole.
+MAX_PIXELS = 1536 ** 2
 # At the edge of a tile a network lacks context for about this many pixels.
 MIN_OVERLAP = 64
+# Of a tile's sides. Thin strips would need fewer pixels in all, but little of
+# a strip is far from its edges, and a row of upright ones is a whole image.
+MAX_ASPECT = 2
+
+
+def predict(model, images, max_pixels=MAX_PIXELS, average=False):
+    """Predicts images of any size, as --mode=predict does.
+
+    Args:
+        model: a Keras model of `nets.build`, with its weights.
+        images: [N, H, W, 3], uint8 or float in [0, 1]; sides at least
+            MIN_SIDE.
+        max_pixels, average: as for `predict_rows`; --mode=predict averages
+            unless told not to.
+
+    Returns:
+        float32 [N, H, W, 1] in [0, 1], the probability of nucleus.
+
+    Raises:
+        ValueError: `images` is none such.
+        InputError: as `predict_rows`.
+    """
+    images = np.asarray(images)
+    _check_images(images)
+    probability = np.empty(images.shape[:3] + (1,), np.float32)
+    for image, out in zip(images, probability):
+        # Keras's own `predict` draws a progress bar in some versions.
+        rows = predict_rows(image, model.predict_on_batch, model.stride,
+                            max_pixels, average)
+        np.concatenate(list(rows), out=out[:, :, 0])
+    return probability
 
 
 def predict_rows(image, forward, stride, max_pixels, average=False,
                  progress=None):
     """Computes the probability of nucleus at every pixel of an image.
 
-    An image of more than `max_pixels` is cut into overlapping tiles, whose
-    probabilities are blended with Gaussian weights (sigma an eighth of the
-    side, as in nnU-Net, Isensee et al., Nature Methods 2021), which leaves
-    no seams. Memory: the image and one row of tiles.
+    An image of more than `max_pixels` is cut into equal, overlapping tiles
+    (`_tile_grid`), whose probabilities are blended with Gaussian weights
+    (sigma an eighth of the side, as in nnU-Net, Isensee et al., Nature
+    Methods 2021), which leaves no seams. Memory: the image and one row of
+    tiles.
 
     Args:
         image: [H, W, 3], uint8 or float in [0, 1]; sides at least MIN_SIDE.
-        forward: function from a float32 [1, h, w, 3] batch in [0, 1], h and w
-            multiples of `stride`, to probabilities [1, h, w, 1].
+        forward: the network's forward pass, a function from float32
+            [1, h, w, 3] in [0, 1], h and w multiples of `stride`, to
+            probabilities [1, h, w, 1].
         stride: the network's stride in pixels.
         max_pixels: most pixels that `forward` is given at once.
-        average: mean over the eight flips and right-angle rotations, each
-            undone on the output; costs eight times as much.
+        average: average over flips and rotations of the image, known as
+            test-time augmentation; costs eight times as much.
         progress: function called with the fraction of the image done.
 
     Yields:
@@ -36,31 +71,23 @@ def predict_rows(image, forward, stride, max_pixels, average=False,
         they are the caller's.
 
     Raises:
-        InputError: `max_pixels` is too small for a tile.
+        InputError: `max_pixels` is too small for a tile, or the network's
+            output is not finite.
         ValueError: a side is below MIN_SIDE.
     """
     height, width = image.shape[:2]
-    padded_height, padded_width = [_round_up(length, stride)
-                                   for length in (height, width)]
-    if padded_height * padded_width <= max_pixels:
-        side = max(padded_height, padded_width)
-    else:
-        side = _tile_side(stride, max_pixels)
-    rows = _tiles_along(padded_height, side, stride)
-    columns = _tiles_along(padded_width, side, stride)
-
+    padded_width = _round_up(width, stride)
+    rows, columns = [
+        _tiles_along(*axis, stride) for axis in _tile_grid(
+            _round_up(height, stride), padded_width, stride, max_pixels)]
     if average:
-        forward = _mean_of_eight(forward)
+        forward = _test_time_augmentation(forward)
     begun = np.zeros((0, padded_width), np.float32)  # rows of two tiles
     for i, (y, row_share) in enumerate(rows):
         band = np.zeros((y.stop - y.start, padded_width), np.float32)
         band[:len(begun)] = begun
         for j, (x, column_share) in enumerate(columns):
-            tile = pad_to_stride(image[y, x], stride)  # [h, w, 3]
-            if tile.dtype == np.uint8:
-                tile = normalise(tile)
-            batch = tile[np.newaxis].astype(np.float32)  # [1, h, w, 3]
-            probability = forward(batch)[0, :, :, 0]  # [h, w]
+            probability = _predict_tile(image[y, x], forward, stride)
             band[:, x] += (probability * row_share[:, np.newaxis]
                            * column_share)
             if progress:
@@ -87,55 +114,142 @@ def segment(image, forward, stride, threshold, max_pixels, average=False,
         rounded, uint8 [H, W].
 
     Raises:
-        InputError: the network's output is not finite, or as `predict_rows`.
+        InputError, ValueError: as `predict_rows`.
     """
-    mask, levels = np.empty((2, *image.shape[:2]), np.uint8)
+    mask, probability_uint8 = np.empty((2, *image.shape[:2]), np.uint8)
     top = 0
     for probability in predict_rows(image, forward, stride, max_pixels,
                                     average, progress):
-        if not np.isfinite(probability).all():
-            # NaN would pass for background further on.
-            raise InputError('the network gives NaN, so its training '
-                             'diverged; train again with a lower '
-                             '--learning_rate')
-        bottom = top + len(probability)
-        mask[top:bottom] = probability > threshold
+        rows = slice(top, top + len(probability))
+        mask[rows] = probability > threshold
         probability *= 255
-        levels[top:bottom] = np.rint(probability, out=probability)
-        top = bottom
-    return mask, levels
+        probability_uint8[rows] = np.rint(probability, out=probability)
+        top = rows.stop
+    return mask, probability_uint8
+
+
+def _check_images(images):
+    """Raises ValueError where `predict` cannot take the images."""
+    shape = list(images.shape)
+    if images.ndim == 3 and shape[2] == 3:
+        raise ValueError(f'images is {shape}, a single image; give '
+                         '[N, H, W, 3], here images[None]')
+    if images.ndim == 4 and shape[3] == 4:
+        raise ValueError(f'images is {shape}, with alpha; give '
+                         '[N, H, W, 3], here images[..., :3]')
+    if images.ndim != 4 or shape[3] != 3:
+        raise ValueError(f'images is {shape}; give [N, H, W, 3], RGB')
+    if min(shape[1:3]) < MIN_SIDE:
+        raise ValueError(f'images is {shape}; height and width must be at '
+                         f'least {MIN_SIDE}')
+    if images.dtype == np.uint8:
+        return
+    if images.dtype.kind != 'f':
+        raise ValueError(f'images is of {images.dtype}; give uint8, or '
+                         'floats in [0, 1]')
+    with np.errstate(invalid='ignore'):
+        in_range = ((images >= 0) & (images <= 1)).all()  # NaN is not
+    if not in_range:
+        raise ValueError(f'images holds {images.min():g} to '
+                         f'{images.max():g}; give floats in [0, 1], or '
+                         'uint8 of 0 to 255')
+
+
+def _predict_tile(tile, forward, stride):
+    """[h, w, 3] to the probability [H, W], padded to the stride."""
+    tile = pad_to_stride(tile, stride)  # [H, W, 3]
+    if tile.dtype == np.uint8:
+        tile = normalise(tile)
+    batch = tile[np.newaxis].astype(np.float32)  # [1, H, W, 3]
+    probability = forward(batch)[0, :, :, 0]  # [H, W]
+    if not np.isfinite(probability).all():
+        # NaN would pass for background further on.
+        raise InputError('the network gives NaN, so its training diverged; '
+                         'train again with a lower --learning_rate')
+    return probability
 
 
 def _round_up(pixels, stride):
     return -(-pixels // stride) * stride
 
 
-def _tile_side(stride, max_pixels):
-    """Largest multiple of `stride` whose square is within `max_pixels`."""
-    side = int(max_pixels ** 0.5) // stride * stride
-    smallest = 2 * _round_up(MIN_OVERLAP, stride)
-    if side < smallest:
+def _overlap(side, stride):
+    """Least overlap of two tiles, about a quarter of their side."""
+    return _round_up(max(MIN_OVERLAP, side // 4), stride)
+
+
+def _tile_sides(length, stride):
+    """Ways to cover an axis, a multiple of `stride`, with equal tiles.
+
+    Returns:
+        dict from number of tiles to the shortest side that so many can have,
+        a multiple of `stride`.
+    """
+    sides = {1: length}
+    for side in range(length - stride,
+                      2 * _round_up(MIN_OVERLAP, stride) - 1, -stride):
+        step = side - _overlap(side, stride)
+        sides[1 + -(-(length - side) // step)] = side
+    return sides
+
+
+def _tile_grid(height, width, stride, max_pixels):
+    """Chooses the grid of equal tiles that has the fewest pixels in all.
+
+    That an image is just too large must not cost much: 1540 x 1540 at a
+    stride of 16 goes through in two tiles of 896 x 1552, 1.15 times one pass.
+
+    Args:
+        height, width: multiples of `stride`.
+
+    Returns:
+        (height, tile height, rows), (width, tile width, columns).
+
+    Raises:
+        InputError: `max_pixels` is too small for a tile.
+    """
+    tall, wide = _tile_sides(height, stride), _tile_sides(width, stride)
+    best = None
+    for rows, tile_height in tall.items():
+        for columns, tile_width in wide.items():
+            short, count = min((tile_height, rows), (tile_width, columns))
+            # One tile may be as narrow as the image.
+            thin = (count > 1 and
+                    max(tile_height, tile_width) > MAX_ASPECT * short)
+            if thin or tile_height * tile_width > max_pixels:
+                continue
+            # Of two equal ones, that whose rows take less memory.
+            cost = rows * tile_height * columns * tile_width, tile_height
+            if best is None or cost < best[0]:
+                best = cost, ((height, tile_height, rows),
+                              (width, tile_width, columns))
+    if best is None:
+        smallest = min(tall.values()) * min(wide.values())
         raise InputError(f'--max_pixels {max_pixels}: too small to tile an '
-                         f'image; give at least {smallest ** 2}')
-    return side
+                         f'image; give at least {smallest}')
+    return best[1]
 
 
-def _tiles_along(length, side, stride):
+def _tiles_along(length, side, count, stride):
     """Lays tiles over one axis; two axes together give the tiles in 2-D.
 
     A Gaussian in 2-D is a product of two in 1-D, and so is the sum of such
     weights over a grid of tiles. Shares of the sum can therefore be had for
     each axis alone, without a second array of the image's size.
 
+    Args:
+        length: of the axis, pixels.
+        side: of the tiles.
+        count: of the tiles.
+
     Returns:
-        list of (slice, float32 [tile] share of the tile at each position);
+        list of (slice, float32 [side] share of the tile at each position);
         at each position of the axis the shares add up to 1.
     """
-    if length <= side:
-        side, starts = length, [0]
-    else:
-        overlap = _round_up(max(MIN_OVERLAP, side // 4), stride)
-        starts = [*range(0, length - side, side - overlap), length - side]
+    # Multiples of the stride, so that a pixel falls on the same place of the
+    # network's poolings in all tiles. Spread evenly, all overlap enough.
+    starts = [i * (length - side) // max(count - 1, 1) // stride * stride
+              for i in range(count)]
     distance = np.arange(side) - (side - 1) / 2
     weight = np.exp(-0.5 * (distance / (side / 8)) ** 2)
     places = [slice(start, start + side) for start in starts]
@@ -146,8 +260,12 @@ def _tiles_along(length, side, stride):
             for place in places]
 
 
-def _mean_of_eight(forward):
-    """Returns `forward` averaged over the symmetries of the square."""
+def _test_time_augmentation(forward):
+    """Returns `forward` averaged over the eight symmetries of the square.
+
+    Each flip and right-angle rotation is undone on the output. Averaging over
+    mirror images: Krizhevsky et al., NIPS 2012; nnU-Net does it too.
+    """
     def averaged(batch):  # [1, h, w, 3]
         total = 0
         for turns in range(4):

@@ -1,11 +1,17 @@
 """The path from image to probability, with forwards of known answer."""
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+import nets
+from conftest import NETS, ROOT
 from eval import inference
 from input_pipeline.files import InputError
 from input_pipeline.preprocessing import (check_size, normalise,
                                           pad_to_stride)
+from nets.tf1 import tf
 
 STRIDE = 32
 
@@ -95,13 +101,80 @@ def test_tiled_images_come_back(height, width, max_pixels, average):
 
 
 def test_tiles_of_a_known_layout():
-    # Side 128, overlap 64: starts 0, 64 and, flush with the edge at 224, 96.
-    tiles = inference._tiles_along(224, 128, STRIDE)
-    assert [place.start for place, _ in tiles] == [0, 64, 96]
+    """224 pixels at a stride of 32, all overlaps 64.
+
+    Two tiles cover 2 * 160 - 64 = 256, but 2 * 128 - 64 = 192 is too little;
+    three cover 3 * 128 - 2 * 64 = 256, and 128 is the shortest side allowed.
+    """
+    assert inference._tile_sides(224, STRIDE) == {1: 224, 2: 160, 3: 128}
+    # The starts of three are spread over 224 - 128 = 96: the middle one at
+    # 48, rounded down to a multiple of the stride.
+    tiles = inference._tiles_along(224, 128, 3, STRIDE)
+    assert [place.start for place, _ in tiles] == [0, 32, 96]
     total = np.zeros(224)
     for place, share in tiles:
         total[place] += share
     np.testing.assert_allclose(total, 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize('height, width, stride, tile, tiles', [
+    # Padded to 1552. Two tiles: 880 overlaps by 224 (220, rounded up) and
+    # 2 * 880 - 224 = 1536 is too little; 896 overlaps by 224 and covers 1568.
+    # 2 * 896 * 1552 is 1.15 times 1552 * 1552.
+    (1540, 1540, 16, (896, 1552), 2),
+    # Padded to 1544, and 2 * 888 - 224 = 1552.
+    (1540, 1540, 8, (888, 1544), 2),
+    # 1536 * 1536 is what one tile may have.
+    (1536, 1536, 16, (1536, 1536), 1),
+    (1100, 2100, 16, (1104, 2112), 1),
+    # Width 3000, padded to 3008: of two tiles, 1728 overlap by 432 and cover
+    # 3024, 1712 by 432 and cover 2992, too little. Whole rows of 3008 would
+    # be over twice as wide as the 784 high that fit.
+    (1000, 3000, 16, (1008, 1728), 2),
+    (3000, 1000, 16, (1728, 1008), 2),
+])
+def test_tiles_of_images_just_too_large(height, width, stride, tile, tiles):
+    sizes = []
+
+    def forward(batch):
+        sizes.append(batch.shape[1:3])
+        return red_channel(batch)
+
+    image = random_image(height, width)
+    probability = predict_image(image, forward, stride, inference.MAX_PIXELS)
+    assert sizes == tiles * [tile]
+    np.testing.assert_allclose(probability, image[..., 0] / 255, atol=1e-5)
+
+
+@pytest.mark.parametrize('max_pixels', [1536 ** 2, 300 ** 2, 128 ** 2])
+@pytest.mark.parametrize('height, width', [
+    (10000, 10000), (10000, 9000), (1540, 1540), (32, 500000), (500000, 32),
+    (1504, 40000), (40000, 1504), (333, 517)])
+def test_grid_of_tiles(height, width, max_pixels):
+    """What holds for every grid, whatever its layout."""
+    stride = 16
+    padded = [length + -length % stride for length in (height, width)]
+    grid = inference._tile_grid(*padded, stride, max_pixels)
+    pixels, sides = 1, []
+    for length, (grid_length, side, count) in zip(padded, grid):
+        assert grid_length == length and side % stride == 0
+        starts = [place.start for place, _ in inference._tiles_along(
+            length, side, count, stride)]
+        assert len(starts) == count
+        assert starts[0] == 0 and starts[-1] + side == length
+        assert all(start % stride == 0 for start in starts)
+        if count > 1:
+            assert side - np.diff(starts).max() >= max(64, side // 4)
+        pixels *= side * count
+        sides.append(side)
+    assert sides[0] * sides[1] <= max_pixels
+    # (4 / 3) ** 2 for an overlap of a quarter, (128 / 64) ** 2 for the
+    # smallest tile, and what rounding to the stride adds.
+    assert pixels / (padded[0] * padded[1]) < (
+        4 if max_pixels == 128 ** 2 else 1.9)
+    # A row of tiles, which memory holds.
+    assert sides[0] * padded[1] <= max(
+        max_pixels, (2 * max_pixels) ** 0.5 * padded[1])
 
 
 def test_blending_leaves_no_seam():
@@ -202,3 +275,91 @@ def test_segment_refuses_a_diverged_network():
 def test_too_few_pixels_for_a_tile():
     with pytest.raises(InputError, match='--max_pixels 10000.*16384'):
         predict_image(random_image(200, 200), red_channel, STRIDE, 10000)
+    # 40 is padded to 64, and 64 * 128 are 8192.
+    with pytest.raises(InputError, match='--max_pixels 8191.*8192'):
+        predict_image(random_image(40, 700), red_channel, STRIDE, 8191)
+    image = random_image(40, 700)
+    np.testing.assert_allclose(
+        predict_image(image, red_channel, STRIDE, 8192), image[..., 0] / 255,
+        atol=1e-5)
+
+
+@pytest.fixture(scope='module', params=NETS)
+def model(request):
+    """A network of random weights, in a graph and session of its own."""
+    with tf.Graph().as_default(), tf.Session().as_default():
+        tf.set_random_seed(0)
+        model = nets.build(request.param, width=4)
+        tf.keras.backend.get_session()  # initialises the variables
+        classifier = model.get_layer('coarse_logits' if request.param
+                                     == 'deeplabv3' else 'logits')
+        kernel, bias = classifier.get_weights()
+        # As drawn, the probability is 0.5 everywhere, to some decimals.
+        classifier.set_weights([100 * kernel, bias])
+        yield model
+
+
+def reflected(images, stride):
+    """Padded by NumPy alone, bottom and right, to the next multiple."""
+    height, width = images.shape[1:3]
+    rows = [*range(height), *range(height - 2, 0, -1)]
+    columns = [*range(width), *range(width - 2, 0, -1)]
+    return images[:, rows[:height + -height % stride]][
+        :, :, columns[:width + -width % stride]]
+
+
+@pytest.mark.parametrize('height, width', [(100, 70), (32, 33), (96, 80)])
+def test_predict_pads_and_crops(model, height, width, capfd):
+    images = np.stack([random_image(height, width, seed) for seed in (1, 2)])
+    probability = inference.predict(model, images)
+    assert capfd.readouterr() == ('', '')
+    assert probability.dtype == np.float32
+    assert probability.shape == (2, height, width, 1)
+    assert np.ptp(probability) > 0.01
+    padded = reflected(images / np.float32(255), model.stride)
+    expected = model.predict(padded)[:, :height, :width]
+    np.testing.assert_allclose(probability, expected, atol=1e-5)
+    # As floats in [0, 1], of either size.
+    for dtype in (np.float32, np.float64):
+        np.testing.assert_allclose(
+            inference.predict(model, (images / 255).astype(dtype)),
+            probability, atol=1e-5)
+
+
+def test_predict_tiles_and_averages_as_the_command_does(model):
+    images = random_image(150, 210)[None]
+    probability = inference.predict(model, images, 128 * 128, average=True)
+    _, grey = inference.segment(images[0], model.predict_on_batch,
+                                model.stride, 0.5, 128 * 128, average=True)
+    assert probability.shape == (1, 150, 210, 1)
+    assert np.abs(probability[0, :, :, 0] * 255 - grey).max() <= 0.501
+
+
+def test_predict_of_no_image(model):
+    assert inference.predict(model, np.zeros((0, 40, 50, 3), np.uint8)
+                             ).shape == (0, 40, 50, 1)
+
+
+@pytest.mark.parametrize('images, words', [
+    (np.zeros((100, 70, 3)), r'\[100, 70, 3\].*images\[None\]'),
+    (np.zeros((1, 40, 50, 4), np.uint8), r'\[1, 40, 50, 4\].*alpha'),
+    (np.zeros((40, 50)), r'\[40, 50\]; give \[N, H, W, 3\]'),
+    (np.zeros((1, 40, 50, 1)), r'\[1, 40, 50, 1\]; give \[N, H, W, 3\]'),
+    (np.zeros((1, 31, 50, 3)), r'\[1, 31, 50, 3\]; .* at least 32'),
+    (np.full((1, 40, 50, 3), 200.), '200 to 200; give floats in'),
+    (np.full((1, 40, 50, 3), -0.1), '-0.1 to -0.1; give floats in'),
+    (np.full((1, 40, 50, 3), np.nan), 'nan to nan; give floats in'),
+    (np.zeros((1, 40, 50, 3), int), 'int64; give uint8')])
+def test_predict_refuses(images, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        inference.predict(None, images)
+    assert '\n' not in str(caught.value)
+
+
+def test_inference_is_cheap_to_import():
+    """The command line reads its default of --max_pixels here."""
+    subprocess.run(
+        [sys.executable, '-c', 'import sys, eval.inference as i; '
+         'print(i.MAX_PIXELS); '
+         'sys.exit(" ".join({"tensorflow", "h5py", "PIL", "matplotlib"} '
+         '& set(sys.modules)) or 0)'], cwd=ROOT, check=True)
