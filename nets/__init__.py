@@ -9,6 +9,7 @@ from nets.segnet import STRIDE as SEGNET_STRIDE, segnet
 from nets.tf1 import tf
 from nets.unet import STRIDE as UNET_STRIDE, unet
 
+NETS = ('segnet', 'unet', 'deeplabv3')
 WIDTH = 16
 OUTPUT_STRIDE = 8
 
