@@ -5,47 +5,65 @@
   python main.py --mode=eval --net=unet
   python main.py --mode=predict --net=unet --images='DIR/*.tif'
 """
+import importlib.util
 import math
 import os
 import re
 import signal
 import sys
 
+MISSING = [name for name in ('absl', 'h5py', 'imageio', 'matplotlib', 'numpy',
+                             'skimage', 'tensorflow')
+           if importlib.util.find_spec(name) is None]
+if MISSING:
+    sys.exit(f'error: {sys.executable} lacks {", ".join(MISSING)}; run '
+             '"./run.sh setup" and then "source .venv/bin/activate"')
+
 from absl import app, flags, logging
 
+import nets
 from input_pipeline import progress
 from input_pipeline.files import InputError
+from training.records import TrainConfig
 
 MODES = ('prepare', 'train', 'eval', 'predict')
 LARGEST = 2 ** 31 - 1  # that TensorFlow takes everywhere
-# Model folders that come with the code.
-PRETRAINED = os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                          'checkpoints', 'pretrained')
-NETS = ('segnet', 'unet', 'deeplabv3')
+
+
+class PathParser(flags.ArgumentParser):
+    """Takes a leading ~ for the home folder, as shells do before a space."""
+
+    def parse(self, argument):
+        return os.path.expanduser(argument)
+
+
+def define_path(name, default, help_text, group):
+    """Defines a flag that takes a path."""
+    flags.DEFINE(PathParser(), name, default, help_text,
+                 serializer=flags.ArgumentSerializer(), module_name=group)
 
 
 def define_flags():
     """Defines the flags in the groups that --help shows."""
     group = 'What to do'
     flags.DEFINE_enum('mode', None, MODES, 'What to do.', module_name=group)
-    flags.DEFINE_enum('net', None, NETS, 'The network.', module_name=group)
-    flags.DEFINE_string('data_dir', 'data/monuseg', 'Folder of the HDF5 '
-                        'stores.', module_name=group)
-    flags.DEFINE_string('model_dir', 'checkpoints', 'Folder of the model '
-                        'folders; --net names the one used.',
-                        module_name=group)
-    flags.DEFINE_integer('seed', 0, 'Seed of every random choice.',
-                         lower_bound=0, upper_bound=LARGEST,
+    flags.DEFINE_enum('net', None, nets.NETS, 'The network.',
+                      module_name=group)
+    define_path('data_dir', 'data/monuseg', 'Folder of the HDF5 stores.',
+                group)
+    define_path('model_dir', 'checkpoints', 'Folder of the model folders; '
+                '--net names the one used.', group)
+    flags.DEFINE_integer('seed', TrainConfig.seed, 'Seed of every random '
+                         'choice.', lower_bound=0, upper_bound=LARGEST,
                          module_name=group)
-
     flags.DEFINE_enum('accelerate', 'auto', ('auto', 'on', 'off'), 'Run the '
                       'network by XLA (TensorFlow 1.15) or in bfloat16 '
                       '(2.15); auto: in training, where it is faster.',
                       module_name=group)
 
     group = 'Preparing'
-    flags.DEFINE_string('monuseg_dir', None, 'Folder or .zip of MoNuSeg as '
-                        'downloaded.', module_name=group)
+    define_path('monuseg_dir', None, 'Folder or .zip of MoNuSeg as '
+                'downloaded.', group)
     flags.DEFINE_bool('sample', False, 'Make synthetic images instead.',
                       module_name=group)
     flags.DEFINE_enum('fold', '0', ('0', '1', '2', '3', 'none'), 'Which '
@@ -53,47 +71,51 @@ def define_flags():
                       'train on all.', module_name=group)
 
     group = 'Network (read back from the checkpoint once trained)'
-    flags.DEFINE_integer('width', None, 'Filters of the first layer; 16 if '
-                         'not given.', lower_bound=1, upper_bound=1024,
-                         module_name=group)
+    flags.DEFINE_integer('width', None, 'Filters of the first layer; '
+                         f'{nets.WIDTH} if not given.', lower_bound=1,
+                         upper_bound=1024, module_name=group)
     flags.DEFINE_enum('output_stride', None, ('8', '16'), "Stride of "
-                      "DeepLabV3's encoder; 8 if not given.",
-                      module_name=group)
+                      f"DeepLabV3's encoder; {nets.OUTPUT_STRIDE} if not "
+                      'given.', module_name=group)
 
     group = 'Training'
-    flags.DEFINE_integer('steps', 4000, 'Steps in all, resumed ones '
-                         'included.', lower_bound=1, upper_bound=LARGEST,
+    flags.DEFINE_integer('steps', TrainConfig.steps, 'Steps in all, resumed '
+                         'ones included.', lower_bound=1, upper_bound=LARGEST,
                          module_name=group)
-    flags.DEFINE_integer('batch_size', 8, 'Crops in a step.', lower_bound=1,
-                         upper_bound=1024, module_name=group)
-    flags.DEFINE_integer('crop_size', 192, 'Side of the crops taken from the '
-                         'patches, pixels.', lower_bound=32,
+    flags.DEFINE_integer('batch_size', TrainConfig.batch_size, 'Crops in a '
+                         'step.', lower_bound=1, upper_bound=1024,
                          module_name=group)
-    flags.DEFINE_float('learning_rate', 2e-3, 'Peak learning rate of Adam.',
-                       lower_bound=1e-7, upper_bound=1, module_name=group)
-    flags.DEFINE_integer('warmup_steps', 100, 'Steps until the peak.',
-                         lower_bound=0, upper_bound=LARGEST,
-                         module_name=group)
-    flags.DEFINE_integer('evaluate_every', 500, 'Steps between checkpoints, '
-                         'each evaluated on the validation images.',
-                         lower_bound=1, upper_bound=LARGEST,
-                         module_name=group)
-    flags.DEFINE_integer('augment_threads', 2, 'Threads that augment.',
-                         lower_bound=1, upper_bound=64, module_name=group)
+    flags.DEFINE_integer('crop_size', TrainConfig.crop_size, 'Side of the '
+                         'crops taken from the patches, pixels.',
+                         lower_bound=32, module_name=group)
+    flags.DEFINE_float('learning_rate', TrainConfig.learning_rate, 'Peak '
+                       'learning rate of Adam.', lower_bound=1e-7,
+                       upper_bound=1, module_name=group)
+    flags.DEFINE_integer('warmup_steps', TrainConfig.warmup_steps, 'Steps '
+                         'until the peak.', lower_bound=0,
+                         upper_bound=LARGEST, module_name=group)
+    flags.DEFINE_integer('evaluate_every', TrainConfig.evaluate_every,
+                         'Steps between checkpoints, each evaluated on the '
+                         'validation images.', lower_bound=1,
+                         upper_bound=LARGEST, module_name=group)
+    flags.DEFINE_integer('augment_threads', TrainConfig.augment_threads,
+                         'Threads that augment.', lower_bound=1,
+                         upper_bound=64, module_name=group)
 
     group = 'Evaluating and predicting'
     flags.DEFINE_enum('split', 'validation', ('train', 'validation', 'test'),
                       'The images that eval measures on.', module_name=group)
-    flags.DEFINE_string('images', None, "Images to predict: a file or a "
-                        "quoted pattern as 'DIR/*.tif'.", module_name=group)
-    flags.DEFINE_string('output_dir', 'predictions', 'Where predict writes.',
-                        module_name=group)
+    define_path('images', None, "Images to predict: a file, a folder or a "
+                "quoted pattern as 'DIR/*.tif'.", group)
+    define_path('output_dir', None, 'Where predict writes; predictions/NET '
+                'if not given.', group)
     flags.DEFINE_float('threshold', 0.5, 'Nucleus is where the probability '
                        'is above this.', lower_bound=0, upper_bound=1,
                        module_name=group)
-    flags.DEFINE_bool('average', True, 'Average over the eight flips and '
-                      'right-angle rotations; --noaverage is eight times as '
-                      'fast.', module_name=group)
+    flags.DEFINE_bool('average', True, 'Test-time augmentation: average over '
+                      'the eight flips and right-angle rotations; '
+                      '--noaverage is eight times as fast.',
+                      module_name=group)
     flags.DEFINE_integer('max_pixels', 1536 ** 2, 'Images of more pixels are '
                          'cut into overlapping tiles of at most as many.',
                          lower_bound=1, upper_bound=LARGEST,
@@ -102,7 +124,8 @@ def define_flags():
     for name in ('learning_rate', 'threshold'):
         flags.register_validator(name, math.isfinite, 'must be a number')
     for name in ('data_dir', 'model_dir', 'output_dir'):
-        flags.register_validator(name, bool, 'must name a folder')
+        flags.register_validator(name, lambda path: path != '',
+                                 'must name a folder')
     flags.register_validator(
         'model_dir', lambda name: not re.search(r'[][*?\\]', name),
         r'TensorFlow takes a name with [, ], *, ? or \ for a pattern')
@@ -134,6 +157,8 @@ def parse_flags(argv):
     except flags.Error as error:
         sys.exit(f'error: {error}; python main.py --help lists the flags')
     if len(rest) > 1:
+        if rest[1] in MODES:
+            sys.exit(f'error: {rest[1]}: give it as --mode={rest[1]}')
         sys.exit(f'error: {rest[1]}: not a flag; quote patterns, as in '
                  "--images='DIR/*.tif'")
     return rest
@@ -157,23 +182,22 @@ def prepare():
 
 
 def train(folder, output_stride):
-    import nets
-    from training import checkpoints, loop
     from nets.tf1 import acceleration_pays
+    from training import checkpoints, cluster, loop
 
-    network = checkpoints.network_of(folder, FLAGS.net, FLAGS.width,
-                                     output_stride)
-    if network is None:
-        network = checkpoints.describe(FLAGS.net, FLAGS.width or nets.WIDTH,
-                                       output_stride or nets.OUTPUT_STRIDE)
-    run = loop.task()
-    with checkpoints.written_to(folder, alone=run.is_chief):
-        stopped_by = loop.train(
-            run, FLAGS.data_dir, folder, network, FLAGS.steps,
-            FLAGS.batch_size, FLAGS.crop_size, FLAGS.learning_rate,
-            FLAGS.warmup_steps, FLAGS.evaluate_every, FLAGS.augment_threads,
-            acceleration_pays(FLAGS.net) if FLAGS.accelerate == 'auto'
-            else FLAGS.accelerate == 'on', FLAGS.seed)
+    xla_pays = getattr(nets.module_of(FLAGS.net), 'XLA_PAYS', True)
+    config = TrainConfig(
+        net=FLAGS.net, data_dir=FLAGS.data_dir, width=FLAGS.width,
+        output_stride=output_stride, steps=FLAGS.steps,
+        batch_size=FLAGS.batch_size, crop_size=FLAGS.crop_size,
+        learning_rate=FLAGS.learning_rate, warmup_steps=FLAGS.warmup_steps,
+        evaluate_every=FLAGS.evaluate_every,
+        augment_threads=FLAGS.augment_threads, seed=FLAGS.seed,
+        accelerate=(acceleration_pays(xla_pays) if FLAGS.accelerate == 'auto'
+                    else FLAGS.accelerate == 'on'))
+    run_config = cluster.task()
+    with checkpoints.written_to(folder, alone=run_config.is_chief):
+        stopped_by = loop.train(config, folder, run_config)
     if stopped_by:
         print(f'stopped; the same command goes on from {folder}',
               file=sys.stderr)
@@ -181,18 +205,29 @@ def train(folder, output_stride):
     print(f'trained: {folder}')
 
 
-def check_unknown(network, names, digests, path, folder):
+def refuse_trained_on(record, names, digests, path, folder):
     """Refuses to measure on images that were trained on, but for train."""
     known = [name for name, digest in zip(names, digests)
-             if digest in network['trained_on']]
+             if digest in record['trained_on']]
     if known and FLAGS.split != 'train':
         raise InputError(
             f'{path}: the network in {folder} was trained on {known[0]}'
             + (f' and {len(known) - 1} more of its images' if known[1:]
                else '')
-            + f', divided with --seed={network["data_seed"]} '
-            f'--fold={network["data_fold"]}; prepare with these, measure on '
+            + f', divided with --seed={record["data_seed"]} '
+            f'--fold={record["data_fold"]}; prepare with these, measure on '
             'other images, or choose another --model_dir')
+
+
+def announce(record, folder):
+    """Prints which network is used, and on what."""
+    from nets.tf1 import tf
+    from training import checkpoints
+
+    whose = ('shipped with the code' if checkpoints.is_shipped(folder)
+             else 'trained here')
+    print(f'{folder}: {record["net"]}, {whose}, step {record["step"]}; '
+          f'TensorFlow {tf.__version__}', flush=True)
 
 
 def evaluate(folder, output_stride):
@@ -201,21 +236,23 @@ def evaluate(folder, output_stride):
 
     from eval import curves, evaluate as evaluation
     from input_pipeline import store
-    from training import checkpoints
     from nets.tf1 import tf
+    from training import checkpoints
 
     path = os.path.join(FLAGS.data_dir, f'{FLAGS.split}.h5')
     with store.open_store(path) as file, checkpoints.restored_model(
             folder, FLAGS.net, FLAGS.width, output_stride,
-            FLAGS.accelerate == 'on') as (forward, stride, network):
+            FLAGS.accelerate == 'on') as (forward, stride, record):
         names = store.image_names(file)
-        check_unknown(network, names, store.image_digests(file), path, folder)
+        refuse_trained_on(record, names, store.image_digests(file), path,
+                          folder)
+        announce(record, folder)
         results = evaluation.evaluate(
             store.whole_images(file), len(names), forward, stride,
             FLAGS.threshold, FLAGS.max_pixels, FLAGS.average,
             os.path.join(folder, f'{FLAGS.split}_pictures'))
         settings = {
-            'source': store.attributes(file)['source'], 'network': network,
+            'source': store.attributes(file)['source'], 'config': record,
             'flags': {name: FLAGS[name].value for name in
                       ('net', 'data_dir', 'split', 'threshold', 'average',
                        'max_pixels', 'accelerate')},
@@ -234,17 +271,19 @@ def predict(folder, output_stride):
     from training import checkpoints
 
     require('images')
+    output_dir = FLAGS.output_dir or os.path.join('predictions', FLAGS.net)
     if (FLAGS['model_dir'].using_default_value
-            and not checkpoints.holds_network(folder)):
-        print(f'{folder}: no network trained here yet; the one that came with '
-              'the code predicts', file=sys.stderr)
-        folder = os.path.join(PRETRAINED, FLAGS.net)
-    with checkpoints.restored_model(folder, FLAGS.net, FLAGS.width, output_stride,
-                             FLAGS.accelerate == 'on') as (forward, stride, _):
-        skipped = predict_files(FLAGS.images, FLAGS.output_dir, forward,
-                                stride, FLAGS.threshold, FLAGS.max_pixels,
+            and not checkpoints.holds_training(folder)
+            and not checkpoints.holds_weights(folder)):
+        folder = os.path.join(checkpoints.PRETRAINED, FLAGS.net)
+    with checkpoints.restored_model(
+            folder, FLAGS.net, FLAGS.width, output_stride,
+            FLAGS.accelerate == 'on') as (forward, stride, record):
+        announce(record, folder)
+        skipped = predict_files(FLAGS.images, output_dir, forward, stride,
+                                FLAGS.threshold, FLAGS.max_pixels,
                                 FLAGS.average)
-    print(f'predicted: {FLAGS.output_dir}'
+    print(f'predicted: {output_dir}'
           + (f'; {len(skipped)} images left out' if skipped else ''))
     return 1 if skipped else 0
 
@@ -267,7 +306,7 @@ def main(_):
         require('net')
         folder = os.path.join(FLAGS.model_dir, FLAGS.net)
         output_stride = FLAGS.output_stride and int(FLAGS.output_stride)
-        if output_stride and FLAGS.net != 'deeplabv3':
+        if output_stride and not nets.has_output_stride(FLAGS.net):
             raise InputError(f'--output_stride: {FLAGS.net} has none; leave '
                              'it out')
         mode = {'train': train, 'eval': evaluate, 'predict': predict}

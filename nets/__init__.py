@@ -1,33 +1,56 @@
-"""The three networks as Keras models in graph mode.
+"""The networks as Keras models in graph mode.
 
     model = nets.build('unet')
     model.load_weights('checkpoints/unet/weights.h5')
-    prediction = model.predict(images)
-"""
-from nets.deeplabv3 import deeplabv3
-from nets.segnet import STRIDE as SEGNET_STRIDE, segnet
-from nets.tf1 import tf
-from nets.unet import STRIDE as UNET_STRIDE, unet
+    prediction = inference.predict(model, images)   # of eval/inference.py
 
+A network is a module NAME.py of this package with a function
+NAME(images, width, training), from images to logits, and STRIDE, what must
+divide their height and width. In place of STRIDE, OUTPUT_STRIDES lists the
+strides between which the function's argument `output_stride` chooses.
+MIN_BATCH_SIZE, 1 where absent, is the smallest batch it can be trained with,
+and XLA_PAYS, True where absent, says whether XLA makes up for the time it
+takes to compile it.
+"""
+import importlib
+
+# Every network of the project; what concerns one of them is in its module.
 NETS = ('segnet', 'unet', 'deeplabv3')
 WIDTH = 16
 OUTPUT_STRIDE = 8
 
 
-def stride(net, output_stride=OUTPUT_STRIDE):
+def module_of(net):
+    """The module of a network.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    if net not in NETS:
+        raise ValueError(f'unknown net {net!r}: give one of {", ".join(NETS)}')
+    return importlib.import_module(f'nets.{net}')
+
+
+def has_output_stride(net):
+    """Says whether the stride of a network is the user's choice."""
+    return hasattr(module_of(net), 'OUTPUT_STRIDES')
+
+
+def stride(net, output_stride=None):
     """The number that must divide the height and width of `net`'s input."""
-    return {'segnet': SEGNET_STRIDE, 'unet': UNET_STRIDE,
-            'deeplabv3': output_stride}[net]
+    if has_output_stride(net):
+        return output_stride or OUTPUT_STRIDE
+    return module_of(net).STRIDE
 
 
-def build(net, width=WIDTH, output_stride=OUTPUT_STRIDE, images=None,
-          training=False):
+def build(net, width=WIDTH, output_stride=None, images=None, training=False):
     """A network as a Keras model.
 
     Args:
-        net: 'segnet', 'unet' or 'deeplabv3'.
+        net: one of NETS.
         width: filters of the first layer.
-        output_stride: 8 or 16, the encoder's stride; DeepLabV3 alone has it.
+        output_stride: the encoder's stride, OUTPUT_STRIDE if None; networks
+            without a choice take no notice.
         images: float32 tensor [N, H, W, 3] in [0, 1] to build on, or None for
             a placeholder of any size. `stride(net, output_stride)` must
             divide H and W.
@@ -35,21 +58,24 @@ def build(net, width=WIDTH, output_stride=OUTPUT_STRIDE, images=None,
 
     Returns:
         A tf.keras.Model from images to the probability of nucleus, float32
-        [N, H, W, 1]; its layer 'logits' holds what the sigmoid is taken of.
+        [N, H, W, 1]; its layer 'logits' holds what the sigmoid is taken of,
+        and its attribute `stride` what must divide H and W.
 
     Raises:
-        ValueError: unknown `net`, or an output stride that it cannot have.
+        ValueError: unknown `net`, an output stride that it cannot have, or
+            images of a size that the stride does not divide. Where the size
+            is known only when the model runs, it is then a
+            tf.errors.InvalidArgumentError.
     """
+    from nets.layers import check_sides, tf
+    network = getattr(module_of(net), net)
     inputs = tf.keras.layers.Input(shape=(None, None, 3), tensor=images,
                                    name='images')
-    if net == 'segnet':
-        logits = segnet(inputs, width, training)
-    elif net == 'unet':
-        logits = unet(inputs, width, training)
-    elif net == 'deeplabv3':
-        logits = deeplabv3(inputs, width, training, output_stride)
-    else:
-        raise ValueError(f'unknown net {net!r}: segnet, unet or deeplabv3')
+    multiple = stride(net, output_stride)
+    options = ({'output_stride': multiple} if has_output_stride(net) else {})
+    logits = network(check_sides(inputs, multiple), width, training, **options)
     probability = tf.keras.layers.Activation('sigmoid', name='probability')(
         logits)
-    return tf.keras.Model(inputs, probability, name=net)
+    model = tf.keras.Model(inputs, probability, name=net)
+    model.stride = multiple
+    return model

@@ -12,6 +12,11 @@ image is enlarged first, as the paper does with its own in inference.
 from nets.layers import classifier, conv_bn, conv_bn_relu, relu
 from nets.tf1 import tf
 
+OUTPUT_STRIDES = (8, 16)
+# Of a single image the image-level branch has a single value: its batch norm
+# would learn a variance of 0, and evaluation be off.
+MIN_BATCH_SIZE = 2
+XLA_PAYS = False  # compiling takes over a minute
 ENLARGEMENT = 2
 UNITS = (2, 2, 2, 2)  # of ResNet-18's four stages
 # The paper's (6, 12, 18) are for objects in crops of 513 pixels. Crops here
@@ -108,7 +113,7 @@ def deeplabv3(images, width, training, output_stride):
     Raises:
         ValueError: another output stride.
     """
-    if output_stride not in (8, 16):
+    if output_stride not in OUTPUT_STRIDES:
         raise ValueError(f'output_stride is {output_stride}; give 8 or 16')
     x = resize(images, ENLARGEMENT, 'enlarged')
     x = encoder(x, width, training, output_stride)

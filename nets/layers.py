@@ -10,6 +10,33 @@ BATCH_NORM_MOMENTUM = 0.9
 BATCH_NORM_EPSILON = 1e-3
 
 
+def check_sides(images, stride):
+    """The images [N, H, W, C], if `stride` divides H and W.
+
+    Elsewhere the networks would end in errors of their innermost layers, and
+    SegNet's pooling in 1.15 would end the process.
+
+    Raises:
+        ValueError: it does not; where H or W is not known yet, the tensor
+            raises a tf.errors.InvalidArgumentError when it is evaluated.
+    """
+    height, width = images.shape.as_list()[1:3]
+    advice = (f'the height and width of the images must be multiples of '
+              f'{stride}: eval.inference.predict(model, images) pads and '
+              'crops them')
+    if height and width:
+        if height % stride or width % stride:
+            raise ValueError(f'{height} x {width}: {advice}')
+        return images
+
+    def checked(x):
+        divides = tf.reduce_all(tf.equal(tf.shape(x)[1:3] % stride, 0))
+        with tf.control_dependencies([tf.Assert(divides, [advice])]):
+            return tf.identity(x)
+
+    return tf.keras.layers.Lambda(checked, name='check_sides')(images)
+
+
 def batch_norm(x, name, training):
     """Batch normalisation (arXiv:1502.03167) of x [N, H, W, C].
 

@@ -47,18 +47,18 @@ def has_bfloat16():
         return False
 
 
-def acceleration_pays(net):
+def acceleration_pays(xla_pays):
     """Says whether `accelerate`, below, makes a network's training faster.
 
     1.15 can compile by XLA, for the machine's own vector instructions, which
-    Intel's build uses without it. 2.15 can multiply in bfloat16.
+    Intel's build uses without it; `xla_pays` says whether the time of
+    compiling is worth it. 2.15 can multiply in bfloat16.
     """
     if tf.test.is_gpu_available():
         return False
     if VERSION_1:
-        # XLA takes over a minute to compile DeepLabV3, which pays in long
-        # trainings only. Intel's build is the one without CUDA.
-        return net != 'deeplabv3' and tf.test.is_built_with_cuda()
+        # Intel's build is the one without CUDA.
+        return xla_pays and tf.test.is_built_with_cuda()
     return has_bfloat16()
 
 

@@ -8,7 +8,7 @@ import pytest
 import nets
 from nets.segnet import max_pool, unpool
 from nets.tf1 import session_config, tf
-from nets.training import segmentation_loss
+from training.model_fn import segmentation_loss
 
 WIDTH = 4
 # The networks, and the stride of each.

@@ -1,158 +1,96 @@
 """What training leaves in a model folder, and how it is read back.
 
-    network.json       what the network was built with
+    config.json        what the training was asked for; see `records`
     model.ckpt-STEP.*  the latest checkpoints, to resume from
     best/              the checkpoint with the best validation F1 ...
     best/best.json     ... and which it is
-    weights.h5         its Keras weights, with all that network.json says
+    weights.h5         its Keras weights, with all that config.json says
 
 A folder with weights.h5 alone is enough to evaluate and to predict.
 """
 import contextlib
 import errno
-import fcntl
 import functools
 import glob
 import json
+import math
 import os
-import shutil
 import sys
 
 import h5py
 import numpy as np
 
 import nets
-from input_pipeline.files import (InputError, remove_matching, reserve_space,
-                                  write_json, atomic_write)
-from input_pipeline.preprocessing import NORMALISATION
+from input_pipeline.files import (InputError, atomic_write, locked,
+                                  remove_matching, reserve_space, write_json)
 from nets.tf1 import acceleration_scope, session_config, tf
+from training.records import NAME, check_asked, read_json, read_record
+
+# Model folders that come with the code.
+PRETRAINED = os.path.join(os.path.dirname(os.path.dirname(
+    os.path.abspath(__file__))), 'checkpoints', 'pretrained')
+# What TensorFlow adds to the name of a file that it has not written whole.
+TEMPORARY = '.tmp' + 32 * '[0-9a-f]'
 
 
-def describe(net, width, output_stride):
-    """What must be known to build a network again, as a dict.
-
-    The arguments are those of `nets.build`; only DeepLabV3 has an output
-    stride, for the others it is None.
-    """
-    return {'net': net, 'width': width,
-            'output_stride': output_stride if net == 'deeplabv3' else None,
-            'normalisation': NORMALISATION}
-
-
-def read_json(path):
-    """The dict in a JSON file.
-
-    Raises:
-        InputError: the file is not one that training wrote.
-    """
-    try:
-        with open(path) as file:
-            content = json.load(file)
-        if not isinstance(content, dict):
-            raise ValueError('holds no names and values')
-    except (OSError, ValueError) as error:
-        raise InputError(f'{path}: cannot be read ({error}); train again into '
-                         'another --model_dir') from error
-    return content
-
-
-def _holds_training(folder):
+def holds_training(folder):
     """Says whether a training began in a model folder."""
-    # One that failed before its first checkpoint leaves network.json alone.
-    return os.path.exists(os.path.join(folder, 'network.json')) and any(
+    # One that failed before its first checkpoint leaves config.json alone.
+    return any(
         glob.glob(os.path.join(glob.escape(folder), name))
         for name in ('model.ckpt-*.index', os.path.join('best', 'best.json')))
 
 
-def holds_network(folder):
-    """Says whether a model folder holds a network, trained there or not."""
-    return (_holds_training(folder)
-            or os.path.exists(os.path.join(folder, 'weights.h5')))
+def holds_weights(folder):
+    """Says whether a model folder holds weights.h5."""
+    return os.path.exists(os.path.join(folder, 'weights.h5'))
 
 
-def network_of(folder, net, width=None, output_stride=None):
-    """What the network trained in a model folder was built with.
+def is_shipped(folder):
+    """Says whether a model folder came with the code."""
+    return os.path.realpath(folder).startswith(
+        os.path.realpath(PRETRAINED) + os.sep)
+
+
+def record_to_resume(folder, net, width=None, output_stride=None):
+    """The record of the training that a model folder holds, or None.
 
     Args:
         folder: the model folder.
-        net: the net asked for.
-        width: the width asked for, or None.
-        output_stride: likewise.
-
-    Returns:
-        The dict of `describe`, with that of `store.identity` of what it was
-        trained on and `trained_on`, the `store.image_digests` of that, or
-        None where the folder holds no network.
+        net, width, output_stride: as for `records.check_asked`.
 
     Raises:
-        InputError: the folder holds another network than asked for.
+        InputError: it holds another network than asked for, or one that
+            training would overwrite.
     """
-    if not _holds_training(folder):
-        return None
-    path = os.path.join(folder, 'network.json')
-    network = read_json(path)
-    check_asked(network, path, net, width, output_stride)
-    return network
+    if is_shipped(folder):
+        raise InputError(f'{folder}: came with the code and is not trained '
+                         'on; choose another --model_dir')
+    if holds_training(folder):
+        if not os.path.exists(os.path.join(folder, NAME)):
+            raise InputError(f'{folder}: holds a training without {NAME}, '
+                             'which says of what; choose another --model_dir')
+        return read_record(folder, net, width, output_stride)
+    if holds_weights(folder):
+        raise InputError(f'{folder}: holds weights.h5 alone, which training '
+                         'would replace; choose another --model_dir')
+    return None
 
 
-def network_of_weights(path):
-    """What `write_weights` wrote beside the weights, as a dict.
+def record_of_weights(path):
+    """The record that `write_weights` wrote beside the weights, a dict.
 
     Raises:
         InputError: the file is not one that training wrote.
     """
     try:
         with h5py.File(path, 'r') as file:
-            return json.loads(file['network'][()])
+            # It was called `network` when the shipped weights were written.
+            name = 'config' if 'config' in file else 'network'
+            return json.loads(file[name][()])
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f'{path}: not whole, or not written by this program '
                          f'({error}); copy it again or train again') from error
-
-
-def check_asked(network, path, net, width, output_stride):
-    """Refuses another network than asked for.
-
-    Args:
-        network: dict of `describe`, as read.
-        path: of the file that it was read from.
-        net, width, output_stride: as for `network_of`.
-
-    Raises:
-        InputError: something is missing in `network`, or differs.
-    """
-    asked = {'net': net, 'width': width, 'output_stride': output_stride,
-             'normalisation': NORMALISATION,
-             # Of these nothing is asked but that they are there.
-             'data_seed': None, 'data_fold': None, 'trained_on': None}
-    for key, value in asked.items():
-        if key not in network:
-            raise InputError(f'{path}: says nothing of {key}; train again '
-                             'into another --model_dir')
-        if value is not None and network[key] not in (value, None):
-            leave_out = (f'leave out --{key} or '
-                         if key in ('width', 'output_stride') else '')
-            raise InputError(
-                f'{os.path.dirname(path)}: holds a network trained with {key} '
-                f'{network[key]}, not {value}; {leave_out}choose another '
-                '--model_dir')
-
-
-def build(network, images=None, training=False):
-    """The Keras model that `network`, a dict of `describe`, stands for.
-
-    `images` and `training` are as for `nets.build`, and so is what is
-    returned.
-    """
-    return nets.build(network['net'], network['width'],
-                      network['output_stride'] or nets.OUTPUT_STRIDE,
-                      images, training)
-
-
-def stride_of(network):
-    """The pixels that must divide height and width of the input of
-    `network`, a dict of `describe`."""
-    return nets.stride(network['net'],
-                       network['output_stride'] or nets.OUTPUT_STRIDE)
 
 
 def checkpoint_step(checkpoint):
@@ -172,30 +110,17 @@ def written_to(folder, alone=True):
     Raises:
         InputError: another training writes there, or there is no room.
     """
-    try:
-        os.makedirs(folder, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise InputError(f'{folder}: cannot be written ({error.strerror}); '
-                         'choose another --model_dir') from error
-    try:
-        if alone:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise InputError(f'{folder}: another training is writing there; wait '
-                         'for its end or choose another --model_dir'
-                         ) from error
-    except tf.errors.OpError as error:
-        for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            if os.strerror(number) in str(error):
-                raise InputError(
-                    f'{folder}: cannot be written ({os.strerror(number)}); '
-                    'make room, and the same command goes on from the last '
-                    'checkpoint') from error
-        raise
-    finally:
-        os.close(lock)
+    with locked(folder, 'model_dir') if alone else contextlib.nullcontext():
+        try:
+            yield
+        except tf.errors.OpError as error:
+            for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                if os.strerror(number) in str(error):
+                    raise InputError(
+                        f'{folder}: cannot be written ('
+                        f'{os.strerror(number)}); make room, and the same '
+                        'command goes on from the last checkpoint') from error
+            raise
 
 
 def latest_valid(folder):
@@ -211,8 +136,8 @@ def latest_valid(folder):
     Raises:
         InputError: there are checkpoints and none can be read.
     """
-    remove_matching(folder, 'model.ckpt-*_temp*', '*.tmp*', '.partial-*',
-                    'best/.partial-*')
+    remove_matching(folder, 'model.ckpt-*_temp*', f'checkpoint{TEMPORARY}',
+                    f'graph.pbtxt{TEMPORARY}', '.partial-*', 'best/.partial-*')
     # TensorFlow writes a checkpoint's index last.
     paths = sorted((path[:-len('.index')] for path in glob.glob(
         os.path.join(glob.escape(folder), 'model.ckpt-*.index'))),
@@ -289,11 +214,17 @@ def keep_best(folder, checkpoint, metrics):
               or metrics['f1'] > former['f1'])
     record = former
     if better:
+        files = files_of(checkpoint)
+        if files is None:
+            print(f'{checkpoint}: removed by the training before it could be '
+                  'kept as the best; a higher --evaluate_every leaves the '
+                  'evaluator more time', file=sys.stderr)
+            return False
         record = dict(metrics, checkpoint=os.path.basename(checkpoint))
-        for source in glob.glob(glob.escape(checkpoint) + '.*'):
-            target = os.path.join(folder, 'best', os.path.basename(source))
-            with atomic_write(target) as partial:
-                shutil.copyfile(source, partial)
+        for name, content in files.items():
+            with atomic_write(os.path.join(folder, 'best', name)) as partial:
+                with open(partial, 'wb') as file:
+                    file.write(content)
     write_json(os.path.join(folder, 'best', 'best.json'),
                dict(record, evaluated=metrics['step']))
     if better and former and former['checkpoint'] != record['checkpoint']:
@@ -303,52 +234,111 @@ def keep_best(folder, checkpoint, metrics):
     return better
 
 
-@contextlib.contextmanager
-def model_session(network, config, accelerate=False):
-    """The network in a graph and session of its own, without weights yet.
+def files_of(checkpoint):
+    """The files of a checkpoint, a dict of name to bytes.
+
+    None where one of them has gone: TensorFlow keeps only the latest
+    checkpoints.
+    """
+    files = {}
+    for path in glob.glob(glob.escape(checkpoint) + '.*'):
+        try:
+            with open(path, 'rb') as file:
+                files[os.path.basename(path)] = file.read()
+        except FileNotFoundError:
+            return None
+    # NAME.data-00000-of-00002 and so on.
+    parts = [name for name in files if '.data-' in name]
+    if (f'{os.path.basename(checkpoint)}.index' not in files or not parts
+            or len(parts) != int(parts[0].rsplit('-', 1)[1])):
+        return None
+    return files
+
+
+def record_evaluation(folder, checkpoint, result):
+    """Keeps an evaluated checkpoint if it is the best, and prints a line.
 
     Args:
-        network: dict of `describe`.
-        config: the session's tf.ConfigProto.
+        folder: the model folder.
+        checkpoint: path prefix of the checkpoint.
+        result: what `tf.estimator.Estimator.evaluate` returned.
+
+    Raises:
+        InputError: F1 is undefined.
+    """
+    metrics = {key: float(value) for key, value in result.items()
+               if key != 'global_step'}
+    step = int(result['global_step'])
+    if math.isnan(metrics['f1']):
+        raise InputError('validation.h5: F1 is undefined, since neither '
+                         'the masks nor the predictions hold a nucleus; '
+                         'prepare images with nuclei')
+    best = keep_best(folder, checkpoint, dict(metrics, step=step))
+    print(f'step {step}: validation loss {metrics["loss"]:.3f}, accuracy '
+          f'{metrics["accuracy"]:.3f}, F1 {metrics["f1"]:.4f}, IoU '
+          f'{metrics["iou"]:.4f}' + (' (best so far)' if best else ''),
+          flush=True)
+
+
+def build(config, images=None, training=False):
+    """The Keras model of a TrainConfig.
+
+    `images` and `training` are as for `nets.build`, and so is what is
+    returned.
+    """
+    return nets.build(config.net, config.width, config.output_stride, images,
+                      training)
+
+
+@contextlib.contextmanager
+def model_session(record, session_proto, accelerate=False):
+    """A network in a graph and session of its own, without weights yet.
+
+    Args:
+        record: dict of `net`, `width` and `output_stride`.
+        session_proto: the session's tf.ConfigProto.
         accelerate: whether the network runs by XLA, which compiles it anew
             for each size of image, or in bfloat16; see `tf1`.
 
     Yields:
         (session, Keras model).
     """
-    with tf.Graph().as_default(), tf.Session(config=config) as session:
+    with tf.Graph().as_default(), tf.Session(config=session_proto) as session:
         tf.keras.backend.set_session(session)
         with acceleration_scope(accelerate):
-            model = build(network)
+            model = nets.build(record['net'], record['width'],
+                               record['output_stride'])
         yield session, model
 
 
-def restore_best(folder, best, model):
-    """Reads a model folder's best checkpoint into a model.
+def restore_best(folder, model):
+    """Reads a model folder's best checkpoint into a model of `model_session`.
 
-    Args:
-        folder: the model folder.
-        best: what `read_best` says of it.
-        model: of `model_session`, within it.
+    Returns:
+        The record of `read_best`.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: there is none, or it cannot be read.
     """
+    best = read_best(folder)
+    if best is None:
+        raise InputError(f'{folder}: holds no evaluated checkpoint; train on '
+                         'with the same --mode=train command')
     path = os.path.join(folder, 'best', best['checkpoint'])
     try:
         tf.train.Saver(model.weights).restore(tf.get_default_session(), path)
     except (tf.errors.OpError, ValueError) as error:
+        if read_best(folder) != best:
+            # A training has found a better one meanwhile.
+            return restore_best(folder, model)
         raise InputError(f'{path}: cannot be restored '
                          f'({str(error).splitlines()[0]}); train again '
                          'into another --model_dir') from error
+    return best
 
 
 def restore_weights(path, model):
-    """Reads a file of `write_weights` into a model.
-
-    Args:
-        path: of the file.
-        model: of `model_session`, within it.
+    """Reads a file of `write_weights` into a model of `model_session`.
 
     Raises:
         InputError: it cannot be read.
@@ -360,73 +350,71 @@ def restore_weights(path, model):
                          'copy it again or train again') from error
 
 
-def write_weights(folder, network):
+def write_weights(folder):
     """Writes the best checkpoint's Keras weights to `weights.h5`.
 
-    The file's dataset `network` holds, as JSON, `network`, the step and the
-    validation F1; an attribute could not hold the digests of many images.
-    Nothing is done where they are those of the best checkpoint already.
+    The file's dataset `config` holds, as JSON, the record of config.json, the
+    step and the validation F1; an attribute could not hold the digests of
+    many images. Nothing is done where they are there already.
     """
     path = os.path.join(folder, 'weights.h5')
+    record = read_json(os.path.join(folder, NAME))
     best = read_best(folder)
-    described = dict(network, step=best['step'], f1=best['f1'])
+    record.update(step=best['step'], f1=best['f1'])
     # One that is absent or damaged is written anew.
     with contextlib.suppress(InputError):
-        if network_of_weights(path) == described:
+        if record_of_weights(path) == record:
             return
     # Keras reads weights layer by layer; to prune the graph, and not to
     # optimise it, makes each of these runs cheap.
-    config = tf.ConfigProto(
+    pruned = tf.ConfigProto(
         graph_options=tf.GraphOptions(place_pruned_graph=True))
-    with model_session(network, config) as (_, model):
-        restore_best(folder, best, model)
-        text = json.dumps(described)
+    with model_session(record, pruned) as (_, model):
+        restore_best(folder, model)
+        text = json.dumps(record)
         with atomic_write(path) as partial:
             reserve_space(partial, 4 * model.count_params() + len(text))
             model.save_weights(partial)
             with h5py.File(partial, 'a') as file:
-                file['network'] = text
+                file['config'] = text
 
 
 @contextlib.contextmanager
-def forward(folder, net, width=None, output_stride=None, accelerate=False):
+def restored_model(folder, net, width=None, output_stride=None,
+                   accelerate=False):
     """The trained network of a model folder as a function.
 
     Args:
         folder: the model folder.
-        net: the net asked for.
-        width: what the network must have been built with, or None.
-        output_stride: likewise.
+        net, width, output_stride: as for `records.check_asked`.
         accelerate: as for `model_session`.
 
     Yields:
         (function from float32 [N, H, W, 3] in [0, 1], H and W multiples of
-        the stride, to the probability float32 [N, H, W, 1]; the stride; a
-        dict of what the network was built with and its step).
+        the stride, to the probability float32 [N, H, W, 1]; the stride; the
+        record of the training with the `step` of the weights).
 
     Raises:
         InputError: there is no such network, another one, or it cannot be
             read.
     """
     weights = os.path.join(folder, 'weights.h5')
-    network = network_of(folder, net, width, output_stride)
-    if network is not None:
-        best = read_best(folder)
-        if best is None:
-            raise InputError(
-                f'{folder}: holds no evaluated checkpoint; train on with '
-                f'python main.py --mode=train --net={net}')
-        network['step'] = best['step']
-        restore = functools.partial(restore_best, folder, best)
-    elif os.path.exists(weights):
-        network = network_of_weights(weights)
-        check_asked(network, weights, net, width, output_stride)
+    if os.path.exists(os.path.join(folder, NAME)) and holds_training(folder):
+        record = read_record(folder, net, width, output_stride)
+        restore = functools.partial(restore_best, folder)
+    elif holds_weights(folder):
+        record = record_of_weights(weights)
+        check_asked(record, weights, net, width, output_stride)
         restore = functools.partial(restore_weights, weights)
     else:
-        raise InputError(f'{folder}: holds no trained network; train one '
-                         f'with python main.py --mode=train --net={net}')
-    with model_session(network, session_config(accelerate),
-                    accelerate) as (session, model):
-        restore(model)
-        run = session.make_callable(model.output, [model.input])
-        yield run, stride_of(network), network
+        raise InputError(
+            f'{folder}: holds no trained network; train one with python '
+            f'main.py --mode=train --net={net}, or use the one that came with '
+            'the code by --model_dir=checkpoints/pretrained')
+    with model_session(record, session_config(accelerate),
+                       accelerate) as (session, model):
+        best = restore(model)
+        if best:
+            record['step'] = best['step']
+        forward = session.make_callable(model.output, [model.input])
+        yield forward, model.stride, record

@@ -1,0 +1,140 @@
+"""What happens around the steps: progress, signals, evaluation, failures."""
+import contextlib
+import os
+import signal
+import time
+
+from input_pipeline.progress import LOG_INTERVAL, clock
+from nets.tf1 import tf
+
+STEP_DONE = 'step_done'  # the tensor of the global step after a step
+
+
+class StopHook(tf.train.SessionRunHook):
+    """Ends training after SIGINT or SIGTERM, or when a reader has failed.
+
+    It must stand before the hook that saves checkpoints: after a failure none
+    is saved.
+    """
+
+    def __init__(self, readers):
+        self.readers = readers
+        self.signal = None
+        self.step = None  # the last that ran
+
+    @contextlib.contextmanager
+    def handling_signals(self):
+        """Hands SIGINT and SIGTERM to this hook within the block."""
+        former = {number: signal.signal(number, self.stop)
+                  for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def stop(self, number, _):
+        """Signal handler; a second signal ends the program at once."""
+        if self.signal is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.signal = number
+
+    def before_run(self, _):
+        return tf.train.SessionRunArgs(f'{STEP_DONE}:0')
+
+    def after_run(self, run_context, run_values):
+        self.step = run_values.results
+        if self.signal is not None:
+            run_context.request_stop()
+
+    def end(self, _):
+        # TensorFlow would report the end of the data.
+        raise_failure(self.readers)
+
+
+class ProgressHook(tf.train.SessionRunHook):
+    """Prints step, loss, rate and time left.
+
+    The rate is the mean since the start and takes in the evaluations.
+    """
+
+    def __init__(self, loss, batch_size, steps):
+        self.loss = loss
+        self.batch_size = batch_size
+        self.steps = steps
+        self.start = None  # (time, step) after the first step
+        self.shown = None  # time of the last line
+
+    def before_run(self, _):
+        return tf.train.SessionRunArgs([f'{STEP_DONE}:0', self.loss])
+
+    def after_run(self, _, run_values):
+        step, loss = run_values.results
+        now = time.time()
+        if self.start is None:
+            self.start, self.shown = (now, step), now
+        if now - self.shown < LOG_INTERVAL and step < self.steps:
+            return
+        self.shown = now
+        rate = (step - self.start[1]) / max(now - self.start[0], 1e-9)
+        left = (self.steps - step) / max(rate, 1e-9)
+        print(f'step {step}/{self.steps}  loss {loss:.3f}  '
+              f'{rate * self.batch_size:.1f} patches/s  '
+              f'{clock(left)} left', flush=True)
+
+
+class EvaluationStopped(Exception):
+    """A signal came while a checkpoint was being evaluated."""
+
+
+class StopEvaluationHook(tf.train.SessionRunHook):
+    """Ends an evaluation once a StopHook has got a signal.
+
+    By an exception: the metrics of a part would be written as the whole's.
+    """
+
+    def __init__(self, stop_hook):
+        self.stop_hook = stop_hook
+
+    def after_run(self, *_):
+        if self.stop_hook.signal is not None:
+            raise EvaluationStopped
+
+
+class EvaluationListener(tf.train.CheckpointSaverListener):
+    """Has each checkpoint evaluated as soon as it is saved.
+
+    Args:
+        evaluate: function of the checkpoint's step.
+        start: the step that training goes on from, which needs none.
+        stop_hook: the StopHook; after a signal nothing is evaluated.
+    """
+
+    def __init__(self, evaluate, start, stop_hook):
+        self.evaluate = evaluate
+        self.start = start
+        self.stop_hook = stop_hook
+
+    def after_save(self, _, global_step_value):
+        if global_step_value != self.start and self.stop_hook.signal is None:
+            self.evaluate(global_step_value)
+        # Training ends where this is true.
+        return self.stop_hook.signal is not None
+
+
+def raise_failure(readers):
+    """Raises what made a reader fail, if one did."""
+    for reader in readers:
+        if reader.error is not None:
+            raise reader.error
+
+
+@contextlib.contextmanager
+def true_error_of(readers):
+    """Turns TensorFlow's report of a failed reader into what failed."""
+    try:
+        yield
+    except tf.errors.OpError:
+        raise_failure(readers)
+        raise

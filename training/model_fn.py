@@ -1,0 +1,177 @@
+"""Loss, learning rate and summaries: the Estimator's model_fn."""
+import os
+
+from eval.metrics import Counts, compute
+from nets.tf1 import acceleration_scope, tf
+from training import checkpoints
+from training.hooks import STEP_DONE, ProgressHook
+
+DICE_SMOOTHING = 1.0  # pixels; keeps the Dice of an empty patch defined
+IMAGE_SIDE = 256  # pixels of an image shown in TensorBoard
+IMAGES = 'image_summaries'  # their collection: written less often than others
+
+
+def segmentation_loss(logits, labels):
+    """Binary cross-entropy plus soft Dice, one to one.
+
+    Soft Dice after Milletari et al., 2016, arXiv:1606.04797, over the whole
+    batch and with plain sums below the fraction.
+
+    Args:
+        logits: float32 [N, H, W, 1].
+        labels: float32 [N, H, W, 1], 0 or 1.
+
+    Returns:
+        float32 scalar.
+    """
+    cross_entropy = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(
+        labels=labels, logits=logits))
+    probability = tf.sigmoid(logits)
+    dice = ((2 * tf.reduce_sum(probability * labels) + DICE_SMOOTHING)
+            / (tf.reduce_sum(probability) + tf.reduce_sum(labels)
+               + DICE_SMOOTHING))
+    return cross_entropy + 1 - dice
+
+
+def learning_rate_at(step, peak, warmup_steps, steps):
+    """Linear warm-up to `peak`, then cosine decay to 0 (arXiv:1608.03983).
+
+    Args:
+        step: integer scalar tensor, the steps done before.
+        peak: float.
+        warmup_steps, steps: int, of the warm-up and in all.
+
+    Returns:
+        float32 scalar tensor.
+    """
+    step = tf.cast(step, tf.float32)
+    warmup = tf.minimum((step + 1) / max(warmup_steps, 1), 1.0)
+    return warmup * tf.train.cosine_decay(peak, step, steps)
+
+
+def confusion(labels, probability):
+    """Pixels of each kind, float64 [4] in the order of `metrics.Counts`.
+
+    `labels` and `probability` are float32 [N, H, W, 1], N * H * W < 2^24.
+    """
+    positive, truth = probability > 0.5, labels > 0.5
+    kinds = [tf.logical_and(positive, truth),
+             tf.logical_and(positive, tf.logical_not(truth)),
+             tf.logical_and(tf.logical_not(positive), truth),
+             tf.logical_not(tf.logical_or(positive, truth))]
+    return tf.cast(tf.stack([tf.reduce_sum(tf.cast(kind, tf.float32))
+                             for kind in kinds]), tf.float64)
+
+
+def metric_tensors(counts):
+    """Metrics of float64 [4] counts, a dict of float32 scalars by name."""
+    return {name: tf.cast(value, tf.float32) for name, value
+            in compute(Counts(*tf.unstack(counts))).items()}
+
+
+def image_summary(images, labels, probability):
+    """Tissue, mask and prediction side by side, for TensorBoard.
+
+    Args:
+        images: float32 [N, H', W', 3] in [0, 1].
+        labels: float32 [N, H, W, 1], H <= H', W <= W'.
+        probability: float32 [N, H, W, 1].
+
+    Returns:
+        float32 [1, h, 3 * w, 3], the first image's top left corner.
+    """
+    side = IMAGE_SIDE
+    labels, probability = [
+        tf.tile(t[:1, :side, :side], [1, 1, 1, 3])
+        for t in (labels, probability)]
+    shape = tf.shape(labels)
+    return tf.concat([images[:1, :shape[1], :shape[2]], labels, probability],
+                     axis=2)
+
+
+def model_fn(features, labels, mode, params):
+    """The Estimator's model_fn, for training and evaluation.
+
+    Prediction needs tiles and other sizes than the stores hold:
+    `eval/inference.py` does it.
+
+    Args:
+        features: images float32 [N, H', W', 3] in [0, 1].
+        labels: masks [N, H, W, 1], 0 or 1; in evaluation the images are
+            padded at the bottom and right, and H <= H', W <= W'.
+        mode: tf.estimator.ModeKeys.TRAIN or EVAL.
+        params: dict of `train_config`, a TrainConfig, `accelerate`, whether
+            the network runs accelerated (see `tf1`), and `model_dir`.
+
+    Returns:
+        A tf.estimator.EstimatorSpec.
+    """
+    shape = tf.shape(labels)
+    labels = tf.cast(labels, tf.float32)
+    with acceleration_scope(params['accelerate']):
+        model = checkpoints.build(
+            params['train_config'], features,
+            training=mode == tf.estimator.ModeKeys.TRAIN)
+        logits = model.get_layer('logits').output[:, :shape[1], :shape[2]]
+        probability = tf.sigmoid(logits)
+        loss = segmentation_loss(logits, labels)
+    counts = confusion(labels, probability)
+    images = tf.summary.image(
+        'tissue_mask_prediction', image_summary(features, labels, probability),
+        collections=[IMAGES])
+    if mode == tf.estimator.ModeKeys.TRAIN:
+        updates = model.get_updates_for(features)
+        return train_spec(loss, counts, images, updates, params)
+    return eval_spec(loss, counts, images, params)
+
+
+def train_spec(loss, counts, images, updates, params):
+    """The EstimatorSpec of a training step.
+
+    Args:
+        loss: float32 scalar.
+        counts: of `confusion`, of the batch.
+        images: the summary of `image_summary`.
+        updates: ops that move batch norm's statistics. Keras does not fill
+            UPDATE_OPS: without these they would never move.
+        params: as for `model_fn`.
+    """
+    config = params['train_config']
+    for name, value in metric_tensors(counts).items():
+        tf.summary.scalar(name, value)
+    step = tf.train.get_or_create_global_step()
+    rate = learning_rate_at(step, config.learning_rate, config.warmup_steps,
+                            config.steps)
+    tf.summary.scalar('learning_rate', rate)
+    # Gradients of a tensor used more than twice are added in pairs: AddN's
+    # order depends on the threads, see `session_config`.
+    train_op = tf.group(
+        tf.train.AdamOptimizer(rate).minimize(
+            loss, step,
+            aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE),
+        updates)
+    # A fetch of the variable itself may come before the step or after it.
+    with tf.control_dependencies([train_op]):
+        tf.identity(step, name=STEP_DONE)
+    return tf.estimator.EstimatorSpec(
+        tf.estimator.ModeKeys.TRAIN, loss=loss, train_op=train_op,
+        training_hooks=[ProgressHook(loss, config.batch_size, config.steps)],
+        training_chief_hooks=[tf.train.SummarySaverHook(
+            save_steps=config.evaluate_every, summary_op=images,
+            output_dir=params['model_dir'])])
+
+
+def eval_spec(loss, counts, images, params):
+    """The EstimatorSpec of an evaluation; the arguments are as above."""
+    total = tf.Variable(
+        tf.zeros([len(Counts._fields)], tf.float64), trainable=False,
+        collections=[tf.GraphKeys.LOCAL_VARIABLES,
+                     tf.GraphKeys.METRIC_VARIABLES])
+    update = tf.assign_add(total, counts)
+    return tf.estimator.EstimatorSpec(
+        tf.estimator.ModeKeys.EVAL, loss=loss,
+        eval_metric_ops={name: (value, update) for name, value
+                         in metric_tensors(total).items()},
+        evaluation_hooks=[tf.train.SummarySaverHook(
+            save_steps=1, summary_op=images,
+            output_dir=os.path.join(params['model_dir'], 'eval'))])

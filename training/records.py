@@ -1,0 +1,194 @@
+"""What a training was asked for: one record, from the flags to the weights.
+
+`TrainConfig` is handed on in the code. As JSON, with the changes that came on
+resuming, it is config.json in the model folder, the page `config` in
+TensorBoard's text tab, and part of weights.h5 and of eval's results.
+"""
+import dataclasses
+import json
+import os
+from typing import Optional
+
+import nets
+from input_pipeline.files import InputError, write_json
+from input_pipeline.preprocessing import NORMALISATION
+
+NAME = 'config.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What a training is asked for.
+
+    The network, as `nets.build` takes it:
+        net, width, output_stride: None is as before on resuming, or else the
+            default; see `with_network`.
+    The optimisation:
+        steps: in all, those of earlier runs included.
+        batch_size: crops in a step.
+        crop_size: side of the crops, pixels; a multiple of the stride.
+        learning_rate: Adam's peak rate (arXiv:1412.6980).
+        warmup_steps: steps of linear warm-up.
+        evaluate_every: steps between checkpoints, each evaluated.
+        augment_threads: threads that augment.
+        accelerate: whether the step runs by XLA or in bfloat16; see `tf1`.
+        seed: of the weights, the order of patches and the augmentation.
+    The data, read from the stores in `data_dir`:
+        data_source, data_digest, data_seed, data_fold: `store.identity`.
+        trained_on: `store.image_digests` of the training images.
+    """
+    net: str
+    data_dir: str
+    width: Optional[int] = None
+    output_stride: Optional[int] = None
+    steps: int = 4000
+    batch_size: int = 8
+    crop_size: int = 192
+    learning_rate: float = 2e-3
+    warmup_steps: int = 100
+    evaluate_every: int = 500
+    augment_threads: int = 2
+    accelerate: bool = False
+    seed: int = 0
+    data_source: Optional[str] = None
+    data_digest: Optional[str] = None
+    data_seed: Optional[int] = None
+    data_fold: Optional[str] = None
+    trained_on: Optional[list] = None
+    normalisation: str = NORMALISATION
+
+
+# What one network or one set of images means: it cannot change on resuming.
+NETWORK = ('net', 'width', 'output_stride', 'normalisation')
+DATA = ('data_source', 'data_digest', 'data_seed', 'data_fold', 'trained_on')
+
+
+def read_json(path):
+    """The dict in a JSON file that training wrote.
+
+    Raises:
+        InputError: it is absent, damaged, or holds something else.
+    """
+    try:
+        with open(path) as file:
+            content = json.load(file)
+        if not isinstance(content, dict):
+            raise ValueError('holds no names and values')
+    except (OSError, ValueError) as error:
+        raise InputError(f'{path}: cannot be read ({error}); train again into '
+                         'another --model_dir') from error
+    return content
+
+
+def check_asked(record, path, net, width=None, output_stride=None):
+    """Refuses another network than asked for.
+
+    Args:
+        record: dict, as read.
+        path: of the file that it was read from.
+        net: the net asked for.
+        width: the width asked for, or None.
+        output_stride: likewise.
+
+    Raises:
+        InputError: something is missing in `record`, or differs.
+    """
+    for key in NETWORK + DATA:
+        if key not in record:
+            raise InputError(f'{path}: says nothing of {key}; train again '
+                             'into another --model_dir')
+    asked = {'net': net, 'width': width, 'output_stride': output_stride,
+             'normalisation': NORMALISATION}
+    for key, value in asked.items():
+        if value is not None and record[key] not in (value, None):
+            leave_out = (f'leave out --{key} or '
+                         if key in ('width', 'output_stride') else '')
+            raise InputError(
+                f'{os.path.dirname(path)}: holds a network trained with {key} '
+                f'{record[key]}, not {value}; {leave_out}choose another '
+                '--model_dir')
+
+
+def read_record(folder, net, width=None, output_stride=None):
+    """The record in a model folder, a dict.
+
+    Raises:
+        InputError: it is absent or damaged, or of another network than asked
+            for; see `check_asked`.
+    """
+    path = os.path.join(folder, NAME)
+    record = read_json(path)
+    check_asked(record, path, net, width, output_stride)
+    return record
+
+
+def with_network(config, former):
+    """The TrainConfig with the network's width and output stride.
+
+    Args:
+        config: TrainConfig.
+        former: the record of what is resumed, or None.
+    """
+    if former is not None:
+        return dataclasses.replace(config, width=former['width'],
+                                   output_stride=former['output_stride'])
+    output_stride = None
+    if nets.has_output_stride(config.net):
+        output_stride = config.output_stride or nets.OUTPUT_STRIDE
+    return dataclasses.replace(config, width=config.width or nets.WIDTH,
+                               output_stride=output_stride)
+
+
+def check_same_data(config, record, folder):
+    """Refuses to train on other images than a training began with.
+
+    Raises:
+        InputError: the data of `config` are not those of `record`.
+    """
+    if any(record[key] != getattr(config, key) for key in DATA):
+        raise InputError(f'--data_dir={config.data_dir}: holds other images, '
+                         'or another division of them, than the network in '
+                         f'{folder} was trained on; choose another --data_dir '
+                         'or --model_dir')
+
+
+def differences(config, record):
+    """What a resumed training is asked for otherwise than before.
+
+    Returns:
+        List of dicts of `name`, `before` and `now`.
+    """
+    return [{'name': name, 'before': record[name], 'now': value}
+            for name, value in dataclasses.asdict(config).items()
+            if name in record and record[name] != value]
+
+
+def write_record(folder, config, changes):
+    """Writes config.json.
+
+    Args:
+        folder: the model folder.
+        config: TrainConfig.
+        changes: list of `differences`, each with the `step` it came at.
+
+    Returns:
+        The record, a dict.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    record = dict(dataclasses.asdict(config), changes=changes)
+    write_json(os.path.join(folder, NAME), record)
+    return record
+
+
+def as_markdown(record):
+    """A record as a Markdown table, for TensorBoard's text tab."""
+    shown = dict(record, trained_on=f'{len(record["trained_on"])} images')
+    changes = shown.pop('changes')
+    rows = ['| asked for | |', '|---|---|',
+            *(f'| {name} | {value} |' for name, value in shown.items()),
+            *(f'| from step {change["step"]} | {change["name"]} '
+              f'{change["now"]} instead of {change["before"]} |'
+              for change in changes)]
+    return '\n'.join(rows)
