@@ -52,7 +52,8 @@ def imported_names(source, path):
 
     `from a import b` gives 'a.b', and so does `import a.b`. A relative import
     gives the full name. A call of importlib.import_module or __import__ gives
-    its argument, or '?' where that is computed.
+    its argument; '?' stands for what is computed, as in 'nets.?' of
+    import_module(f'nets.{net}').
     """
     package = module_name(path).split('.')
     if not path.endswith('/__init__.py'):
@@ -68,10 +69,8 @@ def imported_names(source, path):
         elif isinstance(node, ast.Call):
             name = getattr(node.func, 'attr', getattr(node.func, 'id', ''))
             if name in ('import_module', '__import__'):
-                try:
-                    yield ast.literal_eval(node.args[0])
-                except (ValueError, IndexError):
-                    yield '?'
+                parts = getattr(node.args[0], 'values', [node.args[0]])
+                yield ''.join(getattr(part, 's', '?') for part in parts)
 
 
 def module_of(name, modules):
@@ -79,6 +78,14 @@ def module_of(name, modules):
     parts = name.split('.')
     return next(('.'.join(parts[:end]) for end in range(len(parts), 0, -1)
                  if '.'.join(parts[:end]) in modules), None)
+
+
+def targets_of(name, modules):
+    """The modules that an imported name, of `imported_names`, stands for."""
+    if name.endswith('.?'):
+        return {module for module in modules if module.startswith(name[:-1])}
+    target = module_of(name, modules)
+    return {target} if target else set()
 
 
 def is_third_party(name):
@@ -126,19 +133,20 @@ def import_faults(root, order):
     edges, faults = {module: set() for module in paths}, []
     for module, path in paths.items():
         for name in imported_names(read(root, path), path):
-            target = module_of(name, paths)
-            if target is not None:
-                if rank[target.split('.')[0]] > rank[module.split('.')[0]]:
+            targets = targets_of(name, paths)
+            if targets:
+                top = module_of(name, rank)
+                if rank[top] > rank[module.split('.')[0]]:
                     faults.append(f'{path}: {name} stands above it')
                 else:
-                    edges[module].add(target)
+                    edges[module].update(targets)
             elif name.split('.')[0] == 'tensorflow':
                 if path != TENSORFLOW_AT:
                     faults.append(f'{path}: imports TensorFlow, not through '
                                   'nets.tf1')
             elif name.split('.')[0] in THIRD_PARTY:
                 pass
-            elif name == '?' or is_third_party(name):
+            elif '?' in name or is_third_party(name):
                 faults.append(f'{path}: {name} is none of the packages that '
                               'it may import')
     circle = circle_in(edges)
@@ -225,6 +233,8 @@ def test_imports_in_order_are_no_faults(made):
      ['high/c.py: top stands above it']),
     ('low/b.py', 'import importlib\nimportlib.import_module("high.c")',
      ['low/b.py: high.c stands above it']),
+    ('low/b.py', 'import importlib\nimportlib.import_module(f"high.{x}")',
+     ['low/b.py: high.? stands above it']),
     ('low/b.py', 'import importlib\nimportlib.import_module("h" + x)',
      ['low/b.py: ? is none of the packages that it may import']),
     # The package itself imports low.a, and this imports low.b.
@@ -233,6 +243,9 @@ def test_imports_in_order_are_no_faults(made):
      ['circle: low.a -> low.b -> low.a']),
     ('low/b.py', 'from low import x',
      ['circle: low -> low.a -> low.b -> low']),
+    ('high/__init__.py', '__import__(f"high.{x}")\nimport high.d as high',
+     []),
+    ('high/c.py', '__import__(f"high.{x}")', ['circle: high.c -> high.c']),
     ('high/c.py', 'from .d import e',
      ['circle: high.c -> high.d -> high.c']),
     ('low/a.py', 'import low.a', ['circle: low.a -> low.a']),
