@@ -19,11 +19,11 @@ import numpy as np
 from benchmarks.turns import ratio, side_by_side
 from input_pipeline import sample, store
 from input_pipeline.files import atomic_write
+from nets import NETS
 from nets.tf1 import has_bfloat16
 
 ENGINES = ('tf1', 'tf2')
 STOCK = 'tf1-gpu'  # compared with PyTorch alone
-NETS = ('segnet', 'unet', 'deeplabv3')
 REPEATS = 5
 # Of PyTorch's rates.
 TORCH_GOALS = {('tf1', 'train'): 1.0, (STOCK, 'train'): 0.55,
