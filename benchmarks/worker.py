@@ -12,11 +12,11 @@ from benchmarks.turns import BATCH, STEPS, serve
 from eval import inference
 from input_pipeline import queues
 from input_pipeline.preprocessing import normalise, pad_to_stride
-from training import checkpoints, loop
 from nets.tf1 import acceleration_scope, session_config, tf
+from training.model_fn import model_fn
+from training.records import TrainConfig, with_network
 
 AHEAD = queues.BATCHES_AHEAD + 2  # batches that the queues may hold ready
-MAX_PIXELS = 1536 ** 2  # so that 1000 x 1000 goes through whole
 
 
 def random_images(count, side):
@@ -57,12 +57,13 @@ def step(net, source, side, accelerate):
     else:
         features, labels = queues.training_input(source, BATCH, side, 2, 0,
                                                  [])()
-    spec = training.model_fn(
+    config = with_network(TrainConfig(
+        net, data_dir='', batch_size=BATCH, learning_rate=1e-3,
+        warmup_steps=1, steps=10 ** 6, evaluate_every=10 ** 6), former=None)
+    spec = model_fn(
         features, labels, tf.estimator.ModeKeys.TRAIN,
-        {'network': checkpoints.describe(net, nets.WIDTH, nets.OUTPUT_STRIDE),
-         'batch_size': BATCH, 'learning_rate': 1e-3, 'warmup_steps': 1,
-         'steps': 10 ** 6, 'evaluate_every': 10 ** 6,
-         'model_dir': tempfile.mkdtemp(), 'accelerate': accelerated})
+        {'train_config': config, 'accelerate': accelerated,
+         'model_dir': tempfile.mkdtemp()})
     session = monitored_session(accelerated)
     serve(lambda: session.run(spec.train_op), BATCH, STEPS,
           0 if source == 'constant' else AHEAD)
@@ -96,7 +97,8 @@ def image(net, how, views):
     padded = normalise(pad_to_stride(pixels, stride))[np.newaxis]
 
     def segment():
-        inference.segment(pixels, run, stride, 0.5, MAX_PIXELS, views == '8')
+        inference.segment(pixels, run, stride, 0.5, inference.MAX_PIXELS,
+                          views == '8')
 
     def bare():
         for _ in range(int(views)):

@@ -4,8 +4,6 @@ import os
 import sys
 import tempfile
 
-import numpy as np
-
 from eval import display, inference
 from input_pipeline import progress
 from input_pipeline.files import InputError

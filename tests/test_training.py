@@ -216,11 +216,11 @@ def test_what_changes_on_resuming_is_said_and_kept(capsys):
     assert changes == [
         {'name': 'steps', 'before': 4000, 'now': 8000, 'step': 4000},
         {'name': 'batch_size', 'before': 8, 'now': 4, 'step': 4000}]
-    # The cosine at 3999 of 4000 steps is 1 - 3.1e-7 short of its end; in the
-    # middle of 8000 steps the rate is half of its peak of 2e-3.
+    # At 3999 of 4000 steps the cosine leaves (pi / 4000)^2 / 4 of 2e-3, 3e-10;
+    # in the middle of 8000 steps the rate is half of its peak of 2e-3.
     assert capsys.readouterr().out == (
         'steps: 4000 before, 8000 from step 4000 on; the learning rate rises '
-        'again, from 3.1e-10 to 1.0e-03\n'
+        'again, from 3e-10 to 0.001\n'
         'batch_size: 8 before, 4 from step 4000 on\n')
     # The next time they stand in the record.
     record = dict(dataclasses.asdict(now), changes=changes)
