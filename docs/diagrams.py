@@ -2,9 +2,10 @@
 
     python -m docs.diagrams        # from the project's folder
 
-writes unet.png, segnet.png and deeplabv3.png beside this file.
+writes NET.png beside this file for each network of `nets.NETS`.
 """
 import functools
+import importlib
 import math
 import os
 import re
@@ -16,9 +17,6 @@ from input_pipeline.files import atomic_write
 from nets.tf1 import tf
 
 SIDE = 256  # of the image that the networks are built on, pixels
-TITLES = {'unet': 'U-Net', 'segnet': 'SegNet',
-          'deeplabv3': f'DeepLabV3, output stride {nets.OUTPUT_STRIDE} '
-                       '(parallel branches drawn smaller)'}
 # The end of a layer's name that makes it part of a greater step.
 PART = r'(?<=unit\d)_.*|(?<=aspp_pool)_.*|_bn$|_relu$'
 # Pattern of a step's first layer (the first that matches counts), legend,
@@ -32,7 +30,16 @@ KINDS = (
     ('Concatenate', 'concatenation', '#7d838c', .5),
     ('Conv2D .*logits', 'convolution to logits', '#f2bf63', 1),
     ('Lambda (logits|enlarged)', 'bilinear upsampling', '#5aa469', 1),
-    ('Conv2D|.*aspp_pool', 'convolution, batch norm, ReLU', '#8db8e2', 1))
+    ('Conv2D|.*aspp_pool', 'convolution, batch norm, ReLU', '#8db8e2', 1),
+    ('', 'other layer', '#ffffff', 1))
+
+
+def title_of(net):
+    """A network's title: what stands before the colon in the first line of
+    its module's docstring, or else its name."""
+    docstring = importlib.import_module(f'nets.{net}').__doc__ or ''
+    title, colon, _ = docstring.partition('\n')[0].partition(':')
+    return title if colon else net
 
 
 def steps_of(model):
@@ -68,18 +75,18 @@ def caption(step, layers):
     return text.strip()
 
 
-def draw(net):
-    """The diagram of one network, a matplotlib Figure."""
-    with tf.Graph().as_default():
-        model = nets.build(net, images=tf.zeros([1, SIDE, SIDE, 3]))
-    steps, columns, edges = steps_of(model)
-    figure = Figure([16, 5.8], 100)
-    # The axes' units: the width of a block, and one doubling of the side.
-    axes = figure.add_axes([.0125, 0, .975, 1], ylim=(-8.7, 6.7))
-    axes.axis('off')
-    write = functools.partial(axes.text, fontsize=13.5, ha='center', va='top')
-    line = functools.partial(axes.plot, color='#444444', linewidth=1.3)
+def draw_blocks(axes, write, steps, columns):
+    """Draws a block for each step, column by column.
 
+    Args:
+        axes: matplotlib axes; x in blocks' widths, y in doublings of a side.
+        write: function as `axes.text`.
+        steps, columns: of `steps_of`.
+
+    Returns:
+        dicts of step to its (left, middle, right, y, top), of section of the
+        network to its blocks' (left, right, shape), and of legend to handle.
+    """
     left, blocks, sections, handles = 0, {}, {}, {}
     for column in range(max(columns.values()) + 1):
         stack = [step for step in steps if columns[step] == column]
@@ -104,6 +111,20 @@ def draw(net):
                 (left, right, shape))
         left = right + .35
     axes.set_xlim(-.03, right + .03)
+    return blocks, sections, handles
+
+
+def draw(net):
+    """The diagram of one network, a matplotlib Figure."""
+    with tf.Graph().as_default():
+        model = nets.build(net, images=tf.zeros([1, SIDE, SIDE, 3]))
+    steps, columns, edges = steps_of(model)
+    figure = Figure([16, 5.8], 100)
+    axes = figure.add_axes([.0125, 0, .975, 1], ylim=(-8.7, 6.7))
+    axes.axis('off')
+    write = functools.partial(axes.text, fontsize=13.5, ha='center', va='top')
+    line = functools.partial(axes.plot, color='#444444', linewidth=1.3)
+    blocks, sections, handles = draw_blocks(axes, write, steps, columns)
 
     for source, target, output in sorted(edges):
         _, x0, right, y0, top0 = blocks[source]
@@ -124,7 +145,10 @@ def draw(net):
                   '{}\n{} × {}'.format(section, *members[0][2][1:3]))
     figure.legend(handles.values(), handles.keys(), loc='lower center',
                   ncol=4, fontsize=13, frameon=False)
-    write(0, 6.4, TITLES[net], fontsize=20, ha='left')
+    parallel = len(set(columns.values())) < len(columns)
+    write(0, 6.4, title_of(net) + (' (parallel branches drawn smaller)'
+                                   if parallel else ''),
+          fontsize=20, ha='left')
     write(0, 5.5, ha='left', s=(
         f'Width {nets.WIDTH}, {SIDE} × {SIDE} image. Height of a block: '
         'log2 of its side; below it: channels. Convolutions are 3×3, of '
@@ -133,7 +157,7 @@ def draw(net):
 
 
 if __name__ == '__main__':
-    for name in TITLES:
+    for name in nets.NETS:
         path = os.path.join(os.path.dirname(__file__), f'{name}.png')
         with atomic_write(path) as partial:
             draw(name).savefig(partial)

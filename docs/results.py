@@ -1,4 +1,4 @@
-"""Draws the README's pictures of results.
+"""Draws the pictures of results in docs/results.md.
 
     MONUSEG_DIR=DIR ./run.sh
     python -m docs.results         # from the project's folder
@@ -13,11 +13,10 @@ import os
 import imageio.v3 as iio
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from tensorboard.backend.event_processing.event_accumulator import (
-    EventAccumulator)
 
-from docs.diagrams import TITLES
-from eval import display
+import nets
+from docs.diagrams import title_of
+from eval import curves, display
 from input_pipeline import store
 from input_pipeline.files import atomic_write
 
@@ -58,19 +57,19 @@ def f1_by_minutes(folder):
         List of (minutes since the training's first event, F1), one for each
         evaluation during training.
     """
-    start = EventAccumulator(folder).Reload().FirstEventTimestamp()
-    evaluations = EventAccumulator(os.path.join(folder, 'eval')).Reload()
-    return [((event.wall_time - start) / 60, event.value)
-            for event in evaluations.Scalars('f1')]
+    start = curves.read_events(folder).FirstEventTimestamp()
+    evaluations = curves.read_events(os.path.join(folder, 'eval'))
+    return [((wall_time - start) / 60, f1) for wall_time, _, f1
+            in curves.scalar_points(evaluations, 'f1')]
 
 
-def draw_curves(nets):
+def draw_curves():
     """Draws F1 over the minutes of training of each network."""
     figure = Figure(figsize=(8, 4.5))
     axis = figure.subplots()
-    for net in nets:
+    for net in nets.NETS:
         axis.plot(*zip(*f1_by_minutes(os.path.join(MODELS, net))), 'o-',
-                  markersize=4, label=TITLES[net].split(',')[0])
+                  markersize=4, label=title_of(net))
     axis.set_xlim(left=0)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel('minutes since the start, evaluations included')
@@ -83,6 +82,6 @@ def draw_curves(nets):
 
 
 if __name__ == '__main__':
-    for net in TITLES:
+    for net in nets.NETS:
         print(net, draw_extremes(net))
-    draw_curves(TITLES)
+    draw_curves()

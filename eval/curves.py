@@ -1,10 +1,12 @@
 """Learning curves of a training run, from its TensorBoard event files."""
 import glob
+import logging
 import math
 import os
 
 from input_pipeline.files import atomic_write
 
+EVENT_FILES = 'events.out.tfevents.*'
 TAGS = ('loss', 'accuracy', 'f1')
 
 # Part of the run that a point of the smoothed training curve averages.
@@ -28,19 +30,21 @@ def plot_curves(model_dir):
         InputError: the picture cannot be written.
     """
     from matplotlib.figure import Figure
-    training = _read_scalars(model_dir)
-    validation = _read_scalars(os.path.join(model_dir, 'eval'))
+    training = read_events(model_dir)
+    validation = read_events(os.path.join(model_dir, 'eval'))
     if training is None and validation is None:
         return None
     # A Figure of its own, not pyplot's, needs neither screen nor closing.
     figure = Figure(figsize=(15, 4.5))
     for axis, tag in zip(figure.subplots(1, len(TAGS)), TAGS):
-        if training and training[tag]:
-            steps, values = zip(*sorted(training[tag].items()))
+        points = scalar_points(training, tag)
+        if points:
+            _, steps, values = zip(*points)
             axis.plot(steps, values, color='C0', alpha=0.25)
             axis.plot(steps, _smoothed(values), color='C0', label='training')
-        if validation and validation[tag]:
-            steps, values = zip(*sorted(validation[tag].items()))
+        points = scalar_points(validation, tag)
+        if points:
+            _, steps, values = zip(*points)
             axis.plot(steps, values, 'o-', color='C1', markersize=4,
                       label='validation')
         axis.set_title(tag)
@@ -55,32 +59,44 @@ def plot_curves(model_dir):
     return path
 
 
-def _read_scalars(folder):
-    """Reads TAGS from a folder's event files.
+def read_events(folder):
+    """Reads a folder's event files with TensorBoard's own reader.
+
+    What a training wrote and then did again after a restart is left out, as
+    in TensorBoard, and so is half a record at a file's end.
 
     Returns:
-        dict of tag to dict of step to value, or None without event files. Of
-        a step done twice, as after a resume, the later value; NaN is left
-        out.
+        tensorboard's EventAccumulator, which holds every scalar, or None
+        without event files.
     """
-    from nets.tf1 import tf
-    # Their names begin with the time they were opened.
-    paths = sorted(glob.glob(
-        os.path.join(glob.escape(folder), 'events.out.tfevents.*')))
-    if not paths:
+    if not glob.glob(os.path.join(glob.escape(folder), EVENT_FILES)):
         return None
-    scalars = {tag: {} for tag in TAGS}
-    for path in paths:
-        try:
-            for event in tf.train.summary_iterator(path):
-                for value in event.summary.value:
-                    if (value.tag in scalars
-                            and math.isfinite(value.simple_value)):
-                        scalars[value.tag][event.step] = value.simple_value
-        except tf.errors.DataLossError:
-            # A killed training leaves half a record at the end of its file.
-            continue
-    return scalars
+    from tensorboard.backend.event_processing import event_accumulator
+    # It warns of what every resumed training has: a second graph, and steps
+    # done again.
+    logging.getLogger('tensorboard').setLevel(logging.CRITICAL)
+    # It would keep a random 10000 of the scalars; 0 keeps all.
+    return event_accumulator.EventAccumulator(
+        folder, size_guidance={event_accumulator.SCALARS: 0}).Reload()
+
+
+def scalar_points(events, tag):
+    """The points of one curve.
+
+    Args:
+        events: what `read_events` returns.
+        tag: name of the scalar.
+
+    Returns:
+        list of (wall_time in seconds, step, value) by step, one for each
+        step that has a finite value: the one written last. It is empty
+        without event files and for a tag that they do not hold.
+    """
+    if events is None or tag not in events.Tags()['scalars']:
+        return []
+    points = {event.step: (event.wall_time, event.step, event.value)
+              for event in events.Scalars(tag) if math.isfinite(event.value)}
+    return [points[step] for step in sorted(points)]
 
 
 def _smoothed(values):

@@ -35,17 +35,15 @@ def display_masked(image, mask, image_title='Tissue Image',
                    mask_title='Predicted Mask'):
     """Shows tissue, mask and the mask's outlines on the tissue side by side.
 
-    Works in a notebook and in a script. In a notebook, assign the result or
-    end the line with a semicolon, or the figure appears twice.
+    Works in a notebook and in a script. Returns nothing: a notebook would
+    show a figure that ends a cell a second time. `save_comparison` writes one
+    to a file.
 
     Args:
         image: [H, W, 3] or [1, H, W, 3], uint8 or float in [0, 1].
         mask: [H, W], [H, W, 1] or [1, H, W, 1]; probabilities or 0 and 1,
             nuclei where above 0.5.
         image_title, mask_title: text above the first two panels.
-
-    Returns:
-        The matplotlib figure.
 
     Raises:
         ValueError: a shape is none of these, the two differ in size, or a
@@ -67,7 +65,6 @@ def display_masked(image, mask, image_title='Tissue Image',
     _draw_row(figure, [(image_title, image), (mask_title, mask),
                        ('Outlines', overlay(image, mask > 0.5))])
     plt.show()
-    return figure
 
 
 def save_comparison(path, image, truth, prediction):

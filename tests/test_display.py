@@ -1,6 +1,7 @@
 """Pictures: overlay, the notebook's figure and the comparison."""
 import imageio.v3
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from skimage.segmentation import find_boundaries
@@ -65,8 +66,9 @@ def test_display_masked_shows_three_panels(batch, as_float, channel):
         mask = mask[..., np.newaxis]
     if batch:
         image, mask = image[np.newaxis], mask[np.newaxis]
-    figure = display.display_masked(image, mask, 'Tissue Image',
-                                    'Predicted Mask')
+    assert display.display_masked(image, mask, 'Tissue Image',
+                                  'Predicted Mask') is None
+    figure = plt.gcf()  # Agg's show leaves it open
     panels = figure.axes
     assert [panel.get_title() for panel in panels] == [
         'Tissue Image', 'Predicted Mask', 'Outlines']
@@ -74,7 +76,7 @@ def test_display_masked_shows_three_panels(batch, as_float, channel):
     np.testing.assert_array_equal(shown[0], expected_image)
     np.testing.assert_array_equal(shown[1], expected_mask)
     np.testing.assert_array_equal(shown[2], outlined)
-    matplotlib.pyplot.close(figure)
+    plt.close(figure)
 
 
 @pytest.mark.parametrize('image_shape, mask_shape, words', [

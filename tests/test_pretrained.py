@@ -1,10 +1,8 @@
-"""The networks that come with the code, and what the README shows."""
+"""The networks that come with the code."""
 import os
-import re
 import sys
 
 import imageio.v3 as iio
-import numpy as np
 import pytest
 
 from conftest import NETS, ROOT, run
@@ -12,11 +10,6 @@ from conftest import NETS, ROOT, run
 # The first image of `sample.make` with seed 5. The networks know real tissue
 # alone, so neither it nor its like was trained on.
 IMAGE = os.path.join(ROOT, 'docs', 'synthetic.png')
-
-
-def readme():
-    with open(os.path.join(ROOT, 'README.md')) as file:
-        return file.read()
 
 
 def f1(mask):
@@ -35,24 +28,3 @@ def test_predict_without_training(tmp_path, net):
     assert 'no network trained here' in process.stderr
     mask = iio.imread(tmp_path / 'out' / 'synthetic_mask.png')
     assert f1(mask > 0) > 0.8
-
-
-def test_notebook_lines_of_the_readme(tmp_path):
-    lines, = re.findall('```python\n(.*?)```', readme(), re.DOTALL)
-    output = tmp_path / 'prediction.npy'
-    # As a script, and the figure drawn but not shown.
-    process = run(sys.executable, '-c', f'{lines}\nimport numpy\n'
-                  f'numpy.save({str(output)!r}, prediction)',
-                  MPLBACKEND='agg')
-    assert process.returncode == 0, process.stderr
-    prediction = np.load(output)
-    assert prediction.shape == (1, 320, 320, 1)
-    assert set(np.unique(prediction)) == {0, 1}
-    assert f1(prediction[0, :, :, 0] > 0) > 0.8
-
-
-def test_files_that_the_readme_shows_are_there():
-    targets = re.findall(r'\]\((?!http|#)([^)]+)\)', readme())
-    assert 'docs/unet.png' in targets
-    assert [target for target in targets
-            if not os.path.exists(os.path.join(ROOT, target))] == []
