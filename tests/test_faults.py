@@ -76,8 +76,6 @@ def test_what_a_kill_left_is_removed_and_steps_are_numbers(folder):
         os.mkdir(os.path.join(folder, leftover))
         open(os.path.join(folder, leftover, 'part-00000'), 'w').close()
     for leftover in (f'graph.pbtxt.tmp{32 * "9"}', f'checkpoint.tmp{32 * "a"}',
-                     '.partial-config.json',
-                     'best/.partial-model.ckpt-6.index',
                      'model.ckpt-12.data-00000-of-00001'):
         open(os.path.join(folder, leftover), 'w').close()
     for name in ('notes.tmpl.md', 'graph.pbtxt.tmp_notes'):
@@ -90,10 +88,9 @@ def test_what_a_kill_left_is_removed_and_steps_are_numbers(folder):
     # Not 6, which is the last in the order of text, and not 12, which has no
     # index.
     assert checkpoints.latest_valid(folder).endswith('model.ckpt-10')
-    left = set(os.listdir(folder)) | {
-        f'best/{name}' for name in os.listdir(os.path.join(folder, 'best'))}
+    left = set(os.listdir(folder))
     assert not [name for name in left if '_temp' in name
-                or name.endswith(('99', 'aa')) or 'partial' in name]
+                or name.endswith(('99', 'aa'))]
     # What is a user's stays.
     assert {'config.json', 'weights.h5', 'model.ckpt-3.index',
             'notes.tmpl.md', 'graph.pbtxt.tmp_notes'} <= before & left
