@@ -1,11 +1,12 @@
 """Outputs that appear only when whole."""
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from conftest import ROOT, SECONDS
+from conftest import ROOT, SECONDS, run
 from input_pipeline.files import (InputError, atomic_write, locked,
                                   remove_matching, write_json)
 
@@ -123,6 +124,35 @@ def test_a_link_to_a_folder_is_removed_and_not_the_folder(tmp_path):
     remove_matching(str(tmp_path), 'x_*')
     assert os.listdir(str(tmp_path)) == ['mine']
     assert (tmp_path / 'mine' / 'notes.txt').read_text() == 'mine'
+
+
+WRITE_PNG = '''
+import sys
+import numpy as np
+from input_pipeline.files import InputError
+from input_pipeline.images import write_png
+noise = np.random.RandomState(0).randint(0, 256, (200, 200, 3), np.uint8)
+try:
+    write_png(sys.argv[1], noise)
+except InputError as error:
+    print(error)
+'''
+
+
+@pytest.mark.skipif(not shutil.which('unshare'), reason='mounts no disk')
+@pytest.mark.parametrize('size', ['4k', '40k', '116k'])
+def test_a_full_disk_leaves_no_part_of_an_image(tmp_path, size):
+    """200 x 200 x 3 bytes of noise take 118 KiB as PNG."""
+    process = run('unshare', '--user', '--map-root-user', '--mount', 'sh',
+                  '-c', 'mount -t tmpfs -o size=$1 tmpfs "$2" || exit 77\n'
+                  '"$3" -c "$4" "$2/a.png"; ls -A "$2"', 'sh', size,
+                  tmp_path, sys.executable, WRITE_PNG, PYTHONPATH=ROOT)
+    if process.returncode == 77 or 'unshare' in process.stderr:
+        pytest.skip('no disk can be mounted here')
+    assert process.stdout == (f'{tmp_path}/a.png: cannot be written (No space '
+                              'left on device); choose another folder or make '
+                              'room\n')
+    assert process.stderr == ''
 
 
 # Locks
