@@ -22,6 +22,7 @@ if MISSING:
 from absl import app, flags, logging
 
 import nets
+from eval.inference import MAX_PIXELS
 from input_pipeline import progress
 from input_pipeline.files import InputError
 from training.records import TrainConfig
@@ -116,7 +117,7 @@ def define_flags():
                       'the eight flips and right-angle rotations; '
                       '--noaverage is eight times as fast.',
                       module_name=group)
-    flags.DEFINE_integer('max_pixels', 1536 ** 2, 'Images of more pixels are '
+    flags.DEFINE_integer('max_pixels', MAX_PIXELS, 'Images of more pixels are '
                          'cut into overlapping tiles of at most as many.',
                          lower_bound=1, upper_bound=LARGEST,
                          module_name=group)

@@ -171,8 +171,8 @@ done
 
 echo
 .venv/bin/python -c "import sys
-from eval.evaluate import results_table
-print(results_table(sys.argv[2:], sys.argv[1]))" \
+from eval.evaluate import compare_networks
+print(compare_networks(sys.argv[2:], sys.argv[1]))" \
   $split "${nets[@]/#/$models/}"
 echo "Split: $split. Pictures: $models/NET/${split}_pictures," \
   "curves: $models/NET/curves.png, predictions: $predictions/NET"

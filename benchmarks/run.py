@@ -7,6 +7,7 @@ benchmarks/results.md. Every ratio is of processes that took turns.
 """
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -19,11 +20,11 @@ import numpy as np
 from benchmarks.turns import ratio, side_by_side
 from input_pipeline import sample, store
 from input_pipeline.files import atomic_write
+from nets import NETS
 from nets.tf1 import has_bfloat16
 
 ENGINES = ('tf1', 'tf2')
 STOCK = 'tf1-gpu'  # compared with PyTorch alone
-NETS = ('segnet', 'unet', 'deeplabv3')
 REPEATS = 5
 # Of PyTorch's rates.
 TORCH_GOALS = {('tf1', 'train'): 1.0, (STOCK, 'train'): 0.55,
@@ -35,20 +36,23 @@ MALLOC = {'MALLOC_MMAP_THRESHOLD_': '4000000000',
           'MALLOC_TRIM_THRESHOLD_': '16000000000',
           'MALLOC_TOP_PAD_': '100000000'}
 CROP, PATCH = '192', '256'  # as in training by default; for PyTorch
-NAMES = {('tf1', 'off'): 'float32',
-         (STOCK, 'on'): 'XLA', (STOCK, 'off'): 'no XLA',
-         ('tf2', 'on'): 'bfloat16', ('tf2', 'off'): 'float32'}
+PRECISIONS = {('tf1', 'off'): 'float32',
+              (STOCK, 'on'): 'XLA', (STOCK, 'off'): 'no XLA',
+              ('tf2', 'on'): 'bfloat16', ('tf2', 'off'): 'float32'}
 
 
 def python(engine):
+    """The interpreter that ./run.sh has set up for an engine."""
     return f'.venv-{engine}/bin/python'
 
 
 def worker(engine, *arguments):
+    """The command line of one of our processes to be timed."""
     return [python(engine), '-m', 'benchmarks.worker', *arguments]
 
 
-def torch(kind, precision):
+def torch_worker(kind, precision):
+    """The command line of the same work in PyTorch."""
     settings = [f'{name}={value}' for name, value in MALLOC.items()]
     return ['env', *settings, python('torch'), '-m', 'benchmarks.unet_torch',
             kind, PATCH, precision]
@@ -66,7 +70,15 @@ class Table:
         print(*self.rows[-1], sep=' | ', flush=True)
 
     def add_ratio(self, what, engine, rates, goal, at_most=True):
-        """A ratio of two lists of paired rates against its goal."""
+        """Adds the ratio of two lists of paired rates.
+
+        Args:
+            what, engine: text of the row.
+            rates: (numerators, denominators).
+            goal: float, or None where there is none.
+            at_most: whether the ratio is to be at most the goal, or else at
+                least.
+        """
         median, low, high = ratio(*rates)
         met = goal and (median <= goal if at_most else median >= goal)
         sign = '<=' if at_most else '>='
@@ -74,20 +86,27 @@ class Table:
                  f'{sign} {goal}' if goal else '', met)
 
     def markdown(self):
+        """The table as the text of a Markdown file."""
         rows = [('measured', 'engine', 'median (range)', 'goal', ''),
                 ('---',) * 5, *self.rows]
         return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
 def median_rate(rates):
+    """The median as text."""
     return f'{statistics.median(rates):.3g}'
 
 
-def settings(engine, kind):
-    """Those of --accelerate to measure, and what they mean.
+def accelerations(engine, kind):
+    """Values of --accelerate to measure: the default, and both where they
+    compute in different precisions.
 
-    They are the defaults for training and inference, and both where they
-    compute in other precisions.
+    Args:
+        engine: of ENGINES, or STOCK.
+        kind: 'train' or 'forward'.
+
+    Returns:
+        list of (value, how it computes, as in PRECISIONS).
     """
     if engine == 'tf2' and has_bfloat16():
         chosen = ('off', 'on')
@@ -95,17 +114,19 @@ def settings(engine, kind):
         chosen = ('on',)
     else:
         chosen = ('off',)
-    return [(accelerate, NAMES[engine, accelerate]) for accelerate in chosen]
+    return [(accelerate, PRECISIONS[engine, accelerate])
+            for accelerate in chosen]
 
 
-def measure_input(table, engine, path):
-    """The training step fed by the pipeline against a constant batch."""
+def measure_pipeline(table, engine, path):
+    """A training step fed from the store at `path` against a step on a
+    constant batch, and the pipeline alone against the fastest step."""
     fastest = 0
-    chosen = settings(engine, 'train')
+    chosen = accelerations(engine, 'train')
     for net in NETS:
         for accelerate, how in chosen:
             fed, constant = side_by_side(
-                [worker(engine, 'step', net, source, CROP, accelerate)
+                [worker(engine, 'training_step', net, source, CROP, accelerate)
                  for source in (path, 'constant')], REPEATS)
             table.add(f'{net}, training, {how}, patches/s', engine,
                       median_rate(fed))
@@ -113,8 +134,8 @@ def measure_input(table, engine, path):
                             engine, (constant, fed), 1.05)
             if statistics.median(constant) > fastest:
                 fastest = statistics.median(constant)
-                fastest_step = worker(engine, 'step', net, 'constant', CROP,
-                                      accelerate)
+                fastest_step = worker(engine, 'training_step', net, 'constant',
+                                      CROP, accelerate)
                 name = f'{net}, {how}'
     table.add_ratio(
         f'pipeline alone / fastest step ({name})', engine, side_by_side(
@@ -125,12 +146,13 @@ def measure_input(table, engine, path):
 def measure_torch(table, engine):
     """U-Net against the same in PyTorch, on 256 x 256 patches."""
     for kind in ('train', 'forward'):
-        for accelerate, how in settings(engine, kind):
+        for accelerate, how in accelerations(engine, kind):
             precision = 'bfloat16' if how == 'bfloat16' else 'float32'
-            ours = {'train': ('step', 'unet', 'constant', PATCH, accelerate),
+            ours = {'train': ('training_step', 'unet', 'constant', PATCH,
+                              accelerate),
                     'forward': ('forward', 'unet', PATCH, accelerate)}[kind]
             rates = side_by_side([worker(engine, *ours),
-                                  torch(kind, precision)], REPEATS)
+                                  torch_worker(kind, precision)], REPEATS)
             table.add(f'unet, {kind}, {how}, patches/s, ours and PyTorch '
                       f'({precision})', engine,
                       ' and '.join(map(median_rate, rates)))
@@ -161,7 +183,7 @@ def run_main(engine, *flags):
 
 
 def write_data(folder, copies):
-    """Stores of synthetic images, that of training of copies times nine."""
+    """Writes train.h5 of 9 * copies synthetic images, and validation.h5."""
     image, instances = sample.make(np.random.RandomState(0), sample.SIZE)
     for split, count in (('train', 9 * copies), ('validation', 1)):
         with atomic_write(os.path.join(folder, f'{split}.h5')) as partial:
@@ -172,7 +194,10 @@ def write_data(folder, copies):
 
 
 def measure_memory(table, engine, folder):
-    """Peak resident memory against the sizes of store and image."""
+    """Peak resident memory against the sizes of store and image.
+
+    Leaves in folder the trained `{engine}1` and the images MEGAPIXELS.png.
+    """
     models = os.path.join(folder, engine)
     for copies in (1, 10):
         data = os.path.join(folder, f'data{copies}')
@@ -208,6 +233,52 @@ def seconds_to_first_step(engine, data, folder):
     return seconds
 
 
+def seconds_to_end(engine, sign, *flags):
+    """From SIGINT, in the midst of its work, to the end of main.py.
+
+    Args:
+        engine: of ENGINES.
+        sign: path of a file whose appearance says that the work is under way.
+        flags: of main.py.
+    """
+    process = subprocess.Popen([python(engine), 'main.py', *flags],
+                               stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    while not os.path.exists(sign):
+        assert process.poll() is None, flags
+        time.sleep(0.1)
+    start = time.perf_counter()
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 128 + signal.SIGINT, flags
+    return time.perf_counter() - start
+
+
+def measure_end(table, engine, data, folder):
+    """How long Ctrl-C takes, in training and in prediction.
+
+    Args:
+        data: folder of stores.
+        folder: as `measure_memory` leaves it.
+    """
+    seconds = {'training': [], 'prediction': []}
+    for _ in range(REPEATS):
+        with tempfile.TemporaryDirectory() as output:
+            seconds['training'].append(seconds_to_end(
+                engine, f'{output}/unet/best/best.json', '--mode=train',
+                '--net=unet', f'--data_dir={data}', f'--model_dir={output}',
+                '--evaluate_every=20'))
+        # After the smallest image comes the one of 16 megapixels.
+        with tempfile.TemporaryDirectory() as output:
+            seconds['prediction'].append(seconds_to_end(
+                engine, f'{output}/1_overlay.png', '--mode=predict',
+                '--net=unet', f'--model_dir={folder}/{engine}1',
+                f'--images={folder}/1*.png', f'--output_dir={output}'))
+    for work, values in seconds.items():
+        table.add(f'unet, {work}, SIGINT to end, seconds', engine,
+                  f'{statistics.median(values):.2g} ({min(values):.2g} to '
+                  f'{max(values):.2g})')
+
+
 def drop_from_cache(folder):
     """Asks the system to forget the files below a folder."""
     for parent, _, names in os.walk(folder):
@@ -220,6 +291,7 @@ def drop_from_cache(folder):
 
 
 def measure_start(table, engine, data):
+    """From the command to the first step, with files cached or not."""
     for cache in ('cold', 'warm'):
         if cache == 'cold':
             drop_from_cache('.')
@@ -247,17 +319,19 @@ def machine():
 
 
 def main():
+    """Measures everything on every engine."""
     table = Table()
     with tempfile.TemporaryDirectory() as folder:
         for copies in (1, 10):
             write_data(os.path.join(folder, f'data{copies}'), copies)
         data = os.path.join(folder, 'data1')
         for engine in ENGINES:
-            measure_input(table, engine, os.path.join(data, 'train.h5'))
+            measure_pipeline(table, engine, os.path.join(data, 'train.h5'))
             measure_torch(table, engine)
             measure_image(table, engine)
             measure_memory(table, engine, folder)
             measure_start(table, engine, data)
+            measure_end(table, engine, data, folder)
     measure_torch(table, STOCK)
     with atomic_write('benchmarks/results.md') as partial:
         with open(partial, 'w') as file:

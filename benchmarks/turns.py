@@ -1,4 +1,9 @@
-"""How a measured process and the one that measures it take turns."""
+"""How a measured process and the one that measures it take turns.
+
+Speeds of two programs are compared while both are loaded: each in turn works
+for a moment, so that a machine that slows down slows both alike. The measured
+process calls `serve`; the measuring one makes a `Worker` of it.
+"""
 import statistics
 import subprocess
 import sys
@@ -12,7 +17,7 @@ def serve(run, units, timed, untimed=0):
     """Says `ready` once warm, then times a turn for each line on stdin.
 
     Args:
-        run: function to time.
+        run: function without arguments, to time.
         units: work that one call does, in patches or images.
         timed: calls in a turn.
         untimed: calls before them, to use up what is held ready.
@@ -57,7 +62,8 @@ def side_by_side(commands, repeats):
         repeats: turns of each.
 
     Returns:
-        For each command the list of its rates, in units a second.
+        For each command the list of its rates, in units a second, as long as
+        `repeats`.
     """
     workers = [Worker(*command) for command in commands]
     rates = list(zip(*[[worker.turn() for worker in workers]
@@ -68,6 +74,6 @@ def side_by_side(commands, repeats):
 
 
 def ratio(numerators, denominators):
-    """Median and range of the ratios of two lists of paired rates."""
+    """Ratios of two lists of paired rates: (median, least, greatest)."""
     ratios = [a / b for a, b in zip(numerators, denominators)]
     return statistics.median(ratios), min(ratios), max(ratios)

@@ -17,6 +17,10 @@ WIDTH, LEVELS = 16, 4
 
 
 def double_conv(inputs, filters):
+    """Two 3 x 3 convolutions, each with batch norm and ReLU.
+
+    From float32 [N, inputs, H, W] to [N, filters, H, W].
+    """
     layers = []
     for channels in (inputs, filters):
         layers += [nn.Conv2d(channels, filters, 3, padding=1, bias=False),
@@ -52,7 +56,9 @@ class UNet(nn.Module):
         return self.classifier(x)
 
 
-def loss_of(logits, labels):
+def segmentation_loss(logits, labels):
+    """Binary cross-entropy plus soft Dice, as `training/model_fn.py` has it;
+    both are float32 [N, 1, H, W]."""
     probability = torch.sigmoid(logits)
     dice = (2 * (probability * labels).sum() + 1) / (
         probability.sum() + labels.sum() + 1)
@@ -61,6 +67,7 @@ def loss_of(logits, labels):
 
 
 def main(kind, side, precision):
+    """Serves turns; the arguments are those of the command line."""
     side = int(side)
     torch.manual_seed(0)
     lower = torch.autocast('cpu', torch.bfloat16, precision == 'bfloat16')
@@ -83,7 +90,7 @@ def main(kind, side, precision):
         def run():
             optimizer.zero_grad(set_to_none=True)
             with lower:
-                loss = loss_of(model(images), labels)
+                loss = segmentation_loss(model(images), labels)
             loss.backward()
             optimizer.step()
 

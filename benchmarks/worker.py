@@ -1,6 +1,8 @@
-"""One thing to be timed, in a process of its own; see `turns`.
+"""One kind of work to be timed, in a process of its own; see `turns`.
 
     python -m benchmarks.worker KIND [ARGUMENT...]
+
+KIND is one of the functions in KINDS, and its arguments follow.
 """
 import sys
 import tempfile
@@ -12,11 +14,11 @@ from benchmarks.turns import BATCH, STEPS, serve
 from eval import inference
 from input_pipeline import queues
 from input_pipeline.preprocessing import normalise, pad_to_stride
-from training import checkpoints, loop
 from nets.tf1 import acceleration_scope, session_config, tf
+from training.model_fn import model_fn
+from training.records import TrainConfig
 
 AHEAD = queues.BATCHES_AHEAD + 2  # batches that the queues may hold ready
-MAX_PIXELS = 1536 ** 2  # so that 1000 x 1000 goes through whole
 
 
 def random_images(count, side):
@@ -26,7 +28,12 @@ def random_images(count, side):
 
 
 def untrained(net, accelerate=False):
-    """A network's forward pass, from float32 [N, H, W, 3] in [0, 1]."""
+    """A network with its initial weights, as a function.
+
+    Returns:
+        A function from float32 [N, H, W, 3] in [0, 1] to the probability
+        float32 [N, H, W, 1].
+    """
     with acceleration_scope(accelerate):
         model = nets.build(net)
     session = tf.Session(config=session_config(accelerate))
@@ -40,7 +47,7 @@ def monitored_session(accelerate=False):
         config=session_config(accelerate)))
 
 
-def step(net, source, side, accelerate):
+def training_step(net, source, side, accelerate):
     """Training steps, in patches.
 
     Args:
@@ -57,26 +64,32 @@ def step(net, source, side, accelerate):
     else:
         features, labels = queues.training_input(source, BATCH, side, 2, 0,
                                                  [])()
-    spec = training.model_fn(
-        features, labels, tf.estimator.ModeKeys.TRAIN,
-        {'network': checkpoints.describe(net, nets.WIDTH, nets.OUTPUT_STRIDE),
-         'batch_size': BATCH, 'learning_rate': 1e-3, 'warmup_steps': 1,
-         'steps': 10 ** 6, 'evaluate_every': 10 ** 6,
-         'model_dir': tempfile.mkdtemp(), 'accelerate': accelerated})
-    session = monitored_session(accelerated)
-    serve(lambda: session.run(spec.train_op), BATCH, STEPS,
-          0 if source == 'constant' else AHEAD)
+    config = TrainConfig(net, data_dir='', width=nets.WIDTH, steps=10 ** 6,
+                         batch_size=BATCH)
+    # Nothing is saved, so that the model folder stays empty.
+    with tempfile.TemporaryDirectory() as folder:
+        spec = model_fn(features, labels, tf.estimator.ModeKeys.TRAIN, {
+            'train_config': config, 'accelerate': accelerated,
+            'model_dir': folder})
+        session = monitored_session(accelerated)
+        serve(lambda: session.run(spec.train_op), BATCH, STEPS,
+              0 if source == 'constant' else AHEAD)
 
 
 def pipeline(store, side):
-    """The pipeline without a network, in patches."""
+    """The input pipeline without a network, in patches.
+
+    Args:
+        store: path of train.h5.
+        side: of the crops, pixels.
+    """
     batch = queues.training_input(store, BATCH, int(side), 2, 0, [])()
     session = monitored_session()
     serve(lambda: session.run(batch), BATCH, 10 * STEPS, AHEAD)
 
 
 def forward(net, side, accelerate):
-    """Forward passes, in patches; the arguments are those of `step`."""
+    """Forward passes, in patches; as for `training_step`."""
     run = untrained(net, accelerate == 'on')
     batch = random_images(BATCH, int(side))
     serve(lambda: run(batch), BATCH, STEPS)
@@ -96,7 +109,8 @@ def image(net, how, views):
     padded = normalise(pad_to_stride(pixels, stride))[np.newaxis]
 
     def segment():
-        inference.segment(pixels, run, stride, 0.5, MAX_PIXELS, views == '8')
+        inference.segment(pixels, run, stride, 0.5, inference.MAX_PIXELS,
+                          views == '8')
 
     def bare():
         for _ in range(int(views)):
@@ -105,6 +119,8 @@ def image(net, how, views):
     serve({'segment': segment, 'bare': bare}[how], 1, 1)
 
 
+KINDS = {'training_step': training_step, 'pipeline': pipeline,
+         'forward': forward, 'image': image}
+
 if __name__ == '__main__':
-    {'step': step, 'pipeline': pipeline, 'forward': forward,
-     'image': image}[sys.argv[1]](*sys.argv[2:])
+    KINDS[sys.argv[1]](*sys.argv[2:])

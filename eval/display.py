@@ -80,7 +80,7 @@ def save_comparison(path, image, truth, prediction):
     """
     # A Figure of its own, not pyplot's, needs neither screen nor closing.
     from matplotlib.figure import Figure
-    f1 = metrics.compute(metrics.confusion(prediction, truth))['f1']
+    f1 = metrics.compute(metrics.confusion_matrix(prediction, truth))['f1']
     figure = Figure(figsize=(16, 4.5))
     _draw_row(figure, [('Tissue', image), ('Truth', truth),
                        (f'Prediction, F1 {f1:.3f}', prediction),

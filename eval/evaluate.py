@@ -10,7 +10,7 @@ from input_pipeline.files import InputError, atomic_write, write_json
 from input_pipeline.preprocessing import check_size
 
 # Enough to see what a number means without filling the folder.
-PICTURES = 4
+MAX_PICTURES = 4
 
 
 def evaluate(images, total, forward, stride, threshold, max_pixels, average,
@@ -22,7 +22,7 @@ def evaluate(images, total, forward, stride, threshold, max_pixels, average,
         total: number of images, for the progress line.
         forward, stride, threshold, max_pixels, average: as for
             `inference.segment`.
-        picture_folder: where NAME.png of the first PICTURES images go, or
+        picture_folder: where NAME.png of the first MAX_PICTURES images go, or
             None.
 
     Returns:
@@ -39,14 +39,14 @@ def evaluate(images, total, forward, stride, threshold, max_pixels, average,
         mask, _ = inference.segment(
             image, forward, stride, threshold, max_pixels, average,
             progress=lambda part, done=done: report(done + part))
-        counts.append(metrics.confusion(mask, truth))
-        rows.append({'name': name, **_floats(metrics.compute(counts[-1]))})
-        if picture_folder and done < PICTURES:
+        counts.append(metrics.confusion_matrix(mask, truth))
+        rows.append({'name': name, **_as_floats(metrics.compute(counts[-1]))})
+        if picture_folder and done < MAX_PICTURES:
             display.save_comparison(
                 os.path.join(picture_folder, f'{name}.png'), image, truth,
                 mask)
     return {'per_image': rows,
-            'pooled': _floats(metrics.compute(metrics.pool(counts))),
+            'pooled': _as_floats(metrics.compute(metrics.pool(counts))),
             'mean_per_image': metrics.mean_per_image(rows)}
 
 
@@ -58,7 +58,7 @@ def write_results(folder, name, results, settings):
         name: file name without ending.
         results: what `evaluate` returned; NaN becomes null in the JSON.
         settings: dict for the JSON that tells how the results came about;
-            `results_table` needs its 'source', the data's origin, and
+            `compare_networks` needs its 'source', the data's origin, and
             'flags', a dict with 'net'.
 
     Raises:
@@ -76,12 +76,13 @@ def write_results(folder, name, results, settings):
 def format_table(results):
     """Returns the results of one network as a table of text."""
     header = ['image', *metrics.METRICS]
-    return _table([header] + [
-        [row['name']] + [_text(row[metric]) for metric in metrics.METRICS]
+    return _align_columns([header] + [
+        [row['name'], *(_format_value(row[metric])
+                        for metric in metrics.METRICS)]
         for row in _all_rows(results)])
 
 
-def results_table(folders, name):
+def compare_networks(folders, name):
     """Compares networks by the results that `write_results` left.
 
     Args:
@@ -110,12 +111,13 @@ def results_table(folders, name):
         values += [pooled[metric] for metric in
                    ('iou', 'mean_iou', 'accuracy', 'precision', 'recall')]
         rows.append([content['settings']['flags']['net']]
-                    + [_text(value) for value in values])
+                    + [_format_value(value) for value in values])
         source = content['settings']['source']
         if source not in sources:
             sources.append(source)
     return '\n'.join([
-        _table(rows), 'All but "F1 per image" from pixels pooled over images.',
+        _align_columns(rows),
+        'All but "F1 per image" from pixels pooled over images.',
         *(f'Data: {source}' for source in sources)])
 
 
@@ -125,15 +127,15 @@ def _all_rows(results):
         {'name': 'mean per image', **results['mean_per_image']}]
 
 
-def _floats(values):
+def _as_floats(values):
     return {name: float(value) for name, value in values.items()}
 
 
-def _text(value):
+def _format_value(value):
     return '-' if value is None or math.isnan(value) else f'{value:.4f}'
 
 
-def _table(rows):
+def _align_columns(rows):
     """Aligns rows of text: the first column left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return '\n'.join(

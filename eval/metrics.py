@@ -18,13 +18,15 @@ import collections
 
 import numpy as np
 
+# A binary confusion matrix: pixels that are true and false positives, false
+# and true negatives.
 Counts = collections.namedtuple('Counts', ['tp', 'fp', 'fn', 'tn'])
 
 METRICS = ('accuracy', 'precision', 'recall', 'f1', 'iou', 'mean_iou')
 
 
-def confusion(prediction, truth):
-    """Counts the pixels of each kind.
+def confusion_matrix(prediction, truth):
+    """Counts the pixels that are predicted rightly and wrongly.
 
     Args:
         prediction, truth: arrays of one shape, boolean or of zeros and ones.

@@ -4,13 +4,16 @@ import os
 import sys
 import tempfile
 
-import numpy as np
-
 from eval import display, inference
 from input_pipeline import progress
 from input_pipeline.files import InputError
-from input_pipeline.images import read_image, write_png
+from input_pipeline.images import png_software, read_image, write_png
 from input_pipeline.preprocessing import check_size
+
+# What is taken for an image in a folder, in upper case too.
+IMAGE_ENDINGS = ('.tif', '.tiff', '.png', '.jpg', '.jpeg')
+# Tells the files written here from others, which are never overwritten.
+SOFTWARE = 'nuclei segmentation'
 
 
 def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
@@ -20,10 +23,11 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
     For each image, three 8-bit PNG files of its height and width:
     STEM_mask.png (0 and 255), STEM_probability.png (255 times the
     probability, rounded) and STEM_overlay.png (outlines on the tissue). An
-    image that cannot be used is reported on stderr and left out.
+    image that cannot be used is reported on stderr and left out. Results of
+    an earlier prediction are replaced, and no other file.
 
     Args:
-        images: list of paths, or a glob pattern ('**' for subfolders too).
+        images: list of paths, or what `find_images` takes.
         output_dir: made where missing.
         forward, stride, threshold, max_pixels, average: as for
             `inference.segment`.
@@ -32,11 +36,13 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
         list of the paths that were left out.
 
     Raises:
-        InputError: no image, two of one stem, an output folder that cannot be
-            written to or is the folder of an image, or as
-            `inference.segment`.
+        InputError: no image, two of one stem, a result's name taken by
+            another file, an output folder that cannot be written to or is
+            the folder of an image, or as `inference.segment`.
     """
-    paths = _matching(images) if isinstance(images, str) else images
+    paths = find_images(images) if isinstance(images, str) else images
+    if not paths:
+        raise InputError('--images: an empty list; give at least one file')
     _check_stems(paths)
     _check_output(output_dir, paths)
 
@@ -52,40 +58,82 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
             skipped.append(path)
             report(done + 1)
             continue
-        mask, levels = inference.segment(
+        mask, probability = inference.segment(
             image, forward, stride, threshold, max_pixels, average,
             progress=lambda part, done=done: report(done + part))
-        start = os.path.join(output_dir, _stem(path))
-        write_png(f'{start}_mask.png', mask * 255)
-        write_png(f'{start}_probability.png', levels)
+        mask_path, probability_path, overlay_path = _results(output_dir, path)
+        _write(mask_path, mask * 255)
+        _write(probability_path, probability)
         display.overlay(image, mask, out=image)
         # Images can be as large as memory allows, and Pillow writes a copy.
-        del mask, levels
-        write_png(f'{start}_overlay.png', image)
+        del mask, probability
+        _write(overlay_path, image)
         del image
     return skipped
 
 
-def _matching(pattern):
-    """Expands the pattern here, so that a long list needs no long command."""
-    # Names with brackets are patterns too, though not ones that match them.
-    folder, name = os.path.split(pattern)
-    if os.path.isfile(pattern):
-        matches = [pattern]
-    elif os.path.isdir(folder):
-        matches = glob.glob(os.path.join(glob.escape(folder), name),
-                            recursive=True)
-    else:
-        matches = glob.glob(pattern, recursive=True)
-    paths = sorted(path for path in matches if os.path.isfile(path))
+def find_images(name):
+    """Finds image files.
+
+    A pattern is expanded here, so that a long list needs no long command.
+
+    Args:
+        name: a file; a folder, of which all images directly in it are taken
+            but for hidden ones; or a glob pattern ('**' for subfolders too).
+            The longest leading part of a pattern that is a folder is not
+            read as a pattern, whatever characters it holds.
+
+    Returns:
+        sorted list of paths.
+
+    Raises:
+        InputError: there is none.
+    """
+    if os.path.isfile(name):
+        return [name]
+    folder, parts = name, []
+    while folder and not os.path.isdir(folder):
+        folder, part = os.path.split(folder)
+        parts.insert(0, part)
+    pattern = os.path.join(*parts) if parts else '*'
+    found = glob.glob(os.path.join(glob.escape(folder), pattern),
+                      recursive=True)
+    if not parts:
+        found = [path for path in found
+                 if path.lower().endswith(IMAGE_ENDINGS)]
+    # A link that leads nowhere stays, to be named when it is read.
+    paths = sorted(path for path in found
+                   if os.path.isfile(path) or not os.path.exists(path))
     if not paths:
-        raise InputError(f'--images {pattern}: no such file; give a file or a '
-                         "pattern in quotes, as 'folder/*.tif'")
+        reason = (f"no such file ('{pattern}' in {folder or os.curdir})"
+                  if parts else
+                  f'holds no image ({", ".join(IMAGE_ENDINGS)})')
+        raise InputError(f'--images {name}: {reason}; give a file, a folder '
+                         "or a pattern in quotes, as 'folder/*.tif'")
     return paths
+
+
+def _results(output_dir, path):
+    """Paths of an image's mask, probability and overlay."""
+    return [os.path.join(output_dir, f'{_stem(path)}_{kind}.png')
+            for kind in ('mask', 'probability', 'overlay')]
 
 
 def _stem(path):
     return os.path.splitext(os.path.basename(path))[0]
+
+
+def _write(path, array):
+    _check_name(path)  # prediction is long, and it may have come meanwhile
+    write_png(path, array, SOFTWARE)
+
+
+def _check_name(path):
+    """Refuses to write where a file is that was not written here."""
+    if os.path.lexists(path) and png_software(path) != SOFTWARE:
+        raise InputError(f'{path}: was not written by this prediction, or by '
+                         'an earlier version of it; move it or choose another '
+                         '--output_dir')
 
 
 def _check_stems(paths):
@@ -104,10 +152,13 @@ def _check_output(output_dir, paths):
     """Refuses, before the long work, a folder that cannot or must not be."""
     for path in paths:
         # Masks drawn by hand often bear the very name that ours would.
-        if os.path.realpath(output_dir) == os.path.dirname(
-                os.path.realpath(path)):
+        if os.path.realpath(output_dir) in (
+                os.path.realpath(os.path.dirname(path)),
+                os.path.dirname(os.path.realpath(path))):
             raise InputError(f'--output_dir {output_dir}: holds the image '
                              f'{path}; choose a folder without input files')
+        for result in _results(output_dir, path):
+            _check_name(result)
     try:
         os.makedirs(output_dir, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):

@@ -2,9 +2,9 @@
 import io
 import warnings
 
-import imageio.v3 as iio
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from input_pipeline.files import InputError, atomic_write
 
@@ -86,12 +86,34 @@ def read_mask(path, data=None):
     return pixels.any(axis=-1)
 
 
-def write_png(path, array):
+def write_png(path, array, software=None):
     """Writes uint8 [H, W] or [H, W, 3] as PNG; it appears only when whole.
+
+    Args:
+        path: file to write.
+        array: the pixels.
+        software: name of the program that made them, or None; kept in the
+            file as PNG's text 'Software'.
 
     Raises:
         InputError: as `files.atomic_write`.
     """
-    # imageio would leave a file of its own open on a full disk.
+    text = PngInfo()
+    if software:
+        text.add_text('Software', software)
     with atomic_write(path) as partial, open(partial, 'wb') as file:
-        iio.imwrite(file, array, plugin='pillow', extension='.png')
+        Image.fromarray(array).save(file, 'PNG', pnginfo=text)
+
+
+def png_software(path):
+    """Returns the text 'Software' of a PNG file.
+
+    None where there is no such text, or no whole PNG file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of its size, which is no matter
+            with Image.open(path, formats=['PNG']) as image:
+                return image.info.get('Software')
+    except (Image.DecompressionBombError,) + DAMAGED:
+        return None

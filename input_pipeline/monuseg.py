@@ -20,6 +20,8 @@ from input_pipeline import annotations
 from input_pipeline import images
 from input_pipeline.files import InputError
 
+IMAGE_ENDINGS = ('.tif', '.tiff')  # in lower case
+
 # Where the annotation of IMAGE_FOLDER/NAME.tif may be, outlines first: they
 # tell touching nuclei apart, masks do not.
 ANNOTATIONS = ('{name}.xml', '../Annotations/{name}.xml',
@@ -66,37 +68,12 @@ def find(folder):
     """
     files = _files(folder)
     entries = {}
-    for place, source in files.items():
-        parent, base = posixpath.split(place)
-        name, ending = posixpath.splitext(base)
-        if ending.lower() not in ('.tif', '.tiff'):
-            continue
-        try:
-            place.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f'{"/".join(source)!r}: the name is not UTF-8; '
-                             'rename it') from error
-        candidates = [
-            posixpath.normpath(posixpath.join(parent, pattern.format(
-                name=name))) for pattern in ANNOTATIONS]
-        annotation = next(filter(files.get, candidates), None)
-        if annotation is None:
-            raise InputError(f'{"/".join(source)}: no annotation; put one '
-                             'at ' + ', '.join(candidates))
-        beside = annotation == candidates[0]
-        entry = Entry(name, _split(parent, 'test' if beside else 'training'),
-                      source, files[annotation])
-        other = entries.setdefault(name, entry)
-        if other.split != entry.split:
-            raise InputError(f'{"/".join(source)}: also a {other.split} image '
-                             f'({"/".join(other.image)}); remove one of them')
-        if other is not entry and _read(other.image) != _read(source):
-            raise InputError(f'{"/".join(source)}: another image than '
-                             f'{"/".join(other.image)} of the same name; '
-                             'rename or remove one of them')
-        if annotation.endswith('.xml') and not other.annotation[-1].endswith(
-                '.xml'):
-            entries[name] = entry
+    for place in files:
+        if place.lower().endswith(IMAGE_ENDINGS):
+            entry = _entry(place, files)
+            other = entries.setdefault(entry.name, entry)
+            if other is not entry:
+                entries[entry.name] = _one_of_two(other, entry)
     if not entries:
         raise InputError(
             f'{folder}: no MoNuSeg images; looked for Tissue Images/NAME.tif '
@@ -150,6 +127,46 @@ def digest(entries):
             sha.update(b'%d ' % len(part))
             sha.update(part)
     return sha.hexdigest()
+
+
+def _entry(place, files):
+    """The entry of the image at a place among `files`, a dict of `_files`."""
+    path = '/'.join(files[place])
+    try:
+        place.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f'{path!r}: the name is not UTF-8; rename it'
+                         ) from error
+    parent, base = posixpath.split(place)
+    name = posixpath.splitext(base)[0]
+    candidates = [
+        posixpath.normpath(posixpath.join(parent, pattern.format(name=name)))
+        for pattern in ANNOTATIONS]
+    annotation = next(filter(files.get, candidates), None)
+    if annotation is None:
+        raise InputError(f'{path}: no annotation; put one at '
+                         + ', '.join(candidates))
+    beside = annotation == candidates[0]
+    return Entry(name, _split(parent, 'test' if beside else 'training'),
+                 files[place], files[annotation])
+
+
+def _one_of_two(first, second):
+    """Of two entries of one name, that with outlines, or else the first.
+
+    Raises:
+        InputError: they are of different images or splits.
+    """
+    paths = ['/'.join(entry.image) for entry in (first, second)]
+    if first.split != second.split:
+        raise InputError(f'{paths[1]}: also a {first.split} image '
+                         f'({paths[0]}); remove one of them')
+    if _read(first.image) != _read(second.image):
+        raise InputError(f'{paths[1]}: another image than {paths[0]} of the '
+                         'same name; rename or remove one of them')
+    outlined = [entry.annotation[-1].endswith('.xml')
+                for entry in (first, second)]
+    return second if outlined == [False, True] else first
 
 
 def _files(folder):

@@ -6,18 +6,21 @@ ops and fill the batch queue that feeds the step. Memory is bounded by the
 queues' capacities, whatever the store's size. MonitoredSession starts and
 joins the threads.
 """
+import itertools
+
 import numpy as np
 
 from input_pipeline import augment, store
+from input_pipeline.files import InputError
 from input_pipeline.preprocessing import normalise, pad_to_stride
 from nets.tf1 import tf
 
 BLOCK = 16  # patches read at a time
-POOL = 256  # patches to draw from: 64 MiB
+SHUFFLE_BUFFER = 256  # patches to draw from: 64 MiB
 BATCHES_AHEAD = 4
-# Validation images are handed to the network whole up to this side; larger
-# ones in windows, the last of which lies flush with the edge.
-MAX_SIDE = 1536
+# Validation images are handed to the network whole up to this side, larger
+# ones in parts.
+MAX_SIDE = 1536  # pixels
 
 
 class Reader:
@@ -41,58 +44,81 @@ class Reader:
             raise
 
 
-def patch_blocks(path, seed, shard=(0, 1)):
+def patch_blocks(path, seed, shard=(0, 1), identity=None, digests=None):
     """Endless random blocks of a store's patches, each patch once an epoch.
 
     Args:
         path: the store.
         seed: of the order.
         shard: (k, n): only every n-th patch, from the k-th on.
+        identity, digests: as for `store.open_store`.
 
     Yields:
         uint8 [B, P, P, 4], B <= BLOCK: red, green, blue and the mask, 0 or 1.
+
+    Raises:
+        InputError: as `store.open_store` and `store.reading`, or there are
+            fewer patches than shards.
     """
     rng = np.random.RandomState(seed)
-    with store.open_store(path) as file:
+    with store.open_store(path, identity, digests=digests) as file:
         images, masks = file['patches/images'], file['patches/masks']
+        worker, workers = shard
+        if len(images) < workers:
+            raise InputError(f'{path}: {len(images)} patches for {workers} '
+                             'workers, which need one each; start fewer '
+                             'workers or prepare more images')
         while True:
-            order = rng.permutation(np.arange(len(images))[shard[0]::shard[1]])
+            order = rng.permutation(np.arange(len(images))[worker::workers])
             for start in range(0, len(order), BLOCK):
                 block = order[start:start + BLOCK]
                 # One by one: a list of indices is a hundred times slower.
                 with store.reading(file):
-                    patches = [image_and_mask(images[index], masks[index])
+                    patches = [stack_channels(images[index], masks[index])
                                for index in block]
                 yield np.stack(patches)
 
 
-def image_and_mask(image, mask):
+def stack_channels(image, mask):
     """uint8 [P, P, 3] and [P, P, 1] as one, [P, P, 4]."""
     # NumPy puts planes together three times as fast as pixels.
     return np.stack([*np.moveaxis(image, -1, 0), mask[..., 0]], axis=-1)
 
 
-def validation_windows(path, stride):
-    """A store's whole images, ready for the network.
+def validation_windows(path, stride, identity=None, unseen=()):
+    """A store's images, ready for the network, each pixel once.
+
+    Images with a side above MAX_SIDE come in windows of nearly equal size.
+
+    Args:
+        path: the store.
+        stride: the network's stride, pixels.
+        identity, unseen: as for `store.open_store`.
 
     Yields:
         (image float32 [1, H', W', 3] in [0, 1], reflect-padded to multiples
         of `stride`; mask uint8 [1, H, W, 1], not padded).
+
+    Raises:
+        InputError: as `store.open_store` and `store.reading`.
     """
-    with store.open_store(path) as file:
+    with store.open_store(path, identity, unseen) as file:
         for _, image, mask in store.whole_images(file):
-            sides = [min(side, MAX_SIDE) for side in mask.shape]
-            for row in store.patch_origins(mask.shape[0], sides[0], 0):
-                for column in store.patch_origins(mask.shape[1], sides[1], 0):
-                    window = (slice(row, row + sides[0]),
-                              slice(column, column + sides[1]))
-                    padded = pad_to_stride(image[window], stride)
-                    yield (normalise(padded)[np.newaxis],
-                           mask[window][np.newaxis, ..., np.newaxis])
+            for window in itertools.product(*map(_windows, mask.shape)):
+                padded = pad_to_stride(image[window], stride)
+                yield (normalise(padded)[np.newaxis],
+                       mask[window][np.newaxis, ..., np.newaxis])
+
+
+def _windows(length):
+    """Slices that part an axis; they differ by one pixel at most."""
+    count = -(-length // MAX_SIDE)
+    edges = [length * index // count for index in range(count + 1)]
+    return [slice(*pair) for pair in zip(edges, edges[1:])]
 
 
 def training_input(path, batch_size, crop_size, threads, seed, readers,
-                   shard=(0, 1)):
+                   shard=(0, 1), identity=None, digests=None):
     """An Estimator's input_fn of endless augmented batches.
 
     Args:
@@ -104,7 +130,7 @@ def training_input(path, batch_size, crop_size, threads, seed, readers,
         seed: seeds the order of the patches; the augmentation follows the
             graph's seed.
         readers: list to which the `Reader` is added.
-        shard: as for `patch_blocks`.
+        shard, identity, digests: as for `patch_blocks`.
 
     Returns:
         A function without arguments that returns (images float32
@@ -114,37 +140,45 @@ def training_input(path, batch_size, crop_size, threads, seed, readers,
     shape = [store.PATCH_SIZE, store.PATCH_SIZE, 4]
 
     def input_fn():
-        reader = Reader(patch_blocks(path, seed, shard))
+        reader = Reader(patch_blocks(path, seed, shard, identity, digests))
         readers.append(reader)
         block = tf.py_func(reader, [], tf.uint8)
         block.set_shape([None] + shape)
-        # Drawing only from a full pool keeps the order independent of the
+        # Drawing only from a full buffer keeps the order independent of the
         # threads' timing.
-        pool = tf.RandomShuffleQueue(POOL + 1, min_after_dequeue=POOL,
-                                     dtypes=tf.uint8, shapes=shape,
-                                     seed=seed)
+        patches = tf.RandomShuffleQueue(
+            SHUFFLE_BUFFER + 1, min_after_dequeue=SHUFFLE_BUFFER,
+            dtypes=tf.uint8, shapes=shape, seed=seed)
         tf.train.add_queue_runner(
-            tf.train.QueueRunner(pool, [pool.enqueue_many(block)]))
-        image, mask = augment.augment(pool.dequeue(), crop_size)
-        return tf.train.batch([image, mask], batch_size, num_threads=threads,
-                              capacity=BATCHES_AHEAD * batch_size)
+            tf.train.QueueRunner(patches, [patches.enqueue_many(block)]))
+        example = augment.augment(patches.dequeue(), crop_size)
+        # tf.train.batch would add a chart of how full its queue is to the
+        # summaries, which is 0 too where the step is fed in time.
+        examples = tf.FIFOQueue(
+            BATCHES_AHEAD * batch_size, [part.dtype for part in example],
+            [part.shape for part in example])
+        tf.train.add_queue_runner(tf.train.QueueRunner(
+            examples, [examples.enqueue(example)] * threads))
+        return examples.dequeue_many(batch_size)
 
     return input_fn
 
 
-def validation_input(path, stride, readers):
+def validation_input(path, stride, readers, identity=None, unseen=()):
     """An Estimator's input_fn of one pass over a store's whole images.
 
     Args:
         path: the store.
-        stride: the network's stride.
+        stride: the network's stride, pixels.
         readers: list to which the `Reader` is added.
+        identity, unseen: as for `store.open_store`; checked in each pass.
 
     Returns:
-        A function without arguments that returns what `validation_windows` yields.
+        A function without arguments that returns what `validation_windows`
+        yields.
     """
     def input_fn():
-        reader = Reader(validation_windows(path, stride))
+        reader = Reader(validation_windows(path, stride, identity, unseen))
         readers.append(reader)
         queue = tf.FIFOQueue(2, [tf.float32, tf.uint8])
         image, mask = tf.py_func(reader, [], [tf.float32, tf.uint8])

@@ -14,8 +14,11 @@ Attributes of the file say by which rules it was made.
 """
 import atexit
 import contextlib
+import errno
 import hashlib
 import os
+import re
+import shlex
 import sys
 
 import h5py
@@ -30,6 +33,9 @@ OVERLAP = 0.2  # of neighbouring patches, as a fraction of PATCH_SIZE
 
 # What h5py raises for damaged files, found by damaging files at random.
 DAMAGED = (OSError, KeyError, RuntimeError, ValueError)
+
+# What to do about a flaw; the file may be none of the program's.
+REPLACE_IT = 'move it elsewhere or delete it, and prepare with'
 
 # Of fixed length, as attributes are: HDF5 keeps no checksum of other texts.
 # File names have at most 255 bytes.
@@ -86,52 +92,49 @@ def write_store(path, attributes, examples):
             store.attrs[key] = (np.bytes_(value.encode())
                                 if isinstance(value, str) else value)
         store.attrs['schema_version'] = SCHEMA_VERSION
-        patches = {
-            name: store.create_dataset(
+        for name, (dtype, shape, rows) in PATCHES.items():
+            store.create_dataset(
                 f'patches/{name}', (0, *shape), dtype,
                 maxshape=(None, *shape), chunks=(rows, *shape),
                 fletcher32=True)
-            for name, (dtype, shape, rows) in PATCHES.items()}
         names, digests = [], []
-        for index, (name, image, mask, instances) in enumerate(examples):
+        for name, image, mask, instances in examples:
             height, width = mask.shape
             if min(height, width) < PATCH_SIZE:
                 raise InputError(f'{name}: {height} x {width} pixels, smaller '
                                  f'than a patch of {PATCH_SIZE} x '
                                  f'{PATCH_SIZE}; leave this image out')
-            whole = {'image': image, 'mask': mask.astype(np.uint8)}
-            if instances is not None:
-                whole['instances'] = instances
-            origins = [(row, column) for row in patch_origins(height)
-                       for column in patch_origins(width)]
-            # Without the flush, what came before might still want room.
-            store.flush()
-            reserve_space(path, len(origins) * PATCH_SIZE ** 2 * 4 + sum(
-                array.nbytes + array[:PATCH_SIZE].nbytes  # whole chunks
-                for array in whole.values()))
-            group = store.create_group(f'images/{index}')
-            for kind, array in whole.items():
-                group.create_dataset(
-                    kind, data=array, fletcher32=True,
-                    chunks=(PATCH_SIZE, width, *array.shape[2:]))
-            windows = [np.s_[row:row + PATCH_SIZE, column:column + PATCH_SIZE]
-                       for row, column in origins]
-            _append(patches['images'], [image[window] for window in windows])
-            _append(patches['masks'],
-                    [mask[window][..., np.newaxis] for window in windows])
-            _append(patches['positions'],
-                    [(index, *origin) for origin in origins])
+            _add_image(store, len(names), image, mask, instances)
             names.append(name)
-            digests.append(hashlib.sha1(image.tobytes()).hexdigest())
-        store.flush()
-        reserve_space(path, sum(dtype.itemsize for dtype in TEXTS.values())
-                * len(names))
-        for kind, texts in (('names', names), ('digests', digests)):
-            store.create_dataset(
-                kind, data=np.array([text.encode() for text in texts],
-                                    TEXTS[kind]),
-                chunks=(len(texts),), fletcher32=True)
-        return len(patches['images'])
+            digests.append(pixel_digest(image))
+        _add_texts(store, {'names': names, 'digests': digests})
+        return len(store['patches/images'])
+
+
+def _add_image(store, index, image, mask, instances):
+    """Adds an image, whole and in patches; arrays as for `write_store`."""
+    whole = {'image': image, 'mask': mask.astype(np.uint8)}
+    if instances is not None:
+        whole['instances'] = instances
+    height, width = mask.shape
+    origins = [(row, column) for row in patch_origins(height)
+               for column in patch_origins(width)]
+    # Without the flush, what came before might still want room.
+    store.flush()
+    reserve_space(store.filename, len(origins) * PATCH_SIZE ** 2 * 4 + sum(
+        array.nbytes + array[:PATCH_SIZE].nbytes  # whole chunks
+        for array in whole.values()))
+    group = store.create_group(f'images/{index}')
+    for kind, array in whole.items():
+        group.create_dataset(kind, data=array, fletcher32=True,
+                             chunks=(PATCH_SIZE, width, *array.shape[2:]))
+    windows = [np.s_[row:row + PATCH_SIZE, column:column + PATCH_SIZE]
+               for row, column in origins]
+    patches = store['patches']
+    _append(patches['images'], [image[window] for window in windows])
+    _append(patches['masks'],  # [H, W] to [H, W, 1]
+            [mask[window][..., np.newaxis] for window in windows])
+    _append(patches['positions'], [(index, *origin) for origin in origins])
 
 
 def _append(dataset, rows):
@@ -140,27 +143,51 @@ def _append(dataset, rows):
     dataset[start:] = rows
 
 
-def open_store(path):
+def _add_texts(store, texts):
+    """Adds a dict of lists of str, one of each for each image."""
+    count = len(texts['names'])
+    store.flush()
+    reserve_space(store.filename,
+                  count * sum(dtype.itemsize for dtype in TEXTS.values()))
+    for kind, values in texts.items():
+        store.create_dataset(
+            kind, data=np.array([value.encode() for value in values],
+                                TEXTS[kind]),
+            chunks=(count,), fletcher32=True)
+
+
+def pixel_digest(image):
+    """A digest of an image's pixels, whatever its file and name.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+
+    Returns:
+        str of 40 hexadecimal digits.
+    """
+    return hashlib.sha1(image.tobytes()).hexdigest()
+
+
+def open_store(path, identity=None, unseen=(), digests=None):
     """Opens a file of `write_store` to read, and checks it.
 
     Open it in the process and thread that reads it, and close it after use.
+
+    Args:
+        path: of the file.
+        identity: what `identity` must say of the store, or None.
+        unseen: digests of images that it must not hold.
+        digests: those of just the images that it must hold, or None.
 
     Returns:
         h5py.File; see the head of this module.
 
     Raises:
-        InputError: the file is absent, damaged, of another schema version,
-            or not as the schema says.
+        InputError: the file is absent, cannot be read, is in use by a program
+            that writes to it, damaged, of another schema version, not as the
+            schema says, or not the one that is asked for.
     """
-    again = 'run python main.py --mode=prepare'
-    try:
-        with open(path, 'rb'):  # h5py does not tell absent from damaged
-            store = h5py.File(path, 'r')
-    except FileNotFoundError as error:
-        raise InputError(f'{path}: not there; {again}') from error
-    except OSError as error:
-        reason = error.strerror or 'not a whole HDF5 file'
-        raise InputError(f'{path}: {reason}; delete it and {again}') from error
+    store = _open_hdf5(path)
     try:
         flaw = _flaw(store)
     except DAMAGED as error:
@@ -168,8 +195,76 @@ def open_store(path):
     if flaw:
         atexit.register(_end_quietly)
         store.close()
-        raise InputError(f'{path}: {flaw}; delete it and {again}')
+        raise InputError(f'{path}: {flaw}; {REPLACE_IT} '
+                         + prepare_command(path))
+    try:
+        conflict = _conflict(store, identity, unseen, digests)
+        if conflict:
+            raise InputError(f'{path}: {conflict}; prepare both together with '
+                             + prepare_command(path))
+    except InputError:
+        store.close()
+        raise
     return store
+
+
+def prepare_command(path):
+    """The command that makes a store, for messages."""
+    folder = shlex.quote(os.path.dirname(path) or os.curdir)
+    return (f'python main.py --mode=prepare --data_dir={folder} '
+            '--monuseg_dir=DIR (or --sample)')
+
+
+def check_replaceable(path):
+    """Makes sure that a file, if there is one, is of `write_store`.
+
+    Raises:
+        InputError: it is not, or cannot be read.
+    """
+    if not os.path.exists(path):
+        return
+    with _open_hdf5(path) as file:
+        try:
+            ours = 'schema_version' in file.attrs
+        except DAMAGED:
+            ours = False
+    if not ours:
+        raise InputError(f'{path}: not written by this program, or damaged; '
+                         'move it elsewhere or choose another --data_dir')
+
+
+def _open_hdf5(path):
+    """Opens an HDF5 file to read; raises InputError where it cannot be."""
+    try:
+        with open(path, 'rb'):  # h5py does not tell absent from damaged
+            pass
+    except FileNotFoundError as error:
+        raise InputError(f'{path}: not there; prepare with '
+                         + prepare_command(path)) from error
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read ({error.strerror}); make it '
+                         'readable or choose another --data_dir') from error
+    try:
+        return h5py.File(path, 'r')
+    except OSError as error:
+        # Only the text has the number on both h5py 2 and 3.
+        found = re.search(r'(unable to lock file, )?errno = (\d+)',
+                          str(error))
+        if not found:
+            raise InputError(f'{path}: not a whole HDF5 file; '
+                             f'{REPLACE_IT} {prepare_command(path)}'
+                             ) from error
+        reason = os.strerror(int(found.group(2)))
+        if not found.group(1):
+            raise InputError(f'{path}: cannot be read ({reason}); check the '
+                             'disk') from error
+        if int(found.group(2)) == errno.EWOULDBLOCK:
+            raise InputError(f'{path}: in use by another program that writes '
+                             'to it; end that program or try again later'
+                             ) from error
+        raise InputError(f'{path}: cannot be locked on this disk ({reason}); '
+                         'set HDF5_USE_FILE_LOCKING=FALSE in the environment '
+                         'or choose another --data_dir') from error
 
 
 def _end_quietly():
@@ -195,8 +290,8 @@ def reading(store):
     except DAMAGED as error:
         reason = str(error).splitlines()[0]
         raise InputError(f'{store.filename}: a read failed ({reason}); check '
-                         'the disk, delete the file and run python main.py '
-                         '--mode=prepare') from error
+                         'the disk, delete the file and prepare with '
+                         + prepare_command(store.filename)) from error
 
 
 def whole_images(store):
@@ -238,17 +333,31 @@ def image_names(store):
 
 
 def image_digests(store):
-    """Returns a digest of each image of an open store, a list of N str.
-
-    Two images have the same if their pixels are the same, whatever their
-    files and names.
-    """
+    """Returns `pixel_digest` of each image of an open store, N str."""
     return _texts(store['digests'])
 
 
 def _texts(dataset):
     with reading(dataset.file):
         return [text.decode() for text in dataset[()]]
+
+
+def _conflict(store, wanted, unseen, digests):
+    """Says why a whole store is not the one asked for, or returns None.
+
+    The arguments are those of `open_store`.
+    """
+    found = image_digests(store)
+    if (wanted is not None and identity(store) != wanted
+            or digests is not None and found != list(digests)):
+        return ('made from other images, or by another division of them, '
+                'than the train.h5 that training uses')
+    seen = [name for name, digest in zip(image_names(store), found)
+            if digest in set(unseen)]
+    if seen:
+        return (f'holds images that are trained on, {len(seen)} of them '
+                f'({seen[0]}{", ..." if seen[1:] else ""})')
+    return None
 
 
 def _flaw(store):

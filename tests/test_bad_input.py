@@ -223,7 +223,8 @@ def test_damaged_weights(trained, tmp_path):
     images_ = np.zeros((1, 32, 32, 3), np.float32)
 
     def predict():
-        with checkpoints.restored_model(str(tmp_path), 'unet') as (forward, _, _):
+        with checkpoints.restored_model(
+                str(tmp_path), 'unet') as (forward, _, _):
             return forward(images_)
 
     for copy in damaged(data, 12):

@@ -1,6 +1,7 @@
 """Training by several processes through TF_CONFIG, all on this machine."""
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -63,7 +64,10 @@ def test_a_cluster_trains_and_a_killed_worker_comes_back(data_dir, tmp_path):
     assert STEPS <= last < STEPS + 10
     best = checkpoints.read_best(str(folder))
     assert STEPS <= best['evaluated'] <= last
-    assert checkpoints.network_of_weights(
+    # No checkpoint was evaluated twice.
+    evaluated = re.findall(r'step \d+: validation', logs['evaluator'])
+    assert len(evaluated) == len(set(evaluated)) > 1
+    assert checkpoints.record_of_weights(
         str(folder / 'weights.h5'))['step'] == best['step']
     assert logs['worker'].count('training 600 steps') == 1
     assert 'resuming at step' in logs['worker']
@@ -82,6 +86,25 @@ def test_workers_read_their_own_patches(data_dir):
     whole = [patch.tobytes() for patch in np.concatenate(
         [next(everything), next(everything)])]
     assert sorted(seen) == sorted(whole)
+
+
+SERVE = '''
+from training import cluster
+cluster.serve_parameters(cluster.task(), {folder!r}, 9, patience=1)
+'''
+
+
+def test_a_parameter_server_gives_up_without_a_chief(tmp_path):
+    chief, ps = free_ports(2)
+    process = run(
+        sys.executable, '-c', SERVE.format(folder=str(tmp_path)),
+        TF_CONFIG=json.dumps({
+            'cluster': {'chief': [f'127.0.0.1:{chief}'],
+                        'ps': [f'127.0.0.1:{ps}']},
+            'task': {'type': 'ps', 'index': 0}}))
+    assert process.returncode == 1
+    assert f'InputError: TF_CONFIG: no chief at 127.0.0.1:{chief}' in (
+        process.stderr)
 
 
 def test_a_wrong_tf_config_ends_in_one_line(data_dir, tmp_path):

@@ -106,7 +106,7 @@ def test_table_of_networks(tmp_path):
     for net, folder in zip(('unet', 'segnet'), folders):
         evaluate.write_results(folder, 'test', evaluated(), {
             'flags': {'net': net}, 'source': 'synthetic sample'})
-    lines = evaluate.results_table(folders, 'test').splitlines()
+    lines = evaluate.compare_networks(folders, 'test').splitlines()
     for line, net in zip(lines[1:3], ('unet', 'segnet')):
         assert line.split() == [net, '0.5000', '0.5000', '0.3333', '0.4035',
                                 '0.5833', '0.5000', '0.5000']
@@ -116,7 +116,7 @@ def test_table_of_networks(tmp_path):
 
 def test_table_of_a_network_without_results(tmp_path):
     with pytest.raises(InputError, match='test.json: no results'):
-        evaluate.results_table([str(tmp_path)], 'test')
+        evaluate.compare_networks([str(tmp_path)], 'test')
     (tmp_path / 'test.json').write_text('{"settings": ')
     with pytest.raises(InputError, match='test.json: no results'):
-        evaluate.results_table([str(tmp_path)], 'test')
+        evaluate.compare_networks([str(tmp_path)], 'test')

@@ -1,6 +1,5 @@
 """Faults of disk and numbers in training: nothing is lost, nothing hangs."""
 import os
-import re
 import resource
 import shutil
 import sys
@@ -11,8 +10,8 @@ import pytest
 
 from conftest import (ROOT, SECONDS, one_line, run, start_training,
                       train_flags)
-from training import checkpoints
 from nets.tf1 import tf
+from training import checkpoints
 
 
 @pytest.fixture
@@ -76,10 +75,11 @@ def test_what_a_kill_left_is_removed_and_steps_are_numbers(folder):
     for leftover in ('model.ckpt-12_temp', 'model.ckpt-12_temp_5b1d'):
         os.mkdir(os.path.join(folder, leftover))
         open(os.path.join(folder, leftover, 'part-00000'), 'w').close()
-    for leftover in ('graph.pbtxt.tmp9f', '.partial-network.json',
-                     'best/.partial-model.ckpt-6.index',
+    for leftover in (f'graph.pbtxt.tmp{32 * "9"}', f'checkpoint.tmp{32 * "a"}',
                      'model.ckpt-12.data-00000-of-00001'):
         open(os.path.join(folder, leftover), 'w').close()
+    for name in ('notes.tmpl.md', 'graph.pbtxt.tmp_notes'):
+        open(os.path.join(folder, name), 'w').close()
     before = set(os.listdir(folder))
     for source in os.listdir(folder):
         if source.startswith('model.ckpt-6.'):
@@ -88,12 +88,12 @@ def test_what_a_kill_left_is_removed_and_steps_are_numbers(folder):
     # Not 6, which is the last in the order of text, and not 12, which has no
     # index.
     assert checkpoints.latest_valid(folder).endswith('model.ckpt-10')
-    left = set(os.listdir(folder)) | {
-        f'best/{name}' for name in os.listdir(os.path.join(folder, 'best'))}
-    assert not [name for name in left if 'temp' in name or 'tmp' in name
-                or 'partial' in name]
-    assert {'network.json', 'weights.h5', 'model.ckpt-3.index'} <= (
-        before & left)
+    left = set(os.listdir(folder))
+    assert not [name for name in left if '_temp' in name
+                or name.endswith(('99', 'aa'))]
+    # What is a user's stays.
+    assert {'config.json', 'weights.h5', 'model.ckpt-3.index',
+            'notes.tmpl.md', 'graph.pbtxt.tmp_notes'} <= before & left
 
 
 @pytest.mark.parametrize('text, said', [
@@ -121,13 +121,13 @@ def test_training_goes_on_from_the_one_before(program, data_dir, folder):
 
 
 def test_nan_ends_training_and_is_not_gone_on_from(program, data_dir, folder):
-    # So large that the sum over the filters overflows: to infinity, of which
-    # the first loss or the second is NaN.
+    # So large that the sum over the filters overflows, to infinity; times a
+    # label of 0 it is NaN.
     fill_kernel(3e38)(os.path.join(folder, 'model.ckpt-6'))
     flags = train_flags(data_dir, os.path.dirname(folder), 'unet', 9)
     process = program(*flags)
     one_line(process, '--learning_rate')
-    assert re.search('NaN at step [78];', process.stderr)
+    assert 'NaN at step 7;' in process.stderr
     assert checkpoints.latest_valid(folder).endswith('model.ckpt-6')
 
 
@@ -228,7 +228,7 @@ def test_a_full_disk_leaves_no_part_of_a_picture(
 def test_a_second_training_is_refused(program, data_dir, tmp_path):
     process = start_training(data_dir, tmp_path)
     one_line(program(*train_flags(data_dir, tmp_path, 'unet', 9)),
-             f'{tmp_path}/unet', 'another training')
+             f'{tmp_path}/unet', 'another process')
     assert process.poll() is None
     process.kill()
     process.communicate(timeout=SECONDS)

@@ -1,9 +1,14 @@
 """Outputs that appear only when whole."""
 import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 
-from input_pipeline.files import InputError, write_json, atomic_write
+from conftest import ROOT, SECONDS, run
+from input_pipeline.files import (InputError, atomic_write, locked,
+                                  remove_matching, write_json)
 
 
 def test_a_file_appears_at_the_end_in_a_folder_made_for_it(tmp_path):
@@ -45,3 +50,173 @@ def test_json_of_what_json_does_not_know(tmp_path):
     with pytest.raises(ValueError):
         write_json(str(path), {'a': float('inf')})
     assert 'null' in path.read_text()
+
+
+def python(code, *arguments):
+    """Starts Python code with the project's packages in its path."""
+    return subprocess.Popen(
+        [sys.executable, '-c', code, *map(str, arguments)],
+        env=dict(os.environ, PYTHONPATH=ROOT), stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        universal_newlines=True)
+
+
+# Writes 100000 times a letter to a file, half of them after a line on stdin.
+WRITE = '''
+import sys
+from input_pipeline.files import atomic_write
+path, letter = sys.argv[1:]
+with atomic_write(path) as partial, open(partial, 'w') as file:
+    file.write(letter * 50000)
+    file.flush()
+    print('half', flush=True)
+    sys.stdin.readline()
+    file.write(letter * 50000)
+'''
+
+
+def test_two_processes_write_one_file(tmp_path):
+    path = tmp_path / 'out.txt'
+    writers = [python(WRITE, path, letter) for letter in 'ab']
+    try:
+        for writer in writers:
+            assert writer.stdout.readline() == 'half\n'
+        for writer, letter in zip(writers, 'ab'):
+            _, errors = writer.communicate('\n', timeout=SECONDS)
+            assert writer.returncode == 0, errors
+            assert path.read_text() == letter * 100000
+    finally:
+        for writer in writers:
+            writer.kill()
+    assert os.listdir(str(tmp_path)) == ['out.txt']
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    mine = ['.partial-mine.txt', '.partial-1-2-3.txt', '.partial-99-out.txt']
+    for name in mine:
+        (tmp_path / name).write_text('mine')
+    killed, alive = [python(WRITE, tmp_path / name, 'a')
+                     for name in ('out.txt', 'other.txt')]
+    try:
+        for writer in (killed, alive):
+            assert writer.stdout.readline() == 'half\n'
+        assert len(os.listdir(str(tmp_path))) == len(mine) + 2
+        killed.kill()
+        killed.communicate(timeout=SECONDS)
+        with atomic_write(str(tmp_path / 'third.txt')) as partial:
+            with open(partial, 'w') as file:
+                file.write('whole')
+            assert len(os.listdir(str(tmp_path))) == len(mine) + 2
+        _, errors = alive.communicate('\n', timeout=SECONDS)
+        assert alive.returncode == 0, errors
+    finally:
+        killed.kill()
+        alive.kill()
+    assert sorted(os.listdir(str(tmp_path))) == sorted(
+        mine + ['other.txt', 'third.txt'])
+
+
+def test_a_link_to_a_folder_is_removed_and_not_the_folder(tmp_path):
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'notes.txt').write_text('mine')
+    (tmp_path / 'x_temp1').symlink_to(tmp_path / 'mine')
+    (tmp_path / 'x_temp2').mkdir()
+    remove_matching(str(tmp_path), 'x_*')
+    assert os.listdir(str(tmp_path)) == ['mine']
+    assert (tmp_path / 'mine' / 'notes.txt').read_text() == 'mine'
+
+
+WRITE_PNG = '''
+import sys
+import numpy as np
+from input_pipeline.files import InputError
+from input_pipeline.images import write_png
+noise = np.random.RandomState(0).randint(0, 256, (200, 200, 3), np.uint8)
+try:
+    write_png(sys.argv[1], noise)
+except InputError as error:
+    print(error)
+'''
+
+
+@pytest.mark.skipif(not shutil.which('unshare'), reason='mounts no disk')
+@pytest.mark.parametrize('size', ['4k', '40k', '116k'])
+def test_a_full_disk_leaves_no_part_of_an_image(tmp_path, size):
+    """200 x 200 x 3 bytes of noise take 118 KiB as PNG."""
+    process = run('unshare', '--user', '--map-root-user', '--mount', 'sh',
+                  '-c', 'mount -t tmpfs -o size=$1 tmpfs "$2" || exit 77\n'
+                  '"$3" -c "$4" "$2/a.png"; ls -A "$2"', 'sh', size,
+                  tmp_path, sys.executable, WRITE_PNG, PYTHONPATH=ROOT)
+    if process.returncode == 77 or 'unshare' in process.stderr:
+        pytest.skip('no disk can be mounted here')
+    assert process.stdout == (f'{tmp_path}/a.png: cannot be written (No space '
+                              'left on device); choose another folder or make '
+                              'room\n')
+    assert process.stderr == ''
+
+
+# Locks
+
+LOCK = '''
+import sys
+from input_pipeline.files import locked
+with locked(sys.argv[1], 'out_dir'):
+    print('locked', flush=True)
+    sys.stdin.readline()
+'''
+
+
+def test_a_lock_keeps_out_other_processes_until_its_end(tmp_path):
+    folder = tmp_path / 'new' / 'out'
+
+    def refused():
+        with pytest.raises(InputError) as caught:
+            with locked(str(folder), 'out_dir'):
+                pass
+        assert str(caught.value) == (
+            f'{folder}: another process is writing there; wait for its end '
+            'or choose another --out_dir')
+
+    for end in (lambda process: process.communicate('\n', timeout=SECONDS),
+                lambda process: process.kill()):
+        process = python(LOCK, folder)
+        try:
+            assert process.stdout.readline() == 'locked\n'
+            refused()
+            with locked(str(tmp_path), 'out_dir'):  # another folder
+                end(process)
+                process.wait(timeout=SECONDS)
+        finally:
+            process.kill()
+        with locked(str(folder), 'out_dir'):
+            refused()
+    with pytest.raises(ZeroDivisionError), locked(str(folder), 'out_dir'):
+        1 / 0
+    with locked(str(folder), 'out_dir'):
+        pass
+
+
+def test_an_error_of_the_work_is_not_taken_for_the_lock(tmp_path):
+    with pytest.raises(BlockingIOError):
+        with locked(str(tmp_path), 'out_dir'):
+            raise BlockingIOError(11, 'Resource temporarily unavailable')
+
+
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path):
+    (tmp_path / 'file').write_text('')
+    (tmp_path / 'out' / '.lock').mkdir(parents=True)
+    for name, reason in (('file', 'File exists'), ('out', 'Is a directory'),
+                         ('file/out', 'Not a directory')):
+        folder = str(tmp_path / name)
+        with pytest.raises(InputError) as caught:
+            with locked(folder, 'out_dir'):
+                pass
+        assert str(caught.value) == (f'{folder}: cannot be written ({reason});'
+                                     ' choose another --out_dir')
+
+
+def test_a_lock_changes_no_file(tmp_path):
+    (tmp_path / '.lock').write_text('mine')
+    with locked(str(tmp_path), 'out_dir'):
+        pass
+    assert (tmp_path / '.lock').read_text() == 'mine'

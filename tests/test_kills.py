@@ -39,7 +39,7 @@ def check_whole(folder):
             elif name.endswith('.png'):
                 assert iio.imread(path).size
             elif name == 'weights.h5':
-                assert checkpoints.network_of_weights(path)['net'] == 'unet'
+                assert checkpoints.record_of_weights(path)['net'] == 'unet'
             elif name.endswith('.h5'):
                 with store.open_store(path) as file:
                     assert list(store.whole_images(file))

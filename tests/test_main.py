@@ -10,12 +10,15 @@ import h5py
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import (
+    EventAccumulator)
 
-from conftest import NETS, ROOT, SECONDS, one_line, run, train_flags
-from eval import display
 import nets
+from conftest import NETS, ROOT, one_line, run, train_flags
+from eval import display
 from input_pipeline import store
 from nets.tf1 import tf
+from training import checkpoints
 
 
 def read_json(*path):
@@ -25,11 +28,9 @@ def read_json(*path):
 
 def scalars(folder):
     """(tag, step) of all scalars in a folder's event files."""
-    return {(value.tag, event.step) for name in os.listdir(folder)
-            if name.startswith('events')
-            for event in tf.train.summary_iterator(os.path.join(folder, name))
-            for value in event.summary.value
-            if value.HasField('simple_value')}
+    events = EventAccumulator(str(folder)).Reload()
+    return {(tag, event.step) for tag in events.Tags()['scalars']
+            for event in events.Scalars(tag)}
 
 
 @pytest.mark.parametrize('net', NETS)
@@ -38,16 +39,28 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
     folder = trained / net
     with store.open_store(data_dir / 'train.h5') as file:
         digests = store.image_digests(file)
-    assert read_json(folder, 'network.json') == {
+    record = read_json(folder, 'config.json')
+    assert record.pop('accelerate') in (True, False)
+    assert record == {
         'net': net, 'width': 4, 'normalisation': 'uint8 / 255',
         'output_stride': 8 if net == 'deeplabv3' else None,
+        'steps': 6, 'batch_size': 2, 'crop_size': 64, 'learning_rate': 0.002,
+        'warmup_steps': 100, 'evaluate_every': 3, 'augment_threads': 1,
+        'seed': 0, 'data_dir': str(data_dir),
         'data_source': 'synthetic sample', 'data_digest': 'made here',
-        'data_seed': 7, 'data_fold': '0', 'trained_on': digests}
+        'data_seed': 7, 'data_fold': '0', 'trained_on': digests,
+        'changes': []}
+    weights = checkpoints.record_of_weights(str(folder / 'weights.h5'))
+    assert {key: weights[key] for key in record} == record
+    text, = EventAccumulator(str(folder)).Reload().Tensors('config')
+    assert '| crop_size | 64 |' in (
+        text.tensor_proto.string_val[0].decode().splitlines())
     assert tf.train.latest_checkpoint(str(folder)).endswith('model.ckpt-6')
     assert read_json(folder, 'best', 'best.json')['step'] in (3, 6)
     assert (folder / 'weights.h5').exists()
     # The same tag in both runs puts both curves on one chart.
     training, validation = scalars(folder), scalars(folder / 'eval')
+    assert not [name for name, _ in training if name.startswith('batch')]
     for tag in ('loss', 'accuracy', 'f1'):
         assert tag in {name for name, _ in training}
         assert {(tag, 3), (tag, 6)} <= validation
@@ -69,6 +82,8 @@ def test_eval_agrees_with_the_evaluation_during_training(
         assert pooled[measure] == pytest.approx(best[measure], abs=1e-4)
     assert content['settings']['flags']['net'] == net
     assert content['settings']['source'] == 'synthetic sample'
+    assert content['settings']['config']['crop_size'] == 64
+    assert content['settings']['config']['step'] == best['step']
     assert content['settings']['versions']['tensorflow'] == tf.__version__
     with open(trained / net / 'validation.csv') as file:
         rows = {row['name']: row for row in csv.DictReader(file)}
@@ -140,6 +155,10 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
     process = program(*flags)
     assert process.returncode == 0, process.stderr
     assert 'resuming at step 6 of 9' in process.stdout
+    assert ('steps: 6 before, 9 from step 6 on; the learning rate'
+            in process.stdout)
+    assert read_json(model_dir, 'unet', 'config.json')['changes'] == [
+        {'name': 'steps', 'before': 6, 'now': 9, 'step': 6}]
     assert tf.train.latest_checkpoint(
         os.path.join(model_dir, 'unet')).endswith('model.ckpt-9')
     process = program(*flags)
@@ -159,6 +178,7 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
      ['--learning_rate']),
     (['--mode=train', '--net=unet', '--sepcial=1'], ['sepcial']),
     (['--mode=train', '--net=unet', 'extra'], ['extra']),
+    (['train', '--net=unet'], ['--mode=train']),
     (['--mode=train', '--net=unet', '--output_stride=8'],
      ['--output_stride']),
     (['--mode=predict', '--net=unet', '--threshold=1.5'], ['--threshold']),
@@ -183,7 +203,8 @@ def test_missing_and_foreign_inputs_end_in_one_line(
     one_line(program('--mode=train', '--net=segnet', data, empty,
                      '--crop_size=100'), '--crop_size', '16')
     one_line(program('--mode=eval', '--net=unet', data, empty),
-             'empty/unet', '--mode=train')
+             'empty/unet', '--mode=train',
+             '--model_dir=checkpoints/pretrained')
     one_line(program('--mode=eval', '--net=unet', data, models, '--width=8'),
              'width 4, not 8')
     one_line(program('--mode=train', '--net=unet', data, models,
@@ -255,6 +276,34 @@ def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):
     one_line(program(*flags, '--width=16'), 'width 4, not 16')
     os.truncate(str(tmp_path / 'unet' / 'weights.h5'), 20000)
     one_line(program(*flags), 'weights.h5')
+    one_line(program(*train_flags(data_dir, tmp_path, 'unet', 6)),
+             'weights.h5 alone')
+    assert not list((tmp_path / 'unet').glob('model.ckpt*'))
+
+
+def test_paths_from_the_home_folder_and_the_default_output(
+        program, data_dir, trained, tmp_path):
+    shutil.copytree(str(trained / 'unet'), str(tmp_path / 'models' / 'unet'))
+    shutil.copy(os.path.join(ROOT, 'docs', 'synthetic.png'), str(tmp_path))
+    process = run(sys.executable, os.path.join(ROOT, 'main.py'),
+                  '--mode=predict', '--net=unet', '--model_dir=~/models',
+                  '--images=~/*.png', '--noaverage', cwd=tmp_path,
+                  HOME=str(tmp_path))
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith(
+        f'{tmp_path}/models/unet: unet, trained here, step ')
+    assert not (tmp_path / '~').exists()
+    assert sorted(os.listdir(tmp_path / 'predictions' / 'unet')) == [
+        'synthetic_mask.png', 'synthetic_overlay.png',
+        'synthetic_probability.png']
+
+
+def test_a_python_without_the_packages_is_told_what_to_do(tmp_path):
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip',
+                    str(tmp_path / 'empty')], check=True)
+    process = run(tmp_path / 'empty' / 'bin' / 'python', 'main.py')
+    one_line(process, 'absl', 'tensorflow', './run.sh setup',
+             'source .venv/bin/activate')
 
 
 def test_help_is_short_and_lists_only_our_flags(program):
@@ -263,35 +312,3 @@ def test_help_is_short_and_lists_only_our_flags(program):
     assert '--learning_rate' in process.stdout
     assert 'logtostderr' not in process.stdout
     assert len(process.stdout.splitlines()) < 50
-
-
-@pytest.mark.parametrize('variables, words', [
-    ({}, ['Python 3.7', 'uv python']),
-    ({'ENGINE': 'tf2'}, ['3.9 to 3.11', 'uv python']),
-    ({'PYTHON': '/no/python'}, ['/no/python', 'Python 3.7', 'uv python'])])
-def test_run_sh_without_python_says_in_two_lines_how_to_get_it(
-        tmp_path, variables, words):
-    (tmp_path / 'bin').mkdir()
-    for tool in ('bash', 'dirname', 'ls', 'realpath'):
-        (tmp_path / 'bin' / tool).symlink_to(shutil.which(tool))
-    shutil.copy(os.path.join(ROOT, 'run.sh'), str(tmp_path))
-    process = subprocess.run(
-        ['bash', 'run.sh'], cwd=str(tmp_path), stderr=subprocess.PIPE,
-        env=dict(variables, HOME=str(tmp_path), PATH=str(tmp_path / 'bin')),
-        universal_newlines=True, timeout=SECONDS)
-    assert process.returncode == 1
-    assert process.stderr.count('\n') == 2
-    for word in words:
-        assert word in process.stderr
-    assert not list(tmp_path.glob('.venv*'))
-
-
-@pytest.mark.parametrize('fold', ['4', '12', 'none'])
-def test_run_sh_refuses_an_unknown_fold_before_it_sets_up(tmp_path, fold):
-    shutil.copy(os.path.join(ROOT, 'run.sh'), str(tmp_path))
-    process = run('bash', 'run.sh', cwd=tmp_path, FOLD=fold)
-    assert process.returncode == 1
-    assert process.stderr == (
-        f'error: FOLD={fold}: unknown; give 0, 1, 2 or 3\n')
-    assert process.stdout == ''
-    assert not list(tmp_path.glob('.venv*'))

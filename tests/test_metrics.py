@@ -1,4 +1,4 @@
-"""Measures against confusion matrices counted by hand."""
+"""Metrics against confusion matrices counted by hand."""
 import math
 import warnings
 
@@ -15,13 +15,13 @@ TRUTH = [[1, 1, 0],
 
 
 def test_confusion_of_a_2_by_3_mask():
-    assert metrics.confusion(PREDICTION, TRUTH) == (2, 1, 1, 2)
-    assert metrics.confusion(np.array(PREDICTION, bool),
+    assert metrics.confusion_matrix(PREDICTION, TRUTH) == (2, 1, 1, 2)
+    assert metrics.confusion_matrix(np.array(PREDICTION, bool),
                              np.array(TRUTH, np.uint8)) == (2, 1, 1, 2)
 
 
 def test_metrics_of_a_2_by_3_mask():
-    values = metrics.compute(metrics.confusion(PREDICTION, TRUTH))
+    values = metrics.compute(metrics.confusion_matrix(PREDICTION, TRUTH))
     assert list(values) == ['accuracy', 'precision', 'recall', 'f1', 'iou',
                             'mean_iou']
     # mean_iou: nuclei 2 / 4, background 2 / 4.
@@ -39,14 +39,14 @@ def test_metrics_that_all_differ():
 def test_both_masks_empty():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        values = metrics.compute(metrics.confusion(np.zeros((2, 3)),
+        values = metrics.compute(metrics.confusion_matrix(np.zeros((2, 3)),
                                                     np.zeros((2, 3))))
     assert values.pop('accuracy') == 1
     assert all(math.isnan(value) for value in values.values())
 
 
 def test_everything_nucleus_leaves_only_mean_iou_undefined():
-    values = metrics.compute(metrics.confusion(np.ones(4), np.ones(4)))
+    values = metrics.compute(metrics.confusion_matrix(np.ones(4), np.ones(4)))
     assert math.isnan(values.pop('mean_iou'))
     assert set(values.values()) == {1}
 
@@ -79,7 +79,7 @@ def test_mean_leaves_out_undefined_images():
 ])
 def test_confusion_refuses(prediction, truth, words):
     with pytest.raises(ValueError, match=words):
-        metrics.confusion(prediction, truth)
+        metrics.confusion_matrix(prediction, truth)
 
 
 def test_metrics_in_a_tensorflow_graph():

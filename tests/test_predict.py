@@ -1,10 +1,13 @@
 """Prediction of image files: what is written, and what is refused."""
+import os
+
 import imageio.v3
 import numpy as np
 import pytest
 
 from eval import display, predict
 from input_pipeline.files import InputError
+from input_pipeline.images import write_png
 
 
 def red_channel(batch):
@@ -67,19 +70,79 @@ def test_a_bad_image_among_good_ones(tmp_path, capsys):
         True, True]
 
 
-def test_a_file_whose_name_looks_like_a_pattern(tmp_path):
-    folder = tmp_path / 'in [1]'
-    folder.mkdir()
-    write_image(folder / 'a[1].png')
-    for pattern in ('a[1].png', '*.png'):
-        out = tmp_path / pattern[0]
-        assert run(str(folder / pattern), out) == []
-        assert (out / 'a[1]_mask.png').exists()
+def make_tree(folder, *names):
+    """Writes small images and returns a function that finds them again."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_image(folder / name)
+
+    def find(name):
+        return [os.path.relpath(path, folder)
+                for path in predict.find_images(os.path.join(folder, name))]
+
+    return find
+
+
+def test_the_leading_folder_is_no_pattern(tmp_path):
+    """Not even where it would match another one, as dir[1] does dir1."""
+    find = make_tree(tmp_path, 'dir1/b.png', 'dir[1]/a[1].png',
+                     'dir[1]/a1.png', 'dir[1]/sub/*/c.png',
+                     'dir[1]/sub/d/e.png')
+    assert find('dir[1]/a[1].png') == ['dir[1]/a[1].png']
+    assert find('dir[1]/a[12].png') == ['dir[1]/a1.png']
+    assert find('dir[1]/*.png') == ['dir[1]/a1.png', 'dir[1]/a[1].png']
+    assert find('dir[1]/**/*.png') == [
+        'dir[1]/a1.png', 'dir[1]/a[1].png', 'dir[1]/sub/*/c.png',
+        'dir[1]/sub/d/e.png']
+    assert find('dir[1]/*/d/*.png') == ['dir[1]/sub/d/e.png']
+    # A folder whose name is a star.
+    assert find('dir[1]/sub/*/*.png') == ['dir[1]/sub/*/c.png']
+    assert find('dir?/b.png') == ['dir1/b.png']
+
+
+def test_patterns_from_the_working_folder(tmp_path, monkeypatch):
+    make_tree(tmp_path, 'x[1]/a.png', 'b.png')
+    monkeypatch.chdir(str(tmp_path))
+    assert predict.find_images('x[1]/*') == ['x[1]/a.png']
+    assert predict.find_images('*.png') == ['b.png']
+    assert predict.find_images('b.png') == ['b.png']
+    assert predict.find_images('.') == ['./b.png']
+    with pytest.raises(InputError, match=r"\('c\*' in \.\); give"):
+        predict.find_images('c*')
+
+
+def test_a_folder_of_images(tmp_path):
+    find = make_tree(tmp_path, 'in/b.png', 'in/a.jpg', 'in/.hidden.png',
+                     'in/sub/c.png')
+    (tmp_path / 'in' / 'D.TIFF').write_bytes(b'found by its name')
+    (tmp_path / 'in' / 'notes.txt').write_text('not an image')
+    (tmp_path / 'in' / 'folder.png').mkdir()
+    (tmp_path / 'in' / 'gone.tif').symlink_to(tmp_path / 'nowhere')
+    for name in ('in', 'in/'):
+        assert find(name) == ['in/D.TIFF', 'in/a.jpg', 'in/b.png',
+                              'in/gone.tif']
+    (tmp_path / 'bare').mkdir()
+    (tmp_path / 'bare' / 'notes.txt').write_text('not an image')
+    with pytest.raises(InputError, match=r'--images .*bare: holds no image '
+                                         r'\(\.tif, .*\); give'):
+        find('bare')
+
+
+def test_a_file_of_any_name(tmp_path):
+    (tmp_path / 'in').mkdir()
+    write_image(tmp_path / 'a.png')
+    (tmp_path / 'a.png').rename(tmp_path / 'in' / 'scan.0*')
+    assert run(str(tmp_path / 'in' / 'scan.0*'), tmp_path / 'out') == []
+    assert (tmp_path / 'out' / 'scan_mask.png').exists()
 
 
 def test_nothing_matches(tmp_path):
-    with pytest.raises(InputError, match=r'--images .*\.tif: no such file'):
-        run(str(tmp_path / '*.tif'), tmp_path / 'out')
+    with pytest.raises(InputError, match=r"--images .*\.tif: no such file "
+                                         r"\('\*/\*\.tif' in /"):
+        run(str(tmp_path / '*' / '*.tif'), tmp_path / 'out')
+    with pytest.raises(InputError, match='--images: an empty list'):
+        run([], tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
 
 
 def test_two_images_of_one_stem(tmp_path):
@@ -91,13 +154,70 @@ def test_two_images_of_one_stem(tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_no_input_can_be_overwritten(tmp_path):
-    write_image(tmp_path / 'a.png')
-    truth = write_image(tmp_path / 'a_mask.png')
-    with pytest.raises(InputError, match='--output_dir .*a.png'):
-        run([str(tmp_path / 'a.png')], tmp_path)
+@pytest.mark.parametrize('output', ['links', 'real', 'alias'])
+def test_the_folder_of_an_image_is_no_output_folder(tmp_path, output):
+    """Neither of the image itself nor of a link to it, by whatever name."""
+    for name in ('links', 'real'):
+        (tmp_path / name).mkdir()
+    write_image(tmp_path / 'real' / 'a.png')
+    (tmp_path / 'links' / 'a.png').symlink_to(tmp_path / 'real' / 'a.png')
+    (tmp_path / 'alias').symlink_to(tmp_path / 'links')
+    with pytest.raises(InputError, match=f'--output_dir .*{output}: .*a.png'):
+        run([str(tmp_path / 'links' / 'a.png')], tmp_path / output)
+    assert len(list((tmp_path / output).iterdir())) == 1
+
+
+def test_own_results_are_replaced(tmp_path):
+    (tmp_path / 'in').mkdir()
+    write_image(tmp_path / 'in' / 'a.png')
+    assert run(str(tmp_path / 'in'), tmp_path / 'out') == []
+    image = write_image(tmp_path / 'in' / 'a.png', 33, 44)
+    assert run(str(tmp_path / 'in'), tmp_path / 'out') == []
     np.testing.assert_array_equal(
-        imageio.v3.imread(tmp_path / 'a_mask.png', plugin='pillow'), truth)
+        imageio.v3.imread(tmp_path / 'out' / 'a_probability.png',
+                          plugin='pillow'), image[..., 0])
+
+
+@pytest.mark.parametrize('kind', ['mask', 'probability', 'overlay'])
+@pytest.mark.parametrize('foreign', ['png', 'no image', 'link', 'other text'])
+def test_files_of_others_are_not_overwritten(tmp_path, kind, foreign):
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'out').mkdir()
+    for name in ('a.png', 'b.png'):
+        write_image(tmp_path / 'in' / name)
+    path = tmp_path / 'out' / f'b_{kind}.png'
+    if foreign == 'png':
+        write_image(path)
+    elif foreign == 'no image':
+        path.write_text('to be written')
+    elif foreign == 'link':
+        path.symlink_to(tmp_path / 'nowhere')
+    else:
+        write_png(str(path), np.zeros((40, 50), np.uint8), 'another program')
+    before = None if foreign == 'link' else path.read_bytes()
+    with pytest.raises(InputError, match=f'out/b_{kind}.png: was not written '
+                                         '.*--output_dir'):
+        run(str(tmp_path / 'in'), tmp_path / 'out')
+    # Said before the long work begins.
+    assert [entry.name for entry in (tmp_path / 'out').iterdir()] == [
+        path.name]
+    assert path.is_symlink() if before is None else (
+        path.read_bytes() == before)
+
+
+def test_a_file_that_comes_during_prediction_is_not_overwritten(tmp_path):
+    (tmp_path / 'in').mkdir()
+    write_image(tmp_path / 'in' / 'a.png')
+    drawn = tmp_path / 'out' / 'a_overlay.png'
+
+    def forward(batch):
+        drawn.write_text('drawn by hand')
+        return red_channel(batch)
+
+    with pytest.raises(InputError, match='a_overlay.png: was not written'):
+        predict.predict_files(str(tmp_path / 'in'), str(tmp_path / 'out'),
+                              forward, 32, 0.5, 1024 * 1024, False)
+    assert drawn.read_text() == 'drawn by hand'
 
 
 def test_output_folder_that_is_a_file(tmp_path):

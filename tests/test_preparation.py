@@ -1,6 +1,11 @@
 """From files on disk to stores, on small real files."""
 import hashlib
 import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
 import zipfile
 
 import h5py
@@ -8,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import ROOT, SECONDS, one_line, run
 from input_pipeline import annotations
 from input_pipeline import images
 from input_pipeline import monuseg
@@ -519,8 +525,89 @@ def test_image_smaller_than_a_patch(tmp_path):
                    small).startswith('tiny: 255 x 255')
 
 
-def test_absent_store(tmp_path):
-    assert '--mode=prepare' in message(store.open_store, tmp_path / 'a.h5')
+def test_the_command_named_for_an_absent_store_makes_it(tmp_path):
+    data = training_data(tmp_path / 'Training', 2)
+    path = tmp_path / 'out put' / 'train.h5'
+    line = message(store.open_store, path)
+    assert line.startswith(f'{path}: not there; prepare with ')
+    command = re.search(r'python main.py .*--monuseg_dir=DIR', line).group()
+    process = run('bash', '-c', command.replace('python', sys.executable, 1)
+                  .replace('DIR', f"'{data}'"))
+    assert process.returncode == 0, process.stderr
+    with store.open_store(path) as file:
+        assert len(store.image_names(file)) == 1
+
+
+HOLD_OPEN = '''
+import sys
+import h5py
+with h5py.File(sys.argv[1], 'r+'):
+    print('open', flush=True)
+    sys.stdin.read()
+'''
+
+
+def test_a_store_in_use_is_not_called_damaged(tmp_path):
+    path = tmp_path / 'train.h5'
+    written_store(path)
+    process = subprocess.Popen([sys.executable, '-c', HOLD_OPEN, str(path)],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b'open\n'
+        for function in (store.open_store, store.check_replaceable):
+            line = message(function, path)
+            assert line.startswith(f'{path}: in use by another program')
+            assert 'delete' not in line
+    finally:
+        process.communicate()
+    store.open_store(path).close()
+
+
+def test_a_store_that_cannot_be_read_is_not_called_damaged(tmp_path):
+    path = tmp_path / 'a.h5'
+    path.mkdir()
+    line = message(store.open_store, path)
+    assert f'{path}: cannot be read (Is a directory)' in line
+    assert 'delete' not in line
+    path.rmdir()
+    # A file of which every read from the start fails with EIO.
+    path.symlink_to('/proc/self/mem')
+    line = message(store.open_store, path)
+    assert f'{path}: cannot be read (Input/output error)' in line
+    assert 'delete' not in line
+
+
+def test_a_store_must_be_the_one_asked_for(tmp_path):
+    path = tmp_path / 'validation.h5'
+    image = pixels(0)
+    mask = np.zeros((SIDE, SIDE), bool)
+    store.write_store(
+        str(path), {'source': 'MoNuSeg', 'source_digest': 'd', 'seed': 3,
+                    'fold': '1'},
+        [(name, pixels(seed), mask, None)
+         for seed, name in enumerate(('a', 'b', 'c'))])
+    digests = [hashlib.sha1(pixels(seed).tobytes()).hexdigest()
+               for seed in range(4)]
+    assert store.pixel_digest(image) == digests[0]
+    identity = {'data_source': 'MoNuSeg', 'data_digest': 'd', 'data_seed': 3,
+                'data_fold': '1'}
+    store.open_store(path).close()
+    store.open_store(path, identity, digests[3:], digests[:3]).close()
+    for key, value in (('data_source', 'synthetic sample'),
+                       ('data_digest', 'e'), ('data_seed', 4),
+                       ('data_fold', '0')):
+        line = message(store.open_store, path, dict(identity, **{key: value}))
+        assert line.startswith(f'{path}: made from other images, or by '
+                               'another division')
+    for wrong in ([], digests[:2], digests, digests[1:3] + digests[:1]):
+        assert 'other images' in message(store.open_store, path, None, (),
+                                         wrong)
+    line = message(store.open_store, path, identity, digests[1:])
+    assert (f'{path}: holds images that are trained on, 2 of them (b, ...); '
+            'prepare both together with python main.py --mode=prepare '
+            f'--data_dir={tmp_path} ' in line)
+    # Nothing was left open: h5py could not open it to write.
+    h5py.File(str(path), 'a').close()
 
 
 def test_damaged_store(tmp_path):
@@ -611,19 +698,19 @@ def test_30_images_divide_22_to_8_by_the_seed():
     entries = [monuseg.Entry(f'{index:02}', 'training', None, None)
                for index in range(30)]
     entries += [monuseg.Entry('test', 'test', None, None)]
-    splits = prepare.divide(entries, 0, '0')
+    splits = prepare.assign_splits(entries, 0, '0')
     assert {name: len(chosen) for name, chosen in splits.items()} == {
         'train': 22, 'validation': 8, 'test': 1}
     assert sorted(sum(splits.values(), [])) == sorted(entries)
-    assert prepare.divide(entries, 0, '0') == splits
-    assert prepare.divide(entries, 1, '0') != splits
-    assert 'test' not in prepare.divide(entries[:-1], 0, '0')
+    assert prepare.assign_splits(entries, 0, '0') == splits
+    assert prepare.assign_splits(entries, 1, '0') != splits
+    assert 'test' not in prepare.assign_splits(entries[:-1], 0, '0')
 
 
 def test_folds_take_one_of_each_four_and_all_in_all_each_image_once():
     entries = [monuseg.Entry(f'{index:02}', 'training', None, None)
                for index in range(30)]
-    held_out = [prepare.divide(entries, 3, fold)['validation']
+    held_out = [prepare.assign_splits(entries, 3, fold)['validation']
                 for fold in '0123']
     assert sorted(sum(held_out, [])) == entries
     # Seven whole fours, and of the last two images one each.
@@ -631,7 +718,7 @@ def test_folds_take_one_of_each_four_and_all_in_all_each_image_once():
     for fold in held_out:
         assert ([int(entry.name) // 4 for entry in fold]
                 == list(range(len(fold))))
-    assert prepare.divide(entries, 3, 'none') == {'train': entries}
+    assert prepare.assign_splits(entries, 3, 'none') == {'train': entries}
 
 
 @pytest.mark.parametrize('count, fold, needed', [
@@ -639,10 +726,10 @@ def test_folds_take_one_of_each_four_and_all_in_all_each_image_once():
 def test_too_few_training_images(count, fold, needed):
     entries = [monuseg.Entry(str(index), 'training', None, None)
                for index in range(needed)]
-    assert prepare.divide(entries, 0, fold)['train']
+    assert prepare.assign_splits(entries, 0, fold)['train']
     entries = entries[:count]
     assert (f'{count} training images found, --fold={fold} needs {needed};'
-            in message(prepare.divide, entries, 0, fold))
+            in message(prepare.assign_splits, entries, 0, fold))
 
 
 def test_too_few_training_images_write_nothing(tmp_path):
@@ -710,7 +797,7 @@ def test_prepare_again(tmp_path, capsys):
     prepare.prepare(str(out), str(data), 1)
     assert list((out / 'held_out_images').iterdir()) == [image]
     assert sorted(path.name for path in out.iterdir()) == [
-        'held_out_images', 'train.h5', 'validation.h5']
+        '.lock', 'held_out_images', 'train.h5', 'validation.h5']
 
 
 def test_test_store_comes_and_goes_with_the_test_images(tmp_path):
@@ -733,7 +820,8 @@ def test_train_on_all_leaves_nothing_to_validate_on(tmp_path):
         prepare.prepare(str(out), str(data), fold='none')
         assert contents(out) == {'train.h5': ['TCGA-0', 'TCGA-1', 'TCGA-2',
                                               'TCGA-3']}
-        assert [path.name for path in out.iterdir()] == ['train.h5']
+        assert sorted(path.name for path in out.iterdir()) == [
+            '.lock', 'train.h5']
 
 
 def test_failure_leaves_the_stores_before_it_and_nothing_else(tmp_path):
@@ -746,3 +834,208 @@ def test_failure_leaves_the_stores_before_it_and_nothing_else(tmp_path):
     assert 'TCGA-3.tif: cannot be read' in message(prepare.prepare, str(out),
                                                    str(data))
     assert made(out) == before
+
+
+def files_in(folder):
+    """Maps the paths of files to their bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes()
+            for path in sorted(folder.rglob('*')) if path.is_file()}
+
+
+def test_files_of_the_users_stay(tmp_path, capsys):
+    data = training_data(tmp_path / 'Training', 4)
+    out = tmp_path / 'out'
+    prepare.prepare(str(out), str(data))
+    stores = made(out)
+    mine = ['held_out_images/TCGA-0_mask.png', 'held_out_images/notes.txt',
+            'held_out_images/drawn/TCGA-1.png', '.partial-notes.txt',
+            '.lock', 'my.h5', 'held_out_images/.partial-mine.png']
+    for name in mine:
+        path = out / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f'mine: {name}')
+    capsys.readouterr()
+    prepare.prepare(str(out), str(data))
+    assert 'already prepared' in capsys.readouterr().out
+    assert made(out) == dict(stores, **{
+        'my.h5': (out / 'my.h5').stat().st_ino})
+    # Of another division, without test images, and without any to hold out.
+    test = tmp_path / 'both' / 'MoNuSegTestData'
+    save_tiff(test / 'TCGA-9.tif', pixels(9))
+    save_xml(test / 'TCGA-9.xml', NUCLEUS)
+    training_data(tmp_path / 'both' / 'Training', 4)
+    for given, fold, held_out in ((data, '1', 'validation'),
+                                  (tmp_path / 'both', '0', 'test'),
+                                  (data, '0', 'validation'),
+                                  (data, 'none', None)):
+        prepare.prepare(str(out), str(given), fold=fold)
+        found = files_in(out)
+        for name in mine:
+            assert found.pop(name).decode() == f'mine: {name}'
+        expected = {'train.h5'}
+        if held_out:
+            with store.open_store(out / f'{held_out}.h5') as file:
+                name, = store.image_names(file)
+            expected |= {'validation.h5', f'{held_out}.h5',
+                         f'held_out_images/{name}.png'}
+        assert set(found) == expected
+
+
+def test_what_is_in_the_way_is_named_and_kept(tmp_path):
+    data = training_data(tmp_path / 'Training', 4)
+    out = tmp_path / 'out'
+    prepare.prepare(str(out), str(data))
+    image, = (out / 'held_out_images').iterdir()
+    first = files_in(out)
+    # The user draws on the image that was written.
+    save(image, 255 - pixels(0))
+    drawn = image.read_bytes()
+    assert f'{image}: not the image' in message(prepare.prepare, str(out),
+                                                str(data))
+    # Another division does not need the place, and this one again does.
+    prepare.prepare(str(out), str(data), fold='1')
+    assert image.read_bytes() == drawn
+    second = files_in(out)
+    assert f'{image}: not the image' in message(prepare.prepare, str(out),
+                                                str(data))
+    assert files_in(out) == second
+    image.unlink()
+    prepare.prepare(str(out), str(data))
+    found = files_in(out)
+    assert found.keys() == first.keys()
+    assert found[f'held_out_images/{image.name}'] == first[
+        f'held_out_images/{image.name}']
+
+
+@pytest.mark.parametrize('name', ['train.h5', 'validation.h5', 'test.h5'])
+def test_other_files_than_stores_are_not_replaced(tmp_path, name):
+    data = training_data(tmp_path / 'Training', 2)
+    out = tmp_path / 'out'
+    out.mkdir()
+    with h5py.File(str(out / name), 'w') as file:
+        file['x'] = np.arange(5)
+    for said in ('not written by this program', 'not a whole HDF5 file'):
+        before = (out / name).read_bytes()
+        line = message(prepare.prepare, str(out), str(data))
+        assert f'{out / name}: {said}' in line
+        assert (out / name).read_bytes() == before
+        (out / name).write_text('a text of mine')
+    (out / name).unlink()
+    prepare.prepare(str(out), str(data))
+
+
+# Prepares, and waits for a line on stdin before each image.
+PREPARE_IN_STEPS = '''
+import sys
+from input_pipeline import monuseg, prepare
+out, data, seed = sys.argv[1:]
+load = monuseg.load
+
+
+def load_when_told(entry):
+    print('loading', flush=True)
+    sys.stdin.readline()
+    return load(entry)
+
+
+monuseg.load = load_when_told
+prepare.prepare(out, data, int(seed))
+'''
+
+
+def test_two_preparations_at_once(program, tmp_path):
+    data, out = training_data(tmp_path / 'Training', 4), tmp_path / 'out'
+    first = subprocess.Popen(
+        [sys.executable, '-c', PREPARE_IN_STEPS, str(out), str(data), '1'],
+        env=dict(os.environ, PYTHONPATH=ROOT), stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE)
+    try:
+        assert first.stdout.readline() == b'loading\n'
+        one_line(program('--mode=prepare', f'--data_dir={out}',
+                         f'--monuseg_dir={data}', '--seed=2'),
+                 f'{out}: another process is writing there', '--data_dir')
+        first.communicate(b'\n' * 4, timeout=SECONDS)
+    finally:
+        first.kill()
+    assert first.returncode == 0
+    for split in ('train', 'validation'):
+        with store.open_store(out / f'{split}.h5') as file:
+            assert store.identity(file)['data_seed'] == 1
+    # The lock ended with its process.
+    prepare.prepare(str(out), str(data), 2)
+
+
+# Prepares and is killed before the n-th time that files are renamed or
+# removed.
+PREPARE_AND_DIE = '''
+import os
+import signal
+import sys
+left, out, data, fold = int(sys.argv[1]), *sys.argv[2:]
+
+
+def mortal(function):
+    def call(*arguments, **options):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return call
+
+
+for name in ('replace', 'remove', 'rename', 'rmdir', 'unlink'):
+    setattr(os, name, mortal(getattr(os, name)))
+from input_pipeline import prepare
+prepare.prepare(out, data, fold=fold)
+'''
+
+
+def test_a_kill_between_any_two_steps(tmp_path):
+    """Whatever is prepared next is as if nothing had been killed."""
+    both = tmp_path / 'both'
+    training_data(both / 'Training', 2)
+    test = both / 'MoNuSegTestData'
+    save_tiff(test / 'TCGA-9.tif', pixels(9))
+    save_xml(test / 'TCGA-9.xml', NUCLEUS)
+    # From training, validation and test images to no test images.
+    former, new = (both, '0'), (both / 'Training', '1')
+    for given, fold in (former, new):
+        prepare.prepare(str(tmp_path / f'unkilled-{fold}'), str(given),
+                        fold=fold)
+    kills = 0
+    while True:
+        out = tmp_path / 'out'
+        shutil.copytree(str(tmp_path / 'unkilled-0'), str(out))
+        process = run(sys.executable, '-c', PREPARE_AND_DIE, kills, out, *new,
+                      PYTHONPATH=ROOT)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        for given, fold in (former, new):
+            killed = tmp_path / f'killed-{kills}-{fold}'
+            shutil.copytree(str(out), str(killed))
+            prepare.prepare(str(killed), str(given), fold=fold)
+            assert_same(killed, tmp_path / f'unkilled-{fold}')
+        shutil.rmtree(str(out))
+        kills += 1
+    # The two images held out, three stores, of which two are replaced.
+    assert kills >= 5
+    assert_same(out, tmp_path / 'unkilled-1')
+
+
+def assert_same(folder, expected):
+    """Compares two folders, and not the times that HDF5 notes in files."""
+    files = files_in(folder)
+    assert files.keys() == files_in(expected).keys()
+    for name, data in files.items():
+        if name.endswith('.h5'):
+            found = []
+            for path in (folder / name, expected / name):
+                with store.open_store(path) as file:
+                    found.append((store.attributes(file),
+                                  store.image_names(file),
+                                  store.image_digests(file)))
+            assert found[0] == found[1]
+        else:
+            assert data == (expected / name).read_bytes()

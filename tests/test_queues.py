@@ -1,14 +1,12 @@
 """The queues on small real stores, whole and damaged."""
-import contextlib
 import itertools
 import os
 import threading
-import time
 
 import numpy as np
 import pytest
 
-from conftest import spoil
+from conftest import SECONDS, spoil
 from input_pipeline import augment, queues, store
 from input_pipeline.files import InputError
 from nets.tf1 import tf
@@ -18,13 +16,10 @@ CROP = 32
 BATCH = 5
 # Batches asked for where a reader fails: five times as many patches as there
 # are in the pool that the batches are drawn from.
-TOO_MANY = 5 * queues.POOL // BATCH
-# Far more than any of these sessions takes; a thread that hangs is waited for
-# 120 s when the session closes.
-SECONDS = 60
+TOO_MANY = 5 * queues.SHUFFLE_BUFFER // BATCH
 
 
-def write(path, shapes):
+def write(path, shapes, attributes=()):
     """Writes a store of images of noise that can be told apart.
 
     Image k holds values from 10 * k to 10 * k + 9; its mask is all nucleus
@@ -36,7 +31,7 @@ def write(path, shapes):
     rng = np.random.RandomState(0)
     images = [rng.randint(10 * k, 10 * k + 10, (*shape, 3), np.uint8)
               for k, shape in enumerate(shapes)]
-    store.write_store(str(path), {}, (
+    store.write_store(str(path), dict(attributes), (
         (str(k), image, np.full(image.shape[:2], k % 2 == 1), None)
         for k, image in enumerate(images)))
     return images
@@ -61,19 +56,31 @@ def run(input_fn, count=500, seed=0, after_first=None):
     Returns:
         The batches.
     """
-    start, others = time.time(), set(threading.enumerate())
-    batches = []
-    # A reader's failure looks now like this and now like the end of the data.
-    with tf.Graph().as_default(), contextlib.suppress(tf.errors.OpError):
-        tf.set_random_seed(seed)
-        tensors = input_fn()
-        with tf.train.MonitoredSession() as session:
-            while len(batches) != count:
-                batches.append(session.run(tensors))
-                if after_first and len(batches) == 1:
-                    after_first()
-    assert time.time() - start < SECONDS
+    batches, failures, others = [], [], set(threading.enumerate())
+
+    def run_to_the_end():
+        try:
+            with tf.Graph().as_default():
+                tf.set_random_seed(seed)
+                tensors = input_fn()
+                with tf.train.MonitoredSession() as session:
+                    while len(batches) != count:
+                        batches.append(session.run(tensors))
+                        if after_first and len(batches) == 1:
+                            after_first()
+        except tf.errors.OpError:
+            pass  # so a reader's failure looks, or like the end of the data
+        except Exception as error:
+            failures.append(error)
+
+    # In a thread, so that one that hangs fails the test and not the tests.
+    thread = threading.Thread(target=run_to_the_end, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    # Nor does one of the queues' threads hang.
     assert set(threading.enumerate()) <= others
+    for error in failures:
+        raise error
     return batches
 
 
@@ -139,6 +146,15 @@ def test_training_batches_have_a_fixed_size(twenty):
         images, masks = training_input(twenty[0], threads=2)[0]()
         assert images.shape.as_list() == [BATCH, CROP, CROP, 3]
         assert masks.shape.as_list() == [BATCH, CROP, CROP, 1]
+
+
+def test_the_input_adds_no_charts(twenty):
+    with tf.Graph().as_default() as graph:
+        training_input(twenty[0], threads=2)[0]()
+        queues.validation_input(twenty[0], 32, [])()
+        assert tf.get_collection(tf.GraphKeys.SUMMARIES) == []
+        assert not [operation for operation in graph.get_operations()
+                    if 'Summary' in operation.type]
 
 
 def test_all_patches_come_each_with_its_mask(twenty, monkeypatch):
@@ -215,6 +231,69 @@ def test_a_store_cut_short_in_validation_is_the_readers_error(twenty):
         readers[0].error)
 
 
+def test_more_workers_than_patches_are_refused(twenty):
+    path, _ = twenty
+    readers = []
+    batches = run(queues.training_input(path, BATCH, CROP, 2, 0, readers,
+                                        shard=(1, 21)), TOO_MANY)
+    assert batches == []
+    assert str(readers[0].error).startswith(
+        f'{path}: 20 patches for 21 workers')
+    assert isinstance(readers[0].error, InputError)
+    # One each is enough.
+    block = next(queues.patch_blocks(path, 0, shard=(19, 20)))
+    assert numbers([block]) == [[19]]
+
+
+IDENTITY = {'data_source': 'noise', 'data_digest': 'd', 'data_seed': 3,
+            'data_fold': '0'}
+ATTRIBUTES = {'source': 'noise', 'source_digest': 'd', 'seed': 3,
+              'fold': '0'}
+
+
+def digests_of(path):
+    with store.open_store(path) as file:
+        return store.image_digests(file)
+
+
+def test_another_training_store_is_the_readers_error(tmp_path):
+    path = str(tmp_path / 'train.h5')
+    write(path, [(SIDE, SIDE)] * 3, ATTRIBUTES)
+    digests = digests_of(path)
+
+    def first_batch(identity, digests):
+        readers = []
+        batches = run(queues.training_input(
+            path, BATCH, CROP, 1, 0, readers, identity=identity,
+            digests=digests), 1)
+        return len(batches), str(readers[0].error)
+
+    assert first_batch(IDENTITY, digests) == (1, 'None')
+    for wrong in ((dict(IDENTITY, data_seed=4), digests),
+                  (IDENTITY, digests[:2])):
+        count, error = first_batch(*wrong)
+        assert count == 0
+        assert error.startswith(f'{path}: made from other images')
+
+
+def test_each_opening_for_validation_is_checked(tmp_path):
+    path = str(tmp_path / 'validation.h5')
+    write(path, [(SIDE, SIDE)] * 2, ATTRIBUTES)
+    readers, mine = [], digests_of(path)
+    input_fn = queues.validation_input(path, 32, readers, IDENTITY, ['x'])
+    assert len(run(input_fn)) == 2 and readers[0].error is None
+    # Prepared anew between two evaluations, with another seed.
+    write(path, [(SIDE, SIDE)] * 2, dict(ATTRIBUTES, seed=4))
+    assert run(input_fn) == []
+    assert str(readers[1].error).startswith(
+        f'{path}: made from other images')
+    write(path, [(SIDE, SIDE)] * 2, ATTRIBUTES)
+    input_fn = queues.validation_input(path, 32, readers, IDENTITY, mine[1:])
+    assert run(input_fn) == []
+    assert str(readers[2].error).startswith(
+        f'{path}: holds images that are trained on, 1 of them (1)')
+
+
 # Validation
 
 
@@ -250,19 +329,45 @@ def test_validation_fits_the_networks(tmp_path):
         assert mask.shape.as_list() == [1, None, None, 1]
 
 
-def test_windows_cover_a_large_image(tmp_path, monkeypatch):
-    monkeypatch.setattr(queues, 'MAX_SIDE', 260)
+def test_an_image_as_large_as_a_window_stays_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(queues, 'MAX_SIDE', 300)
     path = str(tmp_path / 'validation.h5')
-    images = write(path, [(256, 256), (600, 270)])
-    small, *windows = run(queues.validation_input(path, 16, []))
-    assert small[0].shape == (1, 256, 256, 3)
-    # 600 rows in three windows of 260 and 270 columns in two, the last flush
-    # with the edge; 260 is padded to 272.
-    places = [(row, column) for row in (0, 260, 340) for column in (0, 10)]
-    assert len(windows) == len(places)
-    for (row, column), (padded, mask) in zip(places, windows):
-        assert padded.shape == (1, 272, 272, 3)
-        assert mask.shape == (1, 260, 260, 1) and np.all(mask == 1)
-        np.testing.assert_allclose(
-            padded[0, :260, :260],
-            images[1][row:row + 260, column:column + 260] / 255, atol=1e-6)
+    images = write(path, [(300, 300)])
+    (padded, mask), = run(queues.validation_input(path, 4, []))
+    np.testing.assert_allclose(padded[0], images[0] / 255, atol=1e-6)
+    assert mask.shape == (1, 300, 300, 1)
+
+
+@pytest.mark.parametrize('shape, rows, columns', [
+    ((1600, 1600), [800, 800], [800, 800]),
+    # 4609 is 3 * 1536 + 1.
+    ((256, 4609), [256], [1152, 1152, 1152, 1153]),
+    ((3073, 1537), [1024, 1024, 1025], [768, 769]),
+    ((1536, 1536), [1536], [1536])])
+def test_each_pixel_of_a_large_image_comes_once(tmp_path, shape, rows,
+                                                columns):
+    path = str(tmp_path / 'validation.h5')
+    rng = np.random.RandomState(0)
+    image = rng.randint(0, 256, (*shape, 3), np.uint8)
+    mask = rng.rand(*shape) < 0.3
+    store.write_store(path, {}, [('large', image, mask, None)])
+    windows = list(queues.validation_windows(path, 16))
+    assert len(windows) == len(rows) * len(columns)
+    parts = iter(windows)
+    found_image, found_mask = [], []
+    for _ in rows:
+        line = [next(parts) for _ in columns]
+        for padded, part in line:
+            _, height, width, _ = part.shape
+            assert padded.shape == (1, -(-height // 16) * 16,
+                                    -(-width // 16) * 16, 3)
+        found_mask.append(np.concatenate([part[0, ..., 0]
+                                          for _, part in line], 1))
+        found_image.append(np.concatenate(
+            [padded[0, :part.shape[1], :part.shape[2]]
+             for padded, part in line], 1))
+        assert sorted(part.shape[2] for _, part in line) == columns
+    assert sorted(map(len, found_mask)) == rows
+    np.testing.assert_array_equal(np.concatenate(found_mask), mask)
+    np.testing.assert_array_equal(
+        np.round(255 * np.concatenate(found_image)), image)

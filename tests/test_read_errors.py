@@ -5,12 +5,12 @@ import shutil
 import h5py
 import pytest
 
-from conftest import end_of, one_line, spoil, start_long, start_training
+from conftest import (LONG_WORK, end_of, messages, one_line, spoil,
+                      start_long, start_training)
 from training import checkpoints
 
 # A file of which every read from the start fails with EIO.
 UNREADABLE = '/proc/self/mem'
-SECONDS_TO_TELL = 15
 
 
 def long(*values):
@@ -42,7 +42,7 @@ def test_training(data_dir, tmp_path, split, change, said):
     store = os.path.join(data, f'{split}.h5')
     process = start_training(data, tmp_path)
     change(store)
-    one_line(end_of(process, SECONDS_TO_TELL), f'error: {store}: {said}')
+    one_line(end_of(process), f'error: {store}: {said}')
     # No checkpoint was saved for what would have been the end.
     saved = checkpoints.latest_valid(str(tmp_path / 'unet'))
     assert checkpoints.checkpoint_step(saved) % 3 == 0
@@ -51,13 +51,12 @@ def test_training(data_dir, tmp_path, split, change, said):
 @pytest.mark.long
 @pytest.mark.parametrize('change, said', [
     (truncate, 'a read failed'),
-    (spoil_last('images/1/image'), 'a read failed')])
-def test_eval(data_dir, model_dir, tmp_path, change, said):
-    data = shutil.copytree(str(data_dir), str(tmp_path / 'data'))
-    process = start_long('eval', data, model_dir, tmp_path)
-    change(os.path.join(data, 'train.h5'))
-    one_line(end_of(process, SECONDS_TO_TELL),
-             f'error: {data}/train.h5: {said}')
+    (spoil_last(f'images/{LONG_WORK - 1}/image'), 'a read failed')])
+def test_eval(model_dir, tmp_path, change, said):
+    process = start_long('eval', model_dir, tmp_path)
+    store = tmp_path / 'data' / 'train.h5'
+    change(str(store))
+    one_line(end_of(process), f'error: {store}: {said}')
     assert not (model_dir / 'unet' / 'train.json').exists()
 
 
@@ -73,24 +72,24 @@ SOURCES = pytest.mark.parametrize('change, said', [
 
 @SOURCES
 def test_prepare(tmp_path, change, said):
-    process = start_long('prepare', None, None, tmp_path)
-    path = tmp_path / 'given/Training/TissueImages/7.tif'
+    process = start_long('prepare', None, tmp_path)
+    path = tmp_path / f'given/Training/TissueImages/{LONG_WORK - 1}.tif'
     change(str(path))
-    one_line(end_of(process, SECONDS_TO_TELL),
-             f'error: {path}: cannot be read', said)
-    assert not list((tmp_path / 'data').iterdir())
+    one_line(end_of(process), f'error: {path}: cannot be read', said)
+    assert {path.name for path in (tmp_path / 'data').iterdir()} <= {'.lock'}
 
 
 @pytest.mark.long
 @SOURCES
 def test_predict_does_the_other_images(trained, tmp_path, change, said):
-    process = start_long('predict', None, trained, tmp_path)
-    path = tmp_path / 'images/6.png'
+    process = start_long('predict', trained, tmp_path)
+    left_out = LONG_WORK - 2
+    path = tmp_path / f'images/{left_out}.png'
     change(str(path))
-    assert end_of(process, SECONDS_TO_TELL).returncode == 1
-    line, *others = process.stderr.splitlines()
+    assert end_of(process).returncode == 1
+    line, = messages(process)
     assert line.startswith(f'error: {path}: cannot be read ({said}')
     assert line.endswith('(left out)')
-    assert [other for other in others if 'images/s' not in other] == []
     assert sorted(path.name for path in (tmp_path / 'out').glob('*_mask.png')
-                  ) == [f'{index}_mask.png' for index in (0, 1, 2, 3, 4, 5, 7)]
+                  ) == [f'{index:02}_mask.png' for index in range(LONG_WORK)
+                        if index != left_out]

@@ -7,7 +7,7 @@ from input_pipeline import sample
 
 def test_find_names_16_images():
     entries = sample.find(0)
-    splits = prepare.divide(entries, 0, '0')
+    splits = prepare.assign_splits(entries, 0, '0')
     assert [len(chosen) for chosen in splits.values()] == [9, 3, 4]
     assert len({entry.name for entry in entries}) == 16
 

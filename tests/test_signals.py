@@ -1,11 +1,15 @@
 """SIGINT and SIGTERM in each mode: whole files, one line, and the end."""
+import shutil
 import signal
 
+import numpy as np
 import pytest
 
-from conftest import end_of, start_long, start_training
-from training import checkpoints
+from conftest import (end_of, messages, start, start_long, start_training,
+                      train_flags, wait_for)
+from input_pipeline import store
 from nets.tf1 import tf
+from training import checkpoints
 
 SIGNALS = pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 
@@ -13,7 +17,7 @@ SIGNALS = pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def end_by(process, number):
     """Sends a signal and awaits the end."""
     process.send_signal(number)
-    end_of(process, seconds=10)
+    end_of(process)
     assert process.returncode == 128 + number
 
 
@@ -30,19 +34,52 @@ def test_training_saves_a_last_checkpoint(data_dir, tmp_path, number):
     assert checkpoints.checkpoint_step(saved) >= max(shown, default=3)
 
 
+def test_training_stops_within_an_evaluation(program, data_dir, tmp_path):
+    data = tmp_path / 'data'
+    data.mkdir()
+    shutil.copy(str(data_dir / 'train.h5'), str(data))
+    rng = np.random.RandomState(2)
+    with store.open_store(data_dir / 'train.h5') as file:
+        attributes = store.attributes(file)
+    # Many images, so that the signal comes before their end.
+    store.write_store(str(data / 'validation.h5'), attributes, (
+        (str(index), rng.randint(0, 256, (512, 512, 3), np.uint8),
+         np.ones((512, 512), bool), None) for index in range(12)))
+    flags = (*train_flags(data, tmp_path, 'unet', 6), '--width=4')
+    process = start(*flags)
+    folder = tmp_path / 'unet'
+    wait_for((folder / 'model.ckpt-3.index').exists, process)
+    end_by(process, signal.SIGINT)
+    # The evaluation was not awaited, nothing of it is kept, and it is made up
+    # for by the next run.
+    assert 'step 3: validation' not in process.stdout
+    assert not (folder / 'best').exists()
+    saved = tf.train.latest_checkpoint(str(folder))
+    assert checkpoints.checkpoint_flaw(saved) is None
+    step = checkpoints.checkpoint_step(saved)
+    process = program(*flags)
+    assert process.returncode == 0, process.stderr
+    assert f'step {step}: validation' in process.stdout
+
+
 @SIGNALS
 @pytest.mark.parametrize('mode', [
     'prepare', *(pytest.param(mode, marks=pytest.mark.long)
                  for mode in ('eval', 'predict'))])
-def test_other_modes_leave_nothing_half_written(data_dir, model_dir, tmp_path,
-                                                number, mode):
-    process = start_long(mode, data_dir, model_dir, tmp_path)
+def test_other_modes_leave_nothing_half_written(request, tmp_path, number,
+                                                mode):
+    # To prepare takes no network.
+    model_dir = (None if mode == 'prepare'
+                 else request.getfixturevalue('model_dir'))
+    process = start_long(mode, model_dir, tmp_path)
     end_by(process, number)
-    # Before it may be lines of progress.
-    assert process.stderr.splitlines()[-1] == 'stopped'
-    assert 'Traceback' not in process.stderr
+    assert messages(process) == ['stopped']
     assert not list(tmp_path.rglob('.partial-*'))
     # What ends the work is not there.
-    assert not list((tmp_path / 'data').glob('*'))
-    assert not (model_dir / 'unet' / 'train.json').exists()
-    assert not (tmp_path / 'out' / '7_mask.png').exists()
+    if mode == 'prepare':
+        assert {path.name for path in (tmp_path / 'data').iterdir()} <= {
+            '.lock'}
+    elif mode == 'eval':
+        assert not (model_dir / 'unet' / 'train.json').exists()
+    else:
+        assert not (tmp_path / 'out' / '39_mask.png').exists()

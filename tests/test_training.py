@@ -1,14 +1,17 @@
 """Loss, schedule and the record of the best checkpoint, by hand."""
+import dataclasses
 import json
 import math
 import os
+import shutil
+import threading
 
 import numpy as np
 import pytest
 
-from input_pipeline.files import InputError, write_json
-from training import checkpoints, loop
+from input_pipeline.files import InputError
 from nets.tf1 import tf
+from training import checkpoints, cluster, loop, model_fn, records
 
 
 def value(tensor):
@@ -23,13 +26,13 @@ def test_loss_of_a_hand_worked_patch():
     cross_entropy = (math.log(2) + math.log(4)) / 2
     # Smoothed by one pixel: (2 * 0.5 + 1) / (0.5 + 0.75 + 1 + 1).
     dice = 2 / 3.25
-    assert value(loop.segmentation_loss(logits, labels)) == pytest.approx(
+    assert value(model_fn.segmentation_loss(logits, labels)) == pytest.approx(
         cross_entropy + 1 - dice, abs=1e-6)
 
 
 def test_loss_of_an_empty_patch_is_small_when_rightly_predicted():
     logits = tf.fill([2, 4, 4, 1], -20.0)
-    assert value(loop.segmentation_loss(
+    assert value(model_fn.segmentation_loss(
         logits, tf.zeros([2, 4, 4, 1]))) == pytest.approx(0, abs=1e-5)
 
 
@@ -41,7 +44,7 @@ def test_loss_of_an_empty_patch_is_small_when_rightly_predicted():
     (100, 0),
 ])
 def test_learning_rate(step, expected):
-    rate = loop.learning_rate_at(tf.constant(step, tf.int64), 0.01, 10,
+    rate = model_fn.learning_rate_at(tf.constant(step, tf.int64), 0.01, 10,
                                      100)
     assert value(rate) == pytest.approx(expected, abs=1e-8)
 
@@ -84,49 +87,193 @@ def test_keep_best_of_a_network_that_finds_nothing_yet(tmp_path):
         'step': 10, 'evaluated': 10}
 
 
-def test_a_network_is_read_back_and_contradictions_are_refused(tmp_path):
+def test_a_checkpoint_that_has_gone_is_not_kept(tmp_path, capsys):
     folder = str(tmp_path)
-    assert checkpoints.network_of(folder, 'deeplabv3') is None
-    network = dict(checkpoints.describe('deeplabv3', 8, 16), data_seed=0,
-                   data_fold='0', trained_on=['digest'])
-    write_json(str(tmp_path / 'network.json'), network)
+    checkpoints.keep_best(folder, checkpoint(tmp_path, 10),
+                          {'f1': 0.5, 'step': 10})
+    slow = checkpoint(tmp_path, 20)
+    os.remove(f'{slow}.data-00000-of-00001')
+    for path in (slow, str(tmp_path / 'model.ckpt-30')):
+        assert not checkpoints.keep_best(folder, path,
+                                         {'f1': 0.9, 'step': 30})
+        assert f'{path}: removed' in capsys.readouterr().err
+    assert checkpoints.read_best(folder)['checkpoint'] == 'model.ckpt-10'
+    assert sorted(os.listdir(tmp_path / 'best')) == [
+        'best.json', 'model.ckpt-10.data-00000-of-00001',
+        'model.ckpt-10.index', 'model.ckpt-10.meta']
+
+
+def test_the_best_may_change_while_it_is_read(trained, tmp_path):
+    """As when eval runs beside a training."""
+    folder = shutil.copytree(str(trained / 'unet'), str(tmp_path / 'unet'))
+    done = threading.Event()
+
+    def improve():
+        f1 = 1
+        while not done.is_set():
+            f1 += 1
+            step = 3 if f1 % 2 else 6
+            checkpoints.keep_best(
+                folder, os.path.join(folder, f'model.ckpt-{step}'),
+                {'f1': f1, 'step': step})
+
+    thread = threading.Thread(target=improve)
+    thread.start()
+    try:
+        seen = set()
+        with checkpoints.model_session(
+                checkpoints.read_record(folder, 'unet'),
+                tf.ConfigProto()) as (_, model):
+            while len(seen) < 2:
+                seen.add(checkpoints.restore_best(folder, model)['step'])
+    finally:
+        done.set()
+        thread.join()
+
+
+NETWORK = {'net': 'deeplabv3', 'width': 8, 'output_stride': 16,
+           'normalisation': 'uint8 / 255'}
+DATA = {'data_source': 'made', 'data_digest': '', 'data_seed': 0,
+        'data_fold': '0', 'trained_on': ['digest']}
+
+
+def write_config(folder, record):
+    """A record in a model folder in which a training began."""
+    (folder / 'config.json').write_text(json.dumps(record))
+    (folder / 'model.ckpt-3.index').touch()
+
+
+def test_a_training_is_read_back_and_contradictions_are_refused(tmp_path):
+    folder, record = str(tmp_path), dict(NETWORK, **DATA)
+    assert checkpoints.record_to_resume(folder, 'deeplabv3') is None
+    (tmp_path / 'config.json').write_text(json.dumps(record))
     # A training that failed before its first checkpoint binds to nothing.
-    assert checkpoints.network_of(folder, 'deeplabv3') is None
-    (tmp_path / 'model.ckpt-3.index').touch()
-    assert checkpoints.network_of(folder, 'deeplabv3') == network
-    assert checkpoints.network_of(folder, 'deeplabv3', 8, 16) == network
+    assert checkpoints.record_to_resume(folder, 'deeplabv3') is None
+    write_config(tmp_path, record)
+    assert checkpoints.record_to_resume(folder, 'deeplabv3') == record
+    assert checkpoints.record_to_resume(folder, 'deeplabv3', 8, 16) == record
     for asked, word in ((('unet', None, None), 'net deeplabv3, not unet'),
                         (('deeplabv3', 16, None), 'width 8, not 16'),
                         (('deeplabv3', 8, 8), 'output_stride 16, not 8')):
         with pytest.raises(InputError, match=word):
-            checkpoints.network_of(folder, *asked)
-    del network['trained_on']
-    write_json(str(tmp_path / 'network.json'), network)
+            checkpoints.record_to_resume(folder, *asked)
+    del record['trained_on']
+    write_config(tmp_path, record)
     with pytest.raises(InputError, match='says nothing of trained_on'):
-        checkpoints.network_of(folder, 'deeplabv3')
-
-
-def test_a_network_of_another_normalisation_is_refused(tmp_path):
-    network = dict(checkpoints.describe('unet', 8, 8), normalisation='other')
-    (tmp_path / 'network.json').write_text(json.dumps(network))
-    (tmp_path / 'model.ckpt-3.index').touch()
+        checkpoints.record_to_resume(folder, 'deeplabv3')
+    write_config(tmp_path, {**NETWORK, **DATA, 'normalisation': 'other'})
     with pytest.raises(InputError, match='normalisation'):
-        checkpoints.network_of(str(tmp_path), 'unet')
+        checkpoints.record_to_resume(folder, 'deeplabv3')
+    (tmp_path / 'config.json').write_text('{"net": "un')
+    with pytest.raises(InputError, match='config.json'):
+        checkpoints.record_to_resume(folder, 'deeplabv3')
 
 
-def test_a_damaged_network_file_is_named(tmp_path):
-    (tmp_path / 'network.json').write_text('{"net": "un')
+def test_training_never_replaces_what_it_did_not_train(tmp_path):
+    (tmp_path / 'weights.h5').touch()
+    with pytest.raises(InputError, match='holds weights.h5 alone'):
+        checkpoints.record_to_resume(str(tmp_path), 'unet')
     (tmp_path / 'model.ckpt-3.index').touch()
-    with pytest.raises(InputError, match='network.json'):
-        checkpoints.network_of(str(tmp_path), 'unet')
+    with pytest.raises(InputError, match='without config.json'):
+        checkpoints.record_to_resume(str(tmp_path), 'unet')
+    (tmp_path / 'link').symlink_to(checkpoints.PRETRAINED)
+    for folder in (checkpoints.PRETRAINED, str(tmp_path / 'link')):
+        with pytest.raises(InputError, match='came with the code'):
+            checkpoints.record_to_resume(os.path.join(folder, 'unet'), 'unet')
 
 
-def test_picture_shows_image_mask_and_prediction_side_by_side():
+@pytest.mark.parametrize('kept', ['model.ckpt-6.index', 'best/best.json'])
+def test_other_data_is_refused_whatever_is_left(tmp_path, kept):
+    (tmp_path / 'best').mkdir()
+    write_config(tmp_path, dict(NETWORK, **DATA))
+    (tmp_path / 'model.ckpt-3.index').unlink()
+    (tmp_path / kept).touch()
+    former = checkpoints.record_to_resume(str(tmp_path), 'deeplabv3')
+    for key, value in (('data_seed', 1), ('trained_on', ['digest', 'b'])):
+        config = records.TrainConfig(data_dir='d', **{**NETWORK, **DATA,
+                                                      key: value})
+        with pytest.raises(InputError, match='--data_dir=d: holds other'):
+            loop.find_start(config, former, str(tmp_path), cluster.task())
+
+
+def test_network_is_that_before_or_the_default():
+    config = records.TrainConfig(net='unet', data_dir='d')
+    assert records.with_network(config, None).width == 16
+    assert records.with_network(config, None).output_stride is None
+    config = records.TrainConfig(net='deeplabv3', data_dir='d', width=4)
+    assert records.with_network(config, None).width == 4
+    assert records.with_network(config, None).output_stride == 8
+    former = records.with_network(config, NETWORK)
+    assert (former.width, former.output_stride) == (8, 16)
+
+
+def test_what_changes_on_resuming_is_said_and_kept(capsys):
+    former = records.TrainConfig(net='unet', data_dir='d', steps=4000,
+                                 width=16, trained_on=['a', 'b'])
+    record = dict(dataclasses.asdict(former), changes=[])
+    now = dataclasses.replace(former, steps=8000, batch_size=4)
+    changes = loop.changes_of(now, record, 4000)
+    assert changes == [
+        {'name': 'steps', 'before': 4000, 'now': 8000, 'step': 4000},
+        {'name': 'batch_size', 'before': 8, 'now': 4, 'step': 4000}]
+    # At 3999 of 4000 steps the cosine leaves (pi / 4000)^2 / 4 of 2e-3, 3e-10;
+    # in the middle of 8000 steps the rate is half of its peak of 2e-3.
+    assert capsys.readouterr().out == (
+        'steps: 4000 before, 8000 from step 4000 on; the learning rate rises '
+        'again, from 3e-10 to 0.001\n'
+        'batch_size: 8 before, 4 from step 4000 on\n')
+    # The next time they stand in the record.
+    record = dict(dataclasses.asdict(now), changes=changes)
+    assert loop.changes_of(now, record, 5000) == changes
+    assert capsys.readouterr().out == ''
+    table = records.as_markdown(record).splitlines()
+    assert '| steps | 8000 |' in table
+    assert '| trained_on | 2 images |' in table
+    assert table[-1] == '| from step 4000 | batch_size 4 instead of 8 |'
+
+
+def test_sizes_that_a_network_cannot_be_trained_with():
+    def check(net, **sizes):
+        loop.check_sizes(records.TrainConfig(net=net, data_dir='d', **sizes))
+
+    check('unet', batch_size=1, crop_size=256)
+    check('deeplabv3', batch_size=2, crop_size=72)
+    for wrong, word in (({'crop_size': 100}, 'crop_size=100.*16'),
+                        ({'crop_size': 272}, 'crop_size=272.*256')):
+        with pytest.raises(InputError, match=word):
+            check('unet', **wrong)
+    with pytest.raises(InputError, match='batch_size=1: deeplabv3 .* 2'):
+        check('deeplabv3', batch_size=1)
+
+
+@pytest.mark.parametrize('config, alone, chief', [
+    (None, True, True),
+    ({'cluster': {'chief': ['h:1'], 'worker': ['h:2'], 'ps': ['h:3']},
+      'task': {'type': 'worker', 'index': 0}}, False, False),
+    ({'cluster': {'chief': ['h:1'], 'worker': ['h:2'], 'ps': ['h:3']},
+      'task': {'type': 'evaluator', 'index': 0}}, False, False)])
+def test_the_part_of_a_process(monkeypatch, config, alone, chief):
+    monkeypatch.setenv('TF_CONFIG', json.dumps(config or {}))
+    run_config = cluster.task()
+    assert cluster.is_alone(run_config) == alone
+    assert bool(run_config.is_chief) == chief
+
+
+def test_confusion_of_a_batch_by_hand():
+    probability = tf.constant([0.9, 0.6, 0.2, 0.5, 0.7, 0.1],
+                              shape=[1, 2, 3, 1])
+    labels = tf.constant([1.0, 0, 1, 0, 1, 0], shape=[1, 2, 3, 1])
+    # True positives 0.9 and 0.7, false 0.6; missed 0.2; the rest is right.
+    assert value(model_fn.confusion(labels, probability)).tolist() == [
+        2, 1, 1, 2]
+
+
+def test_image_summary_shows_image_mask_and_prediction_side_by_side():
     images = np.random.RandomState(0).rand(2, 32, 32, 3).astype(np.float32)
     labels = np.zeros((2, 20, 24, 1), np.float32)
     labels[0, 3, 5] = 1
     probability = np.full((2, 20, 24, 1), 0.25, np.float32)
-    shown = value(loop.picture(*map(tf.constant,
+    shown = value(model_fn.image_summary(*map(tf.constant,
                                         (images, labels, probability))))
     assert shown.shape == (1, 20, 72, 3)
     assert np.array_equal(shown[0, :, :24], images[0, :20, :24])

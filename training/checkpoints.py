@@ -137,7 +137,7 @@ def latest_valid(folder):
         InputError: there are checkpoints and none can be read.
     """
     remove_matching(folder, 'model.ckpt-*_temp*', f'checkpoint{TEMPORARY}',
-                    f'graph.pbtxt{TEMPORARY}', '.partial-*', 'best/.partial-*')
+                    f'graph.pbtxt{TEMPORARY}')
     # TensorFlow writes a checkpoint's index last.
     paths = sorted((path[:-len('.index')] for path in glob.glob(
         os.path.join(glob.escape(folder), 'model.ckpt-*.index'))),

@@ -144,7 +144,7 @@ def rate_jump(config, former, start):
                 (start, config.learning_rate, config.warmup_steps,
                  config.steps))])
     verb = 'rises again' if now > before else 'falls'
-    return f'; the learning rate {verb}, from {before:.1e} to {now:.1e}'
+    return f'; the learning rate {verb}, from {before:.2g} to {now:.2g}'
 
 
 def show_record(folder, record, step):
