@@ -84,7 +84,7 @@ def test_folder_named_like_a_pattern(tmp_path):
 
 def test_reader_writes_nothing(trained):
     # Trained on, it holds two graphs.
-    process = run(sys.executable, '-c', 'import nets\nfrom eval import curves'
+    process = run(sys.executable, '-c', 'import nets.tf1\nfrom eval import curves'
                   '\nevents = curves.read_events('
                   f'{os.path.join(trained, "unet")!r})\n'
                   'print([step for _, step, _ in '
