@@ -95,7 +95,8 @@ get_uv() {
 # Nothing outside .uv is changed, and UV_PYTHON_INSTALL_MIRROR is honoured.
 download_python() {
   local version=$1
-  echo "No Python for $2 found: downloading Python $version into .uv"
+  echo "No Python found that ENGINE=$engine runs on: downloading Python" \
+    "$version into .uv"
   mkdir -p .uv
   (
     flock 9
@@ -105,10 +106,10 @@ download_python() {
   ) 9< .uv > .uv/log 2>&1 || true
   python=$(find_python "$version")
   if [ -z "$python" ]; then
-    fail "Python $version cannot be downloaded (log: .uv/log):\
- $(tail -n 1 .uv/log | sed 's/^ *\(Caused by\|ERROR\|error\): *//')" \
-      "Give PYTHON=/path/to/python$version, or get one with \"uvx uv@\
-$uv_version python install $version\" or \"pyenv install $version\"."
+    fail "Python $version could not be downloaded; .uv/log ends in:\
+ $(tail -n 1 .uv/log | sed 's/^ *//')" \
+      "Without a network give PYTHON=/path/to/python$version; else try \
+\"uvx uv@$uv_version python install $version\" or \"pyenv install $version\"."
   fi
 }
 
@@ -154,7 +155,7 @@ choose_engine() {
 and 2.15 (ENGINE=tf2) 3.9 to 3.11." \
       'Give another, or leave PYTHON out: run.sh then finds or downloads one.'
   elif [ -z "$python" ]; then
-    download_python "${versions[0]}" "$engine"
+    download_python "${versions[0]}"
   fi
   gpu=false
   case $engine in

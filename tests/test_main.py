@@ -3,7 +3,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 import sys
 
 import h5py
@@ -11,7 +10,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from conftest import NETS, ROOT, SECONDS, one_line, run, train_flags
+from conftest import NETS, one_line, train_flags
 from eval import display
 import nets
 from input_pipeline import store
@@ -263,35 +262,3 @@ def test_help_is_short_and_lists_only_our_flags(program):
     assert '--learning_rate' in process.stdout
     assert 'logtostderr' not in process.stdout
     assert len(process.stdout.splitlines()) < 50
-
-
-@pytest.mark.parametrize('variables, words', [
-    ({}, ['Python 3.7', 'uv python']),
-    ({'ENGINE': 'tf2'}, ['3.9 to 3.11', 'uv python']),
-    ({'PYTHON': '/no/python'}, ['/no/python', 'Python 3.7', 'uv python'])])
-def test_run_sh_without_python_says_in_two_lines_how_to_get_it(
-        tmp_path, variables, words):
-    (tmp_path / 'bin').mkdir()
-    for tool in ('bash', 'dirname', 'ls', 'realpath'):
-        (tmp_path / 'bin' / tool).symlink_to(shutil.which(tool))
-    shutil.copy(os.path.join(ROOT, 'run.sh'), str(tmp_path))
-    process = subprocess.run(
-        ['bash', 'run.sh'], cwd=str(tmp_path), stderr=subprocess.PIPE,
-        env=dict(variables, HOME=str(tmp_path), PATH=str(tmp_path / 'bin')),
-        universal_newlines=True, timeout=SECONDS)
-    assert process.returncode == 1
-    assert process.stderr.count('\n') == 2
-    for word in words:
-        assert word in process.stderr
-    assert not list(tmp_path.glob('.venv*'))
-
-
-@pytest.mark.parametrize('fold', ['4', '12', 'none'])
-def test_run_sh_refuses_an_unknown_fold_before_it_sets_up(tmp_path, fold):
-    shutil.copy(os.path.join(ROOT, 'run.sh'), str(tmp_path))
-    process = run('bash', 'run.sh', cwd=tmp_path, FOLD=fold)
-    assert process.returncode == 1
-    assert process.stderr == (
-        f'error: FOLD={fold}: unknown; give 0, 1, 2 or 3\n')
-    assert process.stdout == ''
-    assert not list(tmp_path.glob('.venv*'))
