@@ -3,7 +3,8 @@ import signal
 
 import pytest
 
-from conftest import end_of, messages, start_long, start_training
+from conftest import (IMAGES, end_of, messages, start_long,
+                      start_training)
 from training import checkpoints
 from nets.tf1 import tf
 
@@ -50,4 +51,5 @@ def test_other_modes_leave_nothing_half_written(request, tmp_path, number,
     elif mode == 'eval':
         assert not (model_dir / 'unet' / 'train.json').exists()
     else:
-        assert not (tmp_path / 'out' / '39_mask.png').exists()
+        last = f'{IMAGES["predict"] - 1:02}_mask.png'
+        assert not (tmp_path / 'out' / last).exists()
