@@ -38,7 +38,7 @@ tf.logging.set_verbosity(tf.logging.FATAL)
 tf.disable_v2_behavior()
 
 VERSION_1 = tf.__version__.startswith('1.')
-# What TensorFlow loads to use an NVIDIA GPU: it uses none where one is missing.
+# What TensorFlow loads to use an NVIDIA GPU, and uses none where one is missing.
 CUDA_LIBRARIES = ('libcuda.so.1',) + tuple(
     f'lib{name}' for name in (
         'cudart.so.10.0 cublas.so.10.0 cufft.so.10.0 curand.so.10.0 '
