@@ -35,10 +35,12 @@ with warnings.catch_warnings():
     from tensorflow.python.client import device_lib
 
 tf.logging.set_verbosity(tf.logging.FATAL)
+# 2.15's Keras says this of its own code, at the first prediction.
+warnings.filterwarnings('ignore', '`Model.state_updates` will be removed')
 tf.disable_v2_behavior()
 
 VERSION_1 = tf.__version__.startswith('1.')
-# What TensorFlow loads to use an NVIDIA GPU, and uses none where one is missing.
+# What TensorFlow loads to use an NVIDIA GPU; where one is missing it uses none.
 CUDA_LIBRARIES = ('libcuda.so.1',) + tuple(
     f'lib{name}' for name in (
         'cudart.so.10.0 cublas.so.10.0 cufft.so.10.0 curand.so.10.0 '

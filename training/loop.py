@@ -5,7 +5,7 @@ import os
 import nets
 from input_pipeline import queues, store
 from input_pipeline.files import InputError
-from nets.tf1 import ACCELERATED, session_config, tf
+from nets.tf1 import ACCELERATED, device_line, session_config, tf
 from training import checkpoints, cluster, records
 from training.hooks import (EvaluationListener, EvaluationStopped, StopHook,
                             StopEvaluationHook, true_error_of)
@@ -235,8 +235,8 @@ class Training:
               + (f'resuming at step {self.start} of {steps}' if self.resumes
                  else f'training {steps} steps')
               + f', TensorFlow {tf.__version__}'
-              + (f', {ACCELERATED}' if self.config.accelerate else ''),
-              flush=True)
+              + (f', {ACCELERATED}' if self.config.accelerate else '')
+              + f'; {device_line()}', flush=True)
 
 
 def train_alone(training):
