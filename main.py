@@ -222,13 +222,13 @@ def refuse_trained_on(record, names, digests, path, folder):
 
 def announce(record, folder):
     """Prints which network is used, and on what."""
-    from nets.tf1 import tf
+    from nets.tf1 import device_line, tf
     from training import checkpoints
 
     whose = ('shipped with the code' if checkpoints.is_shipped(folder)
              else 'trained here')
     print(f'{folder}: {record["net"]}, {whose}, step {record["step"]}; '
-          f'TensorFlow {tf.__version__}', flush=True)
+          f'TensorFlow {tf.__version__}; {device_line()}', flush=True)
 
 
 def evaluate(folder, output_stride):

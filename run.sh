@@ -1,49 +1,61 @@
 #!/usr/bin/env bash
-# Reproduces all three networks, from nothing to a table of results.
+# Reproduces all networks, from nothing to a table of results.
 #
 #   ./run.sh                      on a synthetic sample made here
 #   MONUSEG_DIR=DIR ./run.sh      on MoNuSeg as downloaded; FOLD=1, 2 or 3
 #                                 validates on another quarter of it
-#   ./run.sh setup                only sets up .venv
+#   ./run.sh setup                only sets up
 #   ./run.sh test                 sets up and runs the tests, or those of the
 #                                 files that follow
 #   ./run.sh benchmark            sets up every engine and measures them
 #
-# PYTHON=/path/to/python chooses the interpreter, and ENGINE what runs on it:
-#   tf1       TensorFlow 1.15 on Python 3.7, the reference; without an NVIDIA
-#             driver Intel's build of it
+# ENGINE chooses what it runs on, set up in a folder .venv-ENGINE:
+#   tf1       TensorFlow 1.15 on Python 3.7, the reference: tensorflow-gpu
+#             where an NVIDIA driver and CUDA 10.0 are found, or else Intel's
+#             build, which is faster without a GPU
 #   tf1-gpu   the same, always as tensorflow-gpu
-#   tf2       TensorFlow 2.15 on Python 3.9 to 3.11
-# Without ENGINE it is tf1 if a Python 3.7 is found, else tf2. What is done
-# already is not done again.
+#   tf2       TensorFlow 2.15 on Python 3.9 to 3.11; with CUDA's libraries
+#             where an NVIDIA driver is found
+# Without ENGINE it is tf1 if a Python 3.7 is found, and CUDA 10.0 too where
+# there is a driver; else tf2. PYTHON=/path/to/python chooses the interpreter.
+# Where none is found, one is downloaded into .uv. What is done already is not
+# done again.
 set -euo pipefail
 # Relative paths given by the user are meant from where they are.
 MONUSEG_DIR=${MONUSEG_DIR:+$(realpath -m -- "$MONUSEG_DIR")}
-cd "$(dirname "${BASH_SOURCE[0]}")"
+PYTHON=${PYTHON:-}
+if [[ $PYTHON == */* && $PYTHON != /* ]]; then
+  PYTHON=$PWD/$PYTHON
+fi
+cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")"
+
+uv_version=0.6.17  # from 0.8 on it offers no Python 3.7
 
 fail() {
   printf '%s\n' "error: $1" "${@:2}" >&2
   exit 1
 }
 
-# Prints the first Python that runs and is of one of the versions, "3.7" say.
+# Prints the first Python that is of one of the versions, "3.7" say, and can
+# make an environment (Debian's cannot without python3-venv).
 find_python() {
   local version candidate candidates
   for version in "$@"; do
-    if [ -n "${PYTHON:-}" ]; then
+    if [ -n "$PYTHON" ]; then
       candidates=("$PYTHON")
     else
       # Those of earlier set-ups last: PYTHON need be given only once.
       mapfile -t candidates < <(
         exec 2>/dev/null
         echo "python$version"
-        ls "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python
+        ls "${PYENV_ROOT:-${HOME-}/.pyenv}/versions/$version".*/bin/python
         uv python find "$version"
+        ls "$PWD/.uv/python/cpython-$version".*/bin/"python$version"
         realpath .venv-*/bin/python)
     fi
     for candidate in "${candidates[@]}"; do
-      if [ "$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' \
-          2>/dev/null)" = "$version" ]; then
+      if [ "$("$candidate" -c 'import ensurepip, sys
+print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$version" ]; then
         echo "$candidate"
         return
       fi
@@ -51,85 +63,197 @@ find_python() {
   done
 }
 
-# Sets $engine, $python to the interpreter for it, and $intel to whether
-# Intel's build takes the place of tensorflow-gpu.
-choose_engine() {
-  engine=${ENGINE:-tf1}
-  case $engine in
-    tf1|tf1-gpu) python=$(find_python 3.7) ;;
-    tf2) python=$(find_python 3.11 3.10 3.9) ;;
-    torch) python=$(find_python 3.11 3.12 3.10) ;;  # for the benchmark
-    *) fail "ENGINE=$ENGINE: unknown; give tf1, tf1-gpu or tf2" ;;
-  esac
-  if [ -z "$python" ] && [ -z "${ENGINE:-}" ]; then
-    engine=tf2 python=$(find_python 3.11 3.10 3.9)
-    if [ -n "$python" ]; then
-      echo "No Python 3.7 found: TensorFlow 2.15 on $("$python" --version)" \
-        'in place of 1.15.'
+# Sets $uv to a uv in a folder of the project, installed there if need be, or
+# to the user's where that cannot be.
+get_uv() {
+  local pip=python3
+  uv=.uv/uv-$uv_version/bin/uv
+  if [ -x "$uv" ]; then
+    return
+  fi
+  # Some distributions have pip, some venv, and Debian may have neither.
+  if ! python3 -m pip --version; then
+    if python3 -m venv --clear .uv/venv; then
+      pip=.uv/venv/bin/python
+    elif command -v uv; then
+      uv=uv
+      return
+    else
+      echo 'python3 has neither pip nor venv (Debian and Ubuntu: sudo apt' \
+        'install python3-pip)'
+      return 1
     fi
   fi
+  rm -rf .uv/partial
+  "$pip" -m pip install --disable-pip-version-check --only-binary :all: \
+    --target .uv/partial "uv==$uv_version" || return
+  rm -rf ".uv/uv-$uv_version"
+  mv .uv/partial ".uv/uv-$uv_version"
+}
+
+# Downloads a Python of one version into .uv/python and sets $python to it.
+# Nothing outside .uv is changed, and UV_PYTHON_INSTALL_MIRROR is honoured.
+download_python() {
+  local version=$1
+  echo "No Python found that ENGINE=$engine runs on: downloading Python" \
+    "$version into .uv"
+  mkdir -p .uv
+  (
+    flock 9
+    get_uv && UV_NO_CONFIG=1 UV_PYTHON_INSTALL_BIN=0 \
+      UV_PYTHON_INSTALL_DIR=$PWD/.uv/python \
+      "$uv" python install --no-cache "$version"
+  ) 9< .uv > .uv/log 2>&1 || true
+  python=$(find_python "$version")
   if [ -z "$python" ]; then
-    fail "${PYTHON:+PYTHON=$PYTHON is no such Python: }TensorFlow 1.15 needs \
-Python 3.7, and 2.15 (ENGINE=tf2) 3.9 to 3.11." \
-      'Get one with "uv python install 3.7" or "pyenv install 3.7", or give PYTHON=/path/to/python.'
+    fail "Python $version could not be downloaded; .uv/log ends in:\
+ $(tail -n 1 .uv/log | sed 's/^ *//')" \
+      "Without a network give PYTHON=/path/to/python$version; else try \
+\"uvx uv@$uv_version python install $version\" or \"pyenv install $version\"."
   fi
-  intel=false
-  if [ "$engine" = tf1 ] && [ ! -e /proc/driver/nvidia/version ] \
-      && ! command -v nvidia-smi > /dev/null; then
-    intel=true
+}
+
+has_driver() {
+  [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi > /dev/null
+}
+
+# Whether $python's processes, TensorFlow 1.15 among them, find CUDA 10.0.
+finds_cuda() {
+  "$python" -c 'import ctypes; ctypes.CDLL("libcudart.so.10.0")' 2>/dev/null
+}
+
+# Sets $engine, $python to the interpreter for it, and $gpu to whether it is
+# set up for a GPU.
+choose_engine() {
+  local versions reason=''
+  local tf2=(3.11 3.10 3.9)
+  engine=${ENGINE:-tf1}
+  case $engine in
+    tf1|tf1-gpu) versions=(3.7) ;;
+    tf2) versions=("${tf2[@]}") ;;
+    torch) versions=(3.11 3.12 3.10) ;;  # for the benchmark
+    *) fail "ENGINE=$ENGINE: unknown; give tf1, tf1-gpu or tf2" ;;
+  esac
+  python=$(find_python "${versions[@]}")
+  if [ -z "${ENGINE:-}" ]; then
+    if [ -z "$python" ]; then
+      reason='No Python 3.7 found'
+    elif [ -z "$PYTHON" ] && has_driver && ! finds_cuda; then
+      reason='NVIDIA driver found, but no CUDA 10.0 (libcudart.so.10.0)'
+    fi
   fi
+  if [ -n "$reason" ]; then
+    engine=tf2 versions=("${tf2[@]}")
+    python=$(find_python "${tf2[@]}")
+    if [ -n "$python" ]; then
+      echo "$reason: TensorFlow 2.15 on $("$python" --version) in place of" \
+        '1.15.'
+    fi
+  fi
+  if [ -z "$python" ] && [ -n "$PYTHON" ]; then
+    fail "PYTHON=$PYTHON is no such Python: TensorFlow 1.15 needs Python 3.7, \
+and 2.15 (ENGINE=tf2) 3.9 to 3.11." \
+      'Give another, or leave PYTHON out: run.sh then finds or downloads one.'
+  elif [ -z "$python" ]; then
+    download_python "${versions[0]}"
+  fi
+  gpu=false
+  case $engine in
+    tf1) if has_driver && finds_cuda; then gpu=true; fi ;;
+    tf1-gpu) gpu=true ;;
+    tf2) if has_driver; then gpu=true; fi ;;
+  esac
 }
 
 requirements() {
-  case $engine in
-    tf1|tf1-gpu)
-      if $intel; then
-        sed 's/^tensorflow-gpu==.*/intel-tensorflow==1.15.2/' requirements.txt
-      else
-        cat requirements.txt
-      fi ;;
-    tf2) cat requirements-tf2.txt ;;
-    torch) cat benchmarks/requirements.txt ;;
+  case $engine-$gpu in
+    tf1-false)
+      sed 's/^tensorflow-gpu==.*/intel-tensorflow==1.15.2/' requirements.txt ;;
+    tf1*) cat requirements.txt ;;
+    tf2-false) cat requirements-tf2.txt ;;
+    tf2-true) cat requirements-tf2.txt requirements-cuda.txt ;;
+    torch*) cat benchmarks/requirements.txt ;;
   esac
 }
 
-set_up() {
-  local venv=.venv-$engine
-  if ! cmp -s <(requirements) "$venv/requirements.txt"; then
-    echo "Setting up $venv with $("$python" --version)"
-    "$python" -m venv --clear "$venv"
-    requirements > "$venv/requirements.partial"
-    if $intel; then
-      echo "No NVIDIA driver found: Intel's build of TensorFlow 1.15, faster" \
-        'without a GPU, in place of tensorflow-gpu.'
-    fi
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-      -r "$venv/requirements.partial"
-    # The copy is made last, so a set-up that was cut short starts over.
-    mv "$venv/requirements.partial" "$venv/requirements.txt"
-  fi
-  [ -L .venv ] || rm -rf .venv
-  ln -sfn "$venv" .venv
+# Whether $venv is whole, stands where it was made, and runs, on the user's
+# PYTHON if given.
+is_ready() {
+  local version
+  local show='import sys; print(sys.version_info, sys.base_prefix)'
+  cmp -s <(requirements) "$venv/requirements.txt" \
+    && (source "$venv/bin/activate" && [ "$VIRTUAL_ENV" -ef "$venv" ]) \
+    && version=$("$venv/bin/python" -c "$show" 2>/dev/null) \
+    && { [ -z "$PYTHON" ] || [ "$version" = "$("$python" -c "$show")" ]; }
 }
 
-main() { .venv/bin/python main.py "$@"; }
+make_environment() {
+  echo "Setting up $venv with $("$python" --version)"
+  case $engine-$gpu in
+    tf1-false)
+      if has_driver; then
+        echo 'NVIDIA driver found, but no CUDA 10.0 (libcudart.so.10.0):' \
+          "Intel's build of TensorFlow 1.15, without the GPU; ENGINE=tf2" \
+          'uses it.'
+      else
+        echo "No NVIDIA driver found: Intel's build of TensorFlow 1.15," \
+          'faster without a GPU, in place of tensorflow-gpu.'
+      fi ;;
+    tf2-true)
+      echo "NVIDIA driver found: with CUDA 12.2's libraries, some 2 GB." ;;
+  esac
+  "$python" -m venv --clear "$venv"
+  requirements > "$venv/requirements.partial"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    -r "$venv/requirements.partial"
+  # The copy is made last, so a set-up that was cut short starts over.
+  mv "$venv/requirements.partial" "$venv/requirements.txt"
+}
+
+# Sets up $engine in its folder, $venv, and points the link .venv to it.
+set_up() {
+  venv=.venv-$engine
+  if ! is_ready; then
+    mkdir -p "$venv"
+    (
+      if ! flock --nonblock 9; then
+        echo "Waiting for another run.sh to set up $venv"
+        flock 9
+      fi
+      is_ready || make_environment
+    ) 9< "$venv"
+  fi
+  if [[ -e .venv || -L .venv ]] && [[ $(readlink .venv) != .venv-* ]]; then
+    echo ".venv is not of run.sh's making and stays: use $venv in its place."
+  else
+    # At once: another run.sh may do the same.
+    ln -sfn "$venv" ".venv.$$"
+    mv -T ".venv.$$" .venv
+  fi
+}
+
+main() { "$venv/bin/python" main.py "$@"; }
 
 fold=${FOLD:-0}
 case ${1:-} in
-  '') [[ $fold == [0-3] ]] || fail "FOLD=$fold: unknown; give 0, 1, 2 or 3" ;;
+  '')
+    [[ $fold == [0-3] ]] || fail "FOLD=$fold: unknown; give 0, 1, 2 or 3"
+    [ -z "$MONUSEG_DIR" ] || [ -e "$MONUSEG_DIR" ] \
+      || fail "MONUSEG_DIR=$MONUSEG_DIR: no such folder or file"
+    ;;
   setup|test) ;;
   benchmark)
     for engine in torch tf2 tf1-gpu tf1; do
       ENGINE=$engine ./run.sh setup
     done
-    exec .venv/bin/python -m benchmarks.run ;;
+    exec .venv-tf1/bin/python -m benchmarks.run ;;
   *) fail "$1: unknown; give ./run.sh, or with setup, test or benchmark" ;;
 esac
 choose_engine
 set_up
 case ${1:-} in
   setup) exit ;;
-  test) exec .venv/bin/python -m pytest -q "${@:2}" ;;
+  test) exec "$venv/bin/python" -m pytest -q "${@:2}" ;;
 esac
 
 if [ -n "$MONUSEG_DIR" ]; then
@@ -139,41 +263,48 @@ if [ -n "$MONUSEG_DIR" ]; then
     predictions=predictions/monuseg-fold$fold
   fi
   recipe=()
-  main --mode=prepare --data_dir=$data --monuseg_dir="$MONUSEG_DIR" \
+  main --mode=prepare --data_dir="$data" --monuseg_dir="$MONUSEG_DIR" \
     --fold="$fold"
 else
   echo 'MONUSEG_DIR is not set: using a synthetic sample.'
   data=data/sample models=checkpoints/sample predictions=predictions/sample
   # The sample is easy: a short training will do.
   recipe=(--steps=220 --crop_size=128 --warmup_steps=30 --evaluate_every=110)
-  main --mode=prepare --data_dir=$data --sample
+  main --mode=prepare --data_dir="$data" --sample
 fi
 split=validation
-if [ -e $data/test.h5 ]; then
-  split=test
+if [ -e "$data/test.h5" ]; then
+  split="test"
 fi
 
-nets=(segnet unet deeplabv3)
+names=$("$venv/bin/python" -c 'import nets; print(*nets.NETS)')
+read -ra nets <<< "$names"
 for net in "${nets[@]}"; do
   folder=$models/$net
-  use=(--net="$net" --model_dir=$models)
+  use=(--net="$net" --model_dir="$models")
   echo "== $net"
-  main --mode=train "${use[@]}" --data_dir=$data "${recipe[@]}"
-  if [ ! $folder/$split.json -nt $folder/best/best.json ]; then
-    main --mode=eval "${use[@]}" --data_dir=$data --split=$split
+  # Bash before 4.4 takes an empty array for an unset one.
+  main --mode=train "${use[@]}" --data_dir="$data" \
+    ${recipe[@]+"${recipe[@]}"}
+  if [ ! "$folder/$split.json" -nt "$folder/best/best.json" ]; then
+    main --mode=eval "${use[@]}" --data_dir="$data" --split=$split
   fi
-  if [ ! $predictions/"$net"/done -nt $folder/best/best.json ]; then
+  if [ ! "$predictions/$net/done" -nt "$folder/best/best.json" ]; then
     main --mode=predict "${use[@]}" --images="$data/held_out_images/*.png" \
-      --output_dir=$predictions/"$net"
-    touch $predictions/"$net"/done
+      --output_dir="$predictions/$net"
+    touch "$predictions/$net/done"
   fi
 done
 
 echo
-.venv/bin/python -c "import sys
+"$venv/bin/python" -c "import sys
 from eval.evaluate import compare_networks
 print(compare_networks(sys.argv[2:], sys.argv[1]))" \
   $split "${nets[@]/#/$models/}"
 echo "Split: $split. Pictures: $models/NET/${split}_pictures," \
   "curves: $models/NET/curves.png, predictions: $predictions/NET"
-echo "Curves in TensorBoard: .venv/bin/tensorboard --logdir $models"
+echo "Curves in TensorBoard: $venv/bin/tensorboard --host localhost" \
+  "--logdir $models"
+echo "To go on with these networks: $venv/bin/python main.py --mode=predict" \
+  "--net=${nets[0]} --model_dir=$models --images='DIR/*.tif'" \
+  "--output_dir=OUT (eval: --data_dir=$data)"

@@ -184,11 +184,14 @@ def run_main(engine, *flags):
 
 def write_data(folder, copies):
     """Writes train.h5 of 9 * copies synthetic images, and validation.h5."""
-    image, instances = sample.make(np.random.RandomState(0), sample.SIZE)
-    for split, count in (('train', 9 * copies), ('validation', 1)):
+    for split, seed, count in (('train', 0, 9 * copies),
+                               ('validation', 1, 1)):
+        image, instances = sample.make(np.random.RandomState(seed),
+                                       sample.SIZE)
         with atomic_write(os.path.join(folder, f'{split}.h5')) as partial:
             store.write_store(
-                partial, {'source': 'synthetic sample'},
+                partial, {'source': 'synthetic sample', 'split': split,
+                          'source_digest': '', 'seed': 0, 'fold': '0'},
                 ((f'{index}', image, instances > 0, instances)
                  for index in range(count)))
 
@@ -242,8 +245,7 @@ def seconds_to_end(engine, sign, *flags):
         flags: of main.py.
     """
     process = subprocess.Popen([python(engine), 'main.py', *flags],
-                               stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+                               stdout=subprocess.DEVNULL)
     while not os.path.exists(sign):
         assert process.poll() is None, flags
         time.sleep(0.1)

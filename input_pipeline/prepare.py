@@ -7,15 +7,16 @@ import numpy as np
 
 from input_pipeline import progress
 from input_pipeline import annotations
+from input_pipeline import held_out_images
 from input_pipeline import monuseg
 from input_pipeline import sample
 from input_pipeline import store
 from input_pipeline.files import (InputError, atomic_write, locked,
                                   remove_matching)
-from input_pipeline.images import read_image, write_png
 
 FOLDS = 4  # one of them to validate on
 SPLITS = ('train', 'validation', 'test')
+HELD_OUT = 'held_out_images'  # folder beside the stores
 
 
 def prepare(output_dir, monuseg_dir=None, seed=0, fold='0'):
@@ -64,7 +65,8 @@ def prepare(output_dir, monuseg_dir=None, seed=0, fold='0'):
             _replace_stores(output_dir, rules, splits, load)
             if 'test' not in splits:
                 print('no test images there: test.h5 is not written')
-        _write_held_out_images(output_dir)
+        held_out_images.write(os.path.join(output_dir, HELD_OUT),
+                              _held_out_store(output_dir))
 
 
 def assign_splits(entries, seed, fold):
@@ -127,12 +129,19 @@ def _path(folder, split):
     return os.path.join(folder, f'{split}.h5')
 
 
+def _held_out_store(folder):
+    """Path of the store of the images that are not trained on, or None."""
+    return next((path for path in (_path(folder, 'test'),
+                                   _path(folder, 'validation'))
+                 if os.path.exists(path)), None)
+
+
 def _replace_stores(folder, rules, splits, load):
     """Writes the stores, and removes what belongs to those replaced.
 
-    Images of the former stores go before the new stores come, so that those
-    in held_out_images/ which the program wrote are those of the present
-    stores at any moment, also after a kill.
+    The former stores' held-out images go before the new stores come, so that
+    those which the program wrote are in the present stores at any moment,
+    also after a kill.
 
     Args:
         folder: of the stores.
@@ -155,7 +164,9 @@ def _replace_stores(folder, rules, splits, load):
                 _load_examples(entries, load, done, report))
             done += len(entries)
             summary.append(f'{split} {len(entries)} images, {patches} patches')
-        _make_way(folder, partials.get('test', partials.get('validation')))
+        held_out_images.make_way(
+            os.path.join(folder, HELD_OUT), _held_out_store(folder),
+            partials.get('test', partials.get('validation')))
     for split in set(SPLITS) - set(splits):
         with contextlib.suppress(FileNotFoundError):
             os.remove(_path(folder, split))
@@ -168,94 +179,3 @@ def _load_examples(entries, load, done, report):
     for done, entry in enumerate(entries, done + 1):
         yield (entry.name, *load(entry))
         report(done)
-
-
-# held_out_images/ is the user's too, who may put masks or notes there. The
-# program knows what it wrote by the digests in the store.
-
-
-def _held_out_store(folder):
-    """Path of the store of the images that are not trained on, or None."""
-    return next((path for path in (_path(folder, 'test'),
-                                   _path(folder, 'validation'))
-                 if os.path.exists(path)), None)
-
-
-def _image_path(folder, name):
-    return os.path.join(folder, 'held_out_images', f'{name}.png')
-
-
-def _written_images(folder, path):
-    """Compares what is in the places of a store's images with them.
-
-    Args:
-        folder: that holds held_out_images/.
-        path: of the store; None, or a damaged one, has no images.
-
-    Returns:
-        (paths of the images that are there, paths of other files in their
-        places), two sets.
-    """
-    same, others = set(), set()
-    if path is None:
-        return same, others
-    try:
-        with store.open_store(path) as file:
-            images = dict(zip(store.image_names(file),
-                              store.image_digests(file)))
-    except InputError:
-        return same, others
-    for name, digest in images.items():
-        place = _image_path(folder, name)
-        if os.path.lexists(place):
-            try:
-                found = store.pixel_digest(read_image(place))
-            except InputError:
-                found = None
-            (same if found == digest else others).add(place)
-    return same, others
-
-
-def _make_way(folder, path):
-    """Removes the former stores' images, before the store at `path` comes.
-
-    Raises:
-        InputError: where one of its images belongs is a file of the user's,
-            or one cannot be removed.
-    """
-    written, _ = _written_images(folder, _held_out_store(folder))
-    _, others = _written_images(folder, path)
-    _refuse(others - written)
-    for place in written:
-        try:
-            os.remove(place)
-        except OSError as error:
-            raise InputError(f'{place}: cannot be removed ({error.strerror}); '
-                             'choose another --data_dir') from error
-    with contextlib.suppress(OSError):  # absent, or holds files of the user's
-        os.rmdir(os.path.join(folder, 'held_out_images'))
-
-
-def _refuse(places):
-    """Raises InputError if there are files of the user's in these places."""
-    for place in sorted(places):
-        raise InputError(f'{place}: not the image of that name in the stores; '
-                         'move it elsewhere, its place is needed')
-
-
-def _write_held_out_images(folder):
-    """Writes those images of the stores to held_out_images/ that lack there.
-
-    Raises:
-        InputError: a file of the user's is in the place of one.
-    """
-    path = _held_out_store(folder)
-    if path is None:
-        return
-    written, others = _written_images(folder, path)
-    _refuse(others)
-    with store.open_store(path) as file:
-        for name, image, _ in store.whole_images(file):
-            place = _image_path(folder, name)
-            if place not in written:
-                write_png(place, image)

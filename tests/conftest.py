@@ -21,8 +21,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # What has not ended by then hangs. It is far more than anything here takes,
 # also on a machine with other work to do.
 SECONDS = 1800
-# Of `start_long`: enough to leave some seconds of work after the first.
-LONG_WORK = 40
+# Images of `start_long`, enough to leave seconds of work after the first.
+IMAGES = {'prepare': 40, 'eval': 12, 'predict': 12}
 PROGRESS = re.compile(r'\d+ of \d+ \w+, .*/s, .* left *')
 
 
@@ -123,7 +123,7 @@ def start_training(data_dir, model_dir):
 
 
 def start_long(mode, model_dir, folder):
-    """Starts long work on LONG_WORK images and returns once a part is done.
+    """Starts long work on IMAGES[mode] images; returns once a part is done.
 
     Args:
         mode: 'prepare', 'eval' or 'predict'.
@@ -131,7 +131,7 @@ def start_long(mode, model_dir, folder):
         folder: an empty one, pathlib.Path. prepare reads MoNuSeg's layout in
             folder/given and writes to folder/data; eval reads
             folder/data/train.h5; predict reads folder/images and writes to
-            folder/out. The files are named 00 to 39.
+            folder/out. The files are named 00, 01 and so on.
 
     Returns:
         The process.
@@ -139,7 +139,8 @@ def start_long(mode, model_dir, folder):
     image, instances = sample.make(np.random.RandomState(0), 520)
     # Images that differ.
     examples = [(f'{index:02}', np.roll(image, index, 0),
-                 np.roll(instances, index, 0)) for index in range(LONG_WORK)]
+                 np.roll(instances, index, 0))
+                for index in range(IMAGES[mode])]
 
     def write(path, array):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,8 +5,8 @@ import shutil
 import h5py
 import pytest
 
-from conftest import (LONG_WORK, end_of, messages, one_line, spoil,
-                      start_long, start_training)
+from conftest import (IMAGES, end_of, messages, one_line, spoil, start_long,
+                      start_training)
 from training import checkpoints
 
 # A file of which every read from the start fails with EIO.
@@ -51,7 +51,7 @@ def test_training(data_dir, tmp_path, split, change, said):
 @pytest.mark.long
 @pytest.mark.parametrize('change, said', [
     (truncate, 'a read failed'),
-    (spoil_last(f'images/{LONG_WORK - 1}/image'), 'a read failed')])
+    (spoil_last(f'images/{IMAGES["eval"] - 1}/image'), 'a read failed')])
 def test_eval(model_dir, tmp_path, change, said):
     process = start_long('eval', model_dir, tmp_path)
     store = tmp_path / 'data' / 'train.h5'
@@ -73,7 +73,8 @@ SOURCES = pytest.mark.parametrize('change, said', [
 @SOURCES
 def test_prepare(tmp_path, change, said):
     process = start_long('prepare', None, tmp_path)
-    path = tmp_path / f'given/Training/TissueImages/{LONG_WORK - 1}.tif'
+    last = f'{IMAGES["prepare"] - 1:02}.tif'
+    path = tmp_path / 'given' / 'Training' / 'TissueImages' / last
     change(str(path))
     one_line(end_of(process), f'error: {path}: cannot be read', said)
     assert {path.name for path in (tmp_path / 'data').iterdir()} <= {'.lock'}
@@ -83,7 +84,8 @@ def test_prepare(tmp_path, change, said):
 @SOURCES
 def test_predict_does_the_other_images(trained, tmp_path, change, said):
     process = start_long('predict', trained, tmp_path)
-    left_out = LONG_WORK - 2
+    names = [f'{index:02}' for index in range(IMAGES['predict'])]
+    left_out = names.pop(-2)
     path = tmp_path / f'images/{left_out}.png'
     change(str(path))
     assert end_of(process).returncode == 1
@@ -91,5 +93,4 @@ def test_predict_does_the_other_images(trained, tmp_path, change, said):
     assert line.startswith(f'error: {path}: cannot be read ({said}')
     assert line.endswith('(left out)')
     assert sorted(path.name for path in (tmp_path / 'out').glob('*_mask.png')
-                  ) == [f'{index:02}_mask.png' for index in range(LONG_WORK)
-                        if index != left_out]
+                  ) == [f'{name}_mask.png' for name in names]

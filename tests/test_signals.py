@@ -5,8 +5,8 @@ import signal
 import numpy as np
 import pytest
 
-from conftest import (end_of, messages, start, start_long, start_training,
-                      train_flags, wait_for)
+from conftest import (IMAGES, end_of, messages, start, start_long,
+                      start_training, train_flags, wait_for)
 from input_pipeline import store
 from nets.tf1 import tf
 from training import checkpoints
@@ -82,4 +82,5 @@ def test_other_modes_leave_nothing_half_written(request, tmp_path, number,
     elif mode == 'eval':
         assert not (model_dir / 'unet' / 'train.json').exists()
     else:
-        assert not (tmp_path / 'out' / '39_mask.png').exists()
+        last = f'{IMAGES["predict"] - 1:02}_mask.png'
+        assert not (tmp_path / 'out' / last).exists()

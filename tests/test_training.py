@@ -264,7 +264,7 @@ def test_confusion_of_a_batch_by_hand():
                               shape=[1, 2, 3, 1])
     labels = tf.constant([1.0, 0, 1, 0, 1, 0], shape=[1, 2, 3, 1])
     # True positives 0.9 and 0.7, false 0.6; missed 0.2; the rest is right.
-    assert value(model_fn.confusion(labels, probability)).tolist() == [
+    assert value(model_fn.confusion_matrix(labels, probability)).tolist() == [
         2, 1, 1, 2]
 
 

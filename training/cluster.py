@@ -5,6 +5,7 @@ import time
 from input_pipeline.files import InputError
 from nets.tf1 import tf
 from training import checkpoints
+from training.records import has_validation
 
 EVALUATOR_WAITS = 2  # seconds between looks for a new checkpoint
 SERVER_STAYS = 5  # seconds after the last step
@@ -101,3 +102,46 @@ class BestExporter(tf.estimator.Exporter):
                is_the_final_export):
         checkpoints.record_evaluation(self.folder, checkpoint_path,
                                       eval_result)
+
+
+def train_in_cluster(training):
+    """Does the part of a task that is no parameter server.
+
+    Args:
+        training: a `loop.Training`.
+
+    Returns:
+        The signal that ended training early, or None.
+
+    Raises:
+        InputError: an evaluator has no images to validate on.
+    """
+    config, folder = training.config, training.folder
+    task = training.run_config.task_type
+    if task == 'evaluator' and not has_validation(config):
+        raise InputError(f'--data_dir={config.data_dir}: has no validation '
+                         'images; leave the evaluator out')
+    specs = (
+        tf.estimator.TrainSpec(training.training_input(),
+                               max_steps=config.steps,
+                               hooks=training.hooks()),
+        tf.estimator.EvalSpec(
+            training.validation_input(), steps=None, start_delay_secs=0,
+            exporters=[BestExporter(folder)],
+            throttle_secs=EVALUATOR_WAITS))
+    if task == 'evaluator':
+        # It has no last checkpoint to save: main.py's handlers end it.
+        tf.estimator.train_and_evaluate(training.estimator(False), *specs)
+    else:
+        with training.stop_hook.handling_signals():
+            tf.estimator.train_and_evaluate(
+                training.estimator(config.accelerate), *specs)
+    if training.run_config.is_chief and not has_validation(config):
+        latest = tf.train.latest_checkpoint(folder)
+        checkpoints.keep_best(folder, latest, {
+            'step': checkpoints.checkpoint_step(latest), 'f1': None})
+    # Whoever keeps the best writes its weights.
+    keeper = 'evaluator' if has_validation(config) else 'chief'
+    if task == keeper and checkpoints.read_best(folder):
+        checkpoints.write_weights(folder)
+    return training.stop_hook.signal

@@ -5,7 +5,7 @@ import os
 import nets
 from input_pipeline import queues, store
 from input_pipeline.files import InputError
-from nets.tf1 import ACCELERATED, session_config, tf
+from nets.tf1 import ACCELERATED, device_line, session_config, tf
 from training import checkpoints, cluster, records
 from training.hooks import (EvaluationListener, EvaluationStopped, StopHook,
                             StopEvaluationHook, true_error_of)
@@ -43,16 +43,17 @@ def train(config, folder, run_config):
     config = with_data(records.with_network(config, former))
     check_sizes(config)
     start = find_start(config, former, folder, run_config)
+    training = Training(config, folder, run_config, start)
+    training.announce()
     if run_config.is_chief:
         record = records.write_record(
-            folder, config, changes_of(config, former, start or 0))
-        show_record(folder, record, start or 0)
-    training = Training(config, folder, run_config, start)
+            folder, config, changes_of(config, former, training.start))
+        show_record(folder, record, training.start)
     try:
         with true_error_of(training.readers):
             if cluster.is_alone(run_config):
                 return train_alone(training)
-            return train_in_cluster(training)
+            return cluster.train_in_cluster(training)
     except tf.train.NanLossDuringTrainingError as error:
         raise InputError(
             f'the loss became NaN at step {training.stop_hook.step}; the last '
@@ -63,11 +64,6 @@ def train(config, folder, run_config):
 def store_path(config, split):
     """The path of the store of 'train' or 'validation' images."""
     return os.path.join(config.data_dir, f'{split}.h5')
-
-
-def validates(config):
-    """Says whether there are validation images."""
-    return config.data_fold != store.TRAIN_ON_ALL
 
 
 def with_data(config):
@@ -82,7 +78,7 @@ def with_data(config):
         identity = store.identity(file)
         trained_on = store.image_digests(file)
     config = dataclasses.replace(config, trained_on=trained_on, **identity)
-    if validates(config):
+    if records.has_validation(config):
         store.open_store(store_path(config, 'validation'), identity,
                          trained_on).close()
     return config
@@ -231,12 +227,16 @@ class Training:
     def announce(self):
         """Prints the first line of a training."""
         steps = self.config.steps
+        if self.start >= steps:
+            print(f'{self.folder}: already trained to step {self.start} of '
+                  f'{steps}')
+            return
         print(f'{self.folder}: '
               + (f'resuming at step {self.start} of {steps}' if self.resumes
                  else f'training {steps} steps')
               + f', TensorFlow {tf.__version__}'
-              + (f', {ACCELERATED}' if self.config.accelerate else ''),
-              flush=True)
+              + (f', {ACCELERATED}' if self.config.accelerate else '')
+              + f'; {device_line()}', flush=True)
 
 
 def train_alone(training):
@@ -253,16 +253,17 @@ def train_alone(training):
 
     def evaluate(step):
         checkpoint = os.path.join(folder, f'model.ckpt-{step}')
-        if not validates(config):
-            return checkpoints.keep_best(folder, checkpoint,
-                                         {'step': int(step), 'f1': None})
+        if not records.has_validation(config):
+            checkpoints.keep_best(folder, checkpoint,
+                                  {'step': int(step), 'f1': None})
+            return
         try:
             result = evaluator.evaluate(
                 validation_input, checkpoint_path=checkpoint,
                 hooks=[StopEvaluationHook(training.stop_hook)])
         except EvaluationStopped:
-            return None  # it is made up for on resuming
-        return checkpoints.record_evaluation(folder, checkpoint, result)
+            return  # it is made up for on resuming
+        checkpoints.record_evaluation(folder, checkpoint, result)
 
     best = checkpoints.read_best(folder)
     with training.stop_hook.handling_signals():
@@ -270,53 +271,11 @@ def train_alone(training):
                                  or best['evaluated'] < training.start):
             # The run that saved it ended before it was evaluated.
             evaluate(training.start)
-        if training.start >= config.steps:
-            print(f'{folder}: already trained to step {training.start} of '
-                  f'{config.steps}')
-        elif training.stop_hook.signal is None:
-            training.announce()
+        if training.start < config.steps and not training.stop_hook.signal:
             training.estimator(config.accelerate).train(
                 training.training_input(), max_steps=config.steps,
                 hooks=training.hooks([EvaluationListener(
                     evaluate, training.start, training.stop_hook)]))
     if checkpoints.read_best(folder):
-        checkpoints.write_weights(folder)
-    return training.stop_hook.signal
-
-
-def train_in_cluster(training):
-    """Does the part of this process's task.
-
-    Returns:
-        The signal that ended training early, or None.
-    """
-    config, folder = training.config, training.folder
-    task = training.run_config.task_type
-    if task == 'evaluator' and not validates(config):
-        raise InputError(f'--data_dir={config.data_dir}: has no validation '
-                         'images; leave the evaluator out')
-    training.announce()
-    specs = (
-        tf.estimator.TrainSpec(training.training_input(),
-                               max_steps=config.steps,
-                               hooks=training.hooks()),
-        tf.estimator.EvalSpec(
-            training.validation_input(), steps=None, start_delay_secs=0,
-            exporters=[cluster.BestExporter(folder)],
-            throttle_secs=cluster.EVALUATOR_WAITS))
-    if task == 'evaluator':
-        # It has no last checkpoint to save: main.py's handlers end it.
-        tf.estimator.train_and_evaluate(training.estimator(False), *specs)
-    else:
-        with training.stop_hook.handling_signals():
-            tf.estimator.train_and_evaluate(
-                training.estimator(config.accelerate), *specs)
-    if training.run_config.is_chief and not validates(config):
-        latest = tf.train.latest_checkpoint(folder)
-        checkpoints.keep_best(folder, latest, {
-            'step': checkpoints.checkpoint_step(latest), 'f1': None})
-    # Whoever keeps the best writes its weights.
-    keeper = 'evaluator' if validates(config) else 'chief'
-    if task == keeper and checkpoints.read_best(folder):
         checkpoints.write_weights(folder)
     return training.stop_hook.signal

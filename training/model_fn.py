@@ -49,7 +49,7 @@ def learning_rate_at(step, peak, warmup_steps, steps):
     return warmup * tf.train.cosine_decay(peak, step, steps)
 
 
-def confusion(labels, probability):
+def confusion_matrix(labels, probability):
     """Pixels of each kind, float64 [4] in the order of `metrics.Counts`.
 
     `labels` and `probability` are float32 [N, H, W, 1], N * H * W < 2^24.
@@ -115,7 +115,7 @@ def model_fn(features, labels, mode, params):
         logits = model.get_layer('logits').output[:, :shape[1], :shape[2]]
         probability = tf.sigmoid(logits)
         loss = segmentation_loss(logits, labels)
-    counts = confusion(labels, probability)
+    counts = confusion_matrix(labels, probability)
     images = tf.summary.image(
         'tissue_mask_prediction', image_summary(features, labels, probability),
         collections=[IMAGES])
@@ -130,7 +130,7 @@ def train_spec(loss, counts, images, updates, params):
 
     Args:
         loss: float32 scalar.
-        counts: of `confusion`, of the batch.
+        counts: of `confusion_matrix`, of the batch.
         images: the summary of `image_summary`.
         updates: ops that move batch norm's statistics. Keras does not fill
             UPDATE_OPS: without these they would never move.

@@ -12,6 +12,7 @@ from typing import Optional
 import nets
 from input_pipeline.files import InputError, write_json
 from input_pipeline.preprocessing import NORMALISATION
+from input_pipeline.store import TRAIN_ON_ALL
 
 NAME = 'config.json'
 
@@ -150,6 +151,11 @@ def check_same_data(config, record, folder):
                          'or another division of them, than the network in '
                          f'{folder} was trained on; choose another --data_dir '
                          'or --model_dir')
+
+
+def has_validation(config):
+    """Says whether a TrainConfig's data hold images to validate on."""
+    return config.data_fold != TRAIN_ON_ALL
 
 
 def differences(config, record):
