@@ -1,5 +1,4 @@
 """Curves from event files that TensorFlow itself wrote."""
-import os
 import sys
 
 import imageio.v3
@@ -84,9 +83,9 @@ def test_folder_named_like_a_pattern(tmp_path):
 
 def test_reader_writes_nothing(trained):
     # Trained on, it holds two graphs.
-    process = run(sys.executable, '-c', 'import nets.tf1\nfrom eval import curves'
-                  '\nevents = curves.read_events('
-                  f'{os.path.join(trained, "unet")!r})\n'
+    process = run(sys.executable, '-c', 'import nets.tf1\n'
+                  'from eval import curves\n'
+                  f'events = curves.read_events({str(trained / "unet")!r})\n'
                   'print([step for _, step, _ in '
                   'curves.scalar_points(events, "loss")])')
     assert process.returncode == 0, process.stderr
