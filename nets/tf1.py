@@ -40,7 +40,7 @@ warnings.filterwarnings('ignore', '`Model.state_updates` will be removed')
 tf.disable_v2_behavior()
 
 VERSION_1 = tf.__version__.startswith('1.')
-# What TensorFlow loads to use an NVIDIA GPU; where one is missing it uses none.
+# What TensorFlow loads to use an NVIDIA GPU; it uses none without all of them.
 CUDA_LIBRARIES = ('libcuda.so.1',) + tuple(
     f'lib{name}' for name in (
         'cudart.so.10.0 cublas.so.10.0 cufft.so.10.0 curand.so.10.0 '

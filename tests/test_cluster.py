@@ -1,4 +1,5 @@
 """Training by several processes through TF_CONFIG, all on this machine."""
+import contextlib
 import json
 import os
 import re
@@ -13,24 +14,28 @@ from conftest import ROOT, SECONDS, one_line, run, train_flags, wait_for
 from input_pipeline import queues
 from training import checkpoints
 
-STEPS = 600
+# Enough for a killed worker to come back before the last.
+STEPS = 2000
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(('127.0.0.1', 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+@pytest.fixture
+def free_port():
+    """A function that gives a port of this machine which no one else gets."""
+    with contextlib.ExitStack() as sockets:
+        def reserve():
+            held = sockets.enter_context(socket.socket())
+            # A server may bind to the port too while nobody listens there.
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.bind(('127.0.0.1', 0))
+            return held.getsockname()[1]
+        yield reserve
 
 
 @pytest.mark.long
-def test_a_cluster_trains_and_a_killed_worker_comes_back(data_dir, tmp_path):
-    addresses = [f'127.0.0.1:{port}' for port in free_ports(3)]
-    cluster = dict(zip(('chief', 'worker', 'ps'),
-                       [[address] for address in addresses]))
+def test_a_cluster_trains_and_a_killed_worker_comes_back(
+        data_dir, tmp_path, free_port):
+    cluster = {job: [f'127.0.0.1:{free_port()}']
+               for job in ('chief', 'worker', 'ps')}
     flags = (*train_flags(data_dir, tmp_path, 'unet', STEPS), '--width=4',
              '--evaluate_every=100')
 
@@ -69,7 +74,7 @@ def test_a_cluster_trains_and_a_killed_worker_comes_back(data_dir, tmp_path):
     assert len(evaluated) == len(set(evaluated)) > 1
     assert checkpoints.record_of_weights(
         str(folder / 'weights.h5'))['step'] == best['step']
-    assert logs['worker'].count('training 600 steps') == 1
+    assert logs['worker'].count(f'training {STEPS} steps') == 1
     assert 'resuming at step' in logs['worker']
 
 
@@ -94,8 +99,8 @@ cluster.serve_parameters(cluster.task(), {folder!r}, 9, patience=1)
 '''
 
 
-def test_a_parameter_server_gives_up_without_a_chief(tmp_path):
-    chief, ps = free_ports(2)
+def test_a_parameter_server_gives_up_without_a_chief(tmp_path, free_port):
+    chief, ps = free_port(), free_port()
     process = run(
         sys.executable, '-c', SERVE.format(folder=str(tmp_path)),
         TF_CONFIG=json.dumps({

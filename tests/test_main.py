@@ -210,6 +210,7 @@ def test_missing_and_foreign_inputs_end_in_one_line(
     one_line(program('--mode=train', '--net=unet', data, models,
                      '--width=8'), 'width 4, not 8')
     one_line(program('--mode=predict', '--net=unet', models,
+                     f'--output_dir={tmp_path}/out',
                      f'--images={tmp_path}/*.tif'), '--images', '*.tif')
     shutil.copytree(os.path.join(model_dir, 'segnet'),
                     str(tmp_path / 'swapped' / 'unet'))
@@ -272,6 +273,7 @@ def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):
         results.append(read_json(models, 'unet', 'validation.json')['results'])
     assert results[0] == results[1]
     flags = ('--mode=predict', '--net=unet', f'--model_dir={tmp_path}',
+             f'--output_dir={tmp_path}/out',
              '--images=docs/unet.png')
     one_line(program(*flags, '--width=16'), 'width 4, not 16')
     os.truncate(str(tmp_path / 'unet' / 'weights.h5'), 20000)
