@@ -23,6 +23,7 @@ import numpy as np
 import nets
 from input_pipeline.files import (InputError, atomic_write, locked,
                                   remove_matching, reserve_space, write_json)
+from input_pipeline.store import DAMAGED
 from nets.tf1 import acceleration_scope, session_config, tf
 from training.records import NAME, check_asked, read_json, read_record
 
@@ -88,7 +89,7 @@ def record_of_weights(path):
             # It was called `network` when the shipped weights were written.
             name = 'config' if 'config' in file else 'network'
             return json.loads(file[name][()])
-    except (OSError, KeyError, ValueError) as error:
+    except DAMAGED as error:
         raise InputError(f'{path}: not whole, or not written by this program '
                          f'({error}); copy it again or train again') from error
 
@@ -345,7 +346,7 @@ def restore_weights(path, model):
     """
     try:
         model.load_weights(path)
-    except (OSError, KeyError, ValueError) as error:
+    except DAMAGED as error:
         raise InputError(f'{path}: damaged ({str(error).splitlines()[0]}); '
                          'copy it again or train again') from error
 
