@@ -184,9 +184,8 @@ def prepare():
 
 def train(folder, output_stride):
     from nets.tf1 import acceleration_pays
-    from training import checkpoints, cluster, loop
+    from training import cluster, loop
 
-    xla_pays = getattr(nets.module_of(FLAGS.net), 'XLA_PAYS', True)
     config = TrainConfig(
         net=FLAGS.net, data_dir=FLAGS.data_dir, width=FLAGS.width,
         output_stride=output_stride, steps=FLAGS.steps,
@@ -194,11 +193,10 @@ def train(folder, output_stride):
         learning_rate=FLAGS.learning_rate, warmup_steps=FLAGS.warmup_steps,
         evaluate_every=FLAGS.evaluate_every,
         augment_threads=FLAGS.augment_threads, seed=FLAGS.seed,
-        accelerate=(acceleration_pays(xla_pays) if FLAGS.accelerate == 'auto'
+        accelerate=(acceleration_pays(nets.xla_pays(FLAGS.net))
+                    if FLAGS.accelerate == 'auto'
                     else FLAGS.accelerate == 'on'))
-    run_config = cluster.task()
-    with checkpoints.written_to(folder, alone=run_config.is_chief):
-        stopped_by = loop.train(config, folder, run_config)
+    stopped_by = loop.train(config, folder, cluster.task())
     if stopped_by:
         print(f'stopped; the same command goes on from {folder}',
               file=sys.stderr)

@@ -223,7 +223,7 @@ set_up() {
       is_ready || make_environment
     ) 9< "$venv"
   fi
-  if [[ -e .venv || -L .venv ]] && [[ $(readlink .venv) != .venv-* ]]; then
+  if [[ -e .venv || -L .venv ]] && [[ ! $(readlink .venv) =~ ^\.venv-(tf1|tf1-gpu|tf2|torch)$ ]]; then
     echo ".venv is not of run.sh's making and stays: use $venv in its place."
   else
     # At once: another run.sh may do the same.

@@ -1,5 +1,6 @@
 """Errors that the user can mend, and outputs that appear only when whole."""
 import contextlib
+import errno
 import fcntl
 import functools
 import glob
@@ -10,8 +11,12 @@ import shutil
 import socket
 import tempfile
 
+import h5py
+
 # Of an HDF5 file, beside its data.
 HDF5_METADATA = 2 ** 20  # bytes
+# What h5py raises for damaged files, found by damaging files at random.
+DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 
 
 class InputError(Exception):
@@ -111,6 +116,50 @@ def _is_running(process_id):
     except PermissionError:  # another user's
         pass
     return True
+
+
+def open_hdf5(path, if_absent, if_damaged):
+    """Opens an HDF5 file to read.
+
+    Args:
+        path: of the file.
+        if_absent, if_damaged: what to do then, for the message.
+
+    Returns:
+        h5py.File.
+
+    Raises:
+        InputError: the file is absent, cannot be read, is in use by a program
+            that writes to it, or is damaged.
+    """
+    try:
+        with open(path, 'rb'):  # h5py does not tell absent from damaged
+            pass
+    except FileNotFoundError as error:
+        raise InputError(f'{path}: not there; {if_absent}') from error
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read ({error.strerror}); make it '
+                         'readable') from error
+    try:
+        return h5py.File(path, 'r')
+    except OSError as error:
+        # Only the text has the number on both h5py 2 and 3.
+        found = re.search(r'(unable to lock file, )?errno = (\d+)',
+                          str(error))
+        if not found:
+            raise InputError(f'{path}: not a whole HDF5 file; {if_damaged}'
+                             ) from error
+        reason = os.strerror(int(found.group(2)))
+        if not found.group(1):
+            raise InputError(f'{path}: cannot be read ({reason}); check the '
+                             'disk') from error
+        if int(found.group(2)) == errno.EWOULDBLOCK:
+            raise InputError(f'{path}: in use by another program that writes '
+                             'to it; end that program or try again later'
+                             ) from error
+        raise InputError(f'{path}: cannot be locked on this disk ({reason}); '
+                         'set HDF5_USE_FILE_LOCKING=FALSE in the environment '
+                         'or copy it to another disk') from error
 
 
 def reserve_space(path, length):

@@ -14,25 +14,22 @@ Attributes of the file say by which rules it was made.
 """
 import atexit
 import contextlib
-import errno
 import hashlib
 import os
-import re
 import shlex
 import sys
 
 import h5py
 import numpy as np
 
-from input_pipeline.files import InputError, reserve_space
+from input_pipeline.files import DAMAGED, InputError, open_hdf5, reserve_space
 
 SCHEMA_VERSION = 2
 PATCH_SIZE = 256  # pixels
 TRAIN_ON_ALL = 'none'  # the attribute `fold` where no image validates
+# What `identity` says of a store.
+IDENTITY = ('data_source', 'data_digest', 'data_seed', 'data_fold')
 OVERLAP = 0.2  # of neighbouring patches, as a fraction of PATCH_SIZE
-
-# What h5py raises for damaged files, found by damaging files at random.
-DAMAGED = (OSError, KeyError, RuntimeError, ValueError)
 
 # What to do about a flaw; the file may be none of the program's.
 REPLACE_IT = 'move it elsewhere or delete it, and prepare with'
@@ -187,7 +184,7 @@ def open_store(path, identity=None, unseen=(), digests=None):
             that writes to it, damaged, of another schema version, not as the
             schema says, or not the one that is asked for.
     """
-    store = _open_hdf5(path)
+    store = _open(path)
     try:
         flaw = _flaw(store)
     except DAMAGED as error:
@@ -208,6 +205,12 @@ def open_store(path, identity=None, unseen=(), digests=None):
     return store
 
 
+def _open(path):
+    command = prepare_command(path)
+    return open_hdf5(path, f'prepare with {command}',
+                     f'{REPLACE_IT} {command}')
+
+
 def prepare_command(path):
     """The command that makes a store, for messages."""
     folder = shlex.quote(os.path.dirname(path) or os.curdir)
@@ -223,7 +226,7 @@ def check_replaceable(path):
     """
     if not os.path.exists(path):
         return
-    with _open_hdf5(path) as file:
+    with _open(path) as file:
         try:
             ours = 'schema_version' in file.attrs
         except DAMAGED:
@@ -231,40 +234,6 @@ def check_replaceable(path):
     if not ours:
         raise InputError(f'{path}: not written by this program, or damaged; '
                          'move it elsewhere or choose another --data_dir')
-
-
-def _open_hdf5(path):
-    """Opens an HDF5 file to read; raises InputError where it cannot be."""
-    try:
-        with open(path, 'rb'):  # h5py does not tell absent from damaged
-            pass
-    except FileNotFoundError as error:
-        raise InputError(f'{path}: not there; prepare with '
-                         + prepare_command(path)) from error
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read ({error.strerror}); make it '
-                         'readable or choose another --data_dir') from error
-    try:
-        return h5py.File(path, 'r')
-    except OSError as error:
-        # Only the text has the number on both h5py 2 and 3.
-        found = re.search(r'(unable to lock file, )?errno = (\d+)',
-                          str(error))
-        if not found:
-            raise InputError(f'{path}: not a whole HDF5 file; '
-                             f'{REPLACE_IT} {prepare_command(path)}'
-                             ) from error
-        reason = os.strerror(int(found.group(2)))
-        if not found.group(1):
-            raise InputError(f'{path}: cannot be read ({reason}); check the '
-                             'disk') from error
-        if int(found.group(2)) == errno.EWOULDBLOCK:
-            raise InputError(f'{path}: in use by another program that writes '
-                             'to it; end that program or try again later'
-                             ) from error
-        raise InputError(f'{path}: cannot be locked on this disk ({reason}); '
-                         'set HDF5_USE_FILE_LOCKING=FALSE in the environment '
-                         'or choose another --data_dir') from error
 
 
 def _end_quietly():
@@ -314,17 +283,19 @@ def attributes(store):
 
 
 def identity(store):
-    """What an open store was made from, as a dict of str, int or None.
+    """What an open store was made from.
+
+    Returns:
+        dict of IDENTITY to str, int or None.
 
     Stores of other images, or of another division of the same images, differ
     in it.
     """
     rules = attributes(store)
     seed = rules.get('seed')
-    return {'data_source': rules.get('source'),
-            'data_digest': rules.get('source_digest'),
-            'data_seed': None if seed is None else int(seed),
-            'data_fold': rules.get('fold')}
+    return dict(zip(IDENTITY, (
+        rules.get('source'), rules.get('source_digest'),
+        None if seed is None else int(seed), rules.get('fold'))))
 
 
 def image_names(store):
@@ -352,8 +323,9 @@ def _conflict(store, wanted, unseen, digests):
             or digests is not None and found != list(digests)):
         return ('made from other images, or by another division of them, '
                 'than the train.h5 that training uses')
+    unseen = set(unseen)
     seen = [name for name, digest in zip(image_names(store), found)
-            if digest in set(unseen)]
+            if digest in unseen]
     if seen:
         return (f'holds images that are trained on, {len(seen)} of them '
                 f'({seen[0]}{", ..." if seen[1:] else ""})')

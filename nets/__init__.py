@@ -8,9 +8,8 @@ A network is a module NAME.py of this package with a function
 NAME(images, width, training), from images to logits, and STRIDE, what must
 divide their height and width. In place of STRIDE, OUTPUT_STRIDES lists the
 strides between which the function's argument `output_stride` chooses.
-MIN_BATCH_SIZE, 1 where absent, is the smallest batch it can be trained with,
-and XLA_PAYS, True where absent, says whether XLA makes up for the time it
-takes to compile it.
+MIN_BATCH_SIZE and XLA_PAYS may stand there too; see the functions of their
+names.
 """
 import importlib
 
@@ -34,6 +33,16 @@ def module_of(net):
 def has_output_stride(net):
     """Says whether the stride of a network is the user's choice."""
     return hasattr(module_of(net), 'OUTPUT_STRIDES')
+
+
+def min_batch_size(net):
+    """The smallest batch that a network can be trained with."""
+    return getattr(module_of(net), 'MIN_BATCH_SIZE', 1)
+
+
+def xla_pays(net):
+    """Says whether XLA makes up for the time it takes to compile a network."""
+    return getattr(module_of(net), 'XLA_PAYS', True)
 
 
 def stride(net, output_stride=None):

@@ -1,5 +1,6 @@
 """Training by several processes through TF_CONFIG, all on this machine."""
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -12,7 +13,8 @@ import pytest
 
 from conftest import ROOT, SECONDS, one_line, run, train_flags, wait_for
 from input_pipeline import queues
-from training import checkpoints
+from input_pipeline.files import InputError
+from training import checkpoints, cluster, records
 
 # Enough for a killed worker to come back before the last.
 STEPS = 2000
@@ -34,13 +36,13 @@ def free_port():
 @pytest.mark.long
 def test_a_cluster_trains_and_a_killed_worker_comes_back(
         data_dir, tmp_path, free_port):
-    cluster = {job: [f'127.0.0.1:{free_port()}']
-               for job in ('chief', 'worker', 'ps')}
+    jobs = {job: [f'127.0.0.1:{free_port()}']
+            for job in ('chief', 'worker', 'ps')}
     flags = (*train_flags(data_dir, tmp_path, 'unet', STEPS), '--width=4',
              '--evaluate_every=100')
 
     def start(task):
-        config = {'cluster': cluster, 'task': {'type': task, 'index': 0}}
+        config = {'cluster': jobs, 'task': {'type': task, 'index': 0}}
         with open(tmp_path / f'{task}.log', 'a') as log:
             return subprocess.Popen(
                 [sys.executable, 'main.py', *flags], cwd=ROOT, stdout=log,
@@ -93,28 +95,68 @@ def test_workers_read_their_own_patches(data_dir):
     assert sorted(seen) == sorted(whole)
 
 
-SERVE = '''
+WATCH = '''
+import time
 from training import cluster
-cluster.serve_parameters(cluster.task(), {folder!r}, 9, patience=1)
+cluster.watch_chief({folder!r}, 9, timeout=1)
+time.sleep({seconds})
 '''
 
 
-def test_a_parameter_server_gives_up_without_a_chief(tmp_path, free_port):
-    chief, ps = free_port(), free_port()
-    process = run(
-        sys.executable, '-c', SERVE.format(folder=str(tmp_path)),
-        TF_CONFIG=json.dumps({
-            'cluster': {'chief': [f'127.0.0.1:{chief}'],
-                        'ps': [f'127.0.0.1:{ps}']},
-            'task': {'type': 'ps', 'index': 0}}))
-    assert process.returncode == 1
-    assert f'InputError: TF_CONFIG: no chief at 127.0.0.1:{chief}' in (
-        process.stderr)
+def test_a_task_gives_up_without_a_chief(tmp_path, free_port):
+    chief = f'127.0.0.1:{free_port()}'
+    one_line(run(
+        sys.executable, '-c', WATCH.format(folder=str(tmp_path),
+                                           seconds=10 * SECONDS),
+        TF_CONFIG=json.dumps({'cluster': {'chief': [chief], 'ps': ['a:1']}})),
+        f'TF_CONFIG: no chief at {chief}')
+
+
+def test_a_server_on_a_taken_port_ends_in_one_line(data_dir, tmp_path,
+                                                   free_port):
+    port = free_port()
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(('127.0.0.1', port))
+        taken.listen()
+        one_line(run(
+            sys.executable, 'main.py',
+            *train_flags(data_dir, tmp_path, 'unet', 1),
+            TF_CONFIG=json.dumps({
+                'cluster': {'chief': ['127.0.0.1:1'],
+                            'ps': [f'127.0.0.1:{port}']},
+                'task': {'type': 'ps', 'index': 0}})),
+            f'TF_CONFIG: the port of 127.0.0.1:{port} cannot be used')
+
+
+def test_tasks_on_other_data_than_the_chiefs_are_refused(tmp_path):
+    config = records.with_network(records.TrainConfig(
+        net='unet', data_dir='own', data_fold='0', trained_on=['a', 'b']),
+        former=None)
+    records.write_record(str(tmp_path), config, [])
+    cluster.check_as_chief(config, str(tmp_path))
+    for change in ({'data_fold': '1'}, {'trained_on': ['a', 'c']}):
+        other = dataclasses.replace(config, **change)
+        for check in (
+                lambda: cluster.check_as_chief(other, str(tmp_path)),
+                cluster.SameDataHook(other,
+                                     str(tmp_path)).after_create_session,
+                lambda: cluster.BestExporter(other, str(tmp_path)).export(
+                    None, None, 'model.ckpt-3', {'f1': 0.9}, False)):
+            with pytest.raises(InputError, match='--data_dir=own: .*other'):
+                check()
+    with pytest.raises(InputError, match='width 16, not 4'):
+        cluster.check_as_chief(dataclasses.replace(config, width=4),
+                               str(tmp_path))
 
 
 def test_a_wrong_tf_config_ends_in_one_line(data_dir, tmp_path):
     for config in ('{', '{"cluster": {"worker": ["a:1"]}}',
-                   '{"cluster": {"chief": ["a:1"]}, "task": {"type": "x"}}'):
+                   '{"cluster": {"chief": ["a:1"]}, "task": {"type": "x"}}',
+                   '{"cluster": {"chief": ["a:1"], "worker": ["a:2"]}, '
+                   '"task": {"type": "worker", "index": 0}}',
+                   '{"cluster": {"master": ["a:1"], "ps": ["a:2"]}, '
+                   '"task": {"type": "ps", "index": 0}}'):
         one_line(run(sys.executable, 'main.py',
                      *train_flags(data_dir, tmp_path, 'unet', 1),
                      TF_CONFIG=config), 'TF_CONFIG')

@@ -1,6 +1,7 @@
 """Faults of disk and numbers in training: nothing is lost, nothing hangs."""
 import os
 import shutil
+import subprocess
 import sys
 
 import imageio.v3 as iio
@@ -71,13 +72,14 @@ def test_a_damaged_checkpoint_is_passed_over(folder, damage, said, capsys):
 
 
 def test_what_a_kill_left_is_removed_and_steps_are_numbers(folder):
-    for leftover in ('model.ckpt-12_temp', 'model.ckpt-12_temp_5b1d'):
+    for leftover in ('model.ckpt-12_temp', f'model.ckpt-12_temp_{32 * "b"}'):
         os.mkdir(os.path.join(folder, leftover))
         open(os.path.join(folder, leftover, 'part-00000'), 'w').close()
     for leftover in (f'graph.pbtxt.tmp{32 * "9"}', f'checkpoint.tmp{32 * "a"}',
                      'model.ckpt-12.data-00000-of-00001'):
         open(os.path.join(folder, leftover), 'w').close()
-    for name in ('notes.tmpl.md', 'graph.pbtxt.tmp_notes'):
+    for name in ('notes.tmpl.md', 'graph.pbtxt.tmp_notes',
+                 'model.ckpt-3_template.md'):
         open(os.path.join(folder, name), 'w').close()
     before = set(os.listdir(folder))
     for source in os.listdir(folder):
@@ -88,11 +90,12 @@ def test_what_a_kill_left_is_removed_and_steps_are_numbers(folder):
     # index.
     assert checkpoints.latest_valid(folder).endswith('model.ckpt-10')
     left = set(os.listdir(folder))
-    assert not [name for name in left if '_temp' in name
-                or name.endswith(('99', 'aa'))]
+    assert not [name for name in left
+                if name.endswith(('_temp', 'bb', '99', 'aa'))]
     # What is a user's stays.
     assert {'config.json', 'weights.h5', 'model.ckpt-3.index',
-            'notes.tmpl.md', 'graph.pbtxt.tmp_notes'} <= before & left
+            'notes.tmpl.md', 'graph.pbtxt.tmp_notes',
+            'model.ckpt-3_template.md'} <= before & left
 
 
 @pytest.mark.parametrize('text, said', [
@@ -106,6 +109,40 @@ def test_a_wrong_record_of_the_best_is_refused(tmp_path, text, said):
     with pytest.raises(checkpoints.InputError,
                        match=f'best.json: .*{said}.*--model_dir'):
         checkpoints.read_best(str(tmp_path))
+
+
+def test_a_checkpoint_with_nan_is_never_the_best(folder):
+    path = os.path.join(folder, 'model.ckpt-6')
+    fill_kernel(np.nan)(path)
+    before = checkpoints.read_best(folder)
+    with pytest.raises(checkpoints.InputError,
+                       match='model.ckpt-6: .* NaN; .*--learning_rate'):
+        checkpoints.record_evaluation(folder, path, {
+            'f1': 1.0, 'loss': 0.0, 'global_step': 6})
+    assert checkpoints.read_best(folder) == before
+
+
+HOLD_OPEN = '''
+import sys
+import h5py
+with h5py.File(sys.argv[1], 'r+'):
+    print('open', flush=True)
+    sys.stdin.read()
+'''
+
+
+def test_weights_in_use_are_not_called_damaged(folder):
+    path = os.path.join(folder, 'weights.h5')
+    process = subprocess.Popen([sys.executable, '-c', HOLD_OPEN, path],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b'open\n'
+        with pytest.raises(checkpoints.InputError,
+                           match='weights.h5: in use by another program'):
+            checkpoints.record_of_weights(path)
+    finally:
+        process.communicate()
+    assert checkpoints.record_of_weights(path)['net'] == 'unet'
 
 
 def test_training_goes_on_from_the_one_before(program, data_dir, folder):

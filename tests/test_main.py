@@ -161,9 +161,12 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
         {'name': 'steps', 'before': 6, 'now': 9, 'step': 6}]
     assert tf.train.latest_checkpoint(
         os.path.join(model_dir, 'unet')).endswith('model.ckpt-9')
-    process = program(*flags)
+    record = read_json(model_dir, 'unet', 'config.json')
+    process = program(*flags, '--learning_rate=0.5')
     assert process.returncode == 0, process.stderr
     assert 'already trained to step 9' in process.stdout
+    # What no step was trained with is not recorded.
+    assert read_json(model_dir, 'unet', 'config.json') == record
 
 
 @pytest.mark.parametrize('flags, words', [

@@ -103,6 +103,21 @@ def test_a_checkpoint_that_has_gone_is_not_kept(tmp_path, capsys):
         'model.ckpt-10.index', 'model.ckpt-10.meta']
 
 
+def test_the_same_step_kept_again(tmp_path):
+    """As after going back to an earlier checkpoint; and a kill's leftover."""
+    folder = str(tmp_path)
+    checkpoints.keep_best(folder, checkpoint(tmp_path, 10),
+                          {'f1': 0.5, 'step': 10})
+    (tmp_path / 'best' / 'model.ckpt-7.index').touch()
+    (tmp_path / 'best' / 'notes.txt').touch()
+    assert checkpoints.keep_best(folder, checkpoint(tmp_path, 10),
+                                 {'f1': 0.6, 'step': 10})
+    name = checkpoints.read_best(folder)['checkpoint']
+    assert sorted(os.listdir(tmp_path / 'best')) == sorted([
+        'best.json', 'notes.txt', f'{name}.data-00000-of-00001',
+        f'{name}.index', f'{name}.meta'])
+
+
 def test_the_best_may_change_while_it_is_read(trained, tmp_path):
     """As when eval runs beside a training."""
     folder = shutil.copytree(str(trained / 'unet'), str(tmp_path / 'unet'))
@@ -137,6 +152,12 @@ DATA = {'data_source': 'made', 'data_digest': '', 'data_seed': 0,
         'data_fold': '0', 'trained_on': ['digest']}
 
 
+# What is neither.
+RECORD = {'steps': 9, 'batch_size': 2, 'crop_size': 64, 'learning_rate': 0.1,
+          'warmup_steps': 1, 'evaluate_every': 3, 'augment_threads': 1,
+          'accelerate': False, 'seed': 0, 'data_dir': 'd', 'changes': []}
+
+
 def write_config(folder, record):
     """A record in a model folder in which a training began."""
     (folder / 'config.json').write_text(json.dumps(record))
@@ -144,7 +165,7 @@ def write_config(folder, record):
 
 
 def test_a_training_is_read_back_and_contradictions_are_refused(tmp_path):
-    folder, record = str(tmp_path), dict(NETWORK, **DATA)
+    folder, record = str(tmp_path), dict(RECORD, **NETWORK, **DATA)
     assert checkpoints.record_to_resume(folder, 'deeplabv3') is None
     (tmp_path / 'config.json').write_text(json.dumps(record))
     # A training that failed before its first checkpoint binds to nothing.
@@ -157,11 +178,12 @@ def test_a_training_is_read_back_and_contradictions_are_refused(tmp_path):
                         (('deeplabv3', 8, 8), 'output_stride 16, not 8')):
         with pytest.raises(InputError, match=word):
             checkpoints.record_to_resume(folder, *asked)
-    del record['trained_on']
-    write_config(tmp_path, record)
-    with pytest.raises(InputError, match='says nothing of trained_on'):
-        checkpoints.record_to_resume(folder, 'deeplabv3')
-    write_config(tmp_path, {**NETWORK, **DATA, 'normalisation': 'other'})
+    for missing in ('trained_on', 'changes', 'learning_rate'):
+        write_config(tmp_path, {key: value for key, value in record.items()
+                                if key != missing})
+        with pytest.raises(InputError, match=f'says nothing of {missing}'):
+            checkpoints.record_to_resume(folder, 'deeplabv3')
+    write_config(tmp_path, {**record, 'normalisation': 'other'})
     with pytest.raises(InputError, match='normalisation'):
         checkpoints.record_to_resume(folder, 'deeplabv3')
     (tmp_path / 'config.json').write_text('{"net": "un')
@@ -174,18 +196,37 @@ def test_training_never_replaces_what_it_did_not_train(tmp_path):
     with pytest.raises(InputError, match='holds weights.h5 alone'):
         checkpoints.record_to_resume(str(tmp_path), 'unet')
     (tmp_path / 'model.ckpt-3.index').touch()
-    with pytest.raises(InputError, match='without config.json'):
+    with pytest.raises(InputError, match='earlier version, without config'):
         checkpoints.record_to_resume(str(tmp_path), 'unet')
     (tmp_path / 'link').symlink_to(checkpoints.PRETRAINED)
     for folder in (checkpoints.PRETRAINED, str(tmp_path / 'link')):
-        with pytest.raises(InputError, match='came with the code'):
+        with pytest.raises(InputError, match='keeps the networks that came'):
             checkpoints.record_to_resume(os.path.join(folder, 'unet'), 'unet')
+
+
+def test_a_best_network_without_a_checkpoint_is_not_trained_over(tmp_path):
+    (tmp_path / 'best').mkdir()
+    write_config(tmp_path, dict(RECORD, **NETWORK, **DATA))
+    (tmp_path / 'model.ckpt-3.index').unlink()
+    (tmp_path / 'best' / 'best.json').touch()
+    former = checkpoints.record_to_resume(str(tmp_path), 'deeplabv3')
+    config = records.TrainConfig(data_dir='d', **NETWORK, **DATA)
+    with pytest.raises(InputError, match='no checkpoint to go on from'):
+        loop.find_start(config, former, str(tmp_path), cluster.task())
+
+
+def test_what_a_user_calls_like_a_checkpoint_is_none(tmp_path):
+    for name in ('model.ckpt-backup.index', 'model.ckpt-3.index.bak',
+                 'model.ckpt-12.index', 'model.ckpt-9.index'):
+        (tmp_path / name).touch()
+    assert [os.path.basename(path) for path in checkpoints.all_checkpoints(
+        str(tmp_path))] == ['model.ckpt-9', 'model.ckpt-12']
 
 
 @pytest.mark.parametrize('kept', ['model.ckpt-6.index', 'best/best.json'])
 def test_other_data_is_refused_whatever_is_left(tmp_path, kept):
     (tmp_path / 'best').mkdir()
-    write_config(tmp_path, dict(NETWORK, **DATA))
+    write_config(tmp_path, dict(RECORD, **NETWORK, **DATA))
     (tmp_path / 'model.ckpt-3.index').unlink()
     (tmp_path / kept).touch()
     former = checkpoints.record_to_resume(str(tmp_path), 'deeplabv3')

@@ -15,31 +15,44 @@ import glob
 import json
 import math
 import os
+import re
 import sys
 
 import h5py
 import numpy as np
 
 import nets
-from input_pipeline.files import (InputError, atomic_write, locked,
-                                  remove_matching, reserve_space, write_json)
-from input_pipeline.store import DAMAGED
+from input_pipeline.files import (DAMAGED, InputError, atomic_write, locked,
+                                  open_hdf5, remove_matching, reserve_space,
+                                  write_json)
 from nets.tf1 import acceleration_scope, session_config, tf
-from training.records import NAME, check_asked, read_json, read_record
+from training.records import CONFIG_FILE, check_asked, read_json, read_record
 
 # Model folders that come with the code.
 PRETRAINED = os.path.join(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))), 'checkpoints', 'pretrained')
-# What TensorFlow adds to the name of a file that it has not written whole.
-TEMPORARY = '.tmp' + 32 * '[0-9a-f]'
+# What TensorFlow writes before it is whole; the numbers are random.
+RANDOM = 32 * '[0-9a-f]'
+TEMPORARY = ('model.ckpt-*_temp', f'model.ckpt-*_temp_{RANDOM}',
+             f'checkpoint.tmp{RANDOM}', f'graph.pbtxt.tmp{RANDOM}')
+
+
+def all_checkpoints(folder):
+    """Path prefixes of the checkpoints in a model folder, by step."""
+    if not os.path.isdir(folder):
+        return []
+    # TensorFlow writes a checkpoint's index last.
+    return sorted((os.path.join(folder, name[:-len('.index')])
+                   for name in os.listdir(folder)
+                   if re.fullmatch(r'model\.ckpt-\d+\.index', name)),
+                  key=checkpoint_step)
 
 
 def holds_training(folder):
     """Says whether a training began in a model folder."""
     # One that failed before its first checkpoint leaves config.json alone.
-    return any(
-        glob.glob(os.path.join(glob.escape(folder), name))
-        for name in ('model.ckpt-*.index', os.path.join('best', 'best.json')))
+    return bool(all_checkpoints(folder)) or os.path.exists(
+        os.path.join(folder, 'best', 'best.json'))
 
 
 def holds_weights(folder):
@@ -65,12 +78,14 @@ def record_to_resume(folder, net, width=None, output_stride=None):
             training would overwrite.
     """
     if is_shipped(folder):
-        raise InputError(f'{folder}: came with the code and is not trained '
-                         'on; choose another --model_dir')
+        raise InputError(f'{folder}: keeps the networks that came with the '
+                         'code; choose another --model_dir')
     if holds_training(folder):
-        if not os.path.exists(os.path.join(folder, NAME)):
-            raise InputError(f'{folder}: holds a training without {NAME}, '
-                             'which says of what; choose another --model_dir')
+        if not os.path.exists(os.path.join(folder, CONFIG_FILE)):
+            raise InputError(
+                f'{folder}: trained by an earlier version, without '
+                f'{CONFIG_FILE}; choose another --model_dir or move the '
+                'folder away (its weights.h5 still predicts)')
         return read_record(folder, net, width, output_stride)
     if holds_weights(folder):
         raise InputError(f'{folder}: holds weights.h5 alone, which training '
@@ -84,14 +99,17 @@ def record_of_weights(path):
     Raises:
         InputError: the file is not one that training wrote.
     """
-    try:
-        with h5py.File(path, 'r') as file:
+    remedy = 'copy it again or train again'
+    with open_hdf5(path, remedy, remedy) as file:
+        try:
             # It was called `network` when the shipped weights were written.
             name = 'config' if 'config' in file else 'network'
-            return json.loads(file[name][()])
-    except DAMAGED as error:
-        raise InputError(f'{path}: not whole, or not written by this program '
-                         f'({error}); copy it again or train again') from error
+            record = json.loads(file[name][()])
+            return dict(record, step=record['step'])
+        except DAMAGED as error:
+            raise InputError(
+                f'{path}: not whole, or not written by this program '
+                f'({str(error).splitlines()[0]}); {remedy}') from error
 
 
 def checkpoint_step(checkpoint):
@@ -100,18 +118,18 @@ def checkpoint_step(checkpoint):
 
 
 @contextlib.contextmanager
-def written_to(folder, alone=True):
+def written_to(folder, lock=True):
     """Guards a model folder while a training writes to it.
 
     Args:
         folder: the model folder, made if absent.
-        alone: whether other trainings that want to be alone are kept out,
-            until the block or the process ends.
+        lock: whether to keep out others that lock it, until the block or the
+            process ends.
 
     Raises:
         InputError: another training writes there, or there is no room.
     """
-    with locked(folder, 'model_dir') if alone else contextlib.nullcontext():
+    with locked(folder, 'model_dir') if lock else contextlib.nullcontext():
         try:
             yield
         except tf.errors.OpError as error:
@@ -137,12 +155,8 @@ def latest_valid(folder):
     Raises:
         InputError: there are checkpoints and none can be read.
     """
-    remove_matching(folder, 'model.ckpt-*_temp*', f'checkpoint{TEMPORARY}',
-                    f'graph.pbtxt{TEMPORARY}')
-    # TensorFlow writes a checkpoint's index last.
-    paths = sorted((path[:-len('.index')] for path in glob.glob(
-        os.path.join(glob.escape(folder), 'model.ckpt-*.index'))),
-                   key=checkpoint_step)
+    remove_matching(folder, *TEMPORARY)
+    paths = all_checkpoints(folder)
     while paths:
         flaw = checkpoint_flaw(paths[-1])
         if flaw is None:
@@ -221,22 +235,26 @@ def keep_best(folder, checkpoint, metrics):
                   'kept as the best; a higher --evaluate_every leaves the '
                   'evaluator more time', file=sys.stderr)
             return False
-        record = dict(metrics, checkpoint=os.path.basename(checkpoint))
-        for name, content in files.items():
-            with atomic_write(os.path.join(folder, 'best', name)) as partial:
-                with open(partial, 'wb') as file:
-                    file.write(content)
+        name = os.path.basename(checkpoint)
+        if former and name == former['checkpoint']:
+            name += '-again'  # its files cannot all be replaced at once
+        record = dict(metrics, checkpoint=name)
+        for ending, content in files.items():
+            with atomic_write(os.path.join(folder, 'best', name + ending)
+                              ) as partial, open(partial, 'wb') as file:
+                file.write(content)
     write_json(os.path.join(folder, 'best', 'best.json'),
                dict(record, evaluated=metrics['step']))
-    if better and former and former['checkpoint'] != record['checkpoint']:
-        for old in glob.glob(glob.escape(os.path.join(
-                folder, 'best', former['checkpoint'])) + '.*'):
-            os.remove(old)
+    kept = glob.escape(os.path.join(folder, 'best', record['checkpoint']))
+    for old in (set(glob.glob(os.path.join(glob.escape(folder), 'best',
+                                           'model.ckpt-*')))
+                - set(glob.glob(f'{kept}.*'))):
+        os.remove(old)
     return better
 
 
 def files_of(checkpoint):
-    """The files of a checkpoint, a dict of name to bytes.
+    """The files of a checkpoint, a dict of the names' endings to bytes.
 
     None where one of them has gone: TensorFlow keeps only the latest
     checkpoints.
@@ -245,15 +263,27 @@ def files_of(checkpoint):
     for path in glob.glob(glob.escape(checkpoint) + '.*'):
         try:
             with open(path, 'rb') as file:
-                files[os.path.basename(path)] = file.read()
+                files[path[len(checkpoint):]] = file.read()
         except FileNotFoundError:
             return None
-    # NAME.data-00000-of-00002 and so on.
-    parts = [name for name in files if '.data-' in name]
-    if (f'{os.path.basename(checkpoint)}.index' not in files or not parts
+    # .data-00000-of-00002 and so on.
+    parts = [ending for ending in files if ending.startswith('.data-')]
+    if ('.index' not in files or not parts
             or len(parts) != int(parts[0].rsplit('-', 1)[1])):
         return None
     return files
+
+
+def check_finite(checkpoint):
+    """Refuses a checkpoint of a training that diverged in its last step.
+
+    Raises:
+        InputError: it holds NaN.
+    """
+    flaw = checkpoint_flaw(checkpoint)
+    if flaw and flaw.endswith('NaN'):
+        raise InputError(f'{checkpoint}: {flaw}; go on from the checkpoint '
+                         'before with a lower --learning_rate')
 
 
 def record_evaluation(folder, checkpoint, result):
@@ -265,8 +295,9 @@ def record_evaluation(folder, checkpoint, result):
         result: what `tf.estimator.Estimator.evaluate` returned.
 
     Raises:
-        InputError: F1 is undefined.
+        InputError: the checkpoint holds NaN, or F1 is undefined.
     """
+    check_finite(checkpoint)
     metrics = {key: float(value) for key, value in result.items()
                if key != 'global_step'}
     step = int(result['global_step'])
@@ -279,16 +310,6 @@ def record_evaluation(folder, checkpoint, result):
           f'{metrics["accuracy"]:.3f}, F1 {metrics["f1"]:.4f}, IoU '
           f'{metrics["iou"]:.4f}' + (' (best so far)' if best else ''),
           flush=True)
-
-
-def build(config, images=None, training=False):
-    """The Keras model of a TrainConfig.
-
-    `images` and `training` are as for `nets.build`, and so is what is
-    returned.
-    """
-    return nets.build(config.net, config.width, config.output_stride, images,
-                      training)
 
 
 @contextlib.contextmanager
@@ -359,7 +380,7 @@ def write_weights(folder):
     many images. Nothing is done where they are there already.
     """
     path = os.path.join(folder, 'weights.h5')
-    record = read_json(os.path.join(folder, NAME))
+    record = read_json(os.path.join(folder, CONFIG_FILE))
     best = read_best(folder)
     record.update(step=best['step'], f1=best['f1'])
     # One that is absent or damaged is written anew.
@@ -400,7 +421,8 @@ def restored_model(folder, net, width=None, output_stride=None,
             read.
     """
     weights = os.path.join(folder, 'weights.h5')
-    if os.path.exists(os.path.join(folder, NAME)) and holds_training(folder):
+    if holds_training(folder) and os.path.exists(
+            os.path.join(folder, CONFIG_FILE)):
         record = read_record(folder, net, width, output_stride)
         restore = functools.partial(restore_best, folder)
     elif holds_weights(folder):
@@ -410,8 +432,10 @@ def restored_model(folder, net, width=None, output_stride=None,
     else:
         raise InputError(
             f'{folder}: holds no trained network; train one with python '
-            f'main.py --mode=train --net={net}, or use the one that came with '
-            'the code by --model_dir=checkpoints/pretrained')
+            f'main.py --mode=train --net={net}'
+            + (', or use the one that came with the code by --model_dir='
+               f'{os.path.relpath(PRETRAINED)}'
+               if holds_weights(os.path.join(PRETRAINED, net)) else ''))
     with model_session(record, session_config(accelerate),
                        accelerate) as (session, model):
         best = restore(model)

@@ -7,11 +7,12 @@ import time
 from input_pipeline.progress import LOG_INTERVAL, clock
 from nets.tf1 import tf
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STEP_DONE = 'step_done'  # the tensor of the global step after a step
 
 
 class StopHook(tf.train.SessionRunHook):
-    """Ends training after SIGINT or SIGTERM, or when a reader has failed.
+    """Ends training after SIGINT or SIGTERM, and says why a reader failed.
 
     It must stand before the hook that saves checkpoints: after a failure none
     is saved.
@@ -24,14 +25,25 @@ class StopHook(tf.train.SessionRunHook):
 
     @contextlib.contextmanager
     def handling_signals(self):
-        """Hands SIGINT and SIGTERM to this hook within the block."""
-        former = {number: signal.signal(number, self.stop)
-                  for number in (signal.SIGINT, signal.SIGTERM)}
+        """Gives the signals back at the end of the block.
+
+        Within it they are this hook's from the session's start on, or from
+        `take_signals`.
+        """
+        former = {number: signal.getsignal(number) for number in SIGNALS}
         try:
             yield
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
+
+    def take_signals(self):
+        """From now on a signal ends training after its step."""
+        for number in SIGNALS:
+            signal.signal(number, self.stop)
+
+    def after_create_session(self, *_):
+        self.take_signals()
 
     def stop(self, number, _):
         """Signal handler; a second signal ends the program at once."""

@@ -42,23 +42,37 @@ def train(config, folder, run_config):
                                           config.output_stride)
     config = with_data(records.with_network(config, former))
     check_sizes(config)
-    start = find_start(config, former, folder, run_config)
-    training = Training(config, folder, run_config, start)
-    training.announce()
-    if run_config.is_chief:
-        record = records.write_record(
-            folder, config, changes_of(config, former, training.start))
-        show_record(folder, record, training.start)
+    with checkpoints.written_to(folder, lock=run_config.is_chief):
+        start = find_start(config, former, folder, run_config)
+        training = Training(config, folder, run_config, start)
+        training.announce()
+        if run_config.is_chief and training.start < config.steps:
+            record = records.write_record(
+                folder, config, changes_of(config, former, training.start))
+            show_record(folder, record, training.start)
+        return run(training)
+
+
+def run(training):
+    """Trains, in this process alone or as a part of a cluster.
+
+    Returns:
+        The signal that ended training early, or None.
+
+    Raises:
+        InputError: see `train`.
+    """
     try:
         with true_error_of(training.readers):
-            if cluster.is_alone(run_config):
+            if cluster.is_alone(training.run_config):
                 return train_alone(training)
             return cluster.train_in_cluster(training)
     except tf.train.NanLossDuringTrainingError as error:
         raise InputError(
             f'the loss became NaN at step {training.stop_hook.step}; the last '
-            f'checkpoint in {folder} without NaN is kept. Go on from it with '
-            f'a lower --learning_rate than {config.learning_rate}') from error
+            f'checkpoint in {training.folder} without NaN is kept. Go on from '
+            'it with a lower --learning_rate than '
+            f'{training.config.learning_rate}') from error
 
 
 def store_path(config, split):
@@ -95,7 +109,7 @@ def check_sizes(config):
         raise InputError(f'--crop_size={config.crop_size}: must be a multiple '
                          f'of {stride} and at most {store.PATCH_SIZE}, the '
                          'side of the patches')
-    least = getattr(nets.module_of(config.net), 'MIN_BATCH_SIZE', 1)
+    least = nets.min_batch_size(config.net)
     if config.batch_size < least:
         raise InputError(f'--batch_size={config.batch_size}: {config.net} '
                          f'needs at least {least}, for its batch norm')
@@ -105,14 +119,17 @@ def find_start(config, former, folder, run_config):
     """The step to go on from, or None where there is nothing to go on from.
 
     Raises:
-        InputError: the training in the folder is on other images, or none of
-            its checkpoints can be read.
+        InputError: the training in the folder is on other images, or has no
+            checkpoint that can be read.
     """
     if former is None:
         return None
     records.check_same_data(config, former, folder)
     latest = (checkpoints.latest_valid(folder) if run_config.is_chief
               else tf.train.latest_checkpoint(folder))
+    if run_config.is_chief and not latest:
+        raise InputError(f'{folder}: holds a best network, but no checkpoint '
+                         'to go on from; choose another --model_dir')
     return checkpoints.checkpoint_step(latest) if latest else None
 
 
@@ -148,8 +165,11 @@ def show_record(folder, record, step):
     with tf.Graph().as_default(), tf.Session() as session:
         summary = session.run(tf.summary.text(
             'config', tf.constant(records.as_markdown(record))))
-        with tf.summary.FileWriter(folder) as writer:
-            writer.add_summary(summary, step)
+    # The Estimator's own: a second writer opened within a second would take
+    # the same file.
+    writer = tf.summary.FileWriterCache.get(folder)
+    writer.add_summary(summary, step)
+    writer.flush()
 
 
 class Training:
@@ -211,13 +231,14 @@ class Training:
 
     def identity(self):
         """The `store.identity` that every store must have."""
-        return {key: getattr(self.config, key) for key in
-                ('data_source', 'data_digest', 'data_seed', 'data_fold')}
+        return {key: getattr(self.config, key) for key in store.IDENTITY}
 
     def hooks(self, listeners=()):
         """The training hooks that model_fn does not make."""
         hooks = [self.stop_hook]
-        if self.run_config.is_chief:
+        if not self.run_config.is_chief:
+            hooks.append(cluster.SameDataHook(self.config, self.folder))
+        else:
             # TensorFlow's own would come before the stop hook.
             hooks.append(tf.train.CheckpointSaverHook(
                 self.folder, save_steps=self.config.evaluate_every,
@@ -254,6 +275,7 @@ def train_alone(training):
     def evaluate(step):
         checkpoint = os.path.join(folder, f'model.ckpt-{step}')
         if not records.has_validation(config):
+            checkpoints.check_finite(checkpoint)
             checkpoints.keep_best(folder, checkpoint,
                                   {'step': int(step), 'f1': None})
             return
@@ -262,11 +284,12 @@ def train_alone(training):
                 validation_input, checkpoint_path=checkpoint,
                 hooks=[StopEvaluationHook(training.stop_hook)])
         except EvaluationStopped:
-            return  # it is made up for on resuming
+            return  # the next run evaluates it first
         checkpoints.record_evaluation(folder, checkpoint, result)
 
     best = checkpoints.read_best(folder)
     with training.stop_hook.handling_signals():
+        training.stop_hook.take_signals()
         if training.resumes and (not best
                                  or best['evaluated'] < training.start):
             # The run that saved it ended before it was evaluated.

@@ -1,9 +1,9 @@
 """Loss, learning rate and summaries: the Estimator's model_fn."""
 import os
 
+import nets
 from eval.metrics import Counts, compute
 from nets.tf1 import acceleration_scope, tf
-from training import checkpoints
 from training.hooks import STEP_DONE, ProgressHook
 
 DICE_SMOOTHING = 1.0  # pixels; keeps the Dice of an empty patch defined
@@ -52,15 +52,15 @@ def learning_rate_at(step, peak, warmup_steps, steps):
 def confusion_matrix(labels, probability):
     """Pixels of each kind, float64 [4] in the order of `metrics.Counts`.
 
-    `labels` and `probability` are float32 [N, H, W, 1], N * H * W < 2^24.
+    `labels` and `probability` are float32 [N, H, W, 1].
     """
     positive, truth = probability > 0.5, labels > 0.5
     kinds = [tf.logical_and(positive, truth),
              tf.logical_and(positive, tf.logical_not(truth)),
              tf.logical_and(tf.logical_not(positive), truth),
              tf.logical_not(tf.logical_or(positive, truth))]
-    return tf.cast(tf.stack([tf.reduce_sum(tf.cast(kind, tf.float32))
-                             for kind in kinds]), tf.float64)
+    return tf.cast(tf.stack([tf.math.count_nonzero(kind) for kind in kinds]),
+                   tf.float64)
 
 
 def metric_tensors(counts):
@@ -109,9 +109,9 @@ def model_fn(features, labels, mode, params):
     shape = tf.shape(labels)
     labels = tf.cast(labels, tf.float32)
     with acceleration_scope(params['accelerate']):
-        model = checkpoints.build(
-            params['train_config'], features,
-            training=mode == tf.estimator.ModeKeys.TRAIN)
+        config = params['train_config']
+        model = nets.build(config.net, config.width, config.output_stride,
+                           features, mode == tf.estimator.ModeKeys.TRAIN)
         logits = model.get_layer('logits').output[:, :shape[1], :shape[2]]
         probability = tf.sigmoid(logits)
         loss = segmentation_loss(logits, labels)

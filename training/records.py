@@ -12,9 +12,9 @@ from typing import Optional
 import nets
 from input_pipeline.files import InputError, write_json
 from input_pipeline.preprocessing import NORMALISATION
-from input_pipeline.store import TRAIN_ON_ALL
+from input_pipeline.store import IDENTITY, TRAIN_ON_ALL
 
-NAME = 'config.json'
+CONFIG_FILE = 'config.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class TrainConfig:
 
 # What one network or one set of images means: it cannot change on resuming.
 NETWORK = ('net', 'width', 'output_stride', 'normalisation')
-DATA = ('data_source', 'data_digest', 'data_seed', 'data_fold', 'trained_on')
+DATA = (*IDENTITY, 'trained_on')
 
 
 def read_json(path):
@@ -81,7 +81,8 @@ def read_json(path):
     return content
 
 
-def check_asked(record, path, net, width=None, output_stride=None):
+def check_asked(record, path, net, width=None, output_stride=None,
+                needed=NETWORK + DATA):
     """Refuses another network than asked for.
 
     Args:
@@ -90,11 +91,12 @@ def check_asked(record, path, net, width=None, output_stride=None):
         net: the net asked for.
         width: the width asked for, or None.
         output_stride: likewise.
+        needed: names that the record must have.
 
     Raises:
         InputError: something is missing in `record`, or differs.
     """
-    for key in NETWORK + DATA:
+    for key in needed:
         if key not in record:
             raise InputError(f'{path}: says nothing of {key}; train again '
                              'into another --model_dir')
@@ -117,9 +119,11 @@ def read_record(folder, net, width=None, output_stride=None):
         InputError: it is absent or damaged, or of another network than asked
             for; see `check_asked`.
     """
-    path = os.path.join(folder, NAME)
+    path = os.path.join(folder, CONFIG_FILE)
     record = read_json(path)
-    check_asked(record, path, net, width, output_stride)
+    check_asked(record, path, net, width, output_stride,
+                (*(field.name for field in dataclasses.fields(TrainConfig)),
+                 'changes'))
     return record
 
 
@@ -184,7 +188,7 @@ def write_record(folder, config, changes):
         InputError: it cannot be written.
     """
     record = dict(dataclasses.asdict(config), changes=changes)
-    write_json(os.path.join(folder, NAME), record)
+    write_json(os.path.join(folder, CONFIG_FILE), record)
     return record
 
 
