@@ -17,7 +17,7 @@ from input_pipeline.files import InputError
 from training import checkpoints, cluster, records
 
 # Enough for a killed worker to come back before the last.
-STEPS = 2000
+STEPS = 1200
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_cluster_trains_and_a_killed_worker_comes_back(
     last = checkpoints.checkpoint_step(checkpoints.latest_valid(str(folder)))
     assert STEPS <= last < STEPS + 10
     best = checkpoints.read_best(str(folder))
-    assert STEPS <= best['evaluated'] <= last
+    assert STEPS <= best['evaluated'] < STEPS + 10
     # No checkpoint was evaluated twice.
     evaluated = re.findall(r'step \d+: validation', logs['evaluator'])
     assert len(evaluated) == len(set(evaluated)) > 1
