@@ -43,7 +43,7 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
     assert record.pop('accelerate') in (True, False)
     assert record == {
         'net': net, 'width': 4, 'normalisation': 'uint8 / 255',
-        'output_stride': 8 if net == 'deeplabv3' else None,
+        'output_stride': 8 if nets.has_output_stride(net) else None,
         'steps': 6, 'batch_size': 2, 'crop_size': 64, 'learning_rate': 0.002,
         'warmup_steps': 100, 'evaluate_every': 3, 'augment_threads': 1,
         'seed': 0, 'data_dir': str(data_dir),
