@@ -116,7 +116,7 @@ def device_line():
     """What TensorFlow runs on, and why not on a GPU where there is a driver.
 
     Returns:
-        One line: "GPU 0: NAME, ..." or "CPU, N cores: REASON".
+        One line: "GPU 0: NAME, ..." or "CPU, N cores; REASON".
     """
     names = [re.search('name: (.*?),', device.physical_device_desc).group(1)
              for device in device_lib.list_local_devices()
@@ -124,7 +124,8 @@ def device_line():
     if names:
         return ', '.join(f'GPU {index}: {name}'
                          for index, name in enumerate(names))
-    line = f'CPU, {len(os.sched_getaffinity(0))} cores'
+    cores = len(os.sched_getaffinity(0))
+    line = f'CPU, {cores} core{"s" if cores > 1 else ""}'
     if (os.path.exists('/proc/driver/nvidia/version')
             or shutil.which('nvidia-smi')):
         line += '; the NVIDIA GPU is not used: ' + why_no_gpu(
