@@ -224,8 +224,9 @@ def announce(record, folder):
     from training import checkpoints
 
     whose = ('shipped with the code' if checkpoints.is_shipped(folder)
-             else 'trained here')
-    print(f'{folder}: {record["net"]}, {whose}, step {record["step"]}; '
+             else 'your own')
+    print(f'{folder}: {record["net"]}, {whose}, trained on '
+          f'{record["data_source"]}, step {record["step"]}; '
           f'TensorFlow {tf.__version__}; {device_line()}', flush=True)
 
 
@@ -239,6 +240,11 @@ def evaluate(folder, output_stride):
     from training import checkpoints
 
     path = os.path.join(FLAGS.data_dir, f'{FLAGS.split}.h5')
+    if not os.path.exists(path) and os.path.exists(
+            os.path.join(FLAGS.data_dir, 'train.h5')):
+        raise InputError(f'--split={FLAGS.split}: the data in '
+                         f'{FLAGS.data_dir} were prepared without such '
+                         'images; give another --split or prepare others')
     with store.open_store(path) as file, checkpoints.restored_model(
             folder, FLAGS.net, FLAGS.width, output_stride,
             FLAGS.accelerate == 'on') as (forward, stride, record):

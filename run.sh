@@ -242,6 +242,9 @@ case ${1:-} in
       || fail "MONUSEG_DIR=$MONUSEG_DIR: no such folder or file"
     ;;
   setup|test) ;;
+  -h|--help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' run.sh
+    exit ;;
   benchmark)
     for engine in torch tf2 tf1-gpu tf1; do
       ENGINE=$engine ./run.sh setup
@@ -252,7 +255,9 @@ esac
 choose_engine
 set_up
 case ${1:-} in
-  setup) exit ;;
+  setup)
+    echo "$venv is ready; next: source $venv/bin/activate"
+    exit ;;
   test) exec "$venv/bin/python" -m pytest -q "${@:2}" ;;
 esac
 

@@ -210,6 +210,8 @@ def test_missing_and_foreign_inputs_end_in_one_line(
              '--model_dir=checkpoints/pretrained')
     one_line(program('--mode=eval', '--net=unet', data, models, '--width=8'),
              'width 4, not 8')
+    one_line(program('--mode=eval', '--net=unet', data, models,
+                     '--split=test'), '--split=test', 'without such images')
     one_line(program('--mode=train', '--net=unet', data, models,
                      '--width=8'), 'width 4, not 8')
     one_line(program('--mode=predict', '--net=unet', models,
@@ -296,7 +298,8 @@ def test_paths_from_the_home_folder_and_the_default_output(
                   HOME=str(tmp_path))
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith(
-        f'{tmp_path}/models/unet: unet, trained here, step ')
+        f'{tmp_path}/models/unet: unet, your own, trained on synthetic '
+        'sample, step ')
     assert not (tmp_path / '~').exists()
     assert sorted(os.listdir(tmp_path / 'predictions' / 'unet')) == [
         'synthetic_mask.png', 'synthetic_overlay.png',

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
 
 import h5py
@@ -432,7 +433,8 @@ def restored_model(folder, net, width=None, output_stride=None,
     else:
         raise InputError(
             f'{folder}: holds no trained network; train one with python '
-            f'main.py --mode=train --net={net}'
+            f'main.py --mode=train --net={net} '
+            f'--model_dir={shlex.quote(os.path.dirname(folder) or os.curdir)}'
             + (', or use the one that came with the code by --model_dir='
                f'{os.path.relpath(PRETRAINED)}'
                if holds_weights(os.path.join(PRETRAINED, net)) else ''))
