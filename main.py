@@ -124,12 +124,17 @@ def define_flags():
     # NaN is outside no bounds.
     for name in ('learning_rate', 'threshold'):
         flags.register_validator(name, math.isfinite, 'must be a number')
-    for name in ('data_dir', 'model_dir', 'output_dir'):
+    for name in ('data_dir', 'model_dir', 'monuseg_dir', 'images',
+                 'output_dir'):
         flags.register_validator(name, lambda path: path != '',
-                                 'must name a folder')
+                                 'must not be empty')
     flags.register_validator(
-        'model_dir', lambda name: not re.search(r'[][*?\\]', name),
-        r'TensorFlow takes a name with [, ], *, ? or \ for a pattern')
+        'model_dir', lambda name: not re.search(r'[][*?\\]|://', name),
+        r'TensorFlow takes a name with [, ], *, ? or \ for a pattern, and one '
+        'with :// for an address')
+    flags.register_validator(
+        'model_dir', lambda name: not re.search('[\ud800-\udfff]', name),
+        'TensorFlow takes only names in UTF-8')
 
 
 FLAGS = flags.FLAGS

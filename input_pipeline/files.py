@@ -4,6 +4,7 @@ import errno
 import fcntl
 import functools
 import glob
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import h5py
 
 # Of an HDF5 file, beside its data.
 HDF5_METADATA = 2 ** 20  # bytes
+LONG_NAME = 100  # bytes, of the 255 that file names have
 # What h5py raises for damaged files, found by damaging files at random.
 DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 
@@ -77,6 +79,10 @@ def atomic_write(path):
         InputError: the folder cannot be made or written to.
     """
     folder, name = os.path.split(os.path.abspath(path))
+    if len(os.fsencode(name)) > LONG_NAME:
+        # With what is added to it, it might be too long for a file name.
+        name = (hashlib.sha1(os.fsencode(name)).hexdigest()
+                + os.path.splitext(name)[1])
     partial = os.path.join(folder, _partial_prefix() + f'{os.getpid()}-{name}')
     try:
         os.makedirs(folder, exist_ok=True)

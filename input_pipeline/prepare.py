@@ -164,6 +164,7 @@ def _replace_stores(folder, rules, splits, load):
                 _load_examples(entries, load, done, report))
             done += len(entries)
             summary.append(f'{split} {len(entries)} images, {patches} patches')
+        _refuse_shared_images(partials)
         held_out_images.make_way(
             os.path.join(folder, HELD_OUT), _held_out_store(folder),
             partials.get('test', partials.get('validation')))
@@ -172,6 +173,24 @@ def _replace_stores(folder, rules, splits, load):
             os.remove(_path(folder, split))
     print(f'{folder}: {rules["source"]}, {"; ".join(summary)}; '
           f'{time.time() - start:.1f} s')
+
+
+def _refuse_shared_images(paths):
+    """Raises InputError where two splits hold the same image.
+
+    `paths` is a dict from split to the path of its store.
+    """
+    seen = {}
+    for split, path in paths.items():
+        with store.open_store(path) as file:
+            for name, digest in zip(store.image_names(file),
+                                    store.image_digests(file)):
+                its_split, its_name = seen.setdefault(digest, (split, name))
+                if its_split != split:
+                    raise InputError(
+                        f'{name}: the same image as {its_name}, so that it '
+                        f'would be in {its_split} and in {split}; remove one '
+                        'of them')
 
 
 def _load_examples(entries, load, done, report):

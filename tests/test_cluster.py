@@ -155,6 +155,11 @@ def test_a_wrong_tf_config_ends_in_one_line(data_dir, tmp_path):
                    '{"cluster": {"chief": ["a:1"]}, "task": {"type": "x"}}',
                    '{"cluster": {"chief": ["a:1"], "worker": ["a:2"]}, '
                    '"task": {"type": "worker", "index": 0}}',
+                   '{"cluster": {"chief": ["a"], "ps": ["a:2"]}, '
+                   '"task": {"type": "ps", "index": 0}}',
+                   '{"cluster": {"chief": ["a:1"], "ps": []}, '
+                   '"task": {"type": "chief", "index": 0}}',
+                   '{"model_dir": "there"}',
                    '{"cluster": {"master": ["a:1"], "ps": ["a:2"]}, '
                    '"task": {"type": "ps", "index": 0}}'):
         one_line(run(sys.executable, 'main.py',

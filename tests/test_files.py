@@ -220,3 +220,9 @@ def test_a_lock_changes_no_file(tmp_path):
     with locked(str(tmp_path), 'out_dir'):
         pass
     assert (tmp_path / '.lock').read_text() == 'mine'
+
+
+def test_the_longest_name_that_a_file_can_have(tmp_path):
+    path = tmp_path / ('ü' * 125 + '.json')  # 255 bytes
+    write_json(str(path), {'a': 1})
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

@@ -1039,3 +1039,16 @@ def assert_same(folder, expected):
             assert found[0] == found[1]
         else:
             assert data == (expected / name).read_bytes()
+
+
+def test_one_image_in_two_splits_is_refused(tmp_path):
+    data = training_data(tmp_path / 'data', 4)
+    # Of each four the seed takes one to validate on: one of these is it, and
+    # the other three are trained on.
+    for index in range(1, 4):
+        shutil.copy(str(data / 'Tissue Images' / 'TCGA-0.tif'),
+                    str(data / 'Tissue Images' / f'TCGA-{index}.tif'))
+    out = tmp_path / 'out'
+    line = message(prepare.prepare, str(out), str(data))
+    assert re.search('TCGA-[0-3]: the same image as TCGA-[0-3]', line)
+    assert [path.name for path in out.iterdir()] == ['.lock']

@@ -26,6 +26,7 @@ def test_predict_without_training(tmp_path, net):
                   '--mode=predict', f'--net={net}', f'--images={IMAGE}',
                   '--output_dir=out', cwd=tmp_path)
     assert process.returncode == 0, process.stderr
-    assert 'shipped with the code, trained on MoNuSeg, step 4000' in process.stdout
+    assert ('shipped with the code, trained on MoNuSeg, step 4000'
+            in process.stdout)
     mask = iio.imread(tmp_path / 'out' / 'synthetic_mask.png')
     assert f1(mask > 0) > 0.8

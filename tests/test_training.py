@@ -110,11 +110,12 @@ def test_the_same_step_kept_again(tmp_path):
                           {'f1': 0.5, 'step': 10})
     (tmp_path / 'best' / 'model.ckpt-7.index').touch()
     (tmp_path / 'best' / 'notes.txt').touch()
+    (tmp_path / 'best' / 'model.ckpt-7.notes').touch()
     assert checkpoints.keep_best(folder, checkpoint(tmp_path, 10),
                                  {'f1': 0.6, 'step': 10})
     name = checkpoints.read_best(folder)['checkpoint']
     assert sorted(os.listdir(tmp_path / 'best')) == sorted([
-        'best.json', 'notes.txt', f'{name}.data-00000-of-00001',
+        'best.json', 'notes.txt', 'model.ckpt-7.notes', f'{name}.data-00000-of-00001',
         f'{name}.index', f'{name}.meta'])
 
 
@@ -213,6 +214,19 @@ def test_a_best_network_without_a_checkpoint_is_not_trained_over(tmp_path):
     config = records.TrainConfig(data_dir='d', **NETWORK, **DATA)
     with pytest.raises(InputError, match='no checkpoint to go on from'):
         loop.find_start(config, former, str(tmp_path), cluster.task())
+
+
+def test_weights_without_their_best_are_not_trained_over(tmp_path):
+    write_config(tmp_path, dict(RECORD, **NETWORK, **DATA))
+    (tmp_path / 'weights.h5').touch()
+    with pytest.raises(InputError, match='best/ has gone.*move weights.h5'):
+        checkpoints.record_to_resume(str(tmp_path), 'deeplabv3')
+
+
+def test_a_config_of_another_program_stays(tmp_path):
+    (tmp_path / 'config.json').write_text('{"mine": 1}')
+    with pytest.raises(InputError, match='config.json: not written by this'):
+        checkpoints.record_to_resume(str(tmp_path), 'unet')
 
 
 def test_what_a_user_calls_like_a_checkpoint_is_none(tmp_path):

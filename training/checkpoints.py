@@ -38,6 +38,11 @@ TEMPORARY = ('model.ckpt-*_temp', f'model.ckpt-*_temp_{RANDOM}',
              f'checkpoint.tmp{RANDOM}', f'graph.pbtxt.tmp{RANDOM}')
 
 
+# The files of a checkpoint in best/, as keep_best writes them.
+BEST_FILE = re.compile(r'(model\.ckpt-\d+(?:-again)?)'
+                       r'\.(?:index|meta|data-\d+-of-\d+)')
+
+
 def all_checkpoints(folder):
     """Path prefixes of the checkpoints in a model folder, by step."""
     if not os.path.isdir(folder):
@@ -87,10 +92,18 @@ def record_to_resume(folder, net, width=None, output_stride=None):
                 f'{folder}: trained by an earlier version, without '
                 f'{CONFIG_FILE}; choose another --model_dir or move the '
                 'folder away (its weights.h5 still predicts)')
+        if holds_weights(folder) and read_best(folder) is None:
+            raise InputError(
+                f'{folder}: best/ has gone, and training would replace '
+                'weights.h5 by what may be worse; move weights.h5 elsewhere')
         return read_record(folder, net, width, output_stride)
     if holds_weights(folder):
         raise InputError(f'{folder}: holds weights.h5 alone, which training '
                          'would replace; choose another --model_dir')
+    path = os.path.join(folder, CONFIG_FILE)
+    if os.path.exists(path) and 'net' not in read_json(path):
+        raise InputError(f'{path}: not written by this program; move it or '
+                         'choose another --model_dir')
     return None
 
 
@@ -134,12 +147,15 @@ def written_to(folder, lock=True):
         try:
             yield
         except tf.errors.OpError as error:
-            for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO,
+                           errno.EACCES, errno.EROFS, errno.EISDIR,
+                           errno.ENOTDIR):
                 if os.strerror(number) in str(error):
                     raise InputError(
                         f'{folder}: cannot be written ('
-                        f'{os.strerror(number)}); make room, and the same '
-                        'command goes on from the last checkpoint') from error
+                        f'{os.strerror(number)}); mend that or make room, and '
+                        'the same command goes on from the last checkpoint'
+                        ) from error
             raise
 
 
@@ -246,11 +262,10 @@ def keep_best(folder, checkpoint, metrics):
                 file.write(content)
     write_json(os.path.join(folder, 'best', 'best.json'),
                dict(record, evaluated=metrics['step']))
-    kept = glob.escape(os.path.join(folder, 'best', record['checkpoint']))
-    for old in (set(glob.glob(os.path.join(glob.escape(folder), 'best',
-                                           'model.ckpt-*')))
-                - set(glob.glob(f'{kept}.*'))):
-        os.remove(old)
+    for name in os.listdir(os.path.join(folder, 'best')):
+        kept = BEST_FILE.fullmatch(name)
+        if kept and kept.group(1) != record['checkpoint']:
+            os.remove(os.path.join(folder, 'best', name))
     return better
 
 
@@ -422,8 +437,9 @@ def restored_model(folder, net, width=None, output_stride=None,
             read.
     """
     weights = os.path.join(folder, 'weights.h5')
-    if holds_training(folder) and os.path.exists(
-            os.path.join(folder, CONFIG_FILE)):
+    has_best = os.path.exists(os.path.join(folder, 'best', 'best.json'))
+    if os.path.exists(os.path.join(folder, CONFIG_FILE)) and (
+            has_best or all_checkpoints(folder) and not holds_weights(folder)):
         record = read_record(folder, net, width, output_stride)
         restore = functools.partial(restore_best, folder)
     elif holds_weights(folder):

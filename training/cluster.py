@@ -1,6 +1,7 @@
 """Training by several processes, each told its part by TF_CONFIG."""
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -24,8 +25,11 @@ def task():
     Raises:
         InputError: TF_CONFIG is wrong, or names jobs that training has not.
     """
+    if not os.environ.get('TF_CONFIG'):
+        os.environ.pop('TF_CONFIG', None)  # TensorFlow would read an empty one
     try:
         run_config = tf.estimator.RunConfig()
+        check_addresses()
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f'TF_CONFIG: {error}; see docs/clusters.md'
                          ) from error
@@ -36,6 +40,21 @@ def task():
                          'chief and ps, and may have worker; see '
                          'docs/clusters.md')
     return run_config
+
+
+def check_addresses():
+    """Refuses in TF_CONFIG what ends in errors of TensorFlow's own later.
+
+    Raises:
+        ValueError: it names a model folder, or a task without address.
+    """
+    if 'model_dir' in json.loads(os.environ.get('TF_CONFIG') or '{}'):
+        raise ValueError('names a model_dir; give it as --model_dir')
+    for job, tasks in addresses().items():
+        if not isinstance(tasks, list) or not tasks or not all(
+                re.fullmatch(r'.+:[1-9]\d{0,4}', str(address))
+                for address in tasks):
+            raise ValueError(f'job {job} is {tasks}; give a list of host:port')
 
 
 def addresses():
