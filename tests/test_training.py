@@ -115,7 +115,8 @@ def test_the_same_step_kept_again(tmp_path):
                                  {'f1': 0.6, 'step': 10})
     name = checkpoints.read_best(folder)['checkpoint']
     assert sorted(os.listdir(tmp_path / 'best')) == sorted([
-        'best.json', 'notes.txt', 'model.ckpt-7.notes', f'{name}.data-00000-of-00001',
+        'best.json', 'notes.txt', 'model.ckpt-7.notes',
+        f'{name}.data-00000-of-00001',
         f'{name}.index', f'{name}.meta'])
 
 
