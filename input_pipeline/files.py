@@ -12,8 +12,6 @@ import shutil
 import socket
 import tempfile
 
-import h5py
-
 # Of an HDF5 file, beside its data.
 HDF5_METADATA = 2 ** 20  # bytes
 LONG_NAME = 100  # bytes, of the 255 that file names have
@@ -138,6 +136,7 @@ def open_hdf5(path, if_absent, if_damaged):
         InputError: the file is absent, cannot be read, is in use by a program
             that writes to it, or is damaged.
     """
+    import h5py  # here, for eval.inference does without it
     try:
         with open(path, 'rb'):  # h5py does not tell absent from damaged
             pass
