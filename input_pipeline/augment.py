@@ -13,6 +13,12 @@ CONTRAST = (0.8, 1.2)  # multiplied, about the patch's mean
 STAIN_FACTOR = (0.6, 1.4)  # multiplied, in optical density
 STAIN_SHIFT = 0.1  # added, in optical density
 
+# Padding, glass and what scanners leave out, which hold no nuclei.
+BLANK = 0.1  # share of the crops that get a blank rectangle
+BLANK_SIDE = 2.0  # at most, of the crop's side: some cover the whole crop
+BLANK_COLOURS = ((0.0, 0.05), (0.9, 1.0), (0.0, 1.0))  # one range is drawn
+BLANK_TINT = 0.03  # between the channels
+
 # Haematoxylin, eosin and, orthogonal to both, what they leave unexplained.
 STAINS = np.stack([HAEMATOXYLIN, EOSIN, np.cross(HAEMATOXYLIN, EOSIN)])
 STAINS = (STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)).astype(
@@ -112,6 +118,37 @@ def jitter_brightness_and_contrast(image):
     return tf.clip_by_value(image, 0, 1)
 
 
+def blank_rectangle(image, mask):
+    """Blanks a random rectangle of some images, and clears the mask there.
+
+    After random erasing, Zhong et al., arXiv:1708.04896, with one colour for
+    the rectangle: black, nearly white as glass is, or any grey.
+
+    Args:
+        image: float32 [h, w, 3] in [0, 1].
+        mask: float32 [h, w, 1].
+
+    Returns:
+        The two, changed alike.
+    """
+    height, width = image.shape.as_list()[:2]
+
+    def within(length):  # bool [length]
+        middle, side = tf.unstack(length * tf.random.uniform([2]))
+        pixel = tf.range(length, dtype=tf.float32) + 0.5
+        return tf.abs(pixel - middle) < side * BLANK_SIDE / 2
+
+    drawn = tf.random.uniform([]) < BLANK
+    blank = tf.logical_and(within(height)[:, tf.newaxis], within(width))
+    blank = tf.cast(tf.logical_and(blank, drawn), tf.float32)[..., tf.newaxis]
+    low, high = tf.unstack(tf.gather(BLANK_COLOURS, tf.random.uniform(
+        [], 0, len(BLANK_COLOURS), tf.int32)))
+    colour = tf.clip_by_value(
+        tf.random.uniform([], low, high)
+        + tf.random.uniform([3], -BLANK_TINT, BLANK_TINT), 0, 1)
+    return image + (colour - image) * blank, mask * (1 - blank)
+
+
 def augment(patch, crop_size):
     """A random crop of a training patch, randomly changed.
 
@@ -127,4 +164,4 @@ def augment(patch, crop_size):
         patch, *source_coordinates(patch.shape.as_list()[0], crop_size))
     image = normalise(patch[..., :3])
     image = jitter_brightness_and_contrast(jitter_stain(image))
-    return image, tf.cast(patch[..., 3:] > 0.5, tf.float32)
+    return blank_rectangle(image, tf.cast(patch[..., 3:] > 0.5, tf.float32))
