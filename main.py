@@ -1,6 +1,6 @@
 """Nuclei segmentation with SegNet, U-Net and DeepLabV3.
 
-  python main.py --mode=prepare --monuseg_dir=DIR
+  python main.py --mode=prepare --images_dir=DIR --annotations_dir=DIR
   python main.py --mode=train --net=unet
   python main.py --mode=eval --net=unet
   python main.py --mode=predict --net=unet --images='DIR/*.tif'
@@ -12,8 +12,9 @@ import re
 import signal
 import sys
 
-MISSING = [name for name in ('absl', 'h5py', 'imageio', 'matplotlib', 'numpy',
-                             'skimage', 'tensorflow')
+MISSING = [name for name in ('absl', 'h5py', 'imagecodecs', 'imageio',
+                             'matplotlib', 'numpy', 'skimage', 'tensorflow',
+                             'tifffile')
            if importlib.util.find_spec(name) is None]
 if MISSING:
     sys.exit(f'error: {sys.executable} lacks {", ".join(MISSING)}; run '
@@ -65,11 +66,21 @@ def define_flags():
     group = 'Preparing'
     define_path('monuseg_dir', None, 'Folder or .zip of MoNuSeg as '
                 'downloaded.', group)
+    define_path('images_dir', None, 'Folder of images of your own.', group)
+    define_path('annotations_dir', None, 'Folder of their annotations, each '
+                'called as its image.', group)
+    define_path('test_images_dir', None, 'Folder of test images, if any.',
+                group)
+    define_path('test_annotations_dir', None, 'Folder of their annotations.',
+                group)
     flags.DEFINE_bool('sample', False, 'Make synthetic images instead.',
                       module_name=group)
     flags.DEFINE_enum('fold', '0', ('0', '1', '2', '3', 'none'), 'Which '
                       'quarter of the training images to validate on; none: '
                       'train on all.', module_name=group)
+    define_path('validation', None, 'Which training images to validate on '
+                "instead: NAME,NAME, 'PATTERN*' or a text file of such.",
+                group)
 
     group = 'Network (read back from the checkpoint once trained)'
     flags.DEFINE_integer('width', None, 'Filters of the first layer; '
@@ -124,8 +135,9 @@ def define_flags():
     # NaN is outside no bounds.
     for name in ('learning_rate', 'threshold'):
         flags.register_validator(name, math.isfinite, 'must be a number')
-    for name in ('data_dir', 'model_dir', 'monuseg_dir', 'images',
-                 'output_dir'):
+    for name in ('data_dir', 'model_dir', 'monuseg_dir', 'images_dir',
+                 'annotations_dir', 'test_images_dir', 'test_annotations_dir',
+                 'validation', 'images', 'output_dir'):
         flags.register_validator(name, lambda path: path != '',
                                  'must not be empty')
     flags.register_validator(
@@ -179,12 +191,57 @@ def require(*names):
 
 
 def prepare():
-    from input_pipeline.prepare import prepare as prepare_stores
+    from input_pipeline import prepare as preparing
 
-    if FLAGS.sample == bool(FLAGS.monuseg_dir):
-        raise InputError('--monuseg_dir: give either the folder of MoNuSeg '
-                         'or --sample for synthetic images')
-    prepare_stores(FLAGS.data_dir, FLAGS.monuseg_dir, FLAGS.seed, FLAGS.fold)
+    microns_per_pixel = None
+    own = FLAGS.images_dir or FLAGS.annotations_dir
+    if [bool(FLAGS.monuseg_dir), bool(own), FLAGS.sample].count(True) != 1:
+        raise InputError('--monuseg_dir: give either the folder of MoNuSeg, '
+                         'or --images_dir and --annotations_dir, or --sample '
+                         'for synthetic images')
+    if FLAGS.sample:
+        data = preparing.find_sample(FLAGS.seed)
+    elif own:
+        require('images_dir', 'annotations_dir')
+        data = preparing.find_own(FLAGS.images_dir, FLAGS.annotations_dir,
+                                  test_dirs(), microns_per_pixel)
+    else:
+        data = preparing.find_monuseg(FLAGS.monuseg_dir, microns_per_pixel)
+    left_out = preparing.prepare(
+        FLAGS.data_dir, data, FLAGS.seed, FLAGS.fold, validation_names(),
+        microns_per_pixel)
+    return 1 if left_out else 0
+
+
+def test_dirs():
+    """The folders of test images and of their annotations, or None."""
+    if not FLAGS.test_images_dir and not FLAGS.test_annotations_dir:
+        return None
+    require('test_images_dir', 'test_annotations_dir')
+    return FLAGS.test_images_dir, FLAGS.test_annotations_dir
+
+
+def validation_names():
+    """The names that --validation gives, or that its file holds."""
+    given = FLAGS.validation
+    if given is None:
+        return []
+    if not FLAGS['fold'].using_default_value:
+        raise InputError('--fold: --validation says already what to validate '
+                         'on; leave one of them out')
+    separator = ','
+    if os.path.isfile(given):
+        separator = '\n'
+        try:
+            with open(given, encoding='utf-8-sig') as file:
+                given = file.read()
+        except (OSError, ValueError) as error:
+            raise InputError(f'--validation {given}: cannot be read '
+                             f'({error})') from error
+    names = [name.strip() for name in given.split(separator) if name.strip()]
+    if not names:
+        raise InputError('--validation: holds no names; give at least one')
+    return names
 
 
 def train(folder, output_stride):

@@ -192,7 +192,7 @@ def write_data(folder, copies):
             store.write_store(
                 partial, {'source': 'synthetic sample', 'split': split,
                           'source_digest': '', 'seed': 0, 'fold': '0'},
-                ((f'{index}', image, instances > 0, instances)
+                ((f'{index}', lambda: iter([image, (instances, 'outlines')]))
                  for index in range(count)))
 
 

@@ -27,10 +27,10 @@ def write(folder, path):
     written, others = _compare(folder, path)
     _refuse(others)
     with store.open_store(path) as file:
-        for name, image, _ in store.whole_images(file):
+        for index, name in enumerate(store.image_names(file)):
             place = _place(folder, name)
             if place not in written:
-                write_png(place, image)
+                write_png(place, store.whole_array(file, index, 'image'))
 
 
 def make_way(folder, former, new):

@@ -117,3 +117,10 @@ def png_software(path):
                 return image.info.get('Software')
     except (Image.DecompressionBombError,) + DAMAGED:
         return None
+def read_labels(path, data=None):
+    import numpy as np, tifffile
+    src = path if data is None else io.BytesIO(data)
+    if str(path).endswith('npy'): return np.load(src)
+    if str(path).endswith('tif'): return tifffile.imread(src)
+    a = np.array(Image.open(src))
+    return a if a.ndim == 2 else a[..., :3].max(-1)

@@ -1,64 +1,54 @@
-"""Finding and reading MoNuSeg images with their annotations.
+"""Finding MoNuSeg's images with their annotations.
 
 Kumar et al., "A Multi-Organ Nucleus Segmentation Challenge", IEEE TMI 2020.
 Three layouts are in circulation:
     Tissue Images/NAME.tif   with Annotations/NAME.xml, and some copies with
-                             Binary_masks/NAME.png (the training archive)
+                             label images or masks in folders of their own
+                             (the training archive)
     NAME.tif                 beside NAME.xml (the test archive)
     TissueImages/NAME.tif    with GroundTruth/NAME_bin_mask.png, both under
                              Training/ or Test/
 """
-import collections
-import hashlib
-import os
 import posixpath
 import re
-import zipfile
-import zlib
 
-from input_pipeline import annotations
-from input_pipeline import images
+from input_pipeline import sources
 from input_pipeline.files import InputError
+from input_pipeline.sources import Entry
 
-IMAGE_ENDINGS = ('.tif', '.tiff')  # in lower case
+# Where the annotation of IMAGE_FOLDER/NAME.tif may be, the best first:
+# outlines are exact, labels tell touching nuclei apart, masks do not.
+PLACES = (('', '', ('.xml',)),
+          ('../Annotations', '', ('.xml',)),
+          ('', '', ('.geojson',)),
+          ('../Annotations', '', ('.geojson', '.json')),
+          ('../Label_masks', '', ('.mat', '.npy', '.tif', '.tiff', '.png')),
+          ('../Instance_masks', '', ('.mat', '.npy', '.tif', '.tiff',
+                                     '.png')),
+          ('../Binary_masks', '', ('.png', '.tif', '.tiff')),
+          ('../GroundTruth', '_bin_mask', ('.png', '.tif', '.tiff')))
+ANNOTATION_FOLDERS = ('Annotations', 'Label_masks', 'Instance_masks',
+                      'Binary_masks', 'GroundTruth')
+IMAGE_FOLDERS = ('Tissue Images', 'TissueImages')
 
-# Where the annotation of IMAGE_FOLDER/NAME.tif may be, outlines first: they
-# tell touching nuclei apart, masks do not.
-ANNOTATIONS = ('{name}.xml', '../Annotations/{name}.xml',
-               '../Binary_masks/{name}.png',
-               '../GroundTruth/{name}_bin_mask.png')
-
-# MoNuSeg's nuclei cover 11 to 40 % of an image, so that nearly all masks with
-# nuclei and background exchanged exceed this.
-MOST_NUCLEI = 2 / 3
-
-# A member of a zip archive that claims to unpack to more is no image that
-# Pillow would take, and may have been made to fill the memory.
-MEMBER_BYTES = 2 ** 30
-
-# A source is (path,) of a file or (path of a zip archive, member).
-Entry = collections.namedtuple('Entry', 'name split image annotation')
+# The slides of The Cancer Genome Atlas that the challenge's images are of.
+SLIDE = re.compile(r'TCGA-\w\w-\w{4}-01[AZ]-\d\d-(?:DX|TS|BS)\w')
 
 
 def find(folder):
     """Finds the annotated images in a folder or zip archive.
 
-    Archives inside the folder are read as if unpacked; an image found both
-    ways is taken from the folder, with its XML where either has one. The
-    nearest folder or archive called train... or test... (also within a name,
-    as in MoNuSegTestData) says the split; failing that, an image beside its
-    XML is a test image, as in the archives. Links to folders are not
-    followed.
+    An image found twice, in an archive and unpacked say, is taken once, with
+    the better annotation. The nearest folder below the one given that is
+    called train... or test... says the split; failing that, an image beside
+    its XML is a test image, as in the archives.
 
     Args:
         folder: a folder at any level above the images and annotations, or
             one of the archives.
 
     Returns:
-        List of entries, ordered by name:
-            name: file name of the image without its ending
-            split: 'training' or 'test', by the archive it comes from
-            image, annotation: sources, for `load`
+        List of `sources.Entry`, ordered by name.
 
     Raises:
         InputError: the folder is absent or holds no images in a known
@@ -66,177 +56,109 @@ def find(folder):
             name with another one or has one that is not UTF-8, or an archive
             is damaged.
     """
-    files = _files(folder)
-    entries = {}
+    files = sources.listing(folder, 'monuseg_dir')
+    index = {}
     for place in files:
-        if place.lower().endswith(IMAGE_ENDINGS):
-            entry = _entry(place, files)
-            other = entries.setdefault(entry.name, entry)
-            if other is not entry:
-                entries[entry.name] = _one_of_two(other, entry)
-    if not entries:
+        parent = posixpath.dirname(place)
+        index[(parent, *sources.stem_and_ending(place))] = place
+    found, rest = {}, []
+    for place in files:
+        _, ending = sources.stem_and_ending(place)
+        parent = posixpath.dirname(place)
+        if (ending not in sources.IMAGE_ENDINGS
+                or posixpath.basename(parent) in ANNOTATION_FOLDERS):
+            continue
+        sources.check_utf_8(place, files[place])
+        entry, rank = _entry(place, files, index)
+        if entry is None:
+            rest.append(place)
+        else:
+            found[entry.name] = _one_of_two(found.get(entry.name),
+                                            (rank, parent, entry))
+    _check_rest(rest, {parent for _, parent, _ in found.values()}, files)
+    if not found:
         raise InputError(
             f'{folder}: no MoNuSeg images; looked for Tissue Images/NAME.tif '
-            'with Annotations/NAME.xml or Binary_masks/NAME.png, NAME.tif '
-            'beside NAME.xml, and TissueImages/NAME.tif with '
-            'GroundTruth/NAME_bin_mask.png, unpacked or in a .zip')
-    return sorted(entries.values())
+            'with Annotations/NAME.xml, Label_masks/NAME.png or '
+            'Binary_masks/NAME.png, NAME.tif beside NAME.xml, and '
+            'TissueImages/NAME.tif with GroundTruth/NAME_bin_mask.png, '
+            'unpacked or in a .zip; give images of your own by --images_dir '
+            'and --annotations_dir')
+    return sorted(entry for _, _, entry in found.values())
 
 
-def load(entry):
-    """Reads an entry of `find`.
-
-    Returns:
-        image: uint8 [H, W, 3], RGB
-        mask: bool [H, W], True in nuclei
-        instances: int32 [H, W], 0 in the background and 1 to N in the N
-            nuclei, or None where the annotation is a mask
-
-    Raises:
-        InputError: a file is missing or damaged, image and mask differ in
-            size, or the mask has nuclei and background exchanged.
-    """
-    image_path = '/'.join(entry.image)
-    annotation_path = '/'.join(entry.annotation)
-    image = images.read_image(image_path, _read(entry.image))
-    size = image.shape[:2]
-    data = _read(entry.annotation)
-    if annotation_path.endswith('.xml'):
-        instances = annotations.fill(
-            annotations.parse(data, annotation_path), *size)
-        return image, instances > 0, instances
-    mask = images.read_mask(annotation_path, data)
-    if mask.shape != size:
-        raise InputError(
-            f'{annotation_path}: {mask.shape[0]} x {mask.shape[1]} pixels, '
-            f'but its image {image_path} has {size[0]} x {size[1]}; give the '
-            'mask of this image')
-    if mask.mean() > MOST_NUCLEI:
-        raise InputError(
-            f'{annotation_path}: nuclei cover {mask.mean():.0%} of the image; '
-            'give a mask with 0 in the background and 1 or 255 in nuclei')
-    return image, mask, None
+def source_name(entries, folder):
+    """'MoNuSeg' if the images are its, or else the folder's name."""
+    return ('MoNuSeg' if all(SLIDE.match(entry.name) for entry in entries)
+            else folder)
 
 
-def digest(entries):
-    """Returns a SHA-1 hex digest of the entries' names, splits and files."""
-    sha = hashlib.sha1()
-    for entry in entries:
-        for part in (f'{entry.name} {entry.split}'.encode(),
-                     _read(entry.image), _read(entry.annotation)):
-            sha.update(b'%d ' % len(part))
-            sha.update(part)
-    return sha.hexdigest()
-
-
-def _entry(place, files):
-    """The entry of the image at a place among `files`, a dict of `_files`."""
-    path = '/'.join(files[place])
-    try:
-        place.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f'{path!r}: the name is not UTF-8; rename it'
-                         ) from error
-    parent, base = posixpath.split(place)
-    name = posixpath.splitext(base)[0]
-    candidates = [
-        posixpath.normpath(posixpath.join(parent, pattern.format(name=name)))
-        for pattern in ANNOTATIONS]
-    annotation = next(filter(files.get, candidates), None)
-    if annotation is None:
-        raise InputError(f'{path}: no annotation; put one at '
-                         + ', '.join(candidates))
-    beside = annotation == candidates[0]
-    return Entry(name, _split(parent, 'test' if beside else 'training'),
-                 files[place], files[annotation])
+def _entry(place, files, index):
+    """The entry of the image at a place, or None, and its place in PLACES."""
+    parent = posixpath.dirname(place)
+    name, _ = sources.stem_and_ending(place)
+    for rank, (folder, suffix, endings) in enumerate(PLACES):
+        where = posixpath.normpath(posixpath.join(parent, folder))
+        where = '' if where == '.' else where
+        for ending in endings:
+            annotation = index.get((where, name + suffix, ending))
+            if annotation is not None:
+                split, why = sources.split_of(place)
+                if split:
+                    why = f'for their folder is called {why}'
+                elif rank == 0:
+                    split, why = 'test', ('for they lie beside their XML, as '
+                                          'in its test archive')
+                return Entry(name, split or 'training', why, files[place],
+                             files[annotation]), rank
+    return None, None
 
 
 def _one_of_two(first, second):
-    """Of two entries of one name, that with outlines, or else the first.
+    """Of two finds of one name, that with the better annotation.
+
+    A find is (place in PLACES, folder, entry); the first may be None.
 
     Raises:
         InputError: they are of different images or splits.
     """
-    paths = ['/'.join(entry.image) for entry in (first, second)]
-    if first.split != second.split:
-        raise InputError(f'{paths[1]}: also a {first.split} image '
-                         f'({paths[0]}); remove one of them')
-    if _read(first.image) != _read(second.image):
-        raise InputError(f'{paths[1]}: another image than {paths[0]} of the '
+    if first is None:
+        return second
+    entries = first[-1], second[-1]
+    names = [sources.name_of(entry.image) for entry in entries]
+    if entries[0].split != entries[1].split:
+        raise InputError(f'{names[1]}: also a {entries[0].split} image '
+                         f'({names[0]}); remove one of them')
+    digests = [sources.file_digest(entry.image) for entry in entries]
+    if digests[0] != digests[1]:
+        raise InputError(f'{names[1]}: another image than {names[0]} of the '
                          'same name; rename or remove one of them')
-    outlined = [entry.annotation[-1].endswith('.xml')
-                for entry in (first, second)]
-    return second if outlined == [False, True] else first
+    return min(first, second, key=lambda find: find[0])
 
 
-def _files(folder):
-    """Maps the place of each file, with / between folders, to its source.
+def _check_rest(rest, used, files):
+    """Refuses images without annotation where others have one.
 
-    Places start with the name of `folder` itself, and go on inside archives
-    as inside folders.
+    Args:
+        rest: places of the images without.
+        used: the folders that hold images with one.
+        files: dict of `sources.listing`.
     """
-    folder = os.path.abspath(folder)
-    if os.path.isdir(folder):
-        paths = sorted(os.path.join(parent, name)
-                       for parent, _, names in os.walk(folder)
-                       for name in names if not _is_hidden(name))
-    elif os.path.isfile(folder):
-        paths = [folder]
-    else:
-        raise InputError(f'{folder}: no such folder or zip archive; unpack '
-                         'or copy the MoNuSeg data there')
-    files, members = {}, {}
-    for path in paths:
-        place = os.path.relpath(path, os.path.dirname(folder))
-        place = place.replace(os.sep, '/')
-        if path == folder or path.lower().endswith('.zip'):
-            members.update((f'{place}/{member}', (path, member))
-                           for member in _members(path))
-        else:
-            files[place] = (path,)
-    files.update(members)
-    return files
-
-
-def _is_hidden(name):
-    # What macOS adds to archives: __MACOSX/._NAME.tif is no image.
-    return posixpath.basename(name).startswith('.')
-
-
-def _members(path):
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [member for member in sorted(archive.namelist())
-                    if not _is_hidden(member)]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f'{path}: no whole zip archive ({error}); '
-                         'download it again') from error
-
-
-def _read(source):
-    """Returns the bytes of a source; members are never unpacked to disk."""
-    path, *member = source
-    try:
-        if member:
-            with zipfile.ZipFile(path) as archive:
-                if archive.getinfo(*member).file_size > MEMBER_BYTES:
-                    raise zipfile.BadZipFile(
-                        f'unpacks to more than {MEMBER_BYTES} bytes')
-                return archive.read(*member)
-        with open(path, 'rb') as file:
-            return file.read()
-    # RuntimeError: encrypted, or compressed by a method Python lacks.
-    except (OSError, EOFError, RuntimeError, zlib.error,
-            zipfile.BadZipFile) as error:
-        raise InputError(f'{"/".join(source)}: cannot be read ({error}); '
-                         'copy or download it again') from error
-
-
-def _split(parent, otherwise):
-    for part in reversed(parent.split('/')):
-        # A word that starts here: not the "test" of "latest".
-        word = re.search(
-            '(?<![A-Za-z])(t(rain|est)|T(RAIN|EST))|T(rain|est)', part)
-        if word:
-            return 'test' if 'est' in word.group().lower() else 'training'
-    return otherwise
+    lacking = [place for place in rest
+               if posixpath.dirname(place) in used
+               or posixpath.basename(posixpath.dirname(place))
+               in IMAGE_FOLDERS]
+    if lacking:
+        parent = posixpath.dirname(lacking[0])
+        name, _ = sources.stem_and_ending(lacking[0])
+        raise InputError(
+            f'{sources.name_of(files[lacking[0]])}: no annotation'
+            + (f', nor have {len(lacking) - 1} more' if lacking[1:] else '')
+            + '; put one at ' + ', '.join(
+                posixpath.normpath(posixpath.join(
+                    parent, folder, name + suffix + endings[0]))
+                for folder, suffix, endings in PLACES
+                if endings[0] != '.mat'))
+    if rest:
+        print(f'{len(rest)} other images without annotations are passed over '
+              f'({sources.name_of(files[rest[0]])} ...)')

@@ -112,8 +112,10 @@ def _layers(data):
                 rings[element.get('NegativeROA') in ('1', 'true', 'True')
                       ].append(ring)
             element.clear()  # or memory grows to 30 times the file
-        elif tag == 'Annotation':
+        elif tag in ('Annotation', root) and event == 'end':
+            # Regions outside any layer, too.
             yield (name, microns, *rings, odd)
+            name, rings, odd = '', ([], []), 0
 
 
 def _as_utf_8(data):
@@ -303,11 +305,11 @@ def fill(nuclei, height, width):
         if inside is None:
             continue
         why = (f'around {around[index]} others' if index in around else
-               f'covers {inside.sum() / (height * width):.0%} of the image'
+               f'of {inside.sum() / (height * width):.0%} of the image'
                if inside.sum() > MOST_OF_IMAGE * height * width else None)
         if why:
             left, top, right, bottom = boxes[index, [1, 0, 3, 2]]
-            left_out.append(f'an outline that {why}, at x {left:.0f} to '
+            left_out.append(f'an outline {why}, at x {left:.0f} to '
                             f'{right:.0f} and y {top:.0f} to {bottom:.0f}')
         else:
             instances[window][inside] = index + 1

@@ -1,15 +1,26 @@
 """From annotated images to the stores that training and evaluation read."""
+import collections
 import contextlib
+import fnmatch
+import functools
+import hashlib
+import json
 import os
+import sys
 import time
 
 import numpy as np
 
-from input_pipeline import progress
 from input_pipeline import annotations
 from input_pipeline import held_out_images
+from input_pipeline import images
 from input_pipeline import monuseg
+from input_pipeline import outlines
+from input_pipeline import pairs
+from input_pipeline import progress
+from input_pipeline import resolution
 from input_pipeline import sample
+from input_pipeline import sources
 from input_pipeline import store
 from input_pipeline.files import (InputError, atomic_write, locked,
                                   remove_matching)
@@ -17,59 +28,122 @@ from input_pipeline.files import (InputError, atomic_write, locked,
 FOLDS = 4  # one of them to validate on
 SPLITS = ('train', 'validation', 'test')
 HELD_OUT = 'held_out_images'  # folder beside the stores
+MOST_LEFT_OUT = 0.5  # of the images
+LONG_NAMES = 1000  # bytes, of the names of validation images
+
+# The annotated images to prepare:
+#   source: what they are called
+#   entries: list of tuples with `name` and `split`, ordered by name
+#   digest: text that other images would not have
+#   load: function of an entry, see `store.write_store`, and of Said
+Data = collections.namedtuple('Data', 'source entries digest load')
 
 
-def prepare(output_dir, monuseg_dir=None, seed=0, fold='0'):
+def find_sample(seed):
+    """The Data of the synthetic sample made from a seed."""
+    return Data('synthetic sample', sample.find(seed), '',  # the seed says it
+                lambda entry, said: sample.load(entry))
+
+
+def find_monuseg(folder, microns_per_pixel=None):
+    """The Data in a folder or archive of MoNuSeg; see `monuseg.find`.
+
+    Args:
+        folder: path.
+        microns_per_pixel: of the images, which are resampled to the networks'
+            own; None if it was not said, which means these.
+    """
+    entries = monuseg.find(folder)
+    name = os.path.basename(os.path.abspath(folder))
+    return _annotated(monuseg.source_name(entries, name), entries,
+                      microns_per_pixel)
+
+
+def find_own(images_dir, annotations_dir, test_dirs=None,
+             microns_per_pixel=None):
+    """The Data in two folders; see `pairs.find`.
+
+    Args:
+        images_dir, annotations_dir: paths.
+        test_dirs: the same two of the test images, or None.
+        microns_per_pixel: as for `find_monuseg`.
+
+    Raises:
+        InputError: as `pairs.find`, or a name is among the test images too.
+    """
+    entries = pairs.find(images_dir, annotations_dir)
+    if test_dirs:
+        test = pairs.find(*test_dirs, split='test')
+        names = {entry.name: entry for entry in entries}
+        for entry in test:
+            if entry.name in names:
+                raise InputError(
+                    f'{sources.name_of(entry.image)}: of the same name as '
+                    f'{sources.name_of(names[entry.name].image)}; rename one '
+                    'of them')
+        entries = sorted(entries + test)
+    return _annotated(pairs.source_name(images_dir, annotations_dir), entries,
+                      microns_per_pixel)
+
+
+def _annotated(source, entries, microns_per_pixel):
+    return Data(source, entries, sources.digest(entries),
+                lambda entry, said: load(entry, microns_per_pixel, said))
+
+
+def prepare(output_dir, data, seed=0, fold='0', validation=(),
+            microns_per_pixel=None):
     """Writes train.h5, validation.h5 and, with test images, test.h5.
 
     The images that are not trained on, of test or else of validation, are
     also written as held_out_images/NAME.png, to predict. The stores appear
     together once all are whole, in place of what an earlier preparation left
-    there. Stores made from the same files by the same rules are kept.
+    there. Stores made from the same files by the same rules are kept. An
+    image that cannot be used is reported on stderr and left out.
 
     Args:
         output_dir: folder of the stores, made if absent, and locked.
-        monuseg_dir: folder or archive of MoNuSeg, see `monuseg.find`; None
-            for the synthetic sample.
-        seed: of the division into training and validation, and of the
-            sample; 0 to 2**32 - 1.
-        fold: see `assign_splits`.
+        data: Data.
+        seed: of the division into training and validation; 0 to 2**32 - 1.
+        fold, validation: see `assign_splits`.
+        microns_per_pixel: as for `find_monuseg`.
+
+    Returns:
+        list of the names that were left out.
 
     Raises:
-        InputError: the data are absent, damaged or too few, another process
-            prepares in the folder, the output cannot be written, or a file of
-            the user's is in its place.
+        InputError: the data are damaged or too few, another process prepares
+            in the folder, the output cannot be written, or a file of the
+            user's is in its place.
     """
-    if monuseg_dir is None:
-        source, load = 'synthetic sample', sample.load
-        entries = sample.find(seed)
-        digest = ''  # the seed says it all
-    else:
-        source, load = 'MoNuSeg', monuseg.load
-        entries = monuseg.find(monuseg_dir)
-        digest = monuseg.digest(entries)
-    splits = assign_splits(entries, seed, fold)
-    rules = {'source': source, 'source_digest': digest, 'seed': seed,
-             'fold': fold,
+    splits = assign_splits(data.entries, seed, fold, validation)
+    rules = {'source': data.source, 'source_digest': data.digest,
+             'seed': seed,
+             'fold': _fold_text(fold, splits) if validation else fold,
              'patch_size': store.PATCH_SIZE, 'overlap': store.OVERLAP,
-             'fill_rule': annotations.FILL_RULE, 'mask_background': 0,
-             'mask_nucleus': 1}
+             'fill_rule': outlines.FILL_RULE, 'mask_background': 0,
+             'mask_nucleus': 1, 'microns_per_pixel':
+             microns_per_pixel or resolution.MICRONS_PER_PIXEL}
     with locked(output_dir, 'data_dir'):
         # What killed processes left, on whatever machine.
         remove_matching(output_dir, *(f'.partial-*-{split}.h5'
                                       for split in SPLITS))
-        if _are_made(output_dir, rules, splits):
-            print(f'{output_dir}: already prepared from the same {source} '
-                  f'with seed {seed}, fold {fold}')
+        left_out = _left_out_before(output_dir, rules, splits)
+        if left_out is not None:
+            print(f'{output_dir}: already prepared from the same '
+                  f'{data.source} '
+                  f'with seed {seed}, fold {rules["fold"]}'
+                  + (f', without {", ".join(left_out)}' if left_out else ''))
         else:
-            _replace_stores(output_dir, rules, splits, load)
+            left_out = _replace_stores(output_dir, rules, splits, data.load)
             if 'test' not in splits:
                 print('no test images there: test.h5 is not written')
         held_out_images.write(os.path.join(output_dir, HELD_OUT),
                               _held_out_store(output_dir))
+    return left_out
 
 
-def assign_splits(entries, seed, fold):
+def assign_splits(entries, seed, fold, validation=()):
     """Divides entries into the splits of the stores, whole images only.
 
     Names of TCGA slides begin with the site that took the tissue, so of
@@ -77,52 +151,179 @@ def assign_splits(entries, seed, fold):
     each fold.
 
     Args:
-        entries: as `monuseg.find` or `sample.find` lists them, by name.
+        entries: tuples with `name` and `split`, ordered by name.
         seed: of the choice among each four.
         fold: '0' to '3', the fold to validate on, or `store.TRAIN_ON_ALL`.
+        validation: names of the training images to validate on instead, or
+            shell patterns of them.
 
     Returns:
         dict of lists of entries: 'train', and 'validation' and 'test' where
         there are any.
 
     Raises:
-        InputError: there are too few training images.
+        InputError: there are too few training images, or none has a name.
     """
     training = [entry for entry in entries if entry.split == 'training']
-    rng = np.random.RandomState(seed)
-    folds = [str(k) for start in range(0, len(training), FOLDS)
-             for k in rng.permutation(min(FOLDS, len(training) - start))]
-    splits = {'train': [], 'validation': [],
-              'test': [entry for entry in entries if entry.split == 'test']}
-    for entry, its_fold in zip(training, folds):
-        splits['validation' if its_fold == fold else 'train'].append(entry)
+    if validation:
+        held = _named(training, validation)
+    else:
+        rng = np.random.RandomState(seed)
+        folds = [str(k) for start in range(0, len(training), FOLDS)
+                 for k in rng.permutation(min(FOLDS, len(training) - start))]
+        held = {entry.name for entry, its_fold in zip(training, folds)
+                if its_fold == fold}
+    splits = {
+        'train': [entry for entry in training if entry.name not in held],
+        'validation': [entry for entry in training if entry.name in held],
+        'test': [entry for entry in entries if entry.split == 'test']}
     splits = {split: chosen for split, chosen in splits.items() if chosen}
-    if 'train' not in splits or (fold != store.TRAIN_ON_ALL
-                                 and 'validation' not in splits):
-        needed = 1 if fold == store.TRAIN_ON_ALL else max(2, int(fold) + 1)
-        raise InputError(f'{len(training)} training images found, --fold='
-                         f'{fold} needs {needed}; give the folder above the '
-                         'training data')
-    return splits
+    if 'train' in splits and (fold == store.TRAIN_ON_ALL
+                              or 'validation' in splits):
+        return splits
+    if validation:
+        raise InputError('--validation: names all training images; leave some '
+                         'to train on')
+    needed = 1 if fold == store.TRAIN_ON_ALL else max(2, int(fold) + 1)
+    raise InputError(f'{len(training)} training images found, --fold={fold} '
+                     f'needs {needed}' + _why_test(splits.get('test', []))
+                     + '; give the folder above the training data')
 
 
-def _are_made(folder, rules, splits):
-    """Says whether a folder's stores are whole and made as they are to be."""
+def _named(entries, patterns):
+    """The names of the entries that patterns fit, each at least one."""
+    held = set()
+    for pattern in patterns:
+        found = {entry.name for entry in entries
+                 if fnmatch.fnmatchcase(entry.name, pattern)}
+        if not found:
+            names = ', '.join(entry.name for entry in entries[:3])
+            raise InputError(f'--validation: no training image is called '
+                             f'{pattern}; they are {names} ...')
+        held |= found
+    return held
+
+
+def _why_test(entries):
+    """Says which images became test images, and why, for an error."""
+    reasons = collections.defaultdict(list)
+    for entry in entries:
+        reasons[getattr(entry, 'why', None)].append(entry.name)
+    return ''.join(
+        f'. {len(names)} are test images ({names[0]}'
+        f'{" ..." if names[1:] else ""}), {why}'
+        for why, names in reasons.items() if why)
+
+
+def _fold_text(fold, splits):
+    """The attribute `fold` where validation images were named."""
+    names = ','.join(entry.name for entry in splits['validation'])
+    if len(names.encode()) > LONG_NAMES:
+        names = hashlib.sha1(names.encode()).hexdigest()
+    return f'validation={names}'
+
+
+def load(entry, microns_per_pixel, said):
+    """Reads an annotated image.
+
+    Args:
+        entry: `sources.Entry`.
+        microns_per_pixel: as for `find_monuseg`.
+        said: Said.
+
+    Yields:
+        uint8 [H, W, 3], the image at the networks' micrometres per pixel
+        (int32 [H, W], kind), its nuclei; see `annotations.load`
+
+    Raises:
+        InputError: a file cannot be read, or the annotation is of another
+            image.
+    """
+    path, content = sources.path_and_data(entry.image)
+    image = images.read_image(path, content)
+    image_size = image.shape[:2]
+    said.resolution(path, resolution.read_microns_per_pixel(path, content))
+    if microns_per_pixel not in (None, resolution.MICRONS_PER_PIXEL):
+        image = resolution.resample(
+            image, microns_per_pixel / resolution.MICRONS_PER_PIXEL, path)
+    size = image.shape[:2]
+    yield image
+    del image, content  # a large one fills the memory
+    instances, kind, microns, left_out = annotations.load(
+        entry.annotation, image_size, size)
+    path = sources.name_of(entry.annotation)
+    said.resolution(path, microns)
+    said.annotation(path, annotations.format_of(entry.annotation), kind,
+                    left_out)
+    yield instances, kind
+
+
+class Said:
+    """What is said of the files that are read.
+
+    Args:
+        microns_per_pixel: as for `find_monuseg`.
+    """
+
+    def __init__(self, microns_per_pixel):
+        self.kinds = collections.Counter()
+        self.errors = []
+        self.resolution = resolution.Check(microns_per_pixel)
+
+    def leave_out(self, _, error):
+        """Keeps what was wrong with an image that is left out."""
+        self.errors.append(error)
+
+    def annotation(self, path, form, kind, left_out):
+        """Counts an annotation, and prints what of it was left out."""
+        if form != 'raster':
+            kind = form
+        self.kinds[kind] += 1
+        if left_out:
+            progress.end_line()
+            print(f'{path}: left out: {"; ".join(left_out)}')
+
+    def print_all(self):
+        """Prints what was left out, and what was taken for how many images.
+
+        At the end: where most images cannot be used, one line says it all.
+        """
+        for error in self.errors:
+            print(f'error: {error} (left out)', file=sys.stderr)
+        words = {annotations.LABELS: 'label images',
+                 annotations.COMPONENTS: 'masks'}
+        if self.kinds:
+            print('annotations: ' + ', '.join(
+                f'{words.get(kind, kind)} of {count} images'
+                for kind, count in sorted(self.kinds.items())))
+        if self.kinds[annotations.COMPONENTS]:
+            print('masks do not tell touching nuclei apart: their connected '
+                  'components count as nuclei')
+
+
+def _left_out_before(folder, rules, splits):
+    """The names that were left out when a folder's stores were made.
+
+    None where they are not whole, or not made as they are to be.
+    """
     if {split for split in SPLITS
             if os.path.exists(_path(folder, split))} != set(splits):
-        return False
+        return None
+    all_left_out = []
     try:
         for split, entries in splits.items():
             with store.open_store(_path(folder, split)) as made:
                 found = store.attributes(made)
-                if (store.image_names(made) != [entry.name
-                                                for entry in entries]
+                left_out = json.loads(found.get('left_out', '[]'))
+                if (store.image_names(made) != [entry.name for entry in entries
+                                                if entry.name not in left_out]
                         or any(found.get(key) != value
                                for key, value in rules.items())):
-                    return False
+                    return None
+                all_left_out += left_out
     except InputError:
-        return False
-    return True
+        return None
+    return all_left_out
 
 
 def _path(folder, split):
@@ -136,7 +337,7 @@ def _held_out_store(folder):
                  if os.path.exists(path)), None)
 
 
-def _replace_stores(folder, rules, splits, load):
+def _replace_stores(folder, rules, splits, load_entry):
     """Writes the stores, and removes what belongs to those replaced.
 
     The former stores' held-out images go before the new stores come, so that
@@ -147,23 +348,33 @@ def _replace_stores(folder, rules, splits, load):
         folder: of the stores.
         rules: dict of attributes, those of all stores.
         splits: dict of lists of entries, see `assign_splits`.
-        load: function that loads an entry.
+        load_entry: `load` of Data.
+
+    Returns:
+        list of the names that were left out.
     """
     for split in SPLITS:
         store.check_replaceable(_path(folder, split))
+    _say_what_is_replaced(folder, rules['source'])
     start = time.time()
+    said = Said(rules['microns_per_pixel'])
     report = progress.reporter(sum(map(len, splits.values())), 'images')
-    done, summary = 0, []
+    done, summary, left_out = 0, [], []
     with contextlib.ExitStack() as stores:
         partials = {}
         for split, entries in splits.items():
             partials[split] = stores.enter_context(
                 atomic_write(_path(folder, split)))
-            patches = store.write_store(
+            written = store.write_store(
                 partials[split], {**rules, 'split': split},
-                _load_examples(entries, load, done, report))
+                _examples(entries, load_entry, said, done, report),
+                said.leave_out)
             done += len(entries)
-            summary.append(f'{split} {len(entries)} images, {patches} patches')
+            _check_written(written, split, said)
+            left_out += written.left_out
+            summary.append(f'{split} {len(written.names)} images, '
+                           f'{written.nuclei} nuclei, {written.patches} '
+                           'patches')
         _refuse_shared_images(partials)
         held_out_images.make_way(
             os.path.join(folder, HELD_OUT), _held_out_store(folder),
@@ -171,8 +382,53 @@ def _replace_stores(folder, rules, splits, load):
     for split in set(SPLITS) - set(splits):
         with contextlib.suppress(FileNotFoundError):
             os.remove(_path(folder, split))
+    said.print_all()
     print(f'{folder}: {rules["source"]}, {"; ".join(summary)}; '
           f'{time.time() - start:.1f} s')
+    return left_out
+
+
+def _say_what_is_replaced(folder, source):
+    """Prints a line where stores of other images are to be replaced."""
+    with contextlib.suppress(InputError):
+        with store.open_store(_path(folder, 'train')) as former:
+            name = store.attributes(former).get('source')
+        if name != source:
+            print(f'{folder}: its stores of {name} are replaced; another '
+                  '--data_dir would keep them')
+
+
+def _examples(entries, load_entry, said, done, report):
+    """What `store.write_store` takes; `done` entries were taken before."""
+    for done, entry in enumerate(entries, done):
+        report(done)
+        yield entry.name, functools.partial(load_entry, entry, said)
+    report(done + 1)
+
+
+def _check_written(written, split, said):
+    """Refuses a split of which too little is left.
+
+    Args:
+        written: `store.Written`.
+        split: its name.
+        said: Said.
+
+    Raises:
+        InputError: so it is.
+    """
+    count = len(written.names) + len(written.left_out)
+    if len(written.left_out) > MOST_LEFT_OUT * count or not written.names:
+        raise InputError(
+            f'{len(written.left_out)} of {count} {split} images cannot be '
+            f'used; the first: {said.errors[-len(written.left_out)]}')
+    if split == 'train' and not written.nuclei:
+        # Whoever outlines nothing may mean it, a black mask is a mistake.
+        if set(said.kinds) - {'XML', 'GeoJSON'}:
+            raise InputError('not one of the training images has a nucleus: '
+                             'their annotations are empty; give others')
+        print('not one of the training images has a nucleus: there is nothing '
+              'to train on')
 
 
 def _refuse_shared_images(paths):
@@ -191,10 +447,3 @@ def _refuse_shared_images(paths):
                         f'{name}: the same image as {its_name}, so that it '
                         f'would be in {its_split} and in {split}; remove one '
                         'of them')
-
-
-def _load_examples(entries, load, done, report):
-    """Loads entries one at a time; `done` were loaded before."""
-    for done, entry in enumerate(entries, done + 1):
-        yield (entry.name, *load(entry))
-        report(done)

@@ -18,7 +18,7 @@ Entry = collections.namedtuple('Entry', 'name split seed')
 
 
 def find(seed):
-    """Lists the sample made from a seed, as `monuseg.find` lists MoNuSeg.
+    """Lists the sample made from a seed.
 
     Returns:
         List of entries, ordered by name:
@@ -34,14 +34,14 @@ def find(seed):
 def load(entry):
     """Makes the image of an entry of `find`.
 
-    Returns:
-        image: uint8 [SIZE, SIZE, 3], RGB
-        mask: bool [SIZE, SIZE], True in nuclei
-        instances: int32 [SIZE, SIZE], 0 in the background and 1 to N in the
-            N nuclei
+    Yields:
+        uint8 [SIZE, SIZE, 3], RGB
+        (int32 [SIZE, SIZE], 0 in the background and 1 to N in the N nuclei;
+        what tells them apart, for `store.write_store`)
     """
     image, instances = make(np.random.RandomState(entry.seed), SIZE)
-    return image, instances > 0, instances
+    yield image
+    yield instances, 'outlines'
 
 
 def make(rng, size):

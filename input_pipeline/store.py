@@ -1,4 +1,4 @@
-"""The prepared images and patches of one split in one HDF5 file, schema 2.
+"""The prepared images and patches of one split in one HDF5 file, schema 3.
 
     names                     [N] text in UTF-8
     digests                   [N] text, SHA-1 of each image's pixels
@@ -7,14 +7,17 @@
     patches/positions         int32 [P, 3]: image, row, column
     images/<index>/image      uint8 [H, W, 3], RGB
     images/<index>/mask       uint8 [H, W], 0 and 1
-    images/<index>/instances  int32 [H, W], where the annotation tells nuclei
-                              apart: 0, and 1 to N in the nuclei
+    images/<index>/instances  int32 [H, W], 0, and 1 to N in the nuclei
 
-Attributes of the file say by which rules it was made.
+Patches of smaller images are reflected up to their size. Attributes of the
+file say by which rules it was made, and `instances_from` of each image's group
+what told its nuclei apart: see `annotations`.
 """
 import atexit
+import collections
 import contextlib
 import hashlib
+import json
 import os
 import shlex
 import sys
@@ -23,8 +26,9 @@ import h5py
 import numpy as np
 
 from input_pipeline.files import DAMAGED, InputError, open_hdf5, reserve_space
+from input_pipeline.preprocessing import check_size
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PATCH_SIZE = 256  # pixels
 TRAIN_ON_ALL = 'none'  # the attribute `fold` where no image validates
 # What `identity` says of a store.
@@ -48,6 +52,10 @@ PATCHES = {
     'positions': (np.int32, (3,), 1024),
 }
 
+# What `write_store` wrote: names of the images, names of those left out,
+# numbers of patches and of nuclei.
+Written = collections.namedtuple('Written', 'names left_out patches nuclei')
+
 
 def patch_origins(length, patch_size=PATCH_SIZE, overlap=OVERLAP):
     """Returns where patches start along an axis, in pixels.
@@ -65,20 +73,23 @@ def patch_origins(length, patch_size=PATCH_SIZE, overlap=OVERLAP):
     return [*range(0, last, step), last]
 
 
-def write_store(path, attributes, examples):
+def write_store(path, attributes, examples, leave_out=None):
     """Writes one split, holding one image in memory at a time.
 
     Args:
         path: file to write; see `files.atomic_write`.
         attributes: dict of the split and the rules, see `prepare.prepare`.
-        examples: iterable of (name, image, mask, instances) with uint8
-            [H, W, 3], bool [H, W] and int32 [H, W] or None.
+        examples: iterable of (name, load). `load()` yields the image, uint8
+            [H, W, 3], and then (instances, kind): int32 [H, W], and the text
+            for `instances_from`.
+        leave_out: function of the name and the InputError of an example that
+            cannot be used, or None: then it is raised.
 
     Returns:
-        The number of patches.
+        Written
 
     Raises:
-        InputError: an image is smaller than a patch.
+        InputError: an image is too small, or as `load`, without `leave_out`.
         OSError: there is no room on the disk.
     """
     reserve_space(path, 0)
@@ -86,52 +97,116 @@ def write_store(path, attributes, examples):
     # their own below: HDF5 can crash on damage that it does not see.
     with h5py.File(path, 'w', libver='v108') as store:
         for key, value in attributes.items():
-            store.attrs[key] = (np.bytes_(value.encode())
-                                if isinstance(value, str) else value)
+            store.attrs[key] = _as_attribute(value)
         store.attrs['schema_version'] = SCHEMA_VERSION
         for name, (dtype, shape, rows) in PATCHES.items():
             store.create_dataset(
                 f'patches/{name}', (0, *shape), dtype,
                 maxshape=(None, *shape), chunks=(rows, *shape),
                 fletcher32=True)
-        names, digests = [], []
-        for name, image, mask, instances in examples:
-            height, width = mask.shape
-            if min(height, width) < PATCH_SIZE:
-                raise InputError(f'{name}: {height} x {width} pixels, smaller '
-                                 f'than a patch of {PATCH_SIZE} x '
-                                 f'{PATCH_SIZE}; leave this image out')
-            _add_image(store, len(names), image, mask, instances)
-            names.append(name)
-            digests.append(pixel_digest(image))
-        _add_texts(store, {'names': names, 'digests': digests})
-        return len(store['patches/images'])
+        names, digests, left_out, nuclei = [], [], [], 0
+        for name, load in examples:
+            patches = len(store['patches/images'])
+            try:
+                parts = iter(load())
+                digests.append(_add_image(store, len(names), name,
+                                          next(parts)))
+                nuclei += _add_nuclei(store, len(names), *next(parts))
+                names.append(name)
+            except InputError as error:
+                if leave_out is None:
+                    raise
+                _remove_image(store, len(names), patches)
+                del digests[len(names):]
+                left_out.append(name)
+                leave_out(name, error)
+        if names:
+            _add_texts(store, {'names': names, 'digests': digests})
+        store.attrs['left_out'] = _as_attribute(json.dumps(left_out))
+        store.attrs['nuclei'] = nuclei
+        return Written(names, left_out, len(store['patches/images']), nuclei)
 
 
-def _add_image(store, index, image, mask, instances):
-    """Adds an image, whole and in patches; arrays as for `write_store`."""
-    whole = {'image': image, 'mask': mask.astype(np.uint8)}
-    if instances is not None:
-        whole['instances'] = instances
-    height, width = mask.shape
-    origins = [(row, column) for row in patch_origins(height)
-               for column in patch_origins(width)]
+def _as_attribute(value):
+    return np.bytes_(value.encode()) if isinstance(value, str) else value
+
+
+def _origins(height, width):
+    """The upper left corners of an image's patches, row by row."""
+    return [[(row, column)
+             for column in patch_origins(max(width, PATCH_SIZE))]
+            for row in patch_origins(max(height, PATCH_SIZE))]
+
+
+def _cut(array, row, column):
+    """A patch [P, P, ...] of an image [H, W, ...], reflected if smaller."""
+    patch = array[row:row + PATCH_SIZE, column:column + PATCH_SIZE]
+    lacking = [(0, PATCH_SIZE - length) for length in patch.shape[:2]]
+    if any(after for _, after in lacking):
+        patch = np.pad(patch, lacking + [(0, 0)] * (patch.ndim - 2),
+                       mode='reflect')
+    return patch
+
+
+def _add_image(store, index, name, image):
+    """Adds an image, uint8 [H, W, 3], whole and in patches.
+
+    Returns:
+        its `pixel_digest`
+    """
+    check_size(image, name)
+    origins = _origins(*image.shape[:2])
     # Without the flush, what came before might still want room.
     store.flush()
-    reserve_space(store.filename, len(origins) * PATCH_SIZE ** 2 * 4 + sum(
-        array.nbytes + array[:PATCH_SIZE].nbytes  # whole chunks
-        for array in whole.values()))
-    group = store.create_group(f'images/{index}')
-    for kind, array in whole.items():
-        group.create_dataset(kind, data=array, fletcher32=True,
-                             chunks=(PATCH_SIZE, width, *array.shape[2:]))
-    windows = [np.s_[row:row + PATCH_SIZE, column:column + PATCH_SIZE]
-               for row, column in origins]
-    patches = store['patches']
-    _append(patches['images'], [image[window] for window in windows])
-    _append(patches['masks'],  # [H, W] to [H, W, 1]
-            [mask[window][..., np.newaxis] for window in windows])
-    _append(patches['positions'], [(index, *origin) for origin in origins])
+    reserve_space(store.filename, image.nbytes + image[:PATCH_SIZE].nbytes
+                  + sum(map(len, origins)) * PATCH_SIZE ** 2 * 4
+                  + 5 * (image.shape[0] + PATCH_SIZE) * image.shape[1])
+    _add_whole(store, index, 'image', np.uint8, image, image.shape)
+    for row in origins:
+        _append(store['patches/images'],
+                [_cut(image, *origin) for origin in row])
+        _append(store['patches/positions'],
+                [(index, *origin) for origin in row])
+    return pixel_digest(image)
+
+
+def _add_nuclei(store, index, instances, kind):
+    """Adds an image's nuclei, int32 [H, W], and its mask; returns how many."""
+    group = store[f'images/{index}']
+    group.attrs['instances_from'] = _as_attribute(kind)
+    for name, dtype in (('instances', np.int32), ('mask', np.uint8)):
+        _add_whole(store, index, name, dtype, instances, instances.shape)
+    for row in _origins(*instances.shape):
+        _append(store['patches/masks'],  # [P, P] to [P, P, 1]
+                [(_cut(instances, *origin) > 0)[..., np.newaxis]
+                 for origin in row])
+    present = np.zeros(instances.max() + 1, bool)
+    for row in instances:
+        present[row] = True
+    return np.count_nonzero(present[1:])
+
+
+def _add_whole(store, index, name, dtype, array, shape):
+    """Adds an array by and by; a mask is where the array is above 0."""
+    dataset = store.create_dataset(
+        f'images/{index}/{name}', shape, dtype, fletcher32=True,
+        chunks=(min(PATCH_SIZE, shape[0]), *shape[1:]))
+    for top in range(0, shape[0], PATCH_SIZE):
+        rows = array[top:top + PATCH_SIZE]
+        dataset[top:top + PATCH_SIZE] = rows > 0 if name == 'mask' else rows
+
+
+def _remove_image(store, index, patches):
+    """Removes what there is of an image, the last one.
+
+    Args:
+        index: of the image.
+        patches: the number of patches before it.
+    """
+    if f'images/{index}' in store:
+        del store[f'images/{index}']
+    for name in PATCHES:
+        store[f'patches/{name}'].resize(patches, axis=0)
 
 
 def _append(dataset, rows):
@@ -162,7 +237,7 @@ def pixel_digest(image):
     Returns:
         str of 40 hexadecimal digits.
     """
-    return hashlib.sha1(image.tobytes()).hexdigest()
+    return hashlib.sha1(np.ascontiguousarray(image)).hexdigest()
 
 
 def open_store(path, identity=None, unseen=(), digests=None):
@@ -215,7 +290,8 @@ def prepare_command(path):
     """The command that makes a store, for messages."""
     folder = shlex.quote(os.path.dirname(path) or os.curdir)
     return (f'python main.py --mode=prepare --data_dir={folder} '
-            '--monuseg_dir=DIR (or --sample)')
+            '--monuseg_dir=DIR (or --images_dir and --annotations_dir, or '
+            '--sample)')
 
 
 def check_replaceable(path):
@@ -269,10 +345,14 @@ def whole_images(store):
     The image is uint8 [H, W, 3], RGB, and the mask uint8 [H, W], 1 in nuclei.
     """
     for index, name in enumerate(image_names(store)):
-        with reading(store):
-            group = store[f'images/{index}']
-            image, mask = group['image'][()], group['mask'][()]
-        yield name, image, mask
+        yield (name, whole_array(store, index, 'image'),
+               whole_array(store, index, 'mask'))
+
+
+def whole_array(store, index, kind):
+    """An array of one image: its 'image', 'mask' or 'instances'."""
+    with reading(store):
+        return store[f'images/{index}/{kind}'][()]
 
 
 def attributes(store):
@@ -376,5 +456,4 @@ def _schema(store):
         yield image, np.uint8, (None, None, 3)
         size = store[image].shape[:2]
         yield f'images/{index}/mask', np.uint8, size
-        if f'images/{index}/instances' in store:
-            yield f'images/{index}/instances', np.int32, size
+        yield f'images/{index}/instances', np.int32, size

@@ -51,6 +51,12 @@ def program():
     return functools.partial(run, sys.executable, 'main.py')
 
 
+def example(name, image, instances):
+    """What `store.write_store` takes, of arrays or a mask."""
+    instances = np.asarray(instances, np.int32)
+    return name, lambda: iter([image, (instances, 'outlines')])
+
+
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory):
     """Stores of synthetic images: 18 patches, and sizes no stride divides."""
@@ -62,8 +68,7 @@ def data_dir(tmp_path_factory):
         for index in range(count):
             image, instances = sample.make(rng, size)
             image, instances = image[:, :-7], instances[:, :-7]
-            examples.append((f'{split}-{index}', image, instances > 0,
-                             instances))
+            examples.append(example(f'{split}-{index}', image, instances))
         store.write_store(str(folder / f'{split}.h5'),
                           {'source': 'synthetic sample', 'split': split,
                            'source_digest': 'made here', 'seed': 7,
@@ -164,8 +169,7 @@ def start_long(mode, model_dir, folder):
             str(folder / 'data' / 'train.h5'),
             {'source': 'synthetic sample', 'split': 'train', 'seed': 7,
              'source_digest': 'made here', 'fold': '0'},
-            ((name, image, instances > 0, instances)
-             for name, image, instances in examples))
+            (example(*parts) for parts in examples))
         flags += [f'--data_dir={folder}/data', '--split=train']
         first_part = model_dir / 'unet', 'train_pictures/*.png'
     elif mode == 'predict':

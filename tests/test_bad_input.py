@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import one_line
+from conftest import example, one_line
 from input_pipeline import annotations, images, store
 from input_pipeline.files import InputError
 from training import checkpoints
@@ -192,7 +192,7 @@ def test_damaged_stores(program, tmp_path):
     whole = str(tmp_path / 'whole.h5')
     store.write_store(whole, {'seed': 3, 'source': 'made here', 'fold': '0',
                               'source_digest': 'd', 'split': 'train'},
-                      [('a', image, mask, mask.astype(np.int32))])
+                      [example('a', image, mask)])
     expected = contents(whole)
     with open(whole, 'rb') as file:
         data = file.read()

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from conftest import SECONDS, spoil
+from conftest import SECONDS, example, spoil
 from input_pipeline import augment, queues, store
 from input_pipeline.files import InputError
 from nets.tf1 import tf
@@ -32,7 +32,7 @@ def write(path, shapes, attributes=()):
     images = [rng.randint(10 * k, 10 * k + 10, (*shape, 3), np.uint8)
               for k, shape in enumerate(shapes)]
     store.write_store(str(path), dict(attributes), (
-        (str(k), image, np.full(image.shape[:2], k % 2 == 1), None)
+        example(str(k), image, np.full(image.shape[:2], k % 2 == 1))
         for k, image in enumerate(images)))
     return images
 
@@ -350,7 +350,7 @@ def test_each_pixel_of_a_large_image_comes_once(tmp_path, shape, rows,
     rng = np.random.RandomState(0)
     image = rng.randint(0, 256, (*shape, 3), np.uint8)
     mask = rng.rand(*shape) < 0.3
-    store.write_store(path, {}, [('large', image, mask, None)])
+    store.write_store(path, {}, [example('large', image, mask)])
     windows = list(queues.validation_windows(path, 16))
     assert len(windows) == len(rows) * len(columns)
     parts = iter(windows)

@@ -5,7 +5,7 @@ import signal
 import numpy as np
 import pytest
 
-from conftest import (IMAGES, end_of, messages, start, start_long,
+from conftest import (IMAGES, end_of, example, messages, start, start_long,
                       start_training, train_flags, wait_for)
 from input_pipeline import store
 from nets.tf1 import tf
@@ -43,8 +43,8 @@ def test_training_stops_within_an_evaluation(program, data_dir, tmp_path):
         attributes = store.attributes(file)
     # Many images, so that the signal comes before their end.
     store.write_store(str(data / 'validation.h5'), attributes, (
-        (str(index), rng.randint(0, 256, (512, 512, 3), np.uint8),
-         np.ones((512, 512), bool), None) for index in range(12)))
+        example(str(index), rng.randint(0, 256, (512, 512, 3), np.uint8),
+                np.ones((512, 512))) for index in range(12)))
     flags = (*train_flags(data, tmp_path, 'unet', 6), '--width=4')
     process = start(*flags)
     folder = tmp_path / 'unet'

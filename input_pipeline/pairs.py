@@ -1,0 +1,231 @@
+"""Pairing anyone's images with their annotations, by file name."""
+import collections
+import os
+import posixpath
+import re
+
+from input_pipeline import sources
+from input_pipeline.files import InputError
+from input_pipeline.sources import Entry
+
+OUTLINE_ENDINGS = ('.xml', '.geojson', '.json')
+ANNOTATION_ENDINGS = OUTLINE_ENDINGS + ('.mat', '.npy', '.png', '.tif',
+                                        '.tiff', '.jpg', '.jpeg')
+
+# What is added to an image's name in its annotation's, once or more.
+ADDED = re.compile(
+    r'[ _.-](?:annotations?|binary|bin|cp|groundtruth|gt|instances?|inst'
+    r'|labell?ed|labels?|manual|masks?|nuclei|segmentation|seg)\Z', re.I)
+# ... and what is added to the image's.
+OF_IMAGE = re.compile(r'[ _.-](?:image|img|tissue)\Z', re.I)
+
+# Words in the names of folders, where images and annotations lie mixed.
+ANNOTATION_WORDS = re.compile(
+    r'(?:\A|[^a-z])(?:annotations?|annotators?|binary|groundtruth|gt'
+    r'|instances?|inst|labels?|masks?)(?:\Z|[^a-z])', re.I)
+IMAGE_WORDS = re.compile(r'(?:\A|[^a-z])(?:tissue|images?)(?:\Z|[^a-z])',
+                         re.I)
+
+
+def find(images_dir, annotations_dir, split=None):
+    """Pairs each image of a folder with the annotation of its name.
+
+    An annotation is called as its image, or so with '_mask', '-labels' and
+    the like added. The two folders may be one, or lie one within the other:
+    then folders called images, labels and so on, and what is added to the
+    names, tell masks from tissue. Folders below are searched too; one that is
+    called train... or test... says the split.
+
+    Args:
+        images_dir, annotations_dir: folders or zip archives.
+        split: 'test' where these are test images, or None.
+
+    Returns:
+        List of `sources.Entry`, ordered by name.
+
+    Raises:
+        InputError: a folder is absent or cannot be read, there are no images,
+            files have no partner, or two images or annotations claim one
+            name.
+    """
+    flags = [f'{split}_{kind}_dir' if split else f'{kind}_dir'
+             for kind in ('images', 'annotations')]
+    files, tissue, drawn = _candidates(images_dir, annotations_dir, flags)
+    by_stem = _images_by_stem(tissue, files)
+    if not by_stem:
+        raise InputError(f'--{flags[0]} {images_dir}: holds no image '
+                         f'({", ".join(sources.IMAGE_ENDINGS)})')
+    names = _names(by_stem)
+    annotations = collections.defaultdict(list)
+    unpaired = []
+    for place in drawn:
+        stem = _paired_stem(sources.stem_and_ending(place)[0], names)
+        if stem is not None:
+            annotations[stem].append(place)
+        elif not place.lower().endswith('.json'):
+            unpaired.append(place)
+    _check_paired([by_stem[stem] for stem in by_stem
+                   if stem not in annotations], unpaired, files, flags)
+    entries = []
+    for stem, place in sorted(by_stem.items()):
+        its_split, why = split, f'of --{flags[0]}'
+        if split is None:
+            its_split, why = sources.split_of(place)
+            why = f'for their folder is called {why}' if its_split else None
+        annotation = _best(annotations[stem], files)
+        entries.append(Entry(stem, its_split or 'training', why,
+                             files[place], files[annotation]))
+    return entries
+
+
+def source_name(images_dir, annotations_dir):
+    """The name of the nearest folder above images and annotations."""
+    paths = [os.path.realpath(path) for path in (images_dir, annotations_dir)]
+    name = os.path.basename(os.path.commonpath(paths))
+    return name or os.path.basename(paths[0])
+
+
+def _candidates(images_dir, annotations_dir, flags):
+    """Lists what may be an image, and what an annotation.
+
+    Returns:
+        files: dict of place to source, of both folders
+        tissue, drawn: places
+    """
+    roots = [os.path.realpath(path) for path in (images_dir, annotations_dir)]
+    listings = [sources.listing(path, flag) for path, flag
+                in zip((images_dir, annotations_dir), flags)]
+    if roots[0] == roots[1]:
+        files = listings[0]
+        names = _names({sources.stem_and_ending(place)[0] for place in files
+                        if sources.stem_and_ending(place)[1]
+                        in sources.IMAGE_ENDINGS})
+        drawn = {place for place in files if _is_drawn(place, names)}
+        tissue = set(files) - drawn
+    else:
+        # Places begin with a number, lest two folders have one place.
+        files = {f'{k}/{place}': source for k, listed in enumerate(listings)
+                 for place, source in listed.items()}
+        within = [
+            {place for place in files if place.startswith(f'{k}/')
+             and not (roots[1 - k].startswith(roots[k] + os.sep)
+                      and os.path.realpath(files[place][0]).startswith(
+                          roots[1 - k] + os.sep))}
+            for k in range(2)]
+        tissue, drawn = within
+    for place in tissue | drawn:
+        sources.check_utf_8(place, files[place])
+    return (files,
+            sorted(place for place in tissue if
+                   sources.stem_and_ending(place)[1] in sources.IMAGE_ENDINGS),
+            sorted(place for place in drawn if
+                   sources.stem_and_ending(place)[1] in ANNOTATION_ENDINGS))
+
+
+def _is_drawn(place, names):
+    """Says whether a file among tissue images is an annotation.
+
+    Args:
+        place: of the file.
+        names: of `_names` of all rasters.
+    """
+    stem, ending = sources.stem_and_ending(place)
+    if ending not in sources.IMAGE_ENDINGS:
+        return True
+    shorter = ADDED.sub('', stem)
+    if shorter != stem and _paired_stem(shorter, names) is not None:
+        return True
+    # The nearest folder that says it.
+    for part in reversed(posixpath.dirname(place).split('/')):
+        if ANNOTATION_WORDS.search(part):
+            return True
+        if IMAGE_WORDS.search(part):
+            return False
+    return False
+
+
+def _images_by_stem(tissue, files):
+    """Maps the name of each image to its place."""
+    places = collections.defaultdict(list)
+    for place in tissue:
+        places[sources.stem_and_ending(place)[0]].append(place)
+    chosen = {}
+    for stem, found in places.items():
+        # What was made of an image often bears its name.
+        named = [place for place in found
+                 if IMAGE_WORDS.search(posixpath.dirname(place))]
+        found = named if len(named) == 1 else found
+        # MoNuSAC has its images twice.
+        slides = [place for place in found if place.lower().endswith('.svs')]
+        if len(slides) == 1 and len({posixpath.dirname(place)
+                                     for place in found}) == 1:
+            found = slides
+        if len(found) > 1:
+            raise InputError(
+                f'{sources.name_of(files[found[1]])}: of the same name as '
+                f'{sources.name_of(files[found[0]])}; names must differ, and '
+                'masks must be told from images: rename them, or give '
+                '--annotations_dir a folder without images')
+        chosen[stem] = found[0]
+    return chosen
+
+
+def _names(stems):
+    """Maps what images may be called in their annotations' names to stems."""
+    names = {OF_IMAGE.sub('', stem): stem for stem in stems}
+    names.update((stem, stem) for stem in stems)
+    return names
+
+
+def _paired_stem(stem, names):
+    """The stem of the image that an annotation's name says, or None."""
+    while stem not in names:
+        shorter = ADDED.sub('', stem)
+        if shorter == stem:
+            return None
+        stem = shorter
+    return names[stem]
+
+
+def _check_paired(images, annotations, files, flags):
+    """Refuses files without a partner; the first two are lists of places."""
+    for places, what, other, flag in (
+            (images, 'image', 'annotation', flags[1]),
+            (annotations, 'annotation', 'image', flags[0])):
+        if places:
+            names = ', '.join(sources.name_of(files[place])
+                              for place in places[:3])
+            raise InputError(
+                f'{names}{" ..." if places[3:] else ""}: {len(places)} '
+                f'{what}{"s" if places[1:] else ""} without {other}; '
+                f'--{flag} needs a file of the same name, or with _mask, '
+                '_labels or the like added to the annotation\'s')
+
+
+def _best(places, files):
+    """Of an image's annotations: XML, GeoJSON, labels, then masks.
+
+    Raises:
+        InputError: two are equally good.
+    """
+    def rank(place):
+        ending = sources.stem_and_ending(place)[1]
+        if ending in OUTLINE_ENDINGS:
+            return OUTLINE_ENDINGS.index(ending)
+        words = place.lower()
+        # CryoNuSeg's and NuInsSeg's other label images add the numbers where
+        # nuclei overlap.
+        if 'label masks modify' in words:
+            return 3
+        # Masks too may be called labels, labels are never called binary.
+        if re.search(r'bin(ary)?(?![a-z])', words):
+            return 6
+        return 4 if re.search('label|inst', words) or ending in (
+            '.mat', '.npy') else 5
+
+    ranked = sorted((rank(place), place) for place in places)
+    if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
+        names = [sources.name_of(files[place]) for _, place in ranked[:2]]
+        raise InputError(f'{names[0]} and {names[1]}: two annotations of one '
+                         'image; give --annotations_dir the folder of one')
+    return ranked[0][1]
