@@ -105,7 +105,7 @@ def training_data(folder, count):
     return folder
 
 
-def testing_data(folder):
+def data_to_test(folder):
     """Writes the test archive's layout: one image, TCGA-9, of one nucleus."""
     save(folder / 'TCGA-9.tif', pixels(9))
     save_xml(folder / 'TCGA-9.xml', NUCLEUS)

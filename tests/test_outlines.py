@@ -260,7 +260,7 @@ def test_published_masks_have_the_centre_at_whole_numbers():
         published = images.read_labels(path) > 0
         nuclei = nuclei_of(entry)
         assert (moved(nuclei, 0.5) != published).sum() <= 5, entry.name
-        assert (moved(nuclei, 0) != published).sum() > 5000, entry.name
+        assert (moved(nuclei, 0) != published).sum() > 1000, entry.name
         compared += 1
     assert compared
 
