@@ -207,9 +207,8 @@ def prepare():
                                   test_dirs(), microns_per_pixel)
     else:
         data = preparing.find_monuseg(FLAGS.monuseg_dir, microns_per_pixel)
-    left_out = preparing.prepare(
-        FLAGS.data_dir, data, FLAGS.seed, FLAGS.fold, validation_names(),
-        microns_per_pixel)
+    left_out = preparing.prepare(FLAGS.data_dir, data, FLAGS.seed, FLAGS.fold,
+                                 validation_names())
     return 1 if left_out else 0
 
 
