@@ -194,8 +194,9 @@ def prepare():
     from input_pipeline import prepare as preparing
 
     microns_per_pixel = None
-    own = FLAGS.images_dir or FLAGS.annotations_dir
-    if [bool(FLAGS.monuseg_dir), bool(own), FLAGS.sample].count(True) != 1:
+    own = any((FLAGS.images_dir, FLAGS.annotations_dir,
+               FLAGS.test_images_dir, FLAGS.test_annotations_dir))
+    if [bool(FLAGS.monuseg_dir), own, FLAGS.sample].count(True) != 1:
         raise InputError('--monuseg_dir: give either the folder of MoNuSeg, '
                          'or --images_dir and --annotations_dir, or --sample '
                          'for synthetic images')

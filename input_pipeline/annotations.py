@@ -24,8 +24,8 @@ TILE = 1024  # pixels, of the sides of what is looked at together
 def format_of(source):
     """What a source holds, for the log: 'XML', 'GeoJSON' or 'raster'."""
     ending = sources.stem_and_ending(sources.name_of(source))[1]
-    return {'.xml': 'XML', '.geojson': 'GeoJSON', '.json': 'GeoJSON'}.get(
-        ending, 'raster')
+    return {'.xml': 'XML', '.annotations': 'XML', '.geojson': 'GeoJSON',
+            '.json': 'GeoJSON'}.get(ending, 'raster')
 
 
 def load(source, image_size, size):

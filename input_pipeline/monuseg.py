@@ -12,6 +12,7 @@ Three layouts are in circulation:
 import posixpath
 import re
 
+from input_pipeline import pairs
 from input_pipeline import sources
 from input_pipeline.files import InputError
 from input_pipeline.sources import Entry
@@ -72,7 +73,10 @@ def find(folder):
         entry, rank = _entry(place, files, index)
         if entry is None:
             rest.append(place)
-        else:
+        # Masks and labels in folders of other names.
+        elif (not PLACES[rank][0] or posixpath.basename(parent)
+              in IMAGE_FOLDERS or not pairs.ANNOTATION_WORDS.search(
+                  posixpath.basename(parent))):
             found[entry.name] = _one_of_two(found.get(entry.name),
                                             (rank, parent, entry))
     _check_rest(rest, {parent for _, parent, _ in found.values()}, files)
@@ -117,7 +121,8 @@ def _entry(place, files, index):
 def _one_of_two(first, second):
     """Of two finds of one name, that with the better annotation.
 
-    A find is (place in PLACES, folder, entry); the first may be None.
+    A find is (place in PLACES, folder, entry); the first may be None. What
+    lies beside a folder of tissue images was made from them.
 
     Raises:
         InputError: they are of different images or splits.
@@ -129,6 +134,11 @@ def _one_of_two(first, second):
     if entries[0].split != entries[1].split:
         raise InputError(f'{names[1]}: also a {entries[0].split} image '
                          f'({names[0]}); remove one of them')
+    finds = {posixpath.basename(find[1]): find for find in (first, second)
+             if posixpath.dirname(find[1]) == posixpath.dirname(first[1])}
+    tissue = [finds[folder] for folder in IMAGE_FOLDERS if folder in finds]
+    if len(finds) == 2 and len(tissue) == 1:
+        return tissue[0]
     digests = [sources.file_digest(entry.image) for entry in entries]
     if digests[0] != digests[1]:
         raise InputError(f'{names[1]}: another image than {names[0]} of the '

@@ -53,7 +53,8 @@ def parse_imagescope(data, path):
     """Parses an Aperio ImageScope annotation: a Region for each nucleus.
 
     Regions of all layers are read together. A negative region is a hole in
-    those of its layer that do not lie within it. A layer called Ambiguous, as
+    those of its layer that do not lie within it; one that is a hole in none
+    is counted. A layer called Ambiguous, as
     MoNuSAC's test images have it, holds what the annotators were not sure of,
     and is left out.
 
@@ -77,7 +78,11 @@ def parse_imagescope(data, path):
                 continue
             left_out['regions that enclose nothing (arrows, rulers, points)'
                      ] += odd
-            nuclei += [[[ring, *_holes(ring, negative)]] for ring in positive]
+            holes = [_holes(ring, negative) for ring in positive]
+            nuclei += [[[ring, *its]] for ring, its in zip(positive, holes)]
+            left_out['negative regions outside their layer\'s outlines'] += (
+                len(negative) - len({id(hole) for its in holes
+                                     for hole in its}))
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise InputError(f'{path}: not a whole ImageScope annotation '
                          f'({error}); export or download it again') from error
@@ -171,12 +176,14 @@ def _region(element):
 
 def _holes(ring, negative):
     """Of a layer's negative rings, those that may take from a positive one."""
+    from skimage.measure import points_in_poly
     low, high = ring.min(axis=0), ring.max(axis=0)
     return [hole for hole in negative
             if (hole.min(axis=0) < high).all()
             and (hole.max(axis=0) > low).all()
             and not ((hole.min(axis=0) < low).all()
-                     and (hole.max(axis=0) > high).all())]
+                     and (hole.max(axis=0) > high).all()
+                     and points_in_poly(ring, hole).all())]
 
 
 def parse_geojson(data, path):
@@ -208,7 +215,7 @@ def parse_geojson(data, path):
                 nuclei.append([[_ring(ring) for ring in polygon]
                                for polygon in polygons])
     except (OSError, EOFError, zlib.error, LookupError, TypeError,
-            AttributeError, ValueError) as error:
+            AttributeError, ValueError, RecursionError) as error:
         raise InputError(f'{path}: not a whole GeoJSON file of QuPath '
                          f'({str(error) or type(error).__name__}); export it '
                          'again') from error
@@ -238,10 +245,13 @@ def _polygons(feature):
             return 'cells without a nucleus'
         if geometry is None:
             return 'objects without a geometry'
-    if geometry['type'] == 'Polygon':
-        return [geometry['coordinates']]
-    if geometry['type'] == 'MultiPolygon':
-        return geometry['coordinates']
+    if geometry['type'] in ('Polygon', 'MultiPolygon'):
+        polygons = geometry['coordinates']
+        if geometry['type'] == 'Polygon':
+            polygons = [polygons]
+        # QuPath writes empty ones, too.
+        return ([rings for rings in polygons if rings]
+                or 'objects without a geometry')
     if geometry['type'] in ('Point', 'MultiPoint', 'LineString',
                             'MultiLineString'):
         return 'points and lines'
@@ -300,7 +310,7 @@ def fill(nuclei, height, width):
     around = _around_others(nuclei, boxes)
     left_out = [f'outlines outside the image: {outside.sum()}'
                 ] if outside.any() else []
-    for index in range(len(nuclei) - 1, -1, -1):
+    for index in np.flatnonzero(~outside)[::-1]:
         window, inside = _inside(nuclei[index], height, width)
         if inside is None:
             continue

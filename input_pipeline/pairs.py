@@ -8,16 +8,19 @@ from input_pipeline import sources
 from input_pipeline.files import InputError
 from input_pipeline.sources import Entry
 
-OUTLINE_ENDINGS = ('.xml', '.geojson', '.json')
+# HALO's are in ImageScope's XML.
+OUTLINE_ENDINGS = ('.xml', '.annotations', '.geojson', '.json')
 ANNOTATION_ENDINGS = OUTLINE_ENDINGS + ('.mat', '.npy', '.png', '.tif',
                                         '.tiff', '.jpg', '.jpeg')
 
-# What is added to an image's name in its annotation's, once or more.
+# What is added to an image's name in its annotation's, once or more; QuPath's
+# scripts add to the whole name, A.tif.geojson.
 ADDED = re.compile(
-    r'[ _.-](?:annotations?|binary|bin|cp|groundtruth|gt|instances?|inst'
-    r'|labell?ed|labels?|manual|masks?|nuclei|segmentation|seg)\Z', re.I)
+    r'(?:[ _.-](?:annotations?|binary|bin|cp|ground[ _-]?truth|gt|instances?'
+    r'|inst|labell?ed|labels?|manual|map|masks?|nuclear|nuclei|nucleus'
+    r'|segmentation|seg)|\.(?:tiff?|svs|png|jpe?g))\Z', re.I)
 # ... and what is added to the image's.
-OF_IMAGE = re.compile(r'[ _.-](?:image|img|tissue)\Z', re.I)
+OF_IMAGE = re.compile(r'[ _.-](?:image|img|ome|tissue)\Z', re.I)
 
 # Words in the names of folders, where images and annotations lie mixed.
 ANNOTATION_WORDS = re.compile(
@@ -246,16 +249,18 @@ def _best(places, files):
         ending = sources.stem_and_ending(place)[1]
         if ending in OUTLINE_ENDINGS:
             return OUTLINE_ENDINGS.index(ending)
+        if place.lower().endswith('_seg.npy'):
+            return 9  # Cellpose's own, pickled
         words = place.lower()
         # CryoNuSeg's and NuInsSeg's other label images add the numbers where
         # nuclei overlap.
         if 'label masks modify' in words:
-            return 3
+            return 5
         # Masks too may be called labels, labels are never called binary.
         if re.search(r'bin(ary)?(?![a-z])', words):
-            return 6
-        return 4 if re.search('label|inst', words) or ending in (
-            '.mat', '.npy') else 5
+            return 8
+        return 6 if re.search('label|inst', words) or ending in (
+            '.mat', '.npy') else 7
 
     ranked = sorted((rank(place), place) for place in places)
     if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:

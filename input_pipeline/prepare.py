@@ -188,7 +188,8 @@ def _named(entries, patterns):
     held = set()
     for pattern in patterns:
         found = {entry.name for entry in entries
-                 if fnmatch.fnmatchcase(entry.name, pattern)}
+                 if entry.name == pattern  # which may hold brackets
+                 or fnmatch.fnmatchcase(entry.name, pattern)}
         if not found:
             names = ', '.join(entry.name for entry in entries[:3])
             raise InputError(f'--validation: no training image is called '

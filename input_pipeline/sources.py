@@ -76,20 +76,30 @@ def listing(folder, flag):
 
 
 def _walk(folder, seen):
-    """Yields the paths of the files below a folder; `seen` are real paths."""
+    """Yields the paths of the files below a folder.
+
+    Those of the folders whose real paths are in the set `seen` come no more;
+    the others are added.
+    """
     def fail(error):
         raise InputError(f'{error.filename}: cannot be read '
                          f'({error.strerror}); make it readable') from error
 
     links = []
     for parent, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
         seen.add(os.path.realpath(parent))
+        # A link may lead to a folder above.
+        folders[:] = sorted(
+            name for name in folders if not is_hidden(name)
+            and os.path.realpath(os.path.join(parent, name)) not in seen)
         links += [os.path.join(parent, name) for name in folders
                   if os.path.islink(os.path.join(parent, name))]
         for name in names:
-            if not is_hidden(name):
-                yield os.path.join(parent, name)
+            path = os.path.join(parent, name)
+            # A pipe would never end. A link to nothing is an error later.
+            if not is_hidden(name) and (os.path.isfile(path)
+                                        or not os.path.exists(path)):
+                yield path
     for link in links:
         if os.path.realpath(link) not in seen:
             yield from _walk(link, seen)
