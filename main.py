@@ -82,6 +82,14 @@ def define_flags():
                 "instead: NAME,NAME, 'PATTERN*' or a text file of such.",
                 group)
 
+    group = 'Preparing and predicting'
+    flags.DEFINE_float('magnification', None, 'Of the objective; 40 if not '
+                       'given. Images are resampled to 40x for the networks.',
+                       lower_bound=2, upper_bound=200, module_name=group)
+    flags.DEFINE_float('microns_per_pixel', None, 'The same, as micrometres '
+                       'per pixel; 0.25 is 40x.', lower_bound=0.05,
+                       upper_bound=5, module_name=group)
+
     group = 'Network (read back from the checkpoint once trained)'
     flags.DEFINE_integer('width', None, 'Filters of the first layer; '
                          f'{nets.WIDTH} if not given.', lower_bound=1,
@@ -133,8 +141,11 @@ def define_flags():
                          lower_bound=1, upper_bound=LARGEST,
                          module_name=group)
     # NaN is outside no bounds.
-    for name in ('learning_rate', 'threshold'):
-        flags.register_validator(name, math.isfinite, 'must be a number')
+    for name in ('learning_rate', 'threshold', 'magnification',
+                 'microns_per_pixel'):
+        flags.register_validator(
+            name, lambda value: value is None or math.isfinite(value),
+            'must be a number')
     for name in ('data_dir', 'model_dir', 'monuseg_dir', 'images_dir',
                  'annotations_dir', 'test_images_dir', 'test_annotations_dir',
                  'validation', 'images', 'output_dir'):
@@ -193,7 +204,7 @@ def require(*names):
 def prepare():
     from input_pipeline import prepare as preparing
 
-    microns_per_pixel = None
+    microns_per_pixel = asked_microns_per_pixel()
     own = any((FLAGS.images_dir, FLAGS.annotations_dir,
                FLAGS.test_images_dir, FLAGS.test_annotations_dir))
     if [bool(FLAGS.monuseg_dir), own, FLAGS.sample].count(True) != 1:
@@ -211,6 +222,17 @@ def prepare():
     left_out = preparing.prepare(FLAGS.data_dir, data, FLAGS.seed, FLAGS.fold,
                                  validation_names())
     return 1 if left_out else 0
+
+
+def asked_microns_per_pixel():
+    """The images' micrometres per pixel, or None where no flag says it."""
+    if FLAGS.magnification is None:
+        return FLAGS.microns_per_pixel
+    if FLAGS.microns_per_pixel is not None:
+        raise InputError('--magnification: --microns_per_pixel says it '
+                         'already; leave one of them out')
+    from input_pipeline.resolution import MICRONS_AT_1X
+    return MICRONS_AT_1X / FLAGS.magnification
 
 
 def test_dirs():
@@ -349,7 +371,7 @@ def predict(folder, output_stride):
         announce(record, folder)
         skipped = predict_files(FLAGS.images, output_dir, forward, stride,
                                 FLAGS.threshold, FLAGS.max_pixels,
-                                FLAGS.average)
+                                FLAGS.average, asked_microns_per_pixel())
     print(f'predicted: {output_dir}'
           + (f'; {len(skipped)} images left out' if skipped else ''))
     return 1 if skipped else 0

@@ -35,7 +35,7 @@ def evaluate(images, total, forward, stride, threshold, max_pixels, average,
     report = progress.reporter(total, 'images')
     rows, counts = [], []
     for done, (name, image, truth) in enumerate(images):
-        check_size(image, name)
+        check_size(image.shape[:2], name)
         mask, _ = inference.segment(
             image, forward, stride, threshold, max_pixels, average,
             progress=lambda part, done=done: report(done + part))

@@ -4,8 +4,10 @@ import os
 import sys
 import tempfile
 
+import numpy as np
+
 from eval import display, inference
-from input_pipeline import progress
+from input_pipeline import progress, resolution
 from input_pipeline.files import InputError
 from input_pipeline.images import png_software, read_image, write_png
 from input_pipeline.preprocessing import check_size
@@ -17,7 +19,7 @@ SOFTWARE = 'nuclei segmentation'
 
 
 def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
-                  average):
+                  average, microns_per_pixel=None):
     """Segments image files.
 
     For each image, three 8-bit PNG files of its height and width:
@@ -31,6 +33,9 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
         output_dir: made where missing.
         forward, stride, threshold, max_pixels, average: as for
             `inference.segment`.
+        microns_per_pixel: of the images, which are resampled to the networks'
+            own, and the results back; None if it was not said, which means
+            these.
 
     Returns:
         list of the paths that were left out.
@@ -47,20 +52,30 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
     _check_output(output_dir, paths)
 
     skipped = []
+    say_resolution = resolution.Check(microns_per_pixel)
     report = progress.reporter(len(paths), 'images')
     for done, path in enumerate(paths):
         try:
             image = read_image(path)  # [H, W, 3]
-            check_size(image, path)
+            size = resolution.resampled_size(
+                image.shape[:2],
+                (microns_per_pixel or resolution.MICRONS_PER_PIXEL)
+                / resolution.MICRONS_PER_PIXEL, path)
+            check_size(size, path)
         except InputError as error:
             progress.end_line()
             print(f'error: {error} (left out)', file=sys.stderr)
             skipped.append(path)
             report(done + 1)
             continue
+        say_resolution(path, resolution.read_microns_per_pixel(path))
         mask, probability = inference.segment(
-            image, forward, stride, threshold, max_pixels, average,
+            resolution.resample(image, size), forward, stride, threshold,
+            max_pixels, average,
             progress=lambda part, done=done: report(done + part))
+        if mask.shape != image.shape[:2]:
+            probability = resolution.resample(probability, image.shape[:2])
+            mask = (probability > 255 * threshold).astype(np.uint8)
         mask_path, probability_path, overlay_path = _results(output_dir, path)
         _write(mask_path, mask * 255)
         _write(probability_path, probability)

@@ -237,10 +237,10 @@ def load(entry, microns_per_pixel, said):
     image = images.read_image(path, content)
     image_size = image.shape[:2]
     said.resolution(path, resolution.read_microns_per_pixel(path, content))
-    if microns_per_pixel not in (None, resolution.MICRONS_PER_PIXEL):
-        image = resolution.resample(
-            image, microns_per_pixel / resolution.MICRONS_PER_PIXEL, path)
-    size = image.shape[:2]
+    size = resolution.resampled_size(
+        image_size, (microns_per_pixel or resolution.MICRONS_PER_PIXEL)
+        / resolution.MICRONS_PER_PIXEL, path)
+    image = resolution.resample(image, size)
     yield image
     del image, content  # a large one fills the memory
     instances, kind, microns, left_out = annotations.load(
