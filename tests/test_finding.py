@@ -1,0 +1,638 @@
+"""Which files are images, which are their annotations, and in which split."""
+import os
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+
+from inputs import (NUCLEUS, annotation_of, feature, found, labels, load,
+                    mask, message, pack, pixels, save, save_geojson, save_xml,
+                    square, data_to_test, training_data, write)
+from input_pipeline import monuseg
+from input_pipeline import pairs
+from input_pipeline import prepare
+from input_pipeline import sources
+
+
+def places(folder, names=None):
+    """Touches files, for finding them takes none of their content."""
+    for name in names:
+        write(folder / name, '')
+    return folder
+
+
+def pairing(entries, folder):
+    """Maps each image's path below a folder to its annotation's."""
+    return {os.path.relpath(sources.name_of(entry.image), str(folder)):
+            os.path.relpath(annotation_of(entry), str(folder))
+            for entry in entries}
+
+
+def find_pairs(folder, images='', annotations=''):
+    return pairs.find(str(folder / images), str(folder / annotations))
+
+
+# Folders
+
+
+def test_hidden_files_are_passed_over(tmp_path):
+    places(tmp_path, [
+        'a.tif', '.a.tif', '.ipynb_checkpoints/a-checkpoint.tif',
+        'b/.DS_Store', 'b/._c.tif', '__MACOSX/b/._c.tif', 'b/c.tif'])
+    assert set(sources.listing(str(tmp_path), 'x')) == {'a.tif', 'b/c.tif'}
+    # Not so the folder that was given, or those above it.
+    hidden = places(tmp_path / '.cache' / '.data', ['d.tif'])
+    assert set(sources.listing(str(hidden), 'x')) == {'d.tif'}
+
+
+def test_links_to_folders_are_followed_and_loops_end(tmp_path):
+    data = tmp_path / 'up' / 'data'
+    places(data, ['own/a.tif'])
+    places(tmp_path / 'elsewhere', ['deep/b.tif'])
+    links = {'linked': tmp_path / 'elsewhere', 'itself': data,
+             'own/above': tmp_path / 'up', 'own/once more': data / 'own',
+             'linked/back': data / 'linked', 'linked/deep/round': data}
+    for name, target in links.items():
+        (data / name).symlink_to(target, target_is_directory=True)
+    (data / 'a link.tif').symlink_to(tmp_path / 'elsewhere/deep/b.tif')
+    (data / 'to nothing.tif').symlink_to(tmp_path / 'none')
+    os.mkfifo(str(data / 'pipe.tif'))
+    assert set(sources.listing(str(data), 'x')) == {
+        'own/a.tif', 'linked/deep/b.tif', 'a link.tif', 'to nothing.tif'}
+
+
+def test_absent_data(tmp_path):
+    path = str(tmp_path / 'none')
+    assert message(monuseg.find, path) == (
+        f'--monuseg_dir {path}: no such folder or zip archive; unpack or copy '
+        'the data there')
+    places(tmp_path / 'a', ['a.png'])
+    for flag, arguments in (
+            ('images_dir', (path, str(tmp_path))),
+            ('annotations_dir', (str(tmp_path / 'a'), path)),
+            ('test_images_dir', (path, str(tmp_path), 'test'))):
+        assert f'--{flag} {path}: no such folder' in message(
+            pairs.find, *arguments)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may read everything')
+def test_a_folder_that_may_not_be_read(tmp_path):
+    folder = places(tmp_path / 'locked', ['a.tif'])
+    folder.chmod(0)
+    try:
+        assert f'{folder}: cannot be read' in message(
+            sources.listing, str(tmp_path), 'x')
+    finally:
+        folder.chmod(0o755)
+
+
+@pytest.mark.parametrize('folder, split', [
+    *((name, 'training') for name in (
+        'train', 'Train', 'TRAIN', 'training', 'Training', 'TRAINING',
+        'train_1', 'train1', 'trainset', 'Training Data', 'TrainingData',
+        'TRAINING_SET', 'training-images', 'MoNuSegTrainingData',
+        'MoNuSeg 2018 Training Data', 'MoNuSAC Training')),
+    *((name, 'test') for name in (
+        'test', 'Test', 'TEST', 'testing', 'Testing', 'test_same',
+        'test_diff', 'test set', 'TestSet', 'testdata', 'Test.zip',
+        'MoNuSegTestData', 'MoNuSAC Testing Data and Annotations')),
+    *((name, None) for name in (
+        'Testis', 'testis', 'TESTIS', 'latest', 'contest', 'CONTEST',
+        'my_test_project', 'Testicle', 'tester', 'trained', 'trains',
+        'Trainees', 'strain', 'retraining', 'protest', 'validation',
+        'constraint_training', 'images'))])
+def test_words_that_say_a_split(folder, split):
+    assert sources.split_of(f'{folder}/a.tif')[0] == split
+    assert sources.split_of(f'x/{folder}/y/a.tif')[0] == split
+    # A file is no folder, and the nearest folder decides.
+    assert sources.split_of(f'x/{folder}.tif') == (None, None)
+    assert sources.split_of(f'test/train/{folder}/a.tif')[0] == (
+        split or 'training')
+    if split:
+        assert sources.split_of(f'test/train/{folder}/a.tif')[1] == folder
+
+
+def test_folders_above_the_one_given_say_no_split(tmp_path):
+    for above in ('test', 'Training', 'my_test_project'):
+        folder = tmp_path / above / 'slides'
+        places(folder, ['images/a.png', 'masks/a.png'])
+        for entry, in (pairs.find(str(folder / 'images'),
+                                  str(folder / 'masks')),
+                       pairs.find(str(folder), str(folder))):
+            assert (entry.name, entry.split) == ('a', 'training')
+    training_data(tmp_path / 'test' / 'given', 1)
+    entry, = monuseg.find(str(tmp_path / 'test' / 'given'))
+    assert entry.split == 'training'
+
+
+def test_why_nothing_is_left_to_train_on(tmp_path):
+    names = [f'test_same/{kind}/{index}' for kind in ('Images/', 'Labels/')
+             for index in range(3)]
+    places(tmp_path, [f'{name}.png' for name in names])
+    data = prepare.find_own(str(tmp_path), str(tmp_path))
+    line = message(prepare.assign_splits, data.entries, 0, '0')
+    assert line == (
+        '0 training images found, --fold=0 needs 2. 3 are test images (0 '
+        '...), for their folder is called test_same; give the folder above '
+        'the training data')
+    data_to_test(tmp_path / 'mixed')
+    data = prepare.find_monuseg(str(tmp_path / 'mixed'))
+    assert ('1 are test images (TCGA-9), for they lie beside their XML, as in '
+            'its test archive;' in message(prepare.assign_splits,
+                                           data.entries, 0, 'none'))
+
+
+# The layouts of MoNuSeg
+
+
+def test_training_layout_prefers_outlines(tmp_path):
+    data = training_data(tmp_path / 'données 1' / 'latest', 2)
+    for index in range(2):
+        save(data / 'Binary_masks' / f'TCGA-{index}.png',
+             np.zeros((300, 300), np.uint8))
+    (data / 'Annotations' / 'TCGA-1.xml').unlink()
+    (data / 'Tissue Images' / '.DS_Store').write_bytes(b'')
+    for folder in (data, data.parent):
+        first, second = monuseg.find(str(folder))
+        assert (first.name, first.split) == ('TCGA-0', 'training')
+        assert (second.name, second.split) == ('TCGA-1', 'training')
+        image, instances, kind = load(first)
+        np.testing.assert_array_equal(image, pixels(0))
+        assert kind == 'outlines' and instances.dtype == np.int32
+        expected = np.zeros((300, 300))
+        expected[10:30, 20:60] = 1
+        np.testing.assert_array_equal(instances, expected)
+        _, instances, kind = load(second)
+        assert not instances.any() and kind == 'components'
+
+
+def test_test_layout(tmp_path):
+    entry, = monuseg.find(str(data_to_test(tmp_path / 'given')))
+    assert (entry.name, entry.split) == ('TCGA-9', 'test')
+    assert load(entry)[1].sum() == 20 * 40
+    # A folder's name comes first.
+    data_to_test(tmp_path / 'above' / 'Training')
+    entry, = monuseg.find(str(tmp_path / 'above'))
+    assert entry.split == 'training'
+
+
+def test_ground_truth_layout(tmp_path):
+    for part, name in (('Training', 'A'), ('Test', 'B')):
+        folder = tmp_path / 'latest' / part
+        save(folder / 'TissueImages' / f'{name}.tif', pixels(0))
+        save(folder / 'GroundTruth' / f'{name}_bin_mask.png', mask())
+    entries = monuseg.find(str(tmp_path / 'latest'))
+    assert [(entry.name, entry.split) for entry in entries] == [
+        ('A', 'training'), ('B', 'test')]
+    _, instances, kind = load(entries[1])
+    np.testing.assert_array_equal(instances, labels())
+    assert kind == 'components'
+
+
+BESIDE = ['Annotations/A.xml', 'Annotations/A.geojson', 'Annotations/A.json',
+          'Label_masks/A.mat', 'Label_masks/A.npy', 'Label_masks/A.tif',
+          'Label_masks/A.png', 'Instance_masks/A.mat', 'Instance_masks/A.tif',
+          'Binary_masks/A.png', 'Binary_masks/A.tif',
+          'GroundTruth/A_bin_mask.png']
+
+
+@pytest.mark.parametrize('folder', ['Tissue Images', 'TissueImages',
+                                    'Pictures'])
+def test_the_best_annotation_is_taken(tmp_path, folder):
+    places(tmp_path, [f'{folder}/A.png', *BESIDE])
+    for best in BESIDE:
+        entry, = monuseg.find(str(tmp_path))
+        assert pairing([entry], tmp_path) == {f'{folder}/A.png': best}
+        assert (entry.name, entry.split) == ('A', 'training')
+        (tmp_path / best).unlink()
+    assert 'A.png: no annotation' in message(
+        monuseg.find, str(tmp_path)) or folder == 'Pictures'
+
+
+@pytest.mark.parametrize('ending', [
+    'tif', 'TIF', 'tiff', 'svs', 'png', 'PNG', 'jpg', 'JPG', 'jpeg'])
+def test_endings_of_images_and_annotations(tmp_path, ending):
+    places(tmp_path, [f'Tissue Images/A.{ending}', 'Annotations/A.XML'])
+    assert pairing(monuseg.find(str(tmp_path)), tmp_path) == {
+        f'Tissue Images/A.{ending}': 'Annotations/A.XML'}
+
+
+@pytest.mark.parametrize('other', [
+    'Binary_masks', 'Masks', 'masks', 'Label masks', 'labels', 'GT_masks',
+    'mask binary', 'Overlay', 'Overlays'])
+def test_what_was_made_of_images_is_never_taken_for_tissue(tmp_path, other):
+    places(tmp_path, ['Tissue Images/A.png', 'Annotations/A.xml'])
+    save(tmp_path / other / 'A.tif', mask())
+    assert pairing(monuseg.find(str(tmp_path)), tmp_path) == {
+        'Tissue Images/A.png': 'Annotations/A.xml'}
+    # Nor where the tissue is in a format that is not read.
+    (tmp_path / 'Tissue Images' / 'A.png').rename(
+        tmp_path / 'Tissue Images' / 'A.bmp')
+    if not other.startswith('Overlay'):
+        assert 'no MoNuSeg images' in message(monuseg.find, str(tmp_path))
+
+
+def test_archives(tmp_path):
+    data = training_data(tmp_path / 'away' / 'MoNuSeg 2018 Training Data', 2)
+    given = tmp_path / 'given'
+    given.mkdir()
+    archive = pack(given / 'first.zip', data)
+    pack(given / 'second.zip',
+         data_to_test(tmp_path / 'away' / 'MoNuSegTestData'))
+    (given / '._second.zip').write_bytes(b'macOS')
+    files = sorted(tmp_path.rglob('*'))
+
+    assert [entry.split for entry in monuseg.find(str(archive))] == [
+        'training', 'training']
+    entries = monuseg.find(str(given))
+    assert [(entry.name, entry.split) for entry in entries] == [
+        ('TCGA-0', 'training'), ('TCGA-1', 'training'), ('TCGA-9', 'test')]
+    image, instances, _ = load(entries[1])
+    np.testing.assert_array_equal(image, pixels(1))
+    assert instances.sum() == 20 * 40
+    # Unpacked beside its archive, each image still counts once.
+    training_data(given / 'MoNuSeg 2018 Training Data', 2)
+    assert [len(entry.image) for entry in monuseg.find(str(given))] == [
+        1, 1, 2]
+    # Nothing was unpacked to disk.
+    assert [path for path in sorted(tmp_path.rglob('*'))
+            if 'MoNuSeg 2018 Training Data' not in str(path)] == [
+                path for path in files
+                if 'MoNuSeg 2018 Training Data' not in str(path)]
+
+
+def test_unknown_data(tmp_path):
+    assert 'Tissue Images/NAME.tif' in message(monuseg.find, str(tmp_path))
+    archive = tmp_path / 'cut.zip'
+    archive.write_bytes(b'PK\3\4 and no more')
+    for given in (tmp_path, archive):
+        assert f'{archive}: no whole zip' in message(monuseg.find, str(given))
+
+
+def test_damaged_archive_member(tmp_path):
+    data = training_data(tmp_path / 'Training', 1)
+    archive = pack(tmp_path / 'a.zip', data)
+    stored = (data / 'Tissue Images' / 'TCGA-0.tif').read_bytes()
+    packed = archive.read_bytes()
+    archive.write_bytes(packed.replace(stored, stored[:-1] + b'?'))
+    entry, = monuseg.find(str(archive))
+    assert 'a.zip/Training/Tissue Images/TCGA-0.tif' in message(load, entry)
+
+
+def test_an_archive_reaches_nothing_outside_and_fills_no_memory(tmp_path):
+    """Members named outside the archive are read as members, and only so."""
+    outside = training_data(tmp_path / 'outside', 2)
+    archive = tmp_path / 'given' / 'Training.zip'
+    archive.parent.mkdir()
+    with zipfile.ZipFile(str(archive), 'w', zipfile.ZIP_DEFLATED) as file:
+        # Its annotation lies outside alone.
+        file.write(str(outside / 'Tissue Images/TCGA-1.tif'),
+                   '../../outside/Tissue Images/TCGA-1.tif')
+    before = sorted(tmp_path.rglob('*'))
+    assert 'TCGA-1.tif: no annotation' in message(monuseg.find, str(archive))
+    assert sorted(tmp_path.rglob('*')) == before
+    with zipfile.ZipFile(str(archive), 'w', zipfile.ZIP_DEFLATED) as file:
+        file.writestr('Tissue Images/big.tif', bytes(2 ** 20))
+        file.writestr('Annotations/big.xml', '')
+    packed = bytearray(archive.read_bytes())
+    # The size that it claims, in the first entry of the list at the end.
+    claimed = packed.index(b'PK\1\2') + 24
+    assert packed[claimed:claimed + 4] == struct.pack('<I', 2 ** 20)
+    packed[claimed:claimed + 4] = struct.pack('<I', 2 ** 31 + 1)
+    archive.write_bytes(packed)
+    entry, = monuseg.find(str(archive))
+    assert 'big.tif: cannot be read (unpacks to more than' in message(
+        load, entry)
+
+
+def test_image_without_annotation(tmp_path):
+    data = training_data(tmp_path / 'Training', 3)
+    for index in (1, 2):
+        (data / 'Annotations' / f'TCGA-{index}.xml').unlink()
+    line = message(monuseg.find, str(data))
+    assert 'TCGA-1.tif: no annotation, nor have 1 more' in line
+    assert 'Annotations/TCGA-1.xml' in line
+
+
+def test_other_images_are_passed_over_and_named(tmp_path, capsys):
+    data = training_data(tmp_path / 'Training', 1)
+    save(data / 'figures' / 'overview.png', pixels(1))
+    assert len(monuseg.find(str(data))) == 1
+    assert capsys.readouterr().out == (
+        '1 other images without annotations are passed over '
+        f'({data}/figures/overview.png ...)\n')
+
+
+def test_image_in_both_splits(tmp_path):
+    training_data(tmp_path / 'given' / 'Training', 1)
+    training_data(tmp_path / 'given' / 'Test', 1)
+    assert 'TCGA-0.tif: also a' in message(monuseg.find,
+                                           str(tmp_path / 'given'))
+
+
+def test_a_name_that_is_not_utf_8(tmp_path):
+    with open(os.fsencode(tmp_path) + b'/caf\xe9.tif', 'wb'):
+        pass
+    for find, folders in ((monuseg.find, [tmp_path]),
+                          (pairs.find, [tmp_path, tmp_path])):
+        assert "caf\\udce9.tif': the name is not UTF-8" in message(
+            find, *map(str, folders))
+
+
+def test_two_images_of_one_name(tmp_path):
+    folders = [tmp_path / 'Training' / part for part in ('a', 'b')]
+    for folder in folders:
+        training_data(folder, 1)
+    # The same image twice is one, with outlines where either copy has them.
+    (folders[0] / 'Annotations' / 'TCGA-0.xml').unlink()
+    save(folders[0] / 'Binary_masks' / 'TCGA-0.png', mask())
+    entry, = monuseg.find(str(tmp_path))
+    assert annotation_of(entry).endswith('b/Annotations/TCGA-0.xml')
+    save(folders[1] / 'Tissue Images' / 'TCGA-0.tif', pixels(1))
+    line = message(monuseg.find, str(tmp_path))
+    assert 'a/Tissue Images/TCGA-0.tif of the same name' in line
+
+
+def test_monuseg_is_called_so_and_other_data_by_their_folder(tmp_path):
+    slide = 'TCGA-AB-1234-01Z-00-DX1'
+    folder = tmp_path / 'liver' / 'x'
+    places(folder, [f'Tissue Images/{slide}.tif', f'Annotations/{slide}.xml'])
+    assert prepare.find_monuseg(str(folder)).source == 'MoNuSeg'
+    places(folder, ['Tissue Images/B.tif', 'Annotations/B.xml'])
+    assert prepare.find_monuseg(str(folder)).source == 'x'
+    assert prepare.find_own(str(folder / 'Tissue Images'),
+                            str(folder / 'Annotations')).source == 'x'
+    assert prepare.find_own(str(folder), str(folder)).source == 'x'
+    assert prepare.find_own(str(folder / 'Tissue Images') + '/',
+                            str(folder)).source == 'x'
+    places(folder, ['C.tif', 'C.xml'])
+    relative = os.path.relpath(str(folder))
+    assert prepare.find_own(relative, relative).source == 'x'
+
+
+# Anyone's own
+
+
+MASK_ENDINGS = [
+    '', '_mask', '_masks', '_label', '_labels', '_bin_mask', '-labels',
+    '-mask', '.mask', ' mask', '_Mask', '_MASK', '_binary', '_gt', '_GT',
+    '_seg', '_segmentation', '_annotation', '_instances', '_inst',
+    '_instance_mask', '_inst_map', '_labelled', '_labeled_mask', '_nuclei',
+    '_nuclei_mask', '_groundtruth', '_ground_truth', '_cp_masks', '_manual',
+    '.tif', '.png-labels']
+
+
+@pytest.mark.parametrize('added', MASK_ENDINGS)
+@pytest.mark.parametrize('ending', ['png', 'tif', 'npy'])
+def test_what_is_added_to_names(tmp_path, added, ending):
+    places(tmp_path / 'i', ['case 1.tif', 'case_1.tif', 'case_10.tif'])
+    annotations = [f'{name}{added}.{ending}'
+                   for name in ('case 1', 'case_1', 'case_10')]
+    places(tmp_path / 'a', annotations)
+    expected = {f'i/{name}.tif': f'a/{name}{added}.{ending}'
+                for name in ('case 1', 'case_1', 'case_10')}
+    assert pairing(find_pairs(tmp_path, 'i', 'a'), tmp_path) == expected
+    # In one folder too, if they are told apart.
+    if not added:
+        return
+    places(tmp_path / 'both', ['x.png', f'x{added}.{ending}'])
+    assert pairing(find_pairs(tmp_path / 'both'), tmp_path / 'both') == {
+        'x.png': f'x{added}.{ending}'}
+
+
+@pytest.mark.parametrize('name', [
+    'a.xml', 'a.XML', 'a.annotations', 'a.geojson', 'a.geojson.gz', 'a.json',
+    'a.tif.geojson', 'a.tif.xml', 'a.mat', 'a.npy', 'a.png', 'a.tiff',
+    'a.TIF', 'a.jpg', 'a_labels.mat', 'below/and/deeper/a_mask.PNG'])
+def test_formats_of_annotations(tmp_path, name):
+    places(tmp_path, ['i/a.tif', f'o/{name}', 'o/notes.txt', 'o/Thumbs.db'])
+    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
+        'i/a.tif': f'o/{name}'}
+    assert pairing(find_pairs(tmp_path, 'i/', 'o/../o'), tmp_path) == {
+        'i/a.tif': f'o/{name}'}
+
+
+@pytest.mark.parametrize('image', ['a_img.png', 'a_image.tif', 'a.ome.tif',
+                                   'a-img.jpg', 'a_Tissue.png'])
+def test_what_is_added_to_the_names_of_images(tmp_path, image):
+    places(tmp_path, [f'i/{image}', 'o/a_mask.png'])
+    assert list(pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path)) == [
+        f'i/{image}']
+
+
+BEST = ['o/a.xml', 'o/a.geojson', 'o/a.json', 'o/label masks modify/a.tif',
+        'o/label masks/a.tif', 'o/a_mask.png', 'o/mask binary/a.png',
+        'o/a_seg.npy']
+
+
+def test_the_best_of_several_annotations(tmp_path):
+    places(tmp_path, ['i/a.png', *BEST])
+    for best in BEST:
+        assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
+            'i/a.png': best}
+        (tmp_path / best).unlink()
+
+
+def test_two_annotations_equally_good(tmp_path):
+    places(tmp_path, ['i/a.png', 'o/1/labels/a.tif', 'o/2/labels/a.tif'])
+    line = message(find_pairs, tmp_path, 'i', 'o')
+    assert line == (
+        f'{tmp_path}/o/1/labels/a.tif and {tmp_path}/o/2/labels/a.tif: two '
+        'annotations of one image; give --annotations_dir the folder of one')
+
+
+def test_unpaired_files(tmp_path):
+    places(tmp_path, [*(f'i/{k}.png' for k in range(9)), 'o/0.png', 'o/x.xml',
+                      'o/7_overlay.png', 'o/meta.json'])
+    line = message(find_pairs, tmp_path, 'i', 'o')
+    assert line == (
+        f'{tmp_path}/i/1.png, {tmp_path}/i/2.png, {tmp_path}/i/3.png ...: 8 '
+        'images without annotation; --annotations_dir needs a file of the '
+        "same name, or with _mask, _labels or the like added to the "
+        "annotation's")
+    places(tmp_path, [f'o/{k}.png' for k in range(9)])
+    line = message(find_pairs, tmp_path, 'i', 'o')
+    assert line.startswith(
+        f'{tmp_path}/o/7_overlay.png, {tmp_path}/o/x.xml: 2 annotations '
+        'without image; --images_dir needs')
+    line = message(pairs.find, str(tmp_path / 'i'), str(tmp_path / 'o'),
+                   'test')
+    assert '--test_images_dir needs' in line
+    for images, annotations in (('o', 'i'), ('', 'i'), ('', 'o')):
+        message(find_pairs, tmp_path, images, annotations)
+
+
+def test_no_images(tmp_path):
+    places(tmp_path, ['i/a.bmp', 'i/a.txt', 'o/a.xml'])
+    assert message(find_pairs, tmp_path, 'i', 'o') == (
+        f'--images_dir {tmp_path}/i: holds no image (.tif, .tiff, .svs, .png, '
+        '.jpg, .jpeg)')
+
+
+def test_images_of_one_name(tmp_path):
+    places(tmp_path, ['i/1/a.png', 'i/2/a.png', 'o/a.xml'])
+    assert (f'{tmp_path}/i/2/a.png: of the same name as {tmp_path}/i/1/a.png;'
+            in message(find_pairs, tmp_path, 'i', 'o'))
+    # A mask that nothing tells from its image is not guessed at.
+    places(tmp_path, ['both/a.png', 'both/a.tif'])
+    assert 'masks must be told from images' in message(
+        find_pairs, tmp_path / 'both')
+
+
+def test_test_folders(tmp_path):
+    places(tmp_path, ['i/a.png', 'i/b.png', 'o/a.xml', 'o/b.xml',
+                      'ti/train/c.png', 'to/c_mask.png'])
+    folders = [str(tmp_path / name) for name in ('i', 'o', 'ti', 'to')]
+    data = prepare.find_own(*folders[:2], folders[2:])
+    assert found(data) == {'a': 'training', 'b': 'training', 'c': 'test'}
+    places(tmp_path, ['ti/b.png', 'to/b.png'])
+    assert f'{tmp_path}/ti/b.png: of the same name as' in message(
+        prepare.find_own, *folders[:2], folders[2:])
+
+
+def test_archives_of_pairs(tmp_path):
+    places(tmp_path / 'data', ['images/a.png', 'images/b.png', 'masks/a.png',
+                               'masks/b.png'])
+    archive = str(pack(tmp_path / 'data.zip', tmp_path / 'data'))
+    assert [(entry.name, entry.image[1:], entry.annotation[1:])
+            for entry in pairs.find(archive, archive)] == [
+                (name, (f'data/images/{name}.png',),
+                 (f'data/masks/{name}.png',)) for name in 'ab']
+
+
+# What a data set's folder holds, and which flags are given: the images' and
+# the annotations' folders in it. Then image: annotation, or with a split.
+SETS = {
+    'kumar': (
+        [f'{part}/{kind}/{name}' for part, name in (
+            ('train', 'TCGA-1'), ('test_same', 'TCGA-2'),
+            ('test_diff', 'TCGA-3'))
+         for kind in ('Images', 'Labels', 'Overlay')],
+        {'Images': '.tif', 'Labels': '.mat', 'Overlay': '.png'},
+        [('', '')],
+        {'train/Images/TCGA-1.tif': ('train/Labels/TCGA-1.mat', 'training'),
+         'test_same/Images/TCGA-2.tif': ('test_same/Labels/TCGA-2.mat',
+                                         'test'),
+         'test_diff/Images/TCGA-3.tif': ('test_diff/Labels/TCGA-3.mat',
+                                         'test')}),
+    'consep': (
+        [f'{part}_1' for part in ('Train/Images/train', 'Train/Labels/train',
+                                  'Train/Overlay/train', 'Test/Images/test',
+                                  'Test/Labels/test', 'Test/Overlay/test')],
+        {'Images': '.png', 'Labels': '.mat', 'Overlay': '.png'},
+        [('', '')],
+        {'Train/Images/train_1.png': ('Train/Labels/train_1.mat', 'training'),
+         'Test/Images/test_1.png': ('Test/Labels/test_1.mat', 'test')}),
+    'cpm15': (
+        ['Images/image_01', 'Labels/image_01', 'Images/image_02',
+         'Labels/image_02'],
+        {'Images': '.png', 'Labels': '.mat'},
+        [('', ''), ('Images', 'Labels'), ('', 'Labels')],
+        {f'Images/image_0{k}.png': (f'Labels/image_0{k}.mat', 'training')
+         for k in (1, 2)}),
+    'lizard': (
+        ['Lizard_Images1/consep_1', 'Lizard_Images2/glas_1',
+         'Labels/consep_1', 'Labels/glas_1'],
+        {'Lizard_Images1': '.png', 'Lizard_Images2': '.png',
+         'Labels': '.mat'},
+        [('', ''), ('', 'Labels')],
+        {'Lizard_Images1/consep_1.png': ('Labels/consep_1.mat', 'training'),
+         'Lizard_Images2/glas_1.png': ('Labels/glas_1.mat', 'training')}),
+    'cryonuseg': (
+        [f'{folder}/Human_Larynx_01' for folder in (
+            'tissue images', 'Annotator 1 (biologist)/label masks',
+            'Annotator 1 (biologist)/label masks modify',
+            'Annotator 1 (biologist)/mask binary',
+            'Annotator 1 (biologist)/distance maps',
+            'Annotator 2 (bioinformatician)/Annotator 2 (bioinformatician)/'
+            'label masks modify')],
+        {'tissue images': '.tif', 'label masks': '.tif',
+         'label masks modify': '.tif', 'mask binary': '.png',
+         'distance maps': '.png'},
+        [('tissue images', 'Annotator 1 (biologist)/label masks modify')],
+        {'tissue images/Human_Larynx_01.tif': (
+            'Annotator 1 (biologist)/label masks modify/Human_Larynx_01.tif',
+            'training')}),
+    'nuinsseg': (
+        [f'{organ}/{folder}/{organ.replace(" ", "_")}_01'
+         for organ in ('human bladder', 'human testis', 'mouse spleen')
+         for folder in ('tissue images', 'label masks', 'label masks modify',
+                        'mask binary', 'mask binary without border',
+                        'distance maps', 'overlay', 'weighted maps',
+                        'vague areas/mask binary')],
+        {'tissue images': '.png', 'label masks': '.tif',
+         'label masks modify': '.tif', None: '.png'},
+        [('', '')],
+        {f'{organ}/tissue images/{organ.replace(" ", "_")}_01.png': (
+            f'{organ}/label masks modify/{organ.replace(" ", "_")}_01.tif',
+            'training')
+         for organ in ('human bladder', 'human testis', 'mouse spleen')}),
+    'tnbc': (
+        ['Slide_01/01_1', 'Slide_01/01_2', 'Slide_02/02_1', 'GT_01/01_1',
+         'GT_01/01_2', 'GT_02/02_1'], {None: '.png'}, [('', '')],
+        {f'Slide_{name[:2]}/{name}.png': (f'GT_{name[:2]}/{name}.png',
+                                          'training')
+         for name in ('01_1', '01_2', '02_1')}),
+    'monusac': (
+        ['TCGA-5P/TCGA-5P_1.svs', 'TCGA-5P/TCGA-5P_1.tif',
+         'TCGA-5P/TCGA-5P_1.xml', 'TCGA-6X/TCGA-6X_001.svs',
+         'TCGA-6X/TCGA-6X_001.xml'], {None: ''}, [('', '')],
+        {'TCGA-5P/TCGA-5P_1.svs': ('TCGA-5P/TCGA-5P_1.xml', 'training'),
+         'TCGA-6X/TCGA-6X_001.svs': ('TCGA-6X/TCGA-6X_001.xml', 'training')}),
+    'cellpose': (
+        [f'{part}/{k:03}_{kind}' for part in ('train', 'test')
+         for k in range(part == 'test', 4, 2) for kind in ('img', 'masks')],
+        {None: '.png'}, [('', '')],
+        {f'{part}/{k:03}_img.png': (
+            f'{part}/{k:03}_masks.png',
+            'training' if part == 'train' else 'test')
+         for part in ('train', 'test') for k in range(part == 'test', 4, 2)}),
+    "cellpose's own": (
+        ['a.tif', 'a_cp_masks.png', 'a_seg.npy', 'b.tif', 'b_masks.tif'],
+        {None: ''}, [('', '')],
+        {'a.tif': ('a_cp_masks.png', 'training'),
+         'b.tif': ('b_masks.tif', 'training')}),
+    'stardist': (
+        [f'{part}/{kind}/{part}{k}' for part in ('train', 'test')
+         for kind in ('images', 'masks') for k in range(2)],
+        {None: '.tif'}, [('', '')],
+        {f'{part}/images/{part}{k}.tif': (
+            f'{part}/masks/{part}{k}.tif',
+            'training' if part == 'train' else 'test')
+         for part in ('train', 'test') for k in range(2)}),
+    'qupath': (
+        ['images/a.ome.tif', 'images/b.svs', 'export/a.geojson',
+         'export/b.svs.geojson.gz'], {None: ''},
+        [('images', 'export'), ('images/', './export')],
+        {'images/a.ome.tif': ('export/a.geojson', 'training'),
+         'images/b.svs': ('export/b.svs.geojson.gz', 'training')})}
+
+
+@pytest.mark.parametrize('name', SETS)
+def test_data_sets_as_they_unpack(tmp_path, name):
+    stems, endings, flags, expected = SETS[name]
+    places(tmp_path, [
+        stem + endings.get(os.path.basename(os.path.dirname(stem)),
+                           endings.get(None)) for stem in stems])
+    for images, annotations in flags:
+        entries = find_pairs(tmp_path, images, annotations)
+        splits = [entry.split for entry in sorted(
+            entries, key=lambda entry: entry.image)]
+        assert pairing(entries, tmp_path) == {
+            image: annotation for image, (annotation, _) in expected.items()}
+        assert splits == [expected[image][1] for image in sorted(expected)]
+
+
+def test_readers_of_pairs(tmp_path):
+    """Each finds its format by the ending."""
+    save(tmp_path / 'i/a.png', pixels(0))
+    save(tmp_path / 'i/b.png', pixels(1))
+    save(tmp_path / 'i/c.png', pixels(2))
+    save_xml(tmp_path / 'o/a.annotations', NUCLEUS)
+    save_geojson(tmp_path / 'o/b.png.geojson', NUCLEUS, square(0, 0, 3, 3))
+    save(tmp_path / 'o/c-labels.png', labels((4, 9, 200)))
+    areas = [np.bincount(load(entry)[1].ravel())[1:].tolist()
+             for entry in find_pairs(tmp_path, 'i', 'o')]
+    assert areas == [[800], [800, 9], [800, 900, 200]]
+    assert feature(NUCLEUS)['type'] == 'Feature'

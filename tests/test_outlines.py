@@ -1,0 +1,577 @@
+"""Outlines of ImageScope, HALO and QuPath, and the pixels inside them."""
+import gzip
+import json
+import os
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from inputs import feature, message, region, ring, save_xml, square, xml
+from input_pipeline import annotations
+from input_pipeline import images
+from input_pipeline import monuseg
+from input_pipeline import outlines
+from input_pipeline import sources
+
+# Pixels by their rows and columns, 400 of them.
+SQUARE = square(20, 30, 40, 50)
+FAR = square(70, 70, 80, 90)  # 200 pixels
+
+
+def fill(rings, height, width):
+    """Fills nuclei of one ring each, of which none is left out."""
+    instances, left_out = outlines.fill(
+        [[[np.array(outline, float)]] for outline in rings], height, width)
+    assert left_out == []
+    return instances
+
+
+def filled(parse, data, side=100):
+    """What a file gives in an image of side x side pixels.
+
+    Returns:
+        list of the pixels of each number from 1, and what was left out
+    """
+    found = parse(data if isinstance(data, bytes) else data.encode(), 'x')
+    instances, left_out = outlines.fill(found.nuclei, side, side)
+    areas = np.bincount(instances.ravel(), minlength=len(found.nuclei) + 1)
+    return areas[1:].tolist(), found.left_out + left_out
+
+
+def imagescope(*layers, **options):
+    return filled(outlines.parse_imagescope, xml(*layers, **options))
+
+
+def geojson(content):
+    return filled(outlines.parse_geojson, json.dumps(content))
+
+
+# The rule of filling
+
+
+def test_whole_numbers_lie_between_pixels():
+    instances = fill([square(1, 2, 4, 5), square(4, 0, 6, 5)], 9, 8)
+    assert instances.dtype == np.int32
+    np.testing.assert_array_equal(instances, [[0, 0, 0, 0, 0, 0, 0, 0],
+                                              [0, 0, 1, 1, 1, 0, 0, 0],
+                                              [0, 0, 1, 1, 1, 0, 0, 0],
+                                              [0, 0, 1, 1, 1, 0, 0, 0],
+                                              [2, 2, 2, 2, 2, 0, 0, 0],
+                                              [2, 2, 2, 2, 2, 0, 0, 0],
+                                              [0, 0, 0, 0, 0, 0, 0, 0],
+                                              [0, 0, 0, 0, 0, 0, 0, 0],
+                                              [0, 0, 0, 0, 0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize('shift', [0.49, -0.49])
+def test_the_centre_decides(shift):
+    moved = np.array(square(2, 2, 4, 4)) + shift
+    np.testing.assert_array_equal(fill([moved], 6, 6),
+                                  fill([square(2, 2, 4, 4)], 6, 6))
+    moved = np.array(square(2, 2, 4, 4)) + (0, shift * 1.1)
+    columns = fill([moved], 6, 6).any(axis=0)
+    assert np.flatnonzero(columns).tolist() == ([3, 4] if shift > 0
+                                                else [1, 2])
+
+
+def test_square_through_pixel_centres():
+    # Upper and left sides are in, lower and right sides are out.
+    np.testing.assert_array_equal(
+        fill([square(1.5, 1.5, 4.5, 3.5)], 6, 5), [[0, 0, 0, 0, 0],
+                                                   [0, 1, 1, 0, 0],
+                                                   [0, 1, 1, 0, 0],
+                                                   [0, 1, 1, 0, 0],
+                                                   [0, 0, 0, 0, 0],
+                                                   [0, 0, 0, 0, 0]])
+
+
+def test_triangle_along_pixel_centres():
+    # The diagonal runs through the centres with row == column, on the upper
+    # side of the triangle: those are in.
+    np.testing.assert_array_equal(fill([[(1, 1), (5, 1), (5, 5)]], 7, 7),
+                                  [[0, 0, 0, 0, 0, 0, 0],
+                                   [0, 1, 0, 0, 0, 0, 0],
+                                   [0, 1, 1, 0, 0, 0, 0],
+                                   [0, 1, 1, 1, 0, 0, 0],
+                                   [0, 1, 1, 1, 1, 0, 0],
+                                   [0, 0, 0, 0, 0, 0, 0],
+                                   [0, 0, 0, 0, 0, 0, 0]])
+
+
+def inside(outline, row, column):
+    """Counts crossings of a ray that goes down from a point.
+
+    Integer arithmetic: vertices and points are multiples of a unit. A centre
+    on an upper or a vertical left side is in, on other sides out.
+    """
+    odd = False
+    for (row1, column1), (row2, column2) in zip(
+            outline, outline[1:] + outline[:1]):
+        if (column1 > column) == (column2 > column):
+            continue
+        # row < row1 + (column - column1) * (row2 - row1) / (column2 - column1)
+        left = (row - row1) * (column2 - column1)
+        right = (column - column1) * (row2 - row1)
+        odd ^= left < right if column2 > column1 else left > right
+    return odd
+
+
+def random_outline(rng):
+    """Vertices in half pixels, some of them outside the image."""
+    return [tuple(map(int, vertex))
+            for vertex in rng.randint(-8, 36, (rng.randint(3, 9), 2))]
+
+
+def covered(outline, height, width):
+    """Which centres, odd numbers of half pixels, lie inside an outline."""
+    return np.array([[inside(outline, 2 * row + 1, 2 * column + 1)
+                      for column in range(width)] for row in range(height)])
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_random_outlines_with_holes(seed):
+    rng = np.random.RandomState(seed)
+    outline, hole = random_outline(rng), random_outline(rng)
+    expected = covered(outline, 40, 36)
+    np.testing.assert_array_equal(
+        fill([np.array(outline) / 2], 40, 36), expected)
+    expected &= ~covered(hole, 40, 36)
+    instances, _ = outlines.fill(
+        [[[np.array(outline) / 2, np.array(hole) / 2]]], 40, 36)
+    np.testing.assert_array_equal(instances, expected)
+
+
+def test_outlines_are_clipped_and_the_earlier_wins():
+    rings = [square(-5, -5, 2, 2), square(1, 1, 4, 10)]
+    instances = fill(rings, 12, 10)
+    expected = np.zeros((12, 10))
+    expected[1:4, 1:] = 2
+    expected[:2, :2] = 1
+    np.testing.assert_array_equal(instances, expected)
+    # One wholly under others has no pixel, its number stays unused.
+    rings = [square(1, 1, 4, 4), square(2, 2, 3, 3), square(5, 5, 6, 6)]
+    assert np.unique(fill(rings, 9, 9)).tolist() == [0, 1, 3]
+
+
+def test_what_reaches_across_the_image_on_all_sides_is_no_nucleus():
+    data = xml([region(square(-9, -9, 999, 999)), region(SQUARE)])
+    areas, left_out = filled(outlines.parse_imagescope, data)
+    assert areas == [0, 400]
+    line, = left_out
+    assert line == ('an outline of 100% of the image, at x -9 to 999 and y '
+                    '-9 to 999')
+
+
+@pytest.mark.parametrize('height, kept', [(25, True), (26, False)])
+def test_an_outline_of_more_than_a_quarter_is_no_nucleus(height, kept):
+    areas, left_out = imagescope([region(square(0, 0, height, 100)),
+                                  region(square(50, 50, 60, 60))])
+    assert areas == [100 * height * kept, 100]
+    assert left_out == ([] if kept else [
+        'an outline of 26% of the image, at x 0 to 100 and y 0 to 26'])
+
+
+def test_an_outline_around_others_is_no_nucleus():
+    small = [region(square(4, 10 * k, 6, 10 * k + 3)) for k in range(1, 4)]
+    around = region(square(2, 5, 8, 45))  # 6 * 40 pixels
+    areas, left_out = imagescope([around], small)
+    assert areas == [0, 6, 6, 6]
+    assert left_out == ['an outline around 3 others, at x 5 to 45 and y 2 to '
+                        '8']
+    # A nucleus with one or two others upon it is one, as is one that three
+    # others touch or overlap.
+    assert imagescope(small[:2], [around]) == ([6, 6, 228], [])
+    touching = [region(square(0, 10 * k, 4, 10 * k + 3)) for k in range(3)]
+    assert imagescope(touching, [region(square(2, 2, 8, 40))])[1] == []
+
+
+def test_outlines_outside_the_image():
+    outside = [region(square(0, 100, 20, 120)), region(square(-9, 0, 0, 9))]
+    assert imagescope([region(SQUARE), *outside]) == (
+        [400, 0, 0], ['outlines outside the image: 2'])
+    line = message(imagescope, outside)
+    assert line == (
+        'all 2 outlines lie outside the image of 100 x 100 pixels, at x 0 to '
+        '120 and y -9 to 20; export them in pixels of this image, not of the '
+        'slide')
+    # However far away.
+    assert imagescope([region(SQUARE), region(square(1e300, 0, 1e301, 9))])[
+        0] == [400, 0]
+
+
+def test_no_outlines_make_no_nuclei():
+    instances, left_out = outlines.fill([], 4, 5)
+    np.testing.assert_array_equal(instances, np.zeros((4, 5)))
+    assert left_out == []
+
+
+# The rule and the tissue: on MoNuSeg itself
+
+
+def with_xml():
+    return [entry for entry in monuseg.find(os.environ['MONUSEG_DIR'])
+            if entry.annotation[0].endswith('.xml')]
+
+
+def nuclei_of(entry):
+    return outlines.parse_imagescope(sources.read(entry.annotation),
+                                     'x').nuclei
+
+
+def moved(nuclei, shift):
+    """The mask of an image when outlines are moved down and right."""
+    return outlines.fill([[[outline + shift for outline in polygon]
+                           for polygon in nucleus] for nucleus in nuclei],
+                         1000, 1000)[0] > 0
+
+
+needs_monuseg = pytest.mark.skipif(
+    'MONUSEG_DIR' not in os.environ,
+    reason='MONUSEG_DIR does not name MoNuSeg')
+
+
+@needs_monuseg
+def test_the_tissue_changes_most_where_outlines_are_filled():
+    shifts = (-1, -0.5, 0, 0.5)
+    changes = np.zeros((2, len(shifts)))
+    for entry in with_xml():
+        image = images.read_image(entry.image[0]).mean(axis=-1)
+        nuclei = nuclei_of(entry)
+        for index, shift in enumerate(shifts):
+            mask = moved(nuclei, shift).astype(int)
+            for axis in range(2):  # from one pixel to the next
+                step = np.diff(mask, axis=axis)
+                changes[axis, index] += (
+                    (np.diff(image, axis=axis) * step).sum()
+                    / np.abs(step).sum())
+    # Nuclei are darker than what is around them.
+    assert [shifts[k] for k in changes.argmin(axis=1)] == [0, 0], changes
+
+
+@needs_monuseg
+def test_published_masks_have_the_centre_at_whole_numbers():
+    compared = 0
+    for entry in with_xml():
+        path = entry.annotation[0].replace('Annotations', 'Binary_masks')
+        path = path.replace('.xml', '.png')
+        if not os.path.exists(path):
+            continue
+        published = images.read_labels(path) > 0
+        nuclei = nuclei_of(entry)
+        assert (moved(nuclei, 0.5) != published).sum() <= 5, entry.name
+        assert (moved(nuclei, 0) != published).sum() > 1000, entry.name
+        compared += 1
+    assert compared
+
+
+# ImageScope
+
+
+def test_vertices_of_a_region():
+    found = outlines.parse_imagescope(
+        xml([region([(1, 2), (3.25, 4), (5, 6)])]).encode(), 'x')
+    ((outline,),), = found.nuclei
+    np.testing.assert_array_equal(outline, [(1, 2), (3.25, 4), (5, 6)])
+    assert found[1:] == (None, [])
+
+
+def test_layers_together_and_regions_outside_any():
+    assert imagescope([region(SQUARE)], [], [region(FAR)]) == ([400, 200], [])
+    regions = region(SQUARE) + region(FAR)
+    for text in (f'<Annotations>{regions}</Annotations>',
+                 f'<Annotations><Regions>{regions}</Regions></Annotations>'):
+        assert filled(outlines.parse_imagescope, text) == ([400, 200], [])
+
+
+NEGATIVE = 'Type="0" NegativeROA="1"'
+
+
+@pytest.mark.parametrize('hole, area', [
+    (square(25, 35, 35, 40), 400 - 50),
+    (square(30, 40, 60, 90), 400 - 100),  # partly outside
+    (SQUARE, 0),
+    # A crack across: of 20 x 20 pixels those at most 5 beside the diagonal,
+    # 20 + 2 * (19 + 18 + 17 + 16 + 15) of them.
+    ([(0, 4.5), (0, 15.5), (60, 75.5), (60, 64.5)], 400 - 190)])
+def test_a_negative_region_is_a_hole(hole, area):
+    negative = region(hole, NEGATIVE)
+    for layer in ([region(SQUARE), negative, region(FAR)],
+                  [negative, region(SQUARE), region(FAR)]):
+        areas, left_out = imagescope(layer)
+        assert sorted(areas) == sorted([area, 200]) and left_out == []
+    # Of its own layer only; and where it is in none, a line says so.
+    assert imagescope([region(SQUARE), region(FAR)], [negative]) == (
+        [400, 200], ["negative regions outside their layer's outlines: 1"])
+
+
+def test_holes_of_two_and_a_nucleus_in_a_hole():
+    layer = [region(square(10, 10, 60, 50)),
+             region(square(20, 20, 40, 40), NEGATIVE),
+             region(square(25, 25, 30, 30)),
+             region(square(50, 12, 55, 22), 'Type="1" NegativeROA="1"')]
+    assert imagescope(layer) == ([2000 - 400 - 50, 25], [])
+    # A positive region may say so, and be in the hole's place in a layer of
+    # its own.
+    assert imagescope(
+        layer[:2], [region(square(25, 25, 30, 30), 'NegativeROA="0"')]) == (
+            [2000 - 400, 25], [])
+
+
+@pytest.mark.parametrize('corners', [
+    [(20, 30), (40, 60)], [(40, 60), (20, 30)], [(20, 60), (40, 30)]])
+@pytest.mark.parametrize('shape', ['2', 'Ellipse'])
+def test_ellipses_of_two_vertices(shape, corners):
+    data = xml([region(corners, f'Type="{shape}"')]).encode()
+    found = outlines.parse_imagescope(data, 'x')
+    instances, _ = outlines.fill(found.nuclei, 100, 100)
+    rows, columns = np.mgrid[:100, :100] + 0.5
+    expected = ((rows - 30) / 10) ** 2 + ((columns - 45) / 15) ** 2 < 1
+    assert (instances != expected).sum() <= 2
+    assert abs(instances.sum() - np.pi * 10 * 15) < 5
+    assert instances[20:40, 30:60].sum() == instances.sum()
+
+
+@pytest.mark.parametrize('shape', ['1', 'Rectangle'])
+def test_rectangles(shape):
+    for corners in ([(20, 30), (40, 60)], [(40, 30), (20, 60)],
+                    square(20, 30, 40, 60)):
+        assert imagescope([region(corners, f'Type="{shape}"')]) == (
+            [600], [])
+    # A turned one: rows and columns that differ by less than 10 in all from
+    # (30, 40); of the centres on its sides those on the upper two are in.
+    turned = [(20, 40), (30, 50), (40, 40), (30, 30)]
+    assert imagescope([region(turned, f'Type="{shape}"')]) == ([200], [])
+
+
+def test_what_encloses_nothing_is_counted():
+    odd = [region([(1, 2), (3, 4)], f'Type="{kind}"')
+           for kind in ('0', '3', '4', '5', 'Ruler', 'Arrow')]
+    odd += [region(SQUARE, 'Type="Pin"'), region([(1, 2)]), region([]),
+            region([(3, 4), (3, 9)], 'Type="1"'),
+            region([(3, 4), (9, 4)], 'Type="2"')]
+    assert imagescope([region(SQUARE)], odd) == (
+        [400], ['regions that enclose nothing (arrows, rulers, points): 11'])
+
+
+def test_halo():
+    vertices = ''.join(f'<V X="{column}" Y="{row}"/>'
+                       for row, column in SQUARE)
+    corners = '<V X="70" Y="70"/><V X="90" Y="80"/>'
+    data = (
+        '<Annotations><Annotation LineColor="65535" Name="Layer 1"><Regions>'
+        '<Region Type="Polygon" HasEndcaps="0" NegativeROA="0"><Vertices>'
+        f'{vertices}</Vertices><Comments/></Region><Region Type="Rectangle" '
+        f'NegativeROA="0"><Vertices>{corners}</Vertices></Region><Region '
+        'Type="Rectangle" NegativeROA="1"><Vertices><V X="75" Y="70"/><V '
+        'X="80" Y="75"/></Vertices></Region></Regions></Annotation>'
+        '</Annotations>')
+    assert filled(outlines.parse_imagescope, data) == ([400, 200 - 25], [])
+
+
+@pytest.mark.parametrize('layer', [
+    '<Annotation Name="Ambiguous"><Attributes/>',
+    '<Annotation Name=""><Attributes><Attribute Name="ambiguous" Id="0"/>'
+    '</Attributes>'])
+def test_the_layer_ambiguous_is_left_out(layer):
+    data = (
+        '<Annotations MicronsPerPixel="0.25"><Annotation><Attributes>'
+        '<Attribute Name="Epithelial"/></Attributes><Regions>'
+        f'{region(SQUARE)}</Regions></Annotation>{layer}<Regions>'
+        f'{region(FAR)}{region(FAR)}</Regions></Annotation></Annotations>')
+    assert filled(outlines.parse_imagescope, data) == (
+        [400], ['regions of the layer Ambiguous: 2'])
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('MicronsPerPixel="0.2520"', 0.252), ('MicronsPerPixel="0,252"', 0.252),
+    ('', None), *((f'MicronsPerPixel="{text}"', None)
+                  for text in ('', '0', '-1', 'nan', 'inf', 'unknown'))])
+def test_microns_per_pixel(text, expected):
+    found = outlines.parse_imagescope(
+        xml([region(SQUARE)], head=text).encode(), 'x')
+    assert found.microns_per_pixel == expected
+
+
+LAYER = ('<Annotations><Annotation Name="Nägel µ"><Regions>'
+         f'{region(SQUARE)}</Regions></Annotation></Annotations>')
+
+
+def declared(encoding):
+    return f'<?xml version="1.0" encoding="{encoding}"?>\r\n{LAYER}'
+
+
+@pytest.mark.parametrize('data', [
+    LAYER.encode(), LAYER.encode('utf-8-sig'), LAYER.encode('utf-16'),
+    LAYER.encode('utf-16-le'), LAYER.encode('utf-16-be'),
+    ('\ufeff' + LAYER).encode('utf-16-be'),
+    declared('utf-8').encode(), declared('UTF-8').encode('utf-8-sig'),
+    declared('utf-16').encode('utf-16'),
+    declared('UTF-16LE').encode('utf-16-le'),
+    # Declared as they are not.
+    declared('utf-16').encode(), declared('utf-16').encode('utf-8-sig'),
+    declared('utf-8').encode('utf-16'), declared('utf-8').encode('utf-16-le'),
+    declared('iso-8859-1').encode('latin-1'),
+    declared('windows-1252').encode('cp1252'),
+    LAYER.replace('<Annotations', '<Annotations xmlns="http://x.org/y"'
+                  ).encode(),
+    LAYER.replace('<Annotations', '<a:Annotations xmlns:a="http://x.org/y"'
+                  ).replace('</Annotations', '</a:Annotations').encode(),
+    f'<!-- <Region/> --><!DOCTYPE Annotations>{LAYER}'.encode(),
+    f'\n  {declared("utf-8")}'.encode()])
+def test_encodings_and_namespaces(data):
+    assert filled(outlines.parse_imagescope, data) == ([400], [])
+
+
+@pytest.mark.parametrize('text', [
+    xml(), xml([]), xml([], []), '<Annotations/>',
+    '<?xml version="1.0"?><Annotations MicronsPerPixel="0.5"></Annotations>'])
+def test_no_regions_are_no_nuclei(text):
+    assert filled(outlines.parse_imagescope, text) == ([], [])
+
+
+ASAP = ('<?xml version="1.0"?><ASAP_Annotations><Annotations><Annotation '
+        'Name="Annotation 0" Type="Polygon" PartOfGroup="nuclei"><Coordinates>'
+        + ''.join(f'<Coordinate Order="{order}" X="{column}" Y="{row}"/>'
+                  for order, (row, column) in enumerate(SQUARE))
+        + '</Coordinates></Annotation></Annotations></ASAP_Annotations>')
+
+
+@pytest.mark.parametrize('text, said', [
+    (ASAP, '<ASAP_Annotations>'), ('<html><body>404</body></html>', '<html>'),
+    ('<image><overlays><graphic type="polygon"/></overlays></image>',
+     '<image>'), ('<a/>', '<a>'),
+    ('', 'no element found'), ('no XML', 'syntax error'),
+    ('<Annotations><Annotation>', 'no element found'),
+    (xml([region(SQUARE)])[:-30], 'unclosed token'),
+    ('<?xml version="1.0" encoding="none"?><a/>', 'unknown encoding'),
+    (xml([region(SQUARE)]).replace('Y="40"', 'Y="forty"'), 'forty'),
+    (xml([region(SQUARE)]).replace('Y="40"', ''), "'Y'"),
+    (xml([region(SQUARE)]).replace('Y="40"', 'Y="nan"'), 'not finite'),
+    (xml([region(SQUARE)]).replace('Y="40"', 'Y="1e999"'), 'not finite')])
+def test_what_is_no_imagescope_annotation(text, said):
+    line = message(outlines.parse_imagescope, text.encode(), 'a b.xml')
+    assert line.startswith('a b.xml: ') and said in line
+
+
+# GeoJSON
+
+
+SQUARE_FEATURE = feature(SQUARE, objectType='annotation')
+FAR_FEATURE = feature(FAR, objectType='detection')
+
+
+@pytest.mark.parametrize('content, areas', [
+    ({'type': 'FeatureCollection', 'features': [SQUARE_FEATURE,
+                                                FAR_FEATURE]}, [400, 200]),
+    ([SQUARE_FEATURE, FAR_FEATURE], [400, 200]),
+    (SQUARE_FEATURE, [400]),
+    (SQUARE_FEATURE['geometry'], [400]),
+    ([FAR_FEATURE['geometry'], SQUARE_FEATURE], [200, 400]),
+    ([], []), ({'type': 'FeatureCollection', 'features': []}, [])])
+@pytest.mark.parametrize('encode', [
+    str.encode, lambda text: gzip.compress(text.encode()),
+    lambda text: text.encode('utf-8-sig'),
+    lambda text: text.encode('utf-16')])
+def test_containers(content, areas, encode):
+    data = encode(json.dumps(content))
+    assert filled(outlines.parse_geojson, data) == (areas, [])
+
+
+@pytest.mark.parametrize('kind', [
+    {'properties': {'objectType': 'cell'}},
+    {'properties': {'object_type': 'cell'}},
+    {'properties': {}, 'id': 'PathCellObject'}])
+def test_of_cells_the_nuclei(kind):
+    cell = dict(feature(square(10, 20, 50, 60)), **kind)
+    nucleus = dict(cell, nucleusGeometry=SQUARE_FEATURE['geometry'])
+    assert geojson([nucleus, cell, FAR_FEATURE, dict(
+        cell, nucleusGeometry=None)]) == (
+            [400, 200], ['cells without a nucleus: 2'])
+
+
+@pytest.mark.parametrize('properties', [
+    None, {}, {'classification': {'name': 'Tumor', 'color': [200, 0, 0]}},
+    {'object_type': 'detection'}, {'objectType': 'tile'}])
+def test_objects_of_other_types(properties):
+    outlined = dict(SQUARE_FEATURE, properties=properties, id='1234')
+    assert geojson(outlined) == ([400], [])
+
+
+def test_holes_parts_and_rings():
+    # A hole of 50 pixels, an ellipse's attributes, a ring that is not closed
+    # and a third coordinate.
+    holed = feature(SQUARE, square(25, 35, 35, 40))
+    holed['geometry'].update(isEllipse=False, plane={'c': -1, 'z': 0, 't': 0})
+    unclosed = {'type': 'Polygon', 'coordinates': [
+        [[column, row, 0] for row, column in FAR]]}
+    parts = {'type': 'MultiPolygon', 'coordinates': [
+        [ring(square(0, 0, 10, 10)), ring(square(2, 2, 5, 5))],
+        [ring(square(0, 50, 10, 55))], []]}
+    assert geojson([holed, unclosed, parts]) == (
+        [350, 200, 100 - 9 + 50], [])
+
+
+def test_what_encloses_nothing_in_geojson():
+    empty = [{'type': kind, 'coordinates': []}
+             for kind in ('Polygon', 'MultiPolygon')]
+    empty += [{'type': 'Feature', 'geometry': None, 'properties': {}}]
+    points = [{'type': 'Point', 'coordinates': [3, 4]},
+              {'type': 'LineString', 'coordinates': [[3, 4], [5, 6]]},
+              {'type': 'Feature', 'geometry': {
+                  'type': 'MultiPoint', 'coordinates': [[3, 4]]}}]
+    areas, left_out = geojson([*empty, SQUARE_FEATURE, *points])
+    assert areas == [400]
+    assert sorted(left_out) == ['objects without a geometry: 3',
+                                'points and lines: 3']
+
+
+def test_more_than_outlines_are_found_alike_in_geojson():
+    region_of_interest = feature(square(0, 0, 100, 100))
+    assert geojson([region_of_interest, SQUARE_FEATURE]) == (
+        [0, 400], ['an outline of 100% of the image, at x 0 to 100 and y 0 '
+                   'to 100'])
+    assert geojson([feature(square(200, 0, 210, 9)), SQUARE_FEATURE]) == (
+        [0, 400], ['outlines outside the image: 1'])
+    assert 'all 1 outlines lie outside' in message(
+        geojson, feature(square(200, 0, 210, 9)))
+
+
+WHOLE = json.dumps([SQUARE_FEATURE])
+
+
+@pytest.mark.parametrize('data', [
+    '', 'no JSON', WHOLE[:-9], '{}', 'null', '3', '"text"', '[[]]', '[3]',
+    '{"type": "FeatureCollection"}', '{"shapes": []}', '[' * 100000,
+    '{"type": "FeatureCollection", "features": null}',
+    '{"type": "GeometryCollection", "geometries": []}',
+    '{"type": "Polygon"}', '{"type": "Polygon", "coordinates": 3}',
+    '{"type": "Polygon", "coordinates": [[]]}',
+    '{"type": "Polygon", "coordinates": [[[1, 2], [3, 4]]]}',
+    '{"type": "Polygon", "coordinates": [[[1], [3], [4]]]}',
+    WHOLE.replace('[30, 20]', '[30, "a"]'),
+    WHOLE.replace('[30, 20]', '[30, null]'),
+    WHOLE.replace('[30, 20]', '[30, NaN]'),
+    WHOLE.replace('[30, 20]', '[30, 1e999]'),
+    gzip.compress(WHOLE.encode())[:-9], b'\x1f\x8b no gzip',
+    WHOLE.encode('utf-16')[:-1]])
+def test_what_is_no_geojson(data):
+    assert data != WHOLE
+    line = message(outlines.parse_geojson,
+                   data if isinstance(data, bytes) else data.encode(),
+                   'a b.geojson')
+    assert line.startswith('a b.geojson: ')
+
+
+# Laid on an image of other resolution
+
+
+def test_outlines_are_scaled_with_the_image(tmp_path):
+    path = save_xml(tmp_path / 'a.xml', SQUARE, FAR)
+    instances, kind, microns, left_out = annotations.load(
+        (str(path),), (100, 100), (50, 200))
+    assert (kind, microns, left_out) == ('outlines', None, [])
+    expected = np.zeros((50, 200))
+    expected[10:20, 60:100], expected[35:40, 140:180] = 1, 2
+    np.testing.assert_array_equal(instances, expected)
+    assert ndimage.label(instances)[1] == 2
