@@ -157,7 +157,9 @@ DATA = {'data_source': 'made', 'data_digest': '', 'data_seed': 0,
 # What is neither.
 RECORD = {'steps': 9, 'batch_size': 2, 'crop_size': 64, 'learning_rate': 0.1,
           'warmup_steps': 1, 'evaluate_every': 3, 'augment_threads': 1,
-          'accelerate': False, 'seed': 0, 'data_dir': 'd', 'changes': []}
+          'accelerate': False, 'seed': 0, 'data_dir': 'd', 'changes': [],
+          'init_checkpoint': None, 'init_data_source': None,
+          'init_step': None, 'seen': None}
 
 
 def write_config(folder, record):
@@ -259,7 +261,7 @@ def test_network_is_that_before_or_the_default():
     config = records.TrainConfig(net='deeplabv3', data_dir='d', width=4)
     assert records.with_network(config, None).width == 4
     assert records.with_network(config, None).output_stride == 8
-    former = records.with_network(config, NETWORK)
+    former = records.with_network(config, dict(RECORD, **NETWORK))
     assert (former.width, former.output_stride) == (8, 16)
 
 
@@ -285,6 +287,7 @@ def test_what_changes_on_resuming_is_said_and_kept(capsys):
     table = records.as_markdown(record).splitlines()
     assert '| steps | 8000 |' in table
     assert '| trained_on | 2 images |' in table
+    assert '| seen | 0 images |' in table
     assert table[-1] == '| from step 4000 | batch_size 4 instead of 8 |'
 
 
