@@ -49,7 +49,8 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
         'seed': 0, 'data_dir': str(data_dir),
         'data_source': 'synthetic sample', 'data_digest': 'made here',
         'data_seed': 7, 'data_fold': '0', 'trained_on': digests,
-        'changes': []}
+        'init_checkpoint': None, 'init_data_source': None, 'init_step': None,
+        'seen': None, 'changes': []}
     weights = checkpoints.record_of_weights(str(folder / 'weights.h5'))
     assert {key: weights[key] for key in record} == record
     text, = EventAccumulator(str(folder)).Reload().Tensors('config')
