@@ -282,7 +282,8 @@ def _as_numbers(values, path):
         raise InputError(f'{path}: an array {list(values.shape)}; give a '
                          'label image [height, width]')
     if values.dtype.kind == 'f':
-        whole = values.astype(np.int32)
+        with np.errstate(invalid='ignore'):  # NaN, which the next line finds
+            whole = values.astype(np.int32)
         if not (whole == values).all():
             raise InputError(f'{path}: holds fractions or more than 2 ** 31; '
                              'give whole numbers')

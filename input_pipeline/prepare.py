@@ -237,10 +237,8 @@ def load(entry, microns_per_pixel, said):
     image = images.read_image(path, content)
     image_size = image.shape[:2]
     said.resolution(path, resolution.read_microns_per_pixel(path, content))
-    size = resolution.resampled_size(
-        image_size, (microns_per_pixel or resolution.MICRONS_PER_PIXEL)
-        / resolution.MICRONS_PER_PIXEL, path)
-    image = resolution.resample(image, size)
+    image = resolution.for_network(image, microns_per_pixel, path)
+    size = image.shape[:2]
     yield image
     del image, content  # a large one fills the memory
     instances, kind, microns, left_out = annotations.load(

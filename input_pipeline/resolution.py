@@ -170,27 +170,29 @@ class Check:
                   f'--microns_per_pixel={stated}', file=sys.stderr)
 
 
-def resampled_size(size, factor, name):
-    """The size of an image that is resampled.
+def for_network(image, microns_per_pixel, name):
+    """Resamples an image to the networks' micrometres per pixel.
 
     Args:
-        size: (height, width), pixels.
-        factor: by which both grow.
+        image: uint8 [H, W, 3], RGB.
+        microns_per_pixel: of the image, or None for the networks' own.
         name: for messages.
 
     Returns:
-        (height, width), rounded and at least 1.
+        uint8 [H', W', 3]; `image` itself where it has them.
 
     Raises:
-        InputError: that is too large.
+        InputError: it would be too large.
     """
-    height, width = (max(1, round(side * factor)) for side in size)
-    if height * width > images.MAX_PIXELS:
-        raise InputError(f'{name}: {size[1]} x {size[0]} pixels would be '
-                         f'{width} x {height} at {MICRONS_PER_PIXEL} '
+    height, width = image.shape[:2]
+    factor = (microns_per_pixel or MICRONS_PER_PIXEL) / MICRONS_PER_PIXEL
+    size = tuple(max(1, round(side * factor)) for side in (height, width))
+    if size[0] * size[1] > images.MAX_PIXELS:
+        raise InputError(f'{name}: {width} x {height} pixels would be '
+                         f'{size[1]} x {size[0]} at {MICRONS_PER_PIXEL} '
                          'micrometres per pixel; cut it into parts, or give '
                          'another --magnification')
-    return height, width
+    return resample(image, size)
 
 
 def resample(image, size):

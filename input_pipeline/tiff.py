@@ -14,6 +14,7 @@ ASSOCIATED, UNASSOCIATED = 1, 2
 # Values of tags.
 _WHITE_IS_ZERO, _PALETTE, _CMYK, _YCBCR = 0, 3, 5, 6
 _JPEG = (6, 7)
+_CCITT = (2, 3, 4)  # fax machines', which Pillow decodes
 # Its pixels are not RGB, whatever the tags say.
 _APERIO_YCBC = 33003
 
@@ -86,11 +87,12 @@ def read(file, name, max_pixels, indices=False):
 def _check_whole(page, name, size):
     """Refuses a compression that is not read, and parts that are missing."""
     import tifffile
-    try:
-        known = page.compression != _APERIO_YCBC
-        tifffile.TIFF.DECOMPRESSORS[page.compression]
-    except KeyError:
-        known = False
+    known = page.compression != _APERIO_YCBC
+    if page.compression not in _CCITT:
+        try:
+            tifffile.TIFF.DECOMPRESSORS[page.compression]
+        except KeyError:
+            known = False
     if not known:
         raise InputError(
             f'{name}: compression {_name(page.compression)} is not supported; '
