@@ -411,6 +411,9 @@ def main(_):
         signal.signal(number, stop)
     try:
         require('mode')
+        if FLAGS.init_checkpoint is not None and FLAGS.mode != 'train':
+            raise InputError('--init_checkpoint: for --mode=train alone; '
+                             '--model_dir says which network others use')
         if FLAGS.mode == 'prepare':
             return prepare()
         require('net')

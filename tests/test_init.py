@@ -24,19 +24,20 @@ def read_json(*path):
         return json.load(file)
 
 
-def write_data(folder, seed, validation=()):
+def write_data(folder, seed, validation=(), side=256):
     """Stores of new images, and of more to validate on.
 
     Args:
         folder: pathlib.Path.
         seed: int; other seeds are other images.
         validation: (name, image, mask) of more images to validate on.
+        side: of the new images, pixels.
     """
     folder.mkdir()
     rng = np.random.RandomState(seed)
 
     def new(split):
-        image, instances = sample.make(rng, 256)
+        image, instances = sample.make(rng, side)
         return f'{split}-{seed}', image, instances > 0, None
 
     for split, more in (('train', ()), ('validation', validation)):
@@ -258,7 +259,8 @@ def test_weights_that_cannot_be_used_end_in_one_line(start, tmp_path):
 @pytest.mark.long
 def test_a_cluster_starts_from_weights(data_dir, model_dir, tmp_path,
                                        free_port):  # noqa: F811
-    data = write_data(tmp_path / 'data', 2)
+    # Four patches, for two workers.
+    data = write_data(tmp_path / 'data', 2, side=300)
     start = model_dir / 'unet' / 'weights.h5'
     # Two servers: its checkpoints have two parts.
     jobs = {job: [f'127.0.0.1:{free_port()}' for _ in range(count)]

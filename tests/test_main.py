@@ -193,6 +193,8 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
     (['--mode=train', '--net=unet', '--model_dir=file:///a'],
      ['--model_dir', 'file:///a']),
     (['--mode=predict', '--net=unet', '--images='], ['--images']),
+    (['--mode=eval', '--net=unet', '--init_checkpoint=w.h5'],
+     ['--init_checkpoint', '--model_dir']),
     (['--mode=prepare'], ['--monuseg_dir']),
     (['--mode=prepare', '--monuseg_dir=/no/such'], ['/no/such']),
 ])

@@ -169,6 +169,16 @@ def test_a_checkpoint_that_has_gone_is_not_kept(tmp_path, capsys):
         'model.ckpt-10.index', 'model.ckpt-10.meta']
 
 
+def test_a_checkpoint_written_again_in_more_parts(tmp_path):
+    """As the first of a cluster that starts from weights."""
+    path = checkpoint(tmp_path, 0)
+    for part, kept in (0, False), (1, True):
+        (tmp_path / f'model.ckpt-0.data-0000{part}-of-00002').touch()
+        assert checkpoints.keep_best(
+            str(tmp_path), path, {'f1': 0.5, 'step': 0}) == kept
+    assert len(os.listdir(tmp_path / 'best')) == 6
+
+
 def test_the_same_step_kept_again(tmp_path):
     """As after going back to an earlier checkpoint; and a kill's leftover."""
     folder = str(tmp_path)
