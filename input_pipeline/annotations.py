@@ -5,7 +5,7 @@ import posixpath
 import numpy as np
 
 from input_pipeline import images, outlines, resolution, sources
-from input_pipeline.files import DAMAGED, InputError
+from input_pipeline.files import InputError
 
 # What tells the nuclei of an image apart, as the store says it. Components
 # are those of a mask: touching nuclei are one.
@@ -112,7 +112,7 @@ def _read_mat(name, data):
             with h5py.File(io.BytesIO(data), 'r') as file:
                 values = (file['inst_map'][()].T if 'inst_map' in file
                           else None)
-    except DAMAGED as error:
+    except Exception as error:  # for damaged files scipy raises anything
         raise InputError(f'{name}: cannot be read (damaged or no MATLAB '
                          'file); save or download it again') from error
     if values is None:
@@ -122,17 +122,15 @@ def _read_mat(name, data):
         raise InputError(f'{name}: inst_map is {values.dtype} '
                          f'{list(values.shape)}; save a number for each '
                          'pixel')
-    if values.dtype.kind == 'f':
-        whole = values.astype(np.int64)
-        if not np.array_equal(whole, values):
-            raise InputError(f'{name}: inst_map holds fractions; save whole '
-                             'numbers')
-        values = whole
+    if values.dtype.kind == 'f' and not (np.isfinite(values).all()
+                                         and (values % 1 == 0).all()):
+        raise InputError(f'{name}: inst_map holds fractions; save whole '
+                         'numbers')
     if values.size and (values.min() < 0
                         or values.max() > np.iinfo(np.int32).max):
         raise InputError(f'{name}: inst_map holds {values.min()} to '
                          f'{values.max()}; save 0 and positive numbers')
-    return values
+    return values.astype(np.int32) if values.dtype.kind == 'f' else values
 
 
 def _is_binary(values):
