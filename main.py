@@ -26,7 +26,8 @@ import nets
 from eval.inference import MAX_PIXELS
 from input_pipeline import progress
 from input_pipeline.files import InputError
-from training.records import TrainConfig
+from training.records import (INIT_LEARNING_RATE, INIT_STEPS, TrainConfig,
+                              seen_images)
 
 MODES = ('prepare', 'train', 'eval', 'predict')
 LARGEST = 2 ** 31 - 1  # that TensorFlow takes everywhere
@@ -82,6 +83,14 @@ def define_flags():
                 "instead: NAME,NAME, 'PATTERN*' or a text file of such.",
                 group)
 
+    group = 'Preparing and predicting'
+    flags.DEFINE_float('magnification', None, 'Of the objective; 40 if not '
+                       'given. Images are resampled to 40x for the networks.',
+                       lower_bound=2, upper_bound=200, module_name=group)
+    flags.DEFINE_float('microns_per_pixel', None, 'The same, as micrometres '
+                       'per pixel; 0.25 is 40x.', lower_bound=0.05,
+                       upper_bound=5, module_name=group)
+
     group = 'Network (read back from the checkpoint once trained)'
     flags.DEFINE_integer('width', None, 'Filters of the first layer; '
                          f'{nets.WIDTH} if not given.', lower_bound=1,
@@ -91,18 +100,22 @@ def define_flags():
                       'given.', module_name=group)
 
     group = 'Training'
-    flags.DEFINE_integer('steps', TrainConfig.steps, 'Steps in all, resumed '
-                         'ones included.', lower_bound=1, upper_bound=LARGEST,
-                         module_name=group)
+    define_path('init_checkpoint', None, 'Start from these weights: a '
+                'weights.h5 or a checkpoint without its ending.', group)
+    flags.DEFINE_integer('steps', None, 'Steps in all, resumed ones included; '
+                         f'{TrainConfig.steps} if not given, or {INIT_STEPS} '
+                         'with --init_checkpoint.', lower_bound=1,
+                         upper_bound=LARGEST, module_name=group)
     flags.DEFINE_integer('batch_size', TrainConfig.batch_size, 'Crops in a '
                          'step.', lower_bound=1, upper_bound=1024,
                          module_name=group)
     flags.DEFINE_integer('crop_size', TrainConfig.crop_size, 'Side of the '
                          'crops taken from the patches, pixels.',
                          lower_bound=32, module_name=group)
-    flags.DEFINE_float('learning_rate', TrainConfig.learning_rate, 'Peak '
-                       'learning rate of Adam.', lower_bound=1e-7,
-                       upper_bound=1, module_name=group)
+    flags.DEFINE_float('learning_rate', None, 'Peak learning rate of Adam; '
+                       f'{TrainConfig.learning_rate} if not given, or '
+                       f'{INIT_LEARNING_RATE} with --init_checkpoint.',
+                       lower_bound=1e-7, upper_bound=1, module_name=group)
     flags.DEFINE_integer('warmup_steps', TrainConfig.warmup_steps, 'Steps '
                          'until the peak.', lower_bound=0,
                          upper_bound=LARGEST, module_name=group)
@@ -133,11 +146,14 @@ def define_flags():
                          lower_bound=1, upper_bound=LARGEST,
                          module_name=group)
     # NaN is outside no bounds.
-    for name in ('learning_rate', 'threshold'):
-        flags.register_validator(name, math.isfinite, 'must be a number')
+    for name in ('learning_rate', 'threshold', 'magnification',
+                 'microns_per_pixel'):
+        flags.register_validator(
+            name, lambda value: value is None or math.isfinite(value),
+            'must be a number')
     for name in ('data_dir', 'model_dir', 'monuseg_dir', 'images_dir',
                  'annotations_dir', 'test_images_dir', 'test_annotations_dir',
-                 'validation', 'images', 'output_dir'):
+                 'validation', 'init_checkpoint', 'images', 'output_dir'):
         flags.register_validator(name, lambda path: path != '',
                                  'must not be empty')
     flags.register_validator(
@@ -193,7 +209,7 @@ def require(*names):
 def prepare():
     from input_pipeline import prepare as preparing
 
-    microns_per_pixel = None
+    microns_per_pixel = asked_microns_per_pixel()
     own = any((FLAGS.images_dir, FLAGS.annotations_dir,
                FLAGS.test_images_dir, FLAGS.test_annotations_dir))
     if [bool(FLAGS.monuseg_dir), own, FLAGS.sample].count(True) != 1:
@@ -208,10 +224,20 @@ def prepare():
                                   test_dirs(), microns_per_pixel)
     else:
         data = preparing.find_monuseg(FLAGS.monuseg_dir, microns_per_pixel)
-    left_out = preparing.prepare(
-        FLAGS.data_dir, data, FLAGS.seed, FLAGS.fold, validation_names(),
-        microns_per_pixel)
+    left_out = preparing.prepare(FLAGS.data_dir, data, FLAGS.seed, FLAGS.fold,
+                                 validation_names())
     return 1 if left_out else 0
+
+
+def asked_microns_per_pixel():
+    """The images' micrometres per pixel, or None where no flag says it."""
+    if FLAGS.magnification is None:
+        return FLAGS.microns_per_pixel
+    if FLAGS.microns_per_pixel is not None:
+        raise InputError('--magnification: --microns_per_pixel says it '
+                         'already; leave one of them out')
+    from input_pipeline.resolution import MICRONS_AT_1X
+    return MICRONS_AT_1X / FLAGS.magnification
 
 
 def test_dirs():
@@ -256,6 +282,7 @@ def train(folder, output_stride):
         learning_rate=FLAGS.learning_rate, warmup_steps=FLAGS.warmup_steps,
         evaluate_every=FLAGS.evaluate_every,
         augment_threads=FLAGS.augment_threads, seed=FLAGS.seed,
+        init_checkpoint=FLAGS.init_checkpoint,
         accelerate=(acceleration_pays(nets.xla_pays(FLAGS.net))
                     if FLAGS.accelerate == 'auto'
                     else FLAGS.accelerate == 'on'))
@@ -269,16 +296,29 @@ def train(folder, output_stride):
 
 def refuse_trained_on(record, names, digests, path, folder):
     """Refuses to measure on images that were trained on, but for train."""
-    known = [name for name, digest in zip(names, digests)
-             if digest in record['trained_on']]
-    if known and FLAGS.split != 'train':
-        raise InputError(
-            f'{path}: the network in {folder} was trained on {known[0]}'
-            + (f' and {len(known) - 1} more of its images' if known[1:]
-               else '')
-            + f', divided with --seed={record["data_seed"]} '
-            f'--fold={record["data_fold"]}; prepare with these, measure on '
-            'other images, or choose another --model_dir')
+    if FLAGS.split == 'train':
+        return
+    for seen, how, remedy in (
+            (record['trained_on'], 'was',
+             f', divided with {division(record)}; prepare with the same, '
+             'measure'),
+            (seen_images(record), 'began from weights', '; measure')):
+        known = [name for name, digest in zip(names, digests)
+                 if digest in seen]
+        if known:
+            raise InputError(
+                f'{path}: the network in {folder} {how} trained on {known[0]}'
+                + (f' and {len(known) - 1} more of its images' if known[1:]
+                   else '')
+                + f'{remedy} on other images, or choose another --model_dir')
+
+
+def division(record):
+    """The flags that divided the images that a network was trained on."""
+    fold = record['data_fold']
+    if str(fold).startswith('validation='):
+        return f'--{fold}'
+    return f'--seed={record["data_seed"]} --fold={fold}'
 
 
 def announce(record, folder):
@@ -289,7 +329,9 @@ def announce(record, folder):
     whose = ('shipped with the code' if checkpoints.is_shipped(folder)
              else 'your own')
     print(f'{folder}: {record["net"]}, {whose}, trained on '
-          f'{record["data_source"]}, step {record["step"]}; '
+          f'{record["data_source"]}, step {record["step"]}'
+          + (f', from weights trained on {record["init_data_source"]}'
+             if record.get('init_checkpoint') else '') + '; '
           f'TensorFlow {tf.__version__}; {device_line()}', flush=True)
 
 
@@ -350,7 +392,7 @@ def predict(folder, output_stride):
         announce(record, folder)
         skipped = predict_files(FLAGS.images, output_dir, forward, stride,
                                 FLAGS.threshold, FLAGS.max_pixels,
-                                FLAGS.average)
+                                FLAGS.average, asked_microns_per_pixel())
     print(f'predicted: {output_dir}'
           + (f'; {len(skipped)} images left out' if skipped else ''))
     return 1 if skipped else 0
@@ -369,6 +411,9 @@ def main(_):
         signal.signal(number, stop)
     try:
         require('mode')
+        if FLAGS.init_checkpoint is not None and FLAGS.mode != 'train':
+            raise InputError('--init_checkpoint: for --mode=train alone; '
+                             '--model_dir says which network others use')
         if FLAGS.mode == 'prepare':
             return prepare()
         require('net')

@@ -35,7 +35,7 @@ def evaluate(images, total, forward, stride, threshold, max_pixels, average,
     report = progress.reporter(total, 'images')
     rows, counts = [], []
     for done, (name, image, truth) in enumerate(images):
-        check_size(image, name)
+        check_size(image.shape[:2], name)
         mask, _ = inference.segment(
             image, forward, stride, threshold, max_pixels, average,
             progress=lambda part, done=done: report(done + part))
@@ -74,12 +74,22 @@ def write_results(folder, name, results, settings):
 
 
 def format_table(results):
-    """Returns the results of one network as a table of text."""
+    """Returns the results of one network as a table of text.
+
+    A line below it says how many images have no F1, if any.
+    """
     header = ['image', *metrics.METRICS]
-    return _align_columns([header] + [
+    table = _align_columns([header] + [
         [row['name'], *(_format_value(row[metric])
                         for metric in metrics.METRICS)]
         for row in _all_rows(results)])
+    images = results['per_image']
+    undefined = sum(math.isnan(row['f1']) for row in images)
+    if undefined:
+        table += (f'\nThe mean F1 per image leaves out {undefined} of the '
+                  f'{len(images)} images, where neither the mask nor the '
+                  'prediction holds a nucleus.')
+    return table
 
 
 def compare_networks(folders, name):

@@ -4,33 +4,36 @@ import os
 import sys
 import tempfile
 
+import numpy as np
+
 from eval import display, inference
-from input_pipeline import progress
+from input_pipeline import progress, resolution
 from input_pipeline.files import InputError
 from input_pipeline.images import png_software, read_image, write_png
 from input_pipeline.preprocessing import check_size
+from input_pipeline.sources import IMAGE_ENDINGS
 
-# What is taken for an image in a folder, in upper case too.
-IMAGE_ENDINGS = ('.tif', '.tiff', '.png', '.jpg', '.jpeg')
 # Tells the files written here from others, which are never overwritten.
 SOFTWARE = 'nuclei segmentation'
 
 
 def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
-                  average):
+                  average, microns_per_pixel=None):
     """Segments image files.
 
-    For each image, three 8-bit PNG files of its height and width:
-    STEM_mask.png (0 and 255), STEM_probability.png (255 times the
-    probability, rounded) and STEM_overlay.png (outlines on the tissue). An
-    image that cannot be used is reported on stderr and left out. Results of
-    an earlier prediction are replaced, and no other file.
+    For each image, three 8-bit PNG files of its size: STEM_mask.png (0 and
+    255), STEM_probability.png (255 times the probability, rounded) and
+    STEM_overlay.png (outlines on the tissue). An image that cannot be used is
+    reported on stderr and left out. Results of an earlier prediction are
+    replaced, and no other file.
 
     Args:
         images: list of paths, or what `find_images` takes.
         output_dir: made where missing.
         forward, stride, threshold, max_pixels, average: as for
             `inference.segment`.
+        microns_per_pixel: of the images, or None for the networks' own, to
+            which they are resampled, and the results back.
 
     Returns:
         list of the paths that were left out.
@@ -47,28 +50,33 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
     _check_output(output_dir, paths)
 
     skipped = []
+    say_resolution = resolution.Check(microns_per_pixel)
     report = progress.reporter(len(paths), 'images')
     for done, path in enumerate(paths):
         try:
             image = read_image(path)  # [H, W, 3]
-            check_size(image, path)
+            seen = resolution.for_network(image, microns_per_pixel, path)
+            check_size(seen.shape[:2], path)
         except InputError as error:
             progress.end_line()
             print(f'error: {error} (left out)', file=sys.stderr)
             skipped.append(path)
             report(done + 1)
             continue
+        say_resolution(path, resolution.read_microns_per_pixel(path))
         mask, probability = inference.segment(
-            image, forward, stride, threshold, max_pixels, average,
+            seen, forward, stride, threshold, max_pixels, average,
             progress=lambda part, done=done: report(done + part))
+        if seen is not image:
+            probability = resolution.resample(probability, image.shape[:2])
+            mask = (probability > 255 * threshold).astype(np.uint8)
         mask_path, probability_path, overlay_path = _results(output_dir, path)
         _write(mask_path, mask * 255)
         _write(probability_path, probability)
         display.overlay(image, mask, out=image)
         # Images can be as large as memory allows, and Pillow writes a copy.
-        del mask, probability
+        del mask, probability, seen
         _write(overlay_path, image)
-        del image
     return skipped
 
 

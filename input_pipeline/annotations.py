@@ -81,8 +81,7 @@ def _from_raster(source, image_size, size):
         raise InputError(
             f'{name}: nuclei cover {covered:.0%} of the image; give 0 in the '
             'background and other numbers in nuclei')
-    if values.shape != tuple(size):
-        values = resolution.resample_labels(values, size)
+    values = resolution.resample_labels(values, size)
     if _is_binary(values):
         from scipy import ndimage
         instances = np.empty(values.shape, np.int32)

@@ -54,37 +54,66 @@ def find(images_dir, annotations_dir, split=None):
     flags = [f'{split}_{kind}_dir' if split else f'{kind}_dir'
              for kind in ('images', 'annotations')]
     files, tissue, drawn = _candidates(images_dir, annotations_dir, flags)
-    by_stem = _images_by_stem(tissue, files)
-    if not by_stem:
+    if not tissue:
         raise InputError(f'--{flags[0]} {images_dir}: holds no image '
                          f'({", ".join(sources.IMAGE_ENDINGS)})')
-    names = _names(by_stem)
-    annotations = collections.defaultdict(list)
-    unpaired = []
-    for place in drawn:
-        stem = _paired_stem(sources.stem_and_ending(place)[0], names)
-        if stem is not None:
-            annotations[stem].append(place)
-        elif not place.lower().endswith('.json'):
-            unpaired.append(place)
-    _check_paired([by_stem[stem] for stem in by_stem
-                   if stem not in annotations], unpaired, files, flags)
+    chosen = _chosen_images(tissue, files)
+    annotations, unpaired = _pair(chosen, drawn)
+    _check_paired([place for key, place in chosen.items()
+                   if key not in annotations], unpaired, files, flags)
     entries = []
-    for stem, place in sorted(by_stem.items()):
-        its_split, why = split, f'of --{flags[0]}'
-        if split is None:
-            its_split, why = sources.split_of(place)
-            why = f'for their folder is called {why}' if its_split else None
-        annotation = _best(annotations[stem], files)
-        entries.append(Entry(stem, its_split or 'training', why,
+    for (its_split, name), place in chosen.items():
+        why = None
+        if split:
+            why = f'of --{flags[0]}'
+        elif its_split:
+            why = ('for their folder is called '
+                   f'{sources.split_of(place)[1]}')
+        annotation = _best(annotations[its_split, name], files)
+        entries.append(Entry(name, split or its_split or 'training', why,
                              files[place], files[annotation]))
-    return entries
+    return sorted(entries)
+
+
+def _pair(chosen, drawn):
+    """Finds the image of each annotation.
+
+    Args:
+        chosen: of `_chosen_images`.
+        drawn: places of annotations.
+
+    Returns:
+        dict of chosen's keys to lists of places
+        places that are of no image
+    """
+    splits = sorted({split for split, _ in chosen}, key=str)
+    names = {split: _names({name for its_split, name in chosen
+                            if its_split == split}) for split in splits}
+    annotations, unpaired = collections.defaultdict(list), []
+    for place in drawn:
+        stem, ending = sources.stem_and_ending(place)
+        its_split, _ = sources.split_of(place)
+        # One that lies in no split's folder may be of an image of any.
+        found = [(split, _paired_stem(stem, names[split])) for split in splits
+                 if its_split in (None, split)]
+        found = [key for key in found if key[1] is not None]
+        if found:
+            annotations[found[0]].append(place)
+        elif ending != '.json':
+            unpaired.append(place)
+    return annotations, unpaired
 
 
 def source_name(images_dir, annotations_dir):
-    """The name of the nearest folder above images and annotations."""
+    """What data are called: the nearest folder above both that has a name.
+
+    Of mylab/train/images and mylab/train/masks it is mylab.
+    """
     paths = [os.path.realpath(path) for path in (images_dir, annotations_dir)]
-    name = os.path.basename(os.path.commonpath(paths))
+    folder, name = os.path.split(os.path.commonpath(paths))
+    while folder != os.sep and (sources.SPLIT_WORD.match(name)
+                                or IMAGE_WORDS.search(name)):
+        folder, name = os.path.split(folder)
     return name or os.path.basename(paths[0])
 
 
@@ -147,13 +176,18 @@ def _is_drawn(place, names):
     return False
 
 
-def _images_by_stem(tissue, files):
-    """Maps the name of each image to its place."""
+def _chosen_images(tissue, files):
+    """Maps (split that its folder says or None, name) to an image's place.
+
+    Raises:
+        InputError: two images of one split have one name.
+    """
     places = collections.defaultdict(list)
     for place in tissue:
-        places[sources.stem_and_ending(place)[0]].append(place)
+        places[(sources.split_of(place)[0],
+                sources.stem_and_ending(place)[0])].append(place)
     chosen = {}
-    for stem, found in places.items():
+    for key, found in places.items():
         # What was made of an image often bears its name.
         named = [place for place in found
                  if IMAGE_WORDS.search(posixpath.dirname(place))]
@@ -169,7 +203,7 @@ def _images_by_stem(tissue, files):
                 f'{sources.name_of(files[found[0]])}; names must differ, and '
                 'masks must be told from images: rename them, or give '
                 '--annotations_dir a folder without images')
-        chosen[stem] = found[0]
+        chosen[key] = found[0]
     return chosen
 
 

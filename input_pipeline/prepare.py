@@ -36,13 +36,16 @@ LONG_NAMES = 1000  # bytes, of the names of validation images
 #   entries: list of tuples with `name` and `split`, ordered by name
 #   digest: text that other images would not have
 #   load: function of an entry, see `store.write_store`, and of Said
-Data = collections.namedtuple('Data', 'source entries digest load')
+#   microns_per_pixel: of the images, which are resampled to the networks'
+#       own; None if it was not said, which means these
+Data = collections.namedtuple('Data', 'source entries digest load '
+                              'microns_per_pixel')
 
 
 def find_sample(seed):
     """The Data of the synthetic sample made from a seed."""
     return Data('synthetic sample', sample.find(seed), '',  # the seed says it
-                lambda entry, said: sample.load(entry))
+                lambda entry, said: sample.load(entry), None)
 
 
 def find_monuseg(folder, microns_per_pixel=None):
@@ -50,8 +53,7 @@ def find_monuseg(folder, microns_per_pixel=None):
 
     Args:
         folder: path.
-        microns_per_pixel: of the images, which are resampled to the networks'
-            own; None if it was not said, which means these.
+        microns_per_pixel: see Data.
     """
     entries = monuseg.find(folder)
     name = os.path.basename(os.path.abspath(folder))
@@ -66,33 +68,25 @@ def find_own(images_dir, annotations_dir, test_dirs=None,
     Args:
         images_dir, annotations_dir: paths.
         test_dirs: the same two of the test images, or None.
-        microns_per_pixel: as for `find_monuseg`.
+        microns_per_pixel: see Data.
 
     Raises:
-        InputError: as `pairs.find`, or a name is among the test images too.
+        InputError: as `pairs.find`.
     """
     entries = pairs.find(images_dir, annotations_dir)
     if test_dirs:
-        test = pairs.find(*test_dirs, split='test')
-        names = {entry.name: entry for entry in entries}
-        for entry in test:
-            if entry.name in names:
-                raise InputError(
-                    f'{sources.name_of(entry.image)}: of the same name as '
-                    f'{sources.name_of(names[entry.name].image)}; rename one '
-                    'of them')
-        entries = sorted(entries + test)
+        entries = sorted(entries + pairs.find(*test_dirs, split='test'))
     return _annotated(pairs.source_name(images_dir, annotations_dir), entries,
                       microns_per_pixel)
 
 
 def _annotated(source, entries, microns_per_pixel):
     return Data(source, entries, sources.digest(entries),
-                lambda entry, said: load(entry, microns_per_pixel, said))
+                lambda entry, said: load(entry, microns_per_pixel, said),
+                microns_per_pixel)
 
 
-def prepare(output_dir, data, seed=0, fold='0', validation=(),
-            microns_per_pixel=None):
+def prepare(output_dir, data, seed=0, fold='0', validation=()):
     """Writes train.h5, validation.h5 and, with test images, test.h5.
 
     The images that are not trained on, of test or else of validation, are
@@ -106,7 +100,6 @@ def prepare(output_dir, data, seed=0, fold='0', validation=(),
         data: Data.
         seed: of the division into training and validation; 0 to 2**32 - 1.
         fold, validation: see `assign_splits`.
-        microns_per_pixel: as for `find_monuseg`.
 
     Returns:
         list of the names that were left out.
@@ -123,7 +116,7 @@ def prepare(output_dir, data, seed=0, fold='0', validation=(),
              'patch_size': store.PATCH_SIZE, 'overlap': store.OVERLAP,
              'fill_rule': outlines.FILL_RULE, 'mask_background': 0,
              'mask_nucleus': 1, 'microns_per_pixel':
-             microns_per_pixel or resolution.MICRONS_PER_PIXEL}
+             data.microns_per_pixel or resolution.MICRONS_PER_PIXEL}
     with locked(output_dir, 'data_dir'):
         # What killed processes left, on whatever machine.
         remove_matching(output_dir, *(f'.partial-*-{split}.h5'
@@ -135,7 +128,7 @@ def prepare(output_dir, data, seed=0, fold='0', validation=(),
                   f'with seed {seed}, fold {rules["fold"]}'
                   + (f', without {", ".join(left_out)}' if left_out else ''))
         else:
-            left_out = _replace_stores(output_dir, rules, splits, data.load)
+            left_out = _replace_stores(output_dir, rules, splits, data)
             if 'test' not in splits:
                 print('no test images there: test.h5 is not written')
         held_out_images.write(os.path.join(output_dir, HELD_OUT),
@@ -229,7 +222,7 @@ def load(entry, microns_per_pixel, said):
 
     Args:
         entry: `sources.Entry`.
-        microns_per_pixel: as for `find_monuseg`.
+        microns_per_pixel: see Data.
         said: Said.
 
     Yields:
@@ -244,9 +237,7 @@ def load(entry, microns_per_pixel, said):
     image = images.read_image(path, content)
     image_size = image.shape[:2]
     said.resolution(path, resolution.read_microns_per_pixel(path, content))
-    if microns_per_pixel not in (None, resolution.MICRONS_PER_PIXEL):
-        image = resolution.resample(
-            image, microns_per_pixel / resolution.MICRONS_PER_PIXEL, path)
+    image = resolution.for_network(image, microns_per_pixel, path)
     size = image.shape[:2]
     yield image
     del image, content  # a large one fills the memory
@@ -263,7 +254,7 @@ class Said:
     """What is said of the files that are read.
 
     Args:
-        microns_per_pixel: as for `find_monuseg`.
+        microns_per_pixel: see Data.
     """
 
     def __init__(self, microns_per_pixel):
@@ -338,7 +329,7 @@ def _held_out_store(folder):
                  if os.path.exists(path)), None)
 
 
-def _replace_stores(folder, rules, splits, load_entry):
+def _replace_stores(folder, rules, splits, data):
     """Writes the stores, and removes what belongs to those replaced.
 
     The former stores' held-out images go before the new stores come, so that
@@ -349,16 +340,16 @@ def _replace_stores(folder, rules, splits, load_entry):
         folder: of the stores.
         rules: dict of attributes, those of all stores.
         splits: dict of lists of entries, see `assign_splits`.
-        load_entry: `load` of Data.
+        data: Data.
 
     Returns:
         list of the names that were left out.
     """
     for split in SPLITS:
         store.check_replaceable(_path(folder, split))
-    _say_what_is_replaced(folder, rules['source'])
+    _say_what_is_replaced(folder, data.source)
     start = time.time()
-    said = Said(rules['microns_per_pixel'])
+    said = Said(data.microns_per_pixel)
     report = progress.reporter(sum(map(len, splits.values())), 'images')
     done, summary, left_out = 0, [], []
     with contextlib.ExitStack() as stores:
@@ -368,7 +359,7 @@ def _replace_stores(folder, rules, splits, load_entry):
                 atomic_write(_path(folder, split)))
             written = store.write_store(
                 partials[split], {**rules, 'split': split},
-                _examples(entries, load_entry, said, done, report),
+                _examples(entries, data.load, said, done, report),
                 said.leave_out)
             done += len(entries)
             _check_written(written, split, said)

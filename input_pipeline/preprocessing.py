@@ -26,9 +26,14 @@ def normalise(images):
     return images / 255
 
 
-def check_size(image, name):
-    """Raises InputError naming the image where a side is below MIN_SIDE."""
-    height, width = image.shape[:2]
+def check_size(size, name):
+    """Raises InputError naming an image where a side is below MIN_SIDE.
+
+    Args:
+        size: (height, width), as the networks see it.
+        name: for the message.
+    """
+    height, width = size
     if min(height, width) < MIN_SIDE:
         raise InputError(f'{name}: {width} x {height} pixels; both sides must '
                          f'be at least {MIN_SIDE}, give a larger image')

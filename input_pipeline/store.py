@@ -154,7 +154,7 @@ def _add_image(store, index, name, image):
     Returns:
         its `pixel_digest`
     """
-    check_size(image, name)
+    check_size(image.shape[:2], name)
     origins = _origins(*image.shape[:2])
     # Without the flush, what came before might still want room.
     store.flush()

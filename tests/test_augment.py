@@ -132,6 +132,7 @@ def colours_kept(monkeypatch):
     monkeypatch.setattr(augment, 'STAIN_SHIFT', 0)
     monkeypatch.setattr(augment, 'CONTRAST', (1, 1))
     monkeypatch.setattr(augment, 'BRIGHTNESS', 0)
+    monkeypatch.setattr(augment, 'BLANK', 0)
 
 
 def disc_and_bar():
@@ -282,6 +283,49 @@ def test_brightness_and_contrast_stay_in_range():
     assert found.min() == 0 and found.max() == 1
 
 
+# Blank rectangles
+
+
+def blanked(count):
+    """(colour, share of the crop) of each draw that blanks anything."""
+    rng = np.random.RandomState(0)
+    image = rng.uniform(0.3, 0.4, (40, 60, 3)).astype(np.float32)
+    mask = np.ones((40, 60, 1), np.float32)
+    found = []
+    for changed, left in draws(lambda: augment.blank_rectangle(
+            tf.constant(image), tf.constant(mask)), count):
+        blank = left[..., 0] == 0
+        assert set(np.unique(left)) <= {0, 1}
+        np.testing.assert_array_equal(changed[~blank], image[~blank])
+        if not blank.any():
+            continue
+        rows, columns = blank.any(axis=1), blank.any(axis=0)
+        np.testing.assert_array_equal(blank, np.outer(rows, columns))
+        for side in (rows, columns):  # without a gap
+            assert np.abs(np.diff(side.astype(int))).sum() <= 2
+        colours = changed[blank]
+        assert np.ptp(colours, axis=0).max() < 1e-6
+        found.append((colours[0], blank.mean()))
+    return found
+
+
+def test_blank_rectangles(monkeypatch):
+    monkeypatch.setattr(augment, 'BLANK', 1.0)
+    colours, shares = zip(*blanked(300))
+    assert len(shares) > 290  # others are narrower than a pixel
+    assert min(shares) < 0.02 and 5 < shares.count(1) < 60
+    assert np.ptp(colours, axis=1).max() <= 0.06 + 1e-6  # twice the tint
+    mean = np.mean(colours, axis=1)
+    assert mean.min() >= 0 and mean.max() <= 1
+    # A third of the draws, and a twentieth and a tenth of another third.
+    assert 0.25 < np.mean(mean < 0.06) < 0.48
+    assert 0.25 < np.mean(mean > 0.89) < 0.50
+
+
+def test_a_tenth_of_the_crops_has_one():
+    assert 20 < len(blanked(400)) < 60  # 40, with a deviation of 6
+
+
 # The whole of it
 
 
@@ -294,7 +338,7 @@ def augmented(seed, count=3):
 def test_types_and_ranges():
     for image, mask in augmented(seed=0, count=30):
         assert image.shape == (32, 32, 3) and image.dtype == np.float32
-        assert 0 <= image.min() < image.max() <= 1
+        assert 0 <= image.min() and image.max() <= 1
         assert mask.shape == (32, 32, 1) and mask.dtype == np.float32
         assert set(np.unique(mask)) <= {0, 1}
 

@@ -89,7 +89,7 @@ def test_results_in_json_and_csv(tmp_path):
 
 
 def test_table_of_one_network():
-    lines = evaluate.format_table(evaluated()).splitlines()
+    *lines, remark = evaluate.format_table(evaluated()).splitlines()
     assert [line.split() for line in lines] == [
         ['image', 'accuracy', 'precision', 'recall', 'f1', 'iou', 'mean_iou'],
         # (20 / 60 + 4 / 44) / 2 = 0.21212, (20 / 60 + 36 / 76) / 2 = 0.40351
@@ -99,6 +99,24 @@ def test_table_of_one_network():
         ['mean', 'per', 'image', '0.6875', '0.5000', '0.5000', '0.5000',
          '0.3333', '0.2121']]
     assert len({len(line) for line in lines}) == 1
+    assert 'leaves out 1 of the 2 images' in remark
+
+
+def test_table_without_a_remark():
+    results = evaluate.evaluate(list(images())[:1], 1, red_channel, 32, 0.5,
+                                1024 * 1024, False)
+    assert len(evaluate.format_table(results).splitlines()) == 4
+
+
+def test_false_nuclei_where_there_are_none_count():
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[0, 0] = 255  # a pixel taken for a nucleus
+    results = evaluate.evaluate(
+        [*images(), ('third', image, np.zeros((32, 32), np.uint8))], 3,
+        red_channel, 32, 0.5, 1024 * 1024, False)
+    assert [row['f1'] for row in results['per_image']] == pytest.approx(
+        [0.5, NAN, 0], nan_ok=True)
+    assert results['mean_per_image']['f1'] == 0.25
 
 
 def test_table_of_networks(tmp_path):

@@ -18,8 +18,8 @@ MAX_COLUMNS = 79
 LONGER_FUNCTIONS = {('main.py', 'define_flags')}
 # What requirements.txt lists, by the names that are imported. TensorFlow is
 # imported through nets/tf1.py alone.
-THIRD_PARTY = {'PIL', 'absl', 'h5py', 'imageio', 'matplotlib', 'numpy',
-               'scipy', 'skimage', 'tensorboard'}
+THIRD_PARTY = {'PIL', 'absl', 'h5py', 'imagecodecs', 'imageio', 'matplotlib',
+               'numpy', 'scipy', 'skimage', 'tensorboard', 'tifffile'}
 TENSORFLOW_AT = 'nets/tf1.py'
 FLAGS_AT = 'main.py'
 TOOLS = ('docs', 'benchmarks')  # import what they like; nothing imports them

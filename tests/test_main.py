@@ -49,7 +49,8 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
         'seed': 0, 'data_dir': str(data_dir),
         'data_source': 'synthetic sample', 'data_digest': 'made here',
         'data_seed': 7, 'data_fold': '0', 'trained_on': digests,
-        'changes': []}
+        'init_checkpoint': None, 'init_data_source': None, 'init_step': None,
+        'seen': None, 'changes': []}
     weights = checkpoints.record_of_weights(str(folder / 'weights.h5'))
     assert {key: weights[key] for key in record} == record
     text, = EventAccumulator(str(folder)).Reload().Tensors('config')
@@ -192,6 +193,8 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
     (['--mode=train', '--net=unet', '--model_dir=file:///a'],
      ['--model_dir', 'file:///a']),
     (['--mode=predict', '--net=unet', '--images='], ['--images']),
+    (['--mode=eval', '--net=unet', '--init_checkpoint=w.h5'],
+     ['--init_checkpoint', '--model_dir']),
     (['--mode=prepare'], ['--monuseg_dir']),
     (['--mode=prepare', '--monuseg_dir=/no/such'], ['/no/such']),
 ])

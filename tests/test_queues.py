@@ -159,7 +159,8 @@ def test_the_input_adds_no_charts(twenty):
 
 def test_all_patches_come_each_with_its_mask(twenty, monkeypatch):
     for name, nothing in (('STAIN_FACTOR', (1, 1)), ('STAIN_SHIFT', 0),
-                          ('CONTRAST', (1, 1)), ('BRIGHTNESS', 0)):
+                          ('CONTRAST', (1, 1)), ('BRIGHTNESS', 0),
+                          ('BLANK', 0)):
         monkeypatch.setattr(augment, name, nothing)
     input_fn, _ = training_input(twenty[0], threads=3)
     seen = []

@@ -9,6 +9,8 @@ import threading
 import numpy as np
 import pytest
 
+from conftest import train_flags
+from input_pipeline import store
 from input_pipeline.files import InputError
 from nets.tf1 import tf
 from training import checkpoints, cluster, loop, model_fn, records
@@ -87,6 +89,70 @@ def test_keep_best_of_a_network_that_finds_nothing_yet(tmp_path):
         'step': 10, 'evaluated': 10}
 
 
+def test_keep_best_where_f1_is_undefined(tmp_path):
+    folder = str(tmp_path)
+    for step, f1, kept in ((10, None, True), (20, None, True),
+                           (30, 0.0, True), (40, None, False),
+                           (50, 0.0, False), (60, 0.1, True)):
+        assert checkpoints.keep_best(folder, checkpoint(tmp_path, step),
+                                     {'f1': f1, 'step': step}) == kept
+        assert checkpoints.read_best(folder)['evaluated'] == step
+    assert checkpoints.read_best(folder)['step'] == 60
+
+
+def test_masks_without_nuclei_leave_the_latest(trained, tmp_path, capsys):
+    folder = shutil.copytree(str(trained / 'unet'), str(tmp_path / 'unet'))
+    shutil.rmtree(os.path.join(folder, 'best'))
+    # The first finds nothing, which is right, and the second a false pixel.
+    for step, f1 in ((3, math.nan), (6, 0.0)):
+        checkpoints.record_evaluation(
+            folder, os.path.join(folder, f'model.ckpt-{step}'), {
+                'loss': 0.5, 'accuracy': 1, 'f1': f1, 'iou': f1,
+                'recall': math.nan, 'global_step': step})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith('validation.h5: F1 is undefined')
+    assert lines[1:] == [
+        f'step {step}: validation loss 0.500, accuracy 1.000, F1 -, IoU -'
+        for step in (3, 6)]
+    best = checkpoints.read_best(folder)
+    assert (best['step'], best['f1']) == (6, None)
+
+
+def test_training_and_eval_without_any_nucleus_to_validate_on(
+        program, data_dir, tmp_path):
+    data = tmp_path / 'data'
+    data.mkdir()
+    shutil.copy(str(data_dir / 'train.h5'), str(data))
+    with store.open_store(data_dir / 'validation.h5') as file:
+        rules = store.attributes(file)
+        examples = [(name, image, mask > 1, None)
+                    for name, image, mask in store.whole_images(file)]
+    store.write_store(str(data / 'validation.h5'), rules, examples)
+    process = program(*train_flags(data, tmp_path, 'unet', 6), '--width=4')
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count('F1 is undefined') == 1
+    assert 'step 6: validation' in process.stdout
+    folder = tmp_path / 'unet'
+    with open(folder / 'best' / 'best.json') as file:
+        best = json.load(file)
+    assert (best['step'], best['f1']) == (6, None)
+    assert checkpoints.record_of_weights(
+        str(folder / 'weights.h5'))['f1'] is None
+    process = program('--mode=eval', '--net=unet', f'--data_dir={data}',
+                      f'--model_dir={tmp_path}', '--noaverage',
+                      '--threshold=1')  # above which is nothing
+    assert process.returncode == 0, process.stderr
+    assert 'leaves out 2 of the 2 images' in process.stdout
+    rows = [line.split()[-6:] for line in process.stdout.splitlines()
+            if line.startswith(('validation-', 'pooled ', 'mean '))]
+    assert rows == 4 * [['1.0000'] + 5 * ['-']]
+    with open(folder / 'validation.json') as file:
+        results = json.load(file)['results']
+    for row in (*results['per_image'], results['mean_per_image'],
+                results['pooled']):
+        assert row['f1'] is None
+
+
 def test_a_checkpoint_that_has_gone_is_not_kept(tmp_path, capsys):
     folder = str(tmp_path)
     checkpoints.keep_best(folder, checkpoint(tmp_path, 10),
@@ -101,6 +167,16 @@ def test_a_checkpoint_that_has_gone_is_not_kept(tmp_path, capsys):
     assert sorted(os.listdir(tmp_path / 'best')) == [
         'best.json', 'model.ckpt-10.data-00000-of-00001',
         'model.ckpt-10.index', 'model.ckpt-10.meta']
+
+
+def test_a_checkpoint_written_again_in_more_parts(tmp_path):
+    """As the first of a cluster that starts from weights."""
+    path = checkpoint(tmp_path, 0)
+    for part, kept in (0, False), (1, True):
+        (tmp_path / f'model.ckpt-0.data-0000{part}-of-00002').touch()
+        assert checkpoints.keep_best(
+            str(tmp_path), path, {'f1': 0.5, 'step': 0}) == kept
+    assert len(os.listdir(tmp_path / 'best')) == 6
 
 
 def test_the_same_step_kept_again(tmp_path):
@@ -157,7 +233,9 @@ DATA = {'data_source': 'made', 'data_digest': '', 'data_seed': 0,
 # What is neither.
 RECORD = {'steps': 9, 'batch_size': 2, 'crop_size': 64, 'learning_rate': 0.1,
           'warmup_steps': 1, 'evaluate_every': 3, 'augment_threads': 1,
-          'accelerate': False, 'seed': 0, 'data_dir': 'd', 'changes': []}
+          'accelerate': False, 'seed': 0, 'data_dir': 'd', 'changes': [],
+          'init_checkpoint': None, 'init_data_source': None,
+          'init_step': None, 'seen': None}
 
 
 def write_config(folder, record):
@@ -259,8 +337,48 @@ def test_network_is_that_before_or_the_default():
     config = records.TrainConfig(net='deeplabv3', data_dir='d', width=4)
     assert records.with_network(config, None).width == 4
     assert records.with_network(config, None).output_stride == 8
-    former = records.with_network(config, NETWORK)
+    former = records.with_network(config, dict(RECORD, **NETWORK))
     assert (former.width, former.output_stride) == (8, 16)
+
+
+def test_steps_and_rate_that_were_not_asked_for():
+    for asked, origin, found in (
+            ((None, None), None, (4000, 2e-3)),
+            ((None, None), 'w.h5', (400, 5e-4)),
+            ((9, None), 'w.h5', (9, 5e-4)), ((9, 0.1), None, (9, 0.1))):
+        config = records.with_defaults(records.TrainConfig(
+            net='unet', data_dir='d', steps=asked[0], learning_rate=asked[1],
+            init_checkpoint=origin))
+        assert (config.steps, config.learning_rate) == found
+
+
+def test_what_a_training_began_from_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    origin = {'init_checkpoint': 'a/w.h5', 'init_data_source': 'made',
+              'init_step': 3, 'seen': ['x']}
+    began, random = (dict(RECORD, **NETWORK, **added)
+                     for added in (origin, {}))
+
+    def going_on(path, former):
+        return records.with_network(records.TrainConfig(
+            net='deeplabv3', data_dir='d', init_checkpoint=path), former)
+
+    for path in (None, 'a/w.h5', str(tmp_path / 'a' / 'w.h5')):
+        config = going_on(path, began)
+        assert {key: getattr(config, key) for key in origin} == origin
+    assert going_on(None, random).init_checkpoint is None
+    for path, former, words in (
+            ('b.h5', began, '--init_checkpoint=b.h5: .* from a/w.h5;'),
+            ('b.h5', random, '--init_checkpoint=b.h5: .* random weights;')):
+        with pytest.raises(InputError, match=words):
+            going_on(path, former)
+    # A task of a cluster is to be asked for what the chief was.
+    write_config(tmp_path, dict(began, **DATA))
+    task = records.TrainConfig(data_dir='d', **NETWORK, **DATA)
+    with pytest.raises(InputError, match='--init_checkpoint: .* from a/w.h5'):
+        cluster.check_as_chief(task, str(tmp_path))
+    cluster.check_as_chief(dataclasses.replace(
+        task, init_checkpoint='./a/w.h5'), str(tmp_path))
 
 
 def test_what_changes_on_resuming_is_said_and_kept(capsys):
@@ -285,6 +403,7 @@ def test_what_changes_on_resuming_is_said_and_kept(capsys):
     table = records.as_markdown(record).splitlines()
     assert '| steps | 8000 |' in table
     assert '| trained_on | 2 images |' in table
+    assert '| seen | 0 images |' in table
     assert table[-1] == '| from step 4000 | batch_size 4 instead of 8 |'
 
 

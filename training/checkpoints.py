@@ -8,6 +8,7 @@
 
 A folder with weights.h5 alone is enough to evaluate and to predict.
 """
+import collections
 import contextlib
 import errno
 import functools
@@ -226,7 +227,9 @@ def read_best(folder):
 
 
 def keep_best(folder, checkpoint, metrics):
-    """Keeps a checkpoint as the best if its validation F1 is, or is None.
+    """Keeps a checkpoint as the best if its validation F1 is.
+
+    Without an F1 the latest is the best, unless one has an F1.
 
     The record is replaced after the checkpoint's files are in place, and
     those of the former best are removed after that, so a kill at any moment
@@ -236,14 +239,19 @@ def keep_best(folder, checkpoint, metrics):
         folder: the model folder.
         checkpoint: path prefix of the checkpoint.
         metrics: dict with `step`, and the validation's floats with `f1`, or
-            an `f1` of None where there are no validation images.
+            an `f1` of None where there are no validation images, or they
+            hold no nucleus.
 
     Returns:
         True if it is the best so far.
+
+    Raises:
+        InputError: it holds NaN.
     """
+    check_finite(checkpoint)
     former = read_best(folder)
-    better = (not former or metrics['f1'] is None
-              or metrics['f1'] > former['f1'])
+    better = (not former or former['f1'] is None
+              or metrics['f1'] is not None and metrics['f1'] > former['f1'])
     record = former
     if better:
         files = files_of(checkpoint)
@@ -282,10 +290,13 @@ def files_of(checkpoint):
                 files[path[len(checkpoint):]] = file.read()
         except FileNotFoundError:
             return None
-    # .data-00000-of-00002 and so on.
-    parts = [ending for ending in files if ending.startswith('.data-')]
-    if ('.index' not in files or not parts
-            or len(parts) != int(parts[0].rsplit('-', 1)[1])):
+    # .data-00000-of-00002 and so on. The first one of a cluster that started
+    # from weights is there in one part, and then in one for each server.
+    parts = collections.Counter(
+        int(ending.rsplit('-', 1)[1]) for ending in files
+        if ending.startswith('.data-'))
+    if '.index' not in files or not parts or any(
+            total != found for total, found in parts.items()):
         return None
     return files
 
@@ -311,21 +322,26 @@ def record_evaluation(folder, checkpoint, result):
         result: what `tf.estimator.Estimator.evaluate` returned.
 
     Raises:
-        InputError: the checkpoint holds NaN, or F1 is undefined.
+        InputError: the checkpoint holds NaN.
     """
-    check_finite(checkpoint)
     metrics = {key: float(value) for key, value in result.items()
                if key != 'global_step'}
-    step = int(result['global_step'])
-    if math.isnan(metrics['f1']):
-        raise InputError('validation.h5: F1 is undefined, since neither '
-                         'the masks nor the predictions hold a nucleus; '
-                         'prepare images with nuclei')
-    best = keep_best(folder, checkpoint, dict(metrics, step=step))
+    metrics['step'] = step = int(result['global_step'])
+    former = read_best(folder)
+    # The masks hold no nucleus. One false pixel makes an F1 of 0 out of none,
+    # and would win over a network that is right.
+    undefined = math.isnan(metrics['recall'])
+    if undefined:
+        metrics.update(f1=None, iou=None)
+    best = keep_best(folder, checkpoint, metrics)
+    if undefined and (not former or former['f1'] is not None):
+        print('validation.h5: F1 is undefined, since its masks hold no '
+              'nucleus; the latest checkpoint is kept instead of the best')
+    f1, iou = ('-' if metrics[name] is None else f'{metrics[name]:.4f}'
+               for name in ('f1', 'iou'))
     print(f'step {step}: validation loss {metrics["loss"]:.3f}, accuracy '
-          f'{metrics["accuracy"]:.3f}, F1 {metrics["f1"]:.4f}, IoU '
-          f'{metrics["iou"]:.4f}' + (' (best so far)' if best else ''),
-          flush=True)
+          f'{metrics["accuracy"]:.3f}, F1 {f1}, IoU {iou}'
+          + (' (best so far)' if best and not undefined else ''), flush=True)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ import time
 from input_pipeline.files import InputError
 from nets.tf1 import tf
 from training import checkpoints
-from training.records import check_same_data, has_validation, read_record
+from training.records import (check_same_data, check_same_origin,
+                              has_validation, read_record)
 
 POLL_SECONDS = 2  # between looks for a new checkpoint, or for another task
 SERVER_STAYS = 5  # seconds after the last step
@@ -198,13 +199,15 @@ class SameDataHook(tf.train.SessionRunHook):
 
 
 def check_as_chief(config, folder):
-    """Refuses another network or other data than the chief's.
+    """Refuses another network, start or other data than the chief's.
 
     Raises:
         InputError: what `config` asks for is not in the chief's record.
     """
-    check_same_data(config, read_record(folder, config.net, config.width,
-                                        config.output_stride), folder)
+    record = read_record(folder, config.net, config.width,
+                         config.output_stride)
+    check_same_data(config, record, folder)
+    check_same_origin(config, record)
 
 
 class BestExporter(tf.estimator.Exporter):
@@ -277,7 +280,6 @@ def keep_weights(training):
     task_type = training.run_config.task_type
     if task_type == 'chief' and not has_validation(config):
         latest = tf.train.latest_checkpoint(folder)
-        checkpoints.check_finite(latest)
         checkpoints.keep_best(folder, latest, {
             'step': checkpoints.checkpoint_step(latest), 'f1': None})
     keeper = 'evaluator' if has_validation(config) else 'chief'

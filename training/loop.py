@@ -1,12 +1,13 @@
 """Training from the first step to the exported weights."""
 import dataclasses
 import os
+import sys
 
 import nets
 from input_pipeline import queues, store
 from input_pipeline.files import InputError
 from nets.tf1 import ACCELERATED, device_line, session_config, tf
-from training import checkpoints, cluster, records
+from training import checkpoints, cluster, initial, records
 from training.hooks import (EvaluationListener, EvaluationStopped, StopHook,
                             StopEvaluationHook, true_error_of)
 from training.model_fn import learning_rate_at, model_fn
@@ -33,23 +34,33 @@ def train(config, folder, run_config):
 
     Raises:
         InputError: a store cannot be used or is not the one trained on
-            before, the batch or crop does not suit, the folder cannot be
-            written, the loss became NaN, or F1 is undefined.
+            before, the batch or crop does not suit, the weights to start
+            from cannot be used, the folder cannot be written, or the loss
+            became NaN.
     """
-    if run_config.task_type == 'ps':
-        return cluster.serve_parameters(run_config, folder, config.steps)
     former = checkpoints.record_to_resume(folder, config.net, config.width,
                                           config.output_stride)
-    config = with_data(records.with_network(config, former))
+    weights = None  # that training begins with
+    if former is None and config.init_checkpoint is not None:
+        config, weights = initial.with_origin(config)
+    config = records.with_defaults(records.with_network(config, former))
+    if run_config.task_type == 'ps':
+        return cluster.serve_parameters(run_config, folder, config.steps)
+    config = with_data(config)
     check_sizes(config)
     with checkpoints.written_to(folder, lock=run_config.is_chief):
         start = find_start(config, former, folder, run_config)
         training = Training(config, folder, run_config, start)
         training.announce()
         if run_config.is_chief and training.start < config.steps:
+            if weights is not None:
+                weights = initial.fitting(config, weights)
+            warn_of_seen(config)
             record = records.write_record(
                 folder, config, changes_of(config, former, training.start))
             show_record(folder, record, training.start)
+            if weights is not None:
+                initial.write_checkpoint(config, folder, weights)
         return run(training)
 
 
@@ -96,6 +107,22 @@ def with_data(config):
         store.open_store(store_path(config, 'validation'), identity,
                          trained_on).close()
     return config
+
+
+def warn_of_seen(config):
+    """Says so where the network to start from has seen validation images."""
+    if not config.seen or not records.has_validation(config):
+        return
+    seen = set(config.seen)
+    with store.open_store(store_path(config, 'validation')) as file:
+        known = [name for name, digest in zip(
+            store.image_names(file), store.image_digests(file))
+                 if digest in seen]
+    if known:
+        print(f'warning: {config.init_checkpoint} was trained on {len(known)} '
+              f'of the validation images ({known[0]}'
+              f'{", ..." if known[1:] else ""}); their F1 will flatter, and '
+              '--mode=eval will refuse them', file=sys.stderr)
 
 
 def check_sizes(config):
@@ -247,16 +274,18 @@ class Training:
 
     def announce(self):
         """Prints the first line of a training."""
-        steps = self.config.steps
+        config, steps = self.config, self.config.steps
         if self.start >= steps:
             print(f'{self.folder}: already trained to step {self.start} of '
                   f'{steps}')
             return
-        print(f'{self.folder}: '
-              + (f'resuming at step {self.start} of {steps}' if self.resumes
-                 else f'training {steps} steps')
-              + f', TensorFlow {tf.__version__}'
-              + (f', {ACCELERATED}' if self.config.accelerate else '')
+        task = (f'resuming at step {self.start} of {steps}' if self.resumes
+                else f'training {steps} steps')
+        if config.init_checkpoint is not None and not self.resumes:
+            task += (f' from {config.init_checkpoint} ('
+                     f'{config.init_data_source}, step {config.init_step})')
+        print(f'{self.folder}: {task}, TensorFlow {tf.__version__}'
+              + (f', {ACCELERATED}' if config.accelerate else '')
               + f'; {device_line()}', flush=True)
 
 
@@ -275,7 +304,6 @@ def train_alone(training):
     def evaluate(step):
         checkpoint = os.path.join(folder, f'model.ckpt-{step}')
         if not records.has_validation(config):
-            checkpoints.check_finite(checkpoint)
             checkpoints.keep_best(folder, checkpoint,
                                   {'step': int(step), 'f1': None})
             return
@@ -290,15 +318,20 @@ def train_alone(training):
     best = checkpoints.read_best(folder)
     with training.stop_hook.handling_signals():
         training.stop_hook.take_signals()
-        if training.resumes and (not best
-                                 or best['evaluated'] < training.start):
-            # The run that saved it ended before it was evaluated.
+        if (training.resumes or config.init_checkpoint is not None) and (
+                not best or best['evaluated'] < training.start):
+            # The run that saved it ended before it was evaluated, or none
+            # did: the weights to start from.
             evaluate(training.start)
         if training.start < config.steps and not training.stop_hook.signal:
             training.estimator(config.accelerate).train(
                 training.training_input(), max_steps=config.steps,
                 hooks=training.hooks([EvaluationListener(
                     evaluate, training.start, training.stop_hook)]))
-    if checkpoints.read_best(folder):
+    best = checkpoints.read_best(folder)
+    if best:
         checkpoints.write_weights(folder)
+        if best['step'] == 0 < best['evaluated']:
+            print('no step was better than the weights at the start, which '
+                  'are kept as the best')
     return training.stop_hook.signal

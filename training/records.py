@@ -15,6 +15,9 @@ from input_pipeline.preprocessing import NORMALISATION
 from input_pipeline.store import IDENTITY, TRAIN_ON_ALL
 
 CONFIG_FILE = 'config.json'
+# In place of TrainConfig's defaults where training starts from weights.
+INIT_STEPS = 400
+INIT_LEARNING_RATE = 5e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +28,11 @@ class TrainConfig:
         net, width, output_stride: None is as before on resuming, or else the
             default; see `with_network`.
     The optimisation:
-        steps: in all, those of earlier runs included.
+        steps: in all, those of earlier runs included; None is the default,
+            see `with_defaults`.
         batch_size: crops in a step.
         crop_size: side of the crops, pixels; a multiple of the stride.
-        learning_rate: Adam's peak rate (arXiv:1412.6980).
+        learning_rate: Adam's peak rate (arXiv:1412.6980); None as above.
         warmup_steps: steps of linear warm-up.
         evaluate_every: steps between checkpoints, each evaluated.
         augment_threads: threads that augment.
@@ -37,15 +41,20 @@ class TrainConfig:
     The data, read from the stores in `data_dir`:
         data_source, data_digest, data_seed, data_fold: `store.identity`.
         trained_on: `store.image_digests` of the training images.
+    Where the weights come from, None where they are random:
+        init_checkpoint: the path, as given; see `initial`.
+        init_data_source, init_step: the data that network was trained on, and
+            its step.
+        seen: digests of the images that it and those before it have seen.
     """
     net: str
     data_dir: str
     width: Optional[int] = None
     output_stride: Optional[int] = None
-    steps: int = 4000
+    steps: Optional[int] = 4000
     batch_size: int = 8
     crop_size: int = 192
-    learning_rate: float = 2e-3
+    learning_rate: Optional[float] = 2e-3
     warmup_steps: int = 100
     evaluate_every: int = 500
     augment_threads: int = 2
@@ -56,12 +65,18 @@ class TrainConfig:
     data_seed: Optional[int] = None
     data_fold: Optional[str] = None
     trained_on: Optional[list] = None
+    init_checkpoint: Optional[str] = None
+    init_data_source: Optional[str] = None
+    init_step: Optional[int] = None
+    seen: Optional[list] = None
     normalisation: str = NORMALISATION
 
 
 # What one network or one set of images means: it cannot change on resuming.
 NETWORK = ('net', 'width', 'output_stride', 'normalisation')
 DATA = (*IDENTITY, 'trained_on')
+# Neither can this. Records of before it could be asked for lack it.
+ORIGIN = ('init_checkpoint', 'init_data_source', 'init_step', 'seen')
 
 
 def read_json(path):
@@ -82,7 +97,7 @@ def read_json(path):
 
 
 def check_asked(record, path, net, width=None, output_stride=None,
-                needed=NETWORK + DATA):
+                needed=NETWORK + DATA, flag='model_dir'):
     """Refuses another network than asked for.
 
     Args:
@@ -92,14 +107,15 @@ def check_asked(record, path, net, width=None, output_stride=None,
         width: the width asked for, or None.
         output_stride: likewise.
         needed: names that the record must have.
+        flag: that led to the record, without dashes.
 
     Raises:
         InputError: something is missing in `record`, or differs.
     """
     for key in needed:
         if key not in record:
-            raise InputError(f'{path}: says nothing of {key}; train again '
-                             'into another --model_dir')
+            raise InputError(f'{path}: says nothing of {key}; choose another '
+                             f'--{flag}')
     asked = {'net': net, 'width': width, 'output_stride': output_stride,
              'normalisation': NORMALISATION}
     for key, value in asked.items():
@@ -107,9 +123,8 @@ def check_asked(record, path, net, width=None, output_stride=None,
             leave_out = (f'leave out --{key} or '
                          if key in ('width', 'output_stride') else '')
             raise InputError(
-                f'{os.path.dirname(path)}: holds a network trained with {key} '
-                f'{record[key]}, not {value}; {leave_out}choose another '
-                '--model_dir')
+                f'{path}: of a network trained with {key} {record[key]}, not '
+                f'{value}; {leave_out}choose another --{flag}')
 
 
 def read_record(folder, net, width=None, output_stride=None):
@@ -120,11 +135,32 @@ def read_record(folder, net, width=None, output_stride=None):
             for; see `check_asked`.
     """
     path = os.path.join(folder, CONFIG_FILE)
-    record = read_json(path)
+    record = {**dict.fromkeys(ORIGIN), **read_json(path)}
     check_asked(record, path, net, width, output_stride,
                 (*(field.name for field in dataclasses.fields(TrainConfig)),
                  'changes'))
     return record
+
+
+def seen_images(record):
+    """The digests of all images that the network of a record has seen."""
+    return {*record['trained_on'], *(record.get('seen') or [])}
+
+
+def check_same_origin(config, record):
+    """Refuses to start from other weights than a training began with.
+
+    Raises:
+        InputError: it began from others than `config` names, or from none.
+    """
+    paths = [path and os.path.realpath(path) for path in (
+        config.init_checkpoint, record['init_checkpoint'])]
+    if paths[0] != paths[1]:
+        asked = config.init_checkpoint and f'={config.init_checkpoint}'
+        raise InputError(
+            f'--init_checkpoint{asked or ""}: the training in progress began '
+            f'from {record["init_checkpoint"] or "random weights"}; give the '
+            'same or, on resuming, none; or choose another --model_dir')
 
 
 def with_network(config, former):
@@ -132,16 +168,33 @@ def with_network(config, former):
 
     Args:
         config: TrainConfig.
-        former: the record of what is resumed, or None.
+        former: the record of what is resumed, whose origin is kept too, or
+            None.
+
+    Raises:
+        InputError: `former` began from other weights than are asked for.
     """
     if former is not None:
-        return dataclasses.replace(config, width=former['width'],
-                                   output_stride=former['output_stride'])
+        if config.init_checkpoint is not None:
+            check_same_origin(config, former)
+        return dataclasses.replace(config, **{
+            key: former[key] for key in ('width', 'output_stride', *ORIGIN)})
     output_stride = None
     if nets.has_output_stride(config.net):
         output_stride = config.output_stride or nets.OUTPUT_STRIDE
     return dataclasses.replace(config, width=config.width or nets.WIDTH,
                                output_stride=output_stride)
+
+
+def with_defaults(config):
+    """The TrainConfig with steps and rate where they were not asked for."""
+    defaults = {'steps': TrainConfig.steps,
+                'learning_rate': TrainConfig.learning_rate}
+    if config.init_checkpoint is not None:
+        defaults = {'steps': INIT_STEPS, 'learning_rate': INIT_LEARNING_RATE}
+    return dataclasses.replace(config, **{
+        key: value for key, value in defaults.items()
+        if getattr(config, key) is None})
 
 
 def check_same_data(config, record, folder):
@@ -194,7 +247,9 @@ def write_record(folder, config, changes):
 
 def as_markdown(record):
     """A record as a Markdown table, for TensorBoard's text tab."""
-    shown = dict(record, trained_on=f'{len(record["trained_on"])} images')
+    shown = dict(record)
+    for key in ('trained_on', 'seen'):
+        shown[key] = f'{len(record[key] or [])} images'
     changes = shown.pop('changes')
     rows = ['| asked for | |', '|---|---|',
             *(f'| {name} | {value} |' for name, value in shown.items()),

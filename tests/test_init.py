@@ -1,0 +1,294 @@
+"""Trainings that start from weights."""
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from conftest import ROOT, SECONDS, one_line, train_flags
+from input_pipeline import sample, store
+from input_pipeline.files import InputError
+from nets.tf1 import tf
+from test_cluster import free_port  # noqa: F401, a fixture
+from training import checkpoints, initial, records
+
+
+def read_json(*path):
+    with open(os.path.join(*map(str, path))) as file:
+        return json.load(file)
+
+
+def write_data(folder, seed, validation=(), side=256):
+    """Stores of new images, and of more to validate on.
+
+    Args:
+        folder: pathlib.Path.
+        seed: int; other seeds are other images.
+        validation: (name, image, mask) of more images to validate on.
+        side: of the new images, pixels.
+    """
+    folder.mkdir()
+    rng = np.random.RandomState(seed)
+
+    def new(split):
+        image, instances = sample.make(rng, side)
+        return f'{split}-{seed}', image, instances > 0, None
+
+    for split, more in (('train', ()), ('validation', validation)):
+        store.write_store(
+            str(folder / f'{split}.h5'),
+            {'source': f'data {seed}', 'split': split, 'seed': 0,
+             'source_digest': str(seed), 'fold': '0'},
+            [new(split), *((*example, None) for example in more)])
+    return folder
+
+
+def digests(data, split='train'):
+    with store.open_store(os.path.join(str(data), f'{split}.h5')) as file:
+        return store.image_digests(file)
+
+
+def weights_in(path):
+    """The arrays of a Keras file by name, as Keras's own lists say."""
+    def text(value):
+        return value.decode() if isinstance(value, bytes) else value
+
+    with h5py.File(str(path), 'r') as file:
+        return {text(name)[:-2]: file[text(layer)][text(name)][()]
+                for layer in file.attrs['layer_names']
+                for name in file[text(layer)].attrs['weight_names']}
+
+
+def check_holds(checkpoint, weights):
+    """Checks that a checkpoint of step 0 holds weights and nothing learnt."""
+    reader = tf.train.load_checkpoint(str(checkpoint))
+    names = set(reader.get_variable_to_shape_map())
+    for name, value in weights.items():
+        assert np.array_equal(reader.get_tensor(name), value), name
+    assert reader.get_tensor('global_step') == 0
+    slots = [name for name in names if '/Adam' in name]
+    assert slots
+    assert not any(reader.get_tensor(name).any() for name in slots)
+    assert names - set(weights) - set(slots) == {
+        'global_step', 'beta1_power', 'beta2_power'}
+
+
+def step_0_f1(process):
+    return float(re.search(r'^step 0: .* F1 (\S+),', process.stdout,
+                           re.MULTILINE).group(1))
+
+
+def test_training_from_weights_and_again_from_its_own(
+        program, data_dir, model_dir, tmp_path):
+    data = write_data(tmp_path / 'data', 2)
+    start = model_dir / 'unet' / 'weights.h5'
+    weights, record = weights_in(start), checkpoints.record_of_weights(
+        str(start))
+    process = program('--mode=eval', '--net=unet', '--noaverage',
+                      f'--data_dir={data}', f'--model_dir={model_dir}')
+    assert process.returncode == 0, process.stderr
+    f1 = read_json(model_dir, 'unet', 'validation.json')[
+        'results']['pooled']['f1']
+
+    # The width is the start's, 4.
+    flags = train_flags(data, tmp_path / 'own', 'unet', 2)
+    process = program(*flags, '--init_checkpoint=~/models/unet/weights.h5',
+                      HOME=str(tmp_path))
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ''
+    assert 'not loaded' not in process.stdout
+    assert (f'training 2 steps from {start} (synthetic sample, step '
+            f'{record["step"]})') in process.stdout
+    assert step_0_f1(process) == pytest.approx(f1, abs=2e-4)
+    folder = tmp_path / 'own' / 'unet'
+    check_holds(folder / 'model.ckpt-0', weights)
+    config = read_json(folder, 'config.json')
+    assert config['trained_on'] == digests(data)
+    assert {key: config[key] for key in (*records.ORIGIN, 'width', 'steps',
+                                         'learning_rate')} == {
+        'init_checkpoint': str(start), 'init_data_source': 'synthetic sample',
+        'init_step': record['step'], 'seen': sorted(digests(data_dir)),
+        'width': 4, 'steps': 2, 'learning_rate': 5e-4}
+
+    # Going on takes nothing from the start again, which may be gone.
+    start.unlink()
+    process = program(*train_flags(data, tmp_path / 'own', 'unet', 4),
+                      f'--init_checkpoint={start}')
+    assert process.returncode == 0, process.stderr
+    assert 'resuming at step 2 of 4' in process.stdout
+    assert 'step 0' not in process.stdout
+    assert [change['name'] for change in read_json(
+        folder, 'config.json')['changes']] == ['steps']
+
+    # From there to a third, that validates on what the first was trained on.
+    with store.open_store(data_dir / 'train.h5') as file:
+        seen = next(store.whole_images(file))
+    third = write_data(tmp_path / 'third', 3, [seen])
+    process = program(*train_flags(third, tmp_path / 'last', 'unet', 1),
+                      f'--init_checkpoint={folder}/model.ckpt-4')
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.startswith(
+        f'warning: {folder}/model.ckpt-4 was trained on 1 of the validation '
+        'images (train-0)')
+    assert process.stderr.count('\n') == 1
+    config = read_json(tmp_path, 'last', 'unet', 'config.json')
+    assert config['seen'] == sorted(digests(data_dir) + digests(data))
+    assert (config['init_data_source'], config['init_step']) == ('data 2', 4)
+    one_line(program('--mode=eval', '--net=unet', f'--data_dir={third}',
+                     f'--model_dir={tmp_path}/last'), 'validation.h5',
+             'began from weights trained on train-0; measure on other images')
+
+
+def test_what_only_gets_worse_leaves_the_start_as_the_best(
+        program, data_dir, tmp_path):
+    start = os.path.join(checkpoints.PRETRAINED, 'unet', 'weights.h5')
+    process = program(*train_flags(data_dir, tmp_path, 'unet', 3),
+                      f'--init_checkpoint={start}', '--learning_rate=0.1',
+                      '--warmup_steps=0')
+    assert process.returncode == 0, process.stderr
+    assert '(MoNuSeg, step 4000)' in process.stdout
+    assert 'no step was better than the weights' in process.stdout
+    best = read_json(tmp_path, 'unet', 'best', 'best.json')
+    assert (best['step'], best['evaluated']) == (0, 3)
+    assert best['f1'] == pytest.approx(step_0_f1(process), abs=5e-5)
+    assert best['f1'] > 0.8
+    written = weights_in(tmp_path / 'unet' / 'weights.h5')
+    for name, value in weights_in(start).items():
+        assert np.array_equal(written[name], value), name
+    record = checkpoints.record_of_weights(
+        str(tmp_path / 'unet' / 'weights.h5'))
+    assert record['step'] == 0
+    assert record['seen'] == sorted(
+        checkpoints.record_of_weights(start)['trained_on'])
+
+
+def asking(path, net='unet', **network):
+    return records.TrainConfig(net=net, data_dir='', init_checkpoint=str(path),
+                               **network)
+
+
+@pytest.fixture
+def start(model_dir):
+    """A copy of the weights of a U-Net of width 4."""
+    return model_dir / 'unet' / 'weights.h5'
+
+
+def test_a_new_head_is_left_fresh_and_said(start, tmp_path, capsys):
+    before = weights_in(start)
+    with h5py.File(str(start), 'a') as file:
+        kernel = file['logits/logits/kernel:0'][()]
+        del file['logits/logits/kernel:0']
+        file['logits/logits/kernel:0'] = np.repeat(kernel, 3, 3)
+        file['logits/logits/scale:0'] = np.ones(3, np.float32)
+        del file['logits/logits/bias:0']
+    config, weights = initial.with_origin(asking(start))
+    fit = initial.fitting(config, weights)
+    assert capsys.readouterr().out == (
+        f'{start}: not loaded: logits/bias, logits/kernel\n'
+        f'{start}: not used: logits/scale\n')
+    config = records.with_defaults(config)
+    initial.write_checkpoint(config, str(tmp_path / 'new'), fit)
+    reader = tf.train.load_checkpoint(str(tmp_path / 'new' / 'model.ckpt-0'))
+    fresh = {name: reader.get_tensor(name)
+             for name in ('logits/kernel', 'logits/bias')}
+    assert fresh['logits/kernel'].shape == (1, 1, 4, 1)
+    assert fresh['logits/kernel'].std() > 0
+    assert not (fresh['logits/kernel'] == kernel).any()
+    check_holds(tmp_path / 'new' / 'model.ckpt-0', {
+        **before, **fresh})
+    with pytest.raises(InputError, match='fits only 4 of the .* parameters'):
+        initial.fitting(config, {'logits/kernel': kernel})
+
+
+def test_a_checkpoint_and_its_weights_are_the_same(model_dir):
+    folder = model_dir / 'deeplabv3'
+    best = checkpoints.read_best(str(folder))
+    of_weights, weights = initial.with_origin(
+        asking(folder / 'weights.h5', 'deeplabv3'))
+    assert (of_weights.width, of_weights.output_stride) == (4, 8)
+    path = folder / 'best' / best['checkpoint']
+    for ending in ('', '.index'):
+        of_checkpoint, values = initial.with_origin(
+            asking(f'{path}{ending}', 'deeplabv3', width=4))
+        assert {name: value.tobytes() for name, value in values.items()} == {
+            name: value.tobytes() for name, value in weights.items()}
+        assert of_checkpoint.seen == of_weights.seen
+        assert of_checkpoint.init_step == of_weights.init_step == best['step']
+
+
+def test_weights_that_cannot_be_used_end_in_one_line(start, tmp_path):
+    def refused(path, words, *network, **width):
+        with pytest.raises(InputError) as caught:
+            initial.with_origin(asking(path, *network, **width))
+        assert re.search(words, str(caught.value)), str(caught.value)
+        assert '\n' not in str(caught.value)
+
+    refused(start, 'width 4, not 8; leave out --width', width=8)
+    refused(start, 'net unet, not segnet; .*--init_checkpoint', 'segnet')
+    refused(start.parent, 'a folder; give its weights.h5')
+    refused(tmp_path / 'none', 'none: not there; .*--init_checkpoint')
+    (tmp_path / 'text').write_text('text')
+    refused(tmp_path / 'text', 'text: not a whole HDF5 file')
+    for ending in ('index', 'data-00000-of-00001'):
+        shutil.copy(str(start.parent / f'model.ckpt-6.{ending}'),
+                    str(tmp_path))
+    refused(tmp_path / 'model.ckpt-6', 'model.ckpt-6: no record of .*seen')
+    shutil.copy(str(start.parent / 'config.json'), str(tmp_path))
+    initial.with_origin(asking(tmp_path / 'model.ckpt-6'))
+    os.truncate(str(tmp_path / 'model.ckpt-6.data-00000-of-00001'), 1000)
+    refused(tmp_path / 'model.ckpt-6', 'model.ckpt-6: damaged')
+    for change, words in (
+            (lambda file: file['logits/logits/bias:0'].write_direct(
+                np.float32([np.nan])), 'logits/bias holds NaN'),
+            (lambda file: file.pop('config'), 'lacks the record')):
+        with h5py.File(str(start), 'a') as file:
+            change(file)
+        refused(start, words)
+    with open(str(start), 'r+b') as file:
+        file.seek(2000)
+        file.write(b'?' * 20000)
+    refused(start, 'weights.h5: ')
+
+
+@pytest.mark.long
+def test_a_cluster_starts_from_weights(data_dir, model_dir, tmp_path,
+                                       free_port):  # noqa: F811
+    # Four patches, for two workers.
+    data = write_data(tmp_path / 'data', 2, side=300)
+    start = model_dir / 'unet' / 'weights.h5'
+    # Two servers: its checkpoints have two parts.
+    jobs = {job: [f'127.0.0.1:{free_port()}' for _ in range(count)]
+            for job, count in (('chief', 1), ('worker', 1), ('ps', 2))}
+    flags = (*train_flags(data, tmp_path / 'own', 'unet', 200),
+             '--evaluate_every=100', f'--init_checkpoint={start}')
+
+    with contextlib.ExitStack() as stack:
+        processes = {}
+        for task, index in (('ps', 0), ('ps', 1), ('worker', 0),
+                            ('evaluator', 0), ('chief', 0)):
+            config = {'cluster': jobs, 'task': {'type': task, 'index': index}}
+            process = subprocess.Popen(
+                [sys.executable, 'main.py', *flags], cwd=ROOT,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                universal_newlines=True,
+                env=dict(os.environ, TF_CONFIG=json.dumps(config)))
+            stack.callback(process.kill)
+            processes[task, index] = process
+        outputs = {key: process.communicate(timeout=SECONDS)[0]
+                   for key, process in processes.items()}
+    assert {process.returncode for process in processes.values()} == {0}, (
+        outputs)
+    folder = tmp_path / 'own' / 'unet'
+    check_holds(folder / 'model.ckpt-0', weights_in(start))
+    assert f'training 200 steps from {start}' in outputs['chief', 0]
+    best = checkpoints.read_best(str(folder))
+    assert best['evaluated'] >= 200
+    record = checkpoints.record_of_weights(str(folder / 'weights.h5'))
+    assert record['step'] == best['step']
+    assert record['seen'] == sorted(digests(data_dir))

@@ -1,0 +1,87 @@
+"""The README's recipe for data of one's own, followed word by word."""
+import json
+import os
+import re
+import shlex
+import sys
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from conftest import ROOT, run
+from input_pipeline import sample, store
+
+COUNT = 5
+SIZE = 272
+# So that it takes seconds.
+SHORT = ('--steps=2', '--evaluate_every=1', '--batch_size=2',
+         '--crop_size=64', '--accelerate=off')
+
+
+def commands():
+    """The argument lists of the recipe's commands, without `python`."""
+    with open(os.path.join(ROOT, 'README.md'), encoding='utf-8') as file:
+        section = re.search('## Your own data\n(.*?)\n## ', file.read(),
+                            re.DOTALL).group(1)
+    block, = re.findall('```\n(.*?)```', section, re.DOTALL)
+    return [shlex.split(line)[1:]
+            for line in block.replace('\\\n', ' ').splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the project, images/*.png and masks/*.png."""
+    for name in ('main.py', 'nets', 'input_pipeline', 'eval', 'training'):
+        os.symlink(os.path.join(ROOT, name), str(tmp_path / name))
+    (tmp_path / 'checkpoints').mkdir()
+    os.symlink(os.path.join(ROOT, 'checkpoints', 'pretrained'),
+               str(tmp_path / 'checkpoints' / 'pretrained'))
+    for name in ('images', 'masks'):
+        (tmp_path / name).mkdir()
+    for index in range(COUNT):
+        image, instances = sample.make(np.random.RandomState(index), SIZE)
+        iio.imwrite(tmp_path / f'images/case {index}.png', image)
+        iio.imwrite(tmp_path / f'masks/case {index}.png',
+                    np.uint8(255 * (instances > 0)))
+    return tmp_path
+
+
+def test_the_recipe_is_short():
+    with open(os.path.join(ROOT, 'README.md'), encoding='utf-8') as file:
+        section = re.search('## Your own data\n(.*?)\n## ', file.read(),
+                            re.DOTALL).group(1)
+    assert section.strip().count('\n') < 25
+
+
+def test_own_data_from_prepare_to_predict(folder):
+    recipe = commands()
+    assert [next(flag for flag in flags if flag.startswith('--mode='))
+            for flags in recipe] == ['--mode=prepare', '--mode=train',
+                                     '--mode=eval', '--mode=predict']
+    for flags in recipe:
+        process = run(sys.executable, *flags,
+                      *(SHORT if '--mode=train' in flags else ()), cwd=folder)
+        assert process.returncode == 0, process.stdout + process.stderr
+    # Of each four images one validates, and the fifth is alone.
+    masks = {}
+    for split, count in (('train', 4), ('validation', 1)):
+        with store.open_store(str(folder / f'data/own/{split}.h5')) as file:
+            assert store.attributes(file)['source'] == folder.name
+            for name, image, mask in store.whole_images(file):
+                np.testing.assert_array_equal(
+                    image, iio.imread(folder / f'images/{name}.png'))
+                masks[name] = mask
+                count -= 1
+        assert count == 0
+    assert sorted(masks) == [f'case {index}' for index in range(COUNT)]
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(
+            255 * mask, iio.imread(folder / f'masks/{name}.png'))
+    # Two steps at the rate of a start leave the shipped network what it was.
+    with open(folder / 'checkpoints/own/unet/validation.json') as file:
+        assert json.load(file)['results']['pooled']['f1'] > 0.75
+    for name, mask in masks.items():
+        found = iio.imread(folder / f'predictions/unet/{name}_mask.png') > 0
+        assert found.shape == (SIZE, SIZE)
+        assert 2 * (found & mask).sum() > 0.75 * (found.sum() + mask.sum())

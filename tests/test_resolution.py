@@ -1,0 +1,146 @@
+"""What files say of their resolution, and resampling."""
+import io
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from input_pipeline import resolution
+from input_pipeline.files import InputError
+
+PIXELS = np.random.RandomState(0).randint(0, 256, (40, 50, 3), np.uint8)
+OME = ('<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.'
+       'openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels '
+       'PhysicalSizeX="{}" PhysicalSizeY="{}" {}/></Image></OME>')
+NM = 'PhysicalSizeXUnit="nm" PhysicalSizeYUnit="nm"'
+PIXEL = 'PhysicalSizeXUnit="pixel" PhysicalSizeYUnit="pixel"'
+
+
+def stated(data):
+    return resolution.read_microns_per_pixel('x', data)
+
+
+def tiff_of(tags=(), **options):
+    """A TIFF file's bytes; tags are (number, type, value) of extra ones."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, PIXELS, photometric='rgb', metadata=None,
+                     extratags=[(number, kind, 1, value, True)
+                                for number, kind, value in tags], **options)
+    return file.getvalue()
+
+
+def saved(form, **options):
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, form, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize('form', ['TIFF', 'PNG', 'JPEG'])
+def test_dots_per_inch(form):
+    # 25 400 micrometres / 50 800.
+    assert stated(saved(form, dpi=(50800, 50800))) == pytest.approx(
+        0.5, rel=1e-4)
+    for dpi in ((72, 72), (300, 300), (50800, 101600)):
+        assert stated(saved(form, dpi=dpi)) is None
+    assert stated(saved(form)) is None
+
+
+@pytest.mark.parametrize('unit, per_unit, microns', [
+    (2, 101600, 0.25), (3, 20000, 0.5), (1, 4, None), (2, 72, None)])
+def test_units_of_tiff(unit, per_unit, microns):
+    data = saved('TIFF', tiffinfo={282: float(per_unit), 283: float(per_unit),
+                                   296: unit})
+    assert stated(data) == microns
+
+
+@pytest.mark.parametrize('description, microns', [
+    ('Aperio Image Library v12\n40x|AppMag = 40|MPP = 0.2632', 0.2632),
+    ('Aperio Image|AppMag=20|MPP=0,5015', 0.5015),
+    ('Aperio Image|AppMag = 20', 0.5),
+    ('Aperio Image|MPP = 1000', None),
+    ('some text, MPP = 0.5', None),
+    (OME.format(0.5, 0.5, ''), 0.5), (OME.format(500, 500, NM), 0.5),
+    (OME.format(1, 1, PIXEL), None), (OME.format(0.5, 0.7, ''), None),
+    ('<OME>', None)])
+def test_descriptions(description, microns):
+    assert stated(tiff_of(description=description)) == microns
+
+
+@pytest.mark.parametrize('unit, microns', [
+    ('um', 0.5), ('micron', 0.5), ('\\u00B5m', 0.5), ('mm', None),
+    ('pixel', None)])
+def test_imagej(unit, microns):
+    file = io.BytesIO()
+    tifffile.imwrite(file, PIXELS, imagej=True, resolution=(2.0, 2.0),
+                     metadata={'unit': unit})
+    assert stated(file.getvalue()) == microns
+
+
+def test_what_is_no_image_says_nothing(tmp_path):
+    assert stated(b'') is None and stated(b'no image') is None
+    whole = saved('TIFF', dpi=(50800, 50800))
+    assert stated(whole[:20]) is None
+    path = tmp_path / 'a.tif'
+    path.write_bytes(whole)
+    assert resolution.read_microns_per_pixel(path) == pytest.approx(0.5)
+    assert resolution.read_microns_per_pixel(tmp_path / 'none.tif') is None
+
+
+@pytest.mark.parametrize('asked, lines', [
+    (None, ['b', '0.5', '--microns_per_pixel=0.5', 'd', '0.2']),
+    (0.5, ['a', '0.26', 'd', '0.2'])])
+def test_one_line_for_each_other_resolution(capsys, asked, lines):
+    check = resolution.Check(asked)
+    for path, microns in (('a.tif', 0.26), ('b.tif', 0.5), ('c.tif', 0.5),
+                          ('d.tif', 0.2), ('e.tif', None)):
+        check(path, microns)
+    said = capsys.readouterr().err
+    assert said.count('\n') == 2
+    place = 0
+    for part in lines:
+        place = said.index(part, place)
+
+
+# Resampling
+
+
+def test_labels_are_the_nearest():
+    labels = np.arange(12).reshape(3, 4)
+    twice = resolution.resample_labels(labels, (6, 8))
+    np.testing.assert_array_equal(twice, labels.repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(
+        resolution.resample_labels(twice, (3, 4)), labels)
+    # Of five columns, the centres of four are at 0.625, 1.875, 3.125, 4.375.
+    np.testing.assert_array_equal(resolution.resample_labels(
+        np.arange(5)[np.newaxis], (1, 4)), [[0, 1, 3, 4]])
+    assert resolution.resample_labels(labels, (3, 4)) is labels
+    mask = labels > 5
+    assert resolution.resample_labels(mask, (6, 8)).dtype == bool
+
+
+@pytest.mark.parametrize('size', [(80, 100), (20, 25), (44, 57)])
+def test_resampling_moves_nothing(size):
+    found = resolution.resample(PIXELS, size)
+    assert found.shape == (*size, 3) and found.dtype == np.uint8
+    np.testing.assert_array_equal(
+        resolution.resample(PIXELS[::-1, ::-1].copy(), size),
+        found[::-1, ::-1])
+    np.testing.assert_array_equal(
+        resolution.resample(np.full_like(PIXELS, 77), size), 77)
+    # An edge in the middle stays there.
+    edge = np.zeros((40, 50), np.uint8)
+    edge[:, 25:] = 200
+    row = resolution.resample(edge, (40, 100))[0].astype(int)
+    np.testing.assert_array_equal(row[:46], 0)
+    np.testing.assert_array_equal(row[54:], 200)
+    assert row[49] < 100 < row[50]
+
+
+def test_images_for_the_network():
+    assert resolution.for_network(PIXELS, None, 'x') is PIXELS
+    assert resolution.for_network(PIXELS, 0.25, 'x') is PIXELS
+    assert resolution.for_network(PIXELS, 0.5, 'x').shape == (80, 100, 3)
+    assert resolution.for_network(PIXELS, 0.22, 'x').shape == (35, 44, 3)
+    with pytest.raises(InputError, match='^x.png: 50 x 40 .* --magnification'):
+        resolution.for_network(PIXELS, 5000.0, 'x.png')
