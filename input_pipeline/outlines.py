@@ -124,7 +124,7 @@ def _layers(data):
 
 
 def _as_utf_8(data):
-    """An XML file's bytes in UTF-8, without their declaration.
+    """An XML file's bytes in UTF-8, declared so or not at all.
 
     Programs write utf-16 there and UTF-8 after it, and the other way round.
     """
@@ -136,6 +136,8 @@ def _as_utf_8(data):
         encoding = 'utf-8-sig'
     elif data[:2].find(b'\0') >= 0:
         encoding = 'utf-16-be' if data[:1] == b'\0' else 'utf-16-le'
+    elif encoding.lower() in ('utf-8', 'utf8', 'us-ascii'):
+        return data  # as it is: a copy of a large file would fill the memory
     elif encoding.lower().startswith('utf-16'):
         encoding = 'utf-8'
     text = data.decode(encoding)
