@@ -13,6 +13,7 @@ import nets
 from conftest import ROOT, run
 from docs.diagrams import title_of
 from input_pipeline import sample
+from input_pipeline.images import read_labels
 from nets.tf1 import tf
 from test_pretrained import f1
 
@@ -208,3 +209,27 @@ def test_title_of_a_network(tmp_path, monkeypatch):
     monkeypatch.setattr(nets, '__path__', [*nets.__path__, str(tmp_path)])
     assert title_of('plainnet') == 'plainnet'
     assert title_of('wordynet') == 'A network'
+
+
+def test_pannuke_is_unpacked_as_the_page_says(tmp_path):
+    rng = np.random.RandomState(0)
+    images = rng.randint(0, 256, (2, 256, 256, 3)).astype(np.float64)
+    masks = np.zeros((2, 256, 256, 6))
+    masks[0, 10:20, 10:20, 0] = 1
+    masks[0, 40:50, 40:50, 0] = 2
+    masks[0, 70:80, 70:90, 3] = 1
+    np.save(tmp_path / 'images.npy', images)
+    np.save(tmp_path / 'masks.npy', masks)
+    code, = re.findall('```python\n(.*?)```', read('docs/data.md'), re.DOTALL)
+    process = run(sys.executable, '-c', code, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    expected = np.zeros((256, 256), int)
+    expected[10:20, 10:20] = 1
+    expected[40:50, 40:50] = 2
+    expected[70:80, 70:90] = 3
+    found = [read_labels(tmp_path / f'labels/0000{index}.png')
+             for index in range(2)]
+    np.testing.assert_array_equal(found[0], expected)
+    assert not found[1].any()
+    np.testing.assert_array_equal(
+        iio.imread(tmp_path / 'images/00001.png'), images[1])
