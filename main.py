@@ -377,10 +377,11 @@ def evaluate(folder, output_stride):
 
 
 def predict(folder, output_stride):
+    require('images')
+    microns_per_pixel = asked_microns_per_pixel()
     from eval.predict import predict_files
     from training import checkpoints
 
-    require('images')
     output_dir = FLAGS.output_dir or os.path.join('predictions', FLAGS.net)
     if (FLAGS['model_dir'].using_default_value
             and not checkpoints.holds_training(folder)
@@ -392,7 +393,7 @@ def predict(folder, output_stride):
         announce(record, folder)
         skipped = predict_files(FLAGS.images, output_dir, forward, stride,
                                 FLAGS.threshold, FLAGS.max_pixels,
-                                FLAGS.average, asked_microns_per_pixel())
+                                FLAGS.average, microns_per_pixel)
     print(f'predicted: {output_dir}'
           + (f'; {len(skipped)} images left out' if skipped else ''))
     return 1 if skipped else 0

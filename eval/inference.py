@@ -17,7 +17,8 @@ MIN_OVERLAP = 64
 MAX_ASPECT = 2
 
 
-def predict(model, images, max_pixels=MAX_PIXELS, average=False):
+def predict(model, images, max_pixels=MAX_PIXELS, average=False,
+            microns_per_pixel=None):
     """Predicts images of any size, as --mode=predict does.
 
     Args:
@@ -26,21 +27,27 @@ def predict(model, images, max_pixels=MAX_PIXELS, average=False):
             MIN_SIDE.
         max_pixels, average: as for `predict_rows`; --mode=predict averages
             unless told not to.
+        microns_per_pixel: of the images, or None for the networks' own, to
+            which they are resampled, and the probability back.
 
     Returns:
         float32 [N, H, W, 1] in [0, 1], the probability of nucleus.
 
     Raises:
         ValueError: `images` is none such.
-        InputError: as `predict_rows`.
+        InputError: as `predict_rows` and `resolution.network_size`.
     """
     images = np.asarray(images)
     _check_images(images)
+    size = None
+    if microns_per_pixel is not None:
+        from input_pipeline.resolution import network_size  # as below
+        size = network_size(images.shape[1:3], microns_per_pixel, 'images')
     probability = np.empty(images.shape[:3] + (1,), np.float32)
     for image, out in zip(images, probability):
         # Keras's own `predict` draws a progress bar in some versions.
-        rows = predict_rows(image, model.predict_on_batch, model.stride,
-                            max_pixels, average)
+        rows = _resampled_rows(image, size, model.predict_on_batch,
+                               model.stride, max_pixels, average)
         np.concatenate(list(rows), out=out[:, :, 0])
     return probability
 
@@ -57,6 +64,8 @@ def predict_rows(image, forward, stride, max_pixels, average=False,
 
     Args:
         image: [H, W, 3], uint8 or float in [0, 1]; sides at least MIN_SIDE.
+            An array, or what gives arrays for slices of rows and columns, as
+            `resolution.Resampled`.
         forward: the network's forward pass, a function from float32
             [1, h, w, 3] in [0, 1], h and w multiples of `stride`, to
             probabilities [1, h, w, 1].
@@ -100,12 +109,31 @@ def predict_rows(image, forward, stride, max_pixels, average=False,
         yield done[:height - y.start, :width]
 
 
+def _resampled_rows(image, size, *arguments):
+    """What `predict_rows` yields of an image that is seen at another size.
+
+    Args:
+        size: (height, width) at which the network sees it, or None for its
+            own.
+        image, arguments: as for `predict_rows`.
+    """
+    own_size = image.shape[:2]
+    if size in (None, own_size):
+        return predict_rows(image, *arguments)
+    # Here, for a fast start of main.py.
+    from input_pipeline.resolution import Resampled, resample_rows
+    return resample_rows(predict_rows(Resampled(image, size), *arguments),
+                         size, own_size)
+
+
 def segment(image, forward, stride, threshold, max_pixels, average=False,
-            progress=None):
+            progress=None, size=None):
     """Predicts an image and decides for each pixel: nucleus or background.
 
     Args:
         threshold: nucleus is where the probability is above this.
+        size: (height, width) at which the network sees the image, or None
+            for its own; what is returned has the image's own.
         image, forward, stride, max_pixels, average, progress: as for
             `predict_rows`.
 
@@ -118,8 +146,8 @@ def segment(image, forward, stride, threshold, max_pixels, average=False,
     """
     mask, probability_uint8 = np.empty((2, *image.shape[:2]), np.uint8)
     top = 0
-    for probability in predict_rows(image, forward, stride, max_pixels,
-                                    average, progress):
+    for probability in _resampled_rows(image, size, forward, stride,
+                                       max_pixels, average, progress):
         rows = slice(top, top + len(probability))
         mask[rows] = probability > threshold
         probability *= 255

@@ -4,13 +4,10 @@ import os
 import sys
 import tempfile
 
-import numpy as np
-
 from eval import display, inference
 from input_pipeline import progress, resolution
 from input_pipeline.files import InputError
 from input_pipeline.images import png_software, read_image, write_png
-from input_pipeline.preprocessing import check_size
 from input_pipeline.sources import IMAGE_ENDINGS
 
 # Tells the files written here from others, which are never overwritten.
@@ -55,8 +52,8 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
     for done, path in enumerate(paths):
         try:
             image = read_image(path)  # [H, W, 3]
-            seen = resolution.for_network(image, microns_per_pixel, path)
-            check_size(seen.shape[:2], path)
+            size = resolution.network_size(image.shape[:2],
+                                           microns_per_pixel, path)
         except InputError as error:
             progress.end_line()
             print(f'error: {error} (left out)', file=sys.stderr)
@@ -65,18 +62,16 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
             continue
         say_resolution(path, resolution.read_microns_per_pixel(path))
         mask, probability = inference.segment(
-            seen, forward, stride, threshold, max_pixels, average,
-            progress=lambda part, done=done: report(done + part))
-        if seen is not image:
-            probability = resolution.resample(probability, image.shape[:2])
-            mask = (probability > 255 * threshold).astype(np.uint8)
+            image, forward, stride, threshold, max_pixels, average,
+            progress=lambda part, done=done: report(done + part), size=size)
         mask_path, probability_path, overlay_path = _results(output_dir, path)
         _write(mask_path, mask * 255)
         _write(probability_path, probability)
         display.overlay(image, mask, out=image)
         # Images can be as large as memory allows, and Pillow writes a copy.
-        del mask, probability, seen
+        del mask, probability
         _write(overlay_path, image)
+        del image
     return skipped
 
 

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import nets
 from conftest import NETS, ROOT
@@ -266,6 +267,46 @@ def test_segment_puts_each_row_of_tiles_in_its_place():
     np.testing.assert_array_equal(levels, image[..., 0])
 
 
+def blobs(height, width):
+    """Red in discs of 12 pixels in radius, 40 apart, from (30, 25) on."""
+    rows, columns = np.ogrid[:height, :width]
+    near = ((rows + 10) % 40 - 20) ** 2 + ((columns + 15) % 40 - 20) ** 2
+    image = np.zeros((height, width, 3), np.uint8)
+    image[near <= 12 ** 2, 0] = 255
+    return image
+
+
+@pytest.mark.parametrize('size', [(320, 480), (144, 216), (160, 240)])
+@pytest.mark.parametrize('max_pixels', [128 * 128, 1024 * 1024])
+def test_segment_at_another_size(size, max_pixels):
+    """The network sees that size, and what comes back is at its place."""
+    image, seen = blobs(160, 240), np.zeros(size)
+
+    def forward(batch):
+        if batch[0, ..., 0].size > seen.size:  # whole, but for padding
+            seen[:] = batch[0, :size[0], :size[1], 0]
+        return red_channel(batch)
+
+    mask, levels = inference.segment(image, forward, STRIDE, 0.5, max_pixels,
+                                     size=size)
+    assert mask.shape == levels.shape == image.shape[:2]
+    truth = image[..., 0] > 0
+    wrong = (mask > 0) != truth
+    # Nothing but single pixels of the outlines, as many too many as missing.
+    assert wrong.mean() < 0.01
+    inside = np.abs(levels.astype(int) - 255 * truth) < 128
+    np.testing.assert_array_equal(inside, ~wrong)
+    for axis in (0, 1):
+        assert abs(np.nonzero(mask)[axis].mean()
+                   - np.nonzero(truth)[axis].mean()) < 0.05
+    if seen.any():
+        assert seen.mean() == pytest.approx(truth.mean(), rel=0.01)
+    if size == image.shape[:2]:
+        for found, expected in zip((mask, levels), inference.segment(
+                image, red_channel, STRIDE, 0.5, max_pixels)):
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_segment_refuses_a_diverged_network():
     with pytest.raises(InputError, match='diverged'):
         inference.segment(random_image(32, 32), lambda batch: red_channel(
@@ -332,6 +373,25 @@ def test_predict_tiles_and_averages_as_the_command_does(model):
                                 model.stride, 0.5, 128 * 128, average=True)
     assert probability.shape == (1, 150, 210, 1)
     assert np.abs(probability[0, :, :, 0] * 255 - grey).max() <= 0.501
+
+
+def test_predict_at_another_resolution(model):
+    """Twice as fine for the network: what the resampled image gives."""
+    image = random_image(60, 50)
+    finer = np.stack([np.array(Image.fromarray(image).resize(
+        (100, 120), Image.BICUBIC))])
+    expected = Image.fromarray(
+        inference.predict(model, finer)[0, ..., 0]).resize(
+            (50, 60), Image.BICUBIC)
+    found = inference.predict(model, image[None], microns_per_pixel=0.5)
+    assert found.dtype == np.float32 and found.shape == (1, 60, 50, 1)
+    np.testing.assert_allclose(found[0, ..., 0], np.clip(expected, 0, 1),
+                               atol=1e-4)
+    np.testing.assert_array_equal(
+        inference.predict(model, image[None], microns_per_pixel=0.25),
+        inference.predict(model, image[None]))
+    with pytest.raises(InputError, match='images: 50 x 60 .* 25 x 30 at'):
+        inference.predict(model, image[None], microns_per_pixel=0.125)
 
 
 def test_predict_of_no_image(model):

@@ -1,10 +1,14 @@
 """Prediction of image files: what is written, and what is refused."""
 import os
+import sys
 
 import imageio.v3
 import numpy as np
 import pytest
 
+from PIL import Image
+
+from conftest import ROOT, one_line, run as run_program
 from eval import display, predict
 from input_pipeline.files import InputError
 from input_pipeline.images import write_png
@@ -14,9 +18,9 @@ def red_channel(batch):
     return batch[..., :1]
 
 
-def run(images, output_dir):
+def run(images, output_dir, microns_per_pixel=None):
     return predict.predict_files(images, str(output_dir), red_channel, 32,
-                                 0.5, 1024 * 1024, False)
+                                 0.5, 1024 * 1024, False, microns_per_pixel)
 
 
 def write_image(path, height=40, width=50):
@@ -68,6 +72,106 @@ def test_a_bad_image_among_good_ones(tmp_path, capsys):
             if line.endswith('(left out)')]
     assert [str(path) in line for path, line in zip(skipped, told)] == [
         True, True]
+
+
+def read(folder, name):
+    return imageio.v3.imread(folder / name, plugin='pillow')
+
+
+def test_40x_is_as_it_was(tmp_path):
+    (tmp_path / 'in').mkdir()
+    write_image(tmp_path / 'in' / 'a.png')
+    for microns in (None, 0.25):
+        assert run(str(tmp_path / 'in'), tmp_path / str(microns), microns
+                   ) == []
+    for kind in ('mask', 'probability', 'overlay'):
+        first, second = [(tmp_path / microns / f'a_{kind}.png').read_bytes()
+                         for microns in ('None', '0.25')]
+        assert first == second
+
+
+@pytest.mark.parametrize('microns', [0.125, 0.22, 0.5, 1.0])
+def test_results_have_the_size_of_the_image(tmp_path, microns):
+    (tmp_path / 'in').mkdir()
+    image = write_image(tmp_path / 'in' / 'a.png', 70, 100)
+    write_image(tmp_path / 'in' / 'b.png', 33, 50)  # 25 x 17 at 0.125
+    assert run(str(tmp_path / 'in'), tmp_path / 'out', microns) == (
+        [str(tmp_path / 'in' / 'b.png')] if microns < 0.25 else [])
+    out = tmp_path / 'out'
+    probability = read(out, 'a_probability.png').astype(int)
+    assert probability.shape == (70, 100)
+    # The image is a slope, which resampling does not move.
+    assert np.abs(probability - image[..., 0])[:, 8:-8].max() <= 2
+    mask = read(out, 'a_mask.png')
+    np.testing.assert_array_equal(mask[:, :49], 0)
+    np.testing.assert_array_equal(mask[:, 51:], 255)
+    np.testing.assert_array_equal(read(out, 'a_overlay.png'),
+                                  display.overlay(image, mask))
+
+
+def test_one_line_where_files_say_another_resolution(tmp_path, capsys):
+    (tmp_path / 'in').mkdir()
+    for name, dpi in (('a', 50800), ('b', 50800), ('c', 101600), ('d', 72),
+                      ('e', 90000)):
+        # 0.5, 0.25, 353 and 0.282 micrometres.
+        Image.new('RGB', (50, 40)).save(tmp_path / 'in' / f'{name}.tif',
+                                        dpi=(dpi, dpi))
+    assert run(str(tmp_path / 'in'), tmp_path / 'out') == []
+    line, = [line for line in capsys.readouterr().err.splitlines()
+             if 'micrometres' in line]
+    assert line.startswith(f'{tmp_path / "in" / "a.tif"}: says 0.5 ')
+    assert line.endswith(' give --microns_per_pixel=0.5')
+    assert run(str(tmp_path / 'in'), tmp_path / 'out', 0.5) == []
+    lines = [line for line in capsys.readouterr().err.splitlines()
+             if 'micrometres' in line]
+    assert [line.split(':')[0][-5:] for line in lines] == ['c.tif', 'e.tif']
+
+
+def dice(mask, other):
+    return 2 * (mask & other).sum() / (mask.sum() + other.sum())
+
+
+def test_other_magnifications(tmp_path):
+    """The program, on a folder with brackets in its name."""
+    whole = Image.open(os.path.join(ROOT, 'docs', 'synthetic.png'))
+    folder = tmp_path / '[2024] HE' / 'a' / 'b'
+    folder.mkdir(parents=True)
+    whole.save(folder / 'whole.tif')
+    for name, part, dpi in (('half', 2, 50800), ('fifth', 5, 20320)):
+        whole.resize((whole.width // part, whole.height // part), Image.BOX
+                     ).save(folder / f'{name}.tif', dpi=(dpi, dpi))
+    for images, out, flags, said in (
+            ('**/*.tif', 'at 40x', [], [0.5, 1.25]),
+            ('**/half.tif', 'told', ['--microns_per_pixel=0.5'], []),
+            ('a/b/fifth.tif', 'told', ['--magnification=8'], [])):
+        process = run_program(
+            sys.executable, 'main.py', '--mode=predict', '--net=unet',
+            f'--images={tmp_path}/[2024] HE/{images}',
+            f'--output_dir={tmp_path}/{out}', '--noaverage', *flags,
+            '--model_dir=checkpoints/pretrained', cwd=ROOT)
+        assert process.returncode == 0, process.stderr
+        assert [line.split('=')[-1] for line in process.stderr.splitlines()
+                if 'says' in line] == [
+                    f'{microns}' for microns in sorted(said, reverse=True)]
+    for name, part in (('half', 2), ('fifth', 5)):
+        truth = read(tmp_path / 'at 40x', 'whole_mask.png')
+        truth = np.array(Image.fromarray(truth).resize(
+            (whole.width // part, whole.height // part), Image.NEAREST)) > 0
+        mask = read(tmp_path / 'told', f'{name}_mask.png') > 0
+        assert dice(mask, truth) > 0.9
+    mask = read(tmp_path / 'at 40x', 'fifth_mask.png') > 0
+    assert dice(mask, truth) < 0.75
+
+
+@pytest.mark.parametrize('flags, words', [
+    (['--magnification=40', '--microns_per_pixel=0.25'],
+     ['--microns_per_pixel says it already']),
+    (['--magnification=1'], ['--magnification']),
+    (['--microns_per_pixel=nan'], ['--microns_per_pixel', 'a number'])])
+def test_flags_that_make_no_sense(tmp_path, flags, words):
+    one_line(run_program(sys.executable, 'main.py', '--mode=predict',
+                         '--net=unet', f'--images={tmp_path}', *flags,
+                         cwd=ROOT), *words)
 
 
 def make_tree(folder, *names):

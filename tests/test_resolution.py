@@ -54,14 +54,44 @@ def test_units_of_tiff(unit, per_unit, microns):
     assert stated(data) == microns
 
 
+def test_centimetres_of_jpeg():
+    data = bytearray(saved('JPEG', dpi=(50800, 50800)))
+    place = data.index(b'JFIF\0') + 7
+    data[place:place + 5] = [2] + 2 * list((25000).to_bytes(2, 'big'))
+    assert stated(bytes(data)) == 0.4
+
+
+def test_own_words_go_before_the_resolution_for_printing():
+    tags = {282: 101600.0, 283: 101600.0, 296: 2}
+    assert stated(saved('TIFF', tiffinfo=tags)) == 0.25
+    for text in ('Aperio Image|MPP = 0.5', OME.format(0.5, 0.5, '')):
+        assert stated(saved('TIFF', tiffinfo={**tags, 270: text})) == 0.5
+    for text in ('Aperio Image|MPP = 0', OME.format(1, 1, PIXEL), 'ImageJ=1'):
+        assert stated(saved('TIFF', tiffinfo={**tags, 270: text})) == 0.25
+
+
+@pytest.mark.parametrize('tags', [
+    [(296, 'H', 0)], [(296, 's', 'inch')], [(282, 's', 'fine')],
+    [(282, '2I', (0, 0))], [(282, 'd', float('nan'))]])
+def test_senseless_tags_leave_the_description(tags):
+    """XResolution and ResolutionUnit of a wrong type or value."""
+    data = tiff_of([(283, 'I', 101600)] + tags,
+                   description='Aperio Image|MPP = 0.5')
+    assert stated(data) == 0.5
+    assert stated(data.replace(b'Aperio', b'Others')) is None
+
+
 @pytest.mark.parametrize('description, microns', [
     ('Aperio Image Library v12\n40x|AppMag = 40|MPP = 0.2632', 0.2632),
     ('Aperio Image|AppMag=20|MPP=0,5015', 0.5015),
     ('Aperio Image|AppMag = 20', 0.5),
     ('Aperio Image|MPP = 1000', None),
+    ('Aperio Image|MPP = 0|AppMag = 20', 0.5),
     ('some text, MPP = 0.5', None),
     (OME.format(0.5, 0.5, ''), 0.5), (OME.format(500, 500, NM), 0.5),
-    (OME.format(1, 1, PIXEL), None), (OME.format(0.5, 0.7, ''), None),
+    (OME.format(1, 1, PIXEL), None),
+    (OME.format(0.4, 0, '').replace(' PhysicalSizeY="0"', ''), 0.4),
+    (OME.format(0.5, 0.7, ''), None),
     ('<OME>', None)])
 def test_descriptions(description, microns):
     assert stated(tiff_of(description=description)) == microns
@@ -137,6 +167,71 @@ def test_resampling_moves_nothing(size):
     assert row[49] < 100 < row[50]
 
 
+def ramp(height, width):
+    """0 to nearly 1, by the place of each pixel's centre."""
+    return (((np.arange(height) + 0.5) / height)[:, np.newaxis]
+            * ((np.arange(width) + 0.5) / width)).astype(np.float32)
+
+
+SIZES = [((700, 90), (350, 45)), ((700, 90), (616, 80)),
+         ((300, 40), (600, 80)), ((530, 60), (530, 61))]
+
+
+@pytest.mark.parametrize('size, new_size', SIZES)
+def test_a_ramp_stays_where_it_is(size, new_size):
+    """Cubic interpolation keeps it but at the edges, wherever it is cut."""
+    found = resolution.resample(ramp(*size), new_size)
+    assert found.dtype == np.float32 and found.shape == new_size
+    inside = slice(6, -6), slice(6, -6)
+    # Half a pixel's shift would be 0.0008 at least.
+    np.testing.assert_allclose(found[inside], ramp(*new_size)[inside],
+                               atol=2e-4)
+    grey = np.rint(255 * ramp(*size)).astype(np.uint8)
+    found = resolution.resample(grey, new_size)
+    assert np.abs(found - 255 * ramp(*new_size))[inside].max() <= 1.6
+
+
+@pytest.mark.parametrize('size, new_size', SIZES)
+def test_parts_are_those_of_the_whole(size, new_size):
+    pixels = np.random.RandomState(1).randint(0, 256, (*size, 3), np.uint8)
+    whole = np.array(Image.fromarray(pixels).resize(
+        new_size[::-1], Image.BICUBIC)).astype(int)
+    # The whole in one call of Pillow; rounding differs by where it begins.
+    strips = resolution.resample(pixels, new_size)
+    assert np.abs(strips - whole).max() <= 1
+    assert (strips != whole).mean() < 0.01
+    resampled = resolution.Resampled(pixels, new_size)
+    assert resampled.shape == (*new_size, 3)
+    for rows, columns in ((slice(0, 33), slice(7, 40)),
+                          (slice(100, 230), slice(0, 45)),
+                          (slice(290, 9999), slice(30, 9999))):
+        part = resampled[rows, columns]
+        assert np.abs(part - whole[rows, columns]).max() <= 1
+    # Floats, as those of a notebook.
+    pixels = pixels / 255
+    floats = resolution.resample(pixels, new_size)
+    assert floats.dtype == np.float64
+    for channel in range(3):
+        whole = Image.fromarray(np.float32(pixels[..., channel])).resize(
+            new_size[::-1], Image.BICUBIC)
+        np.testing.assert_allclose(floats[..., channel],
+                                   np.clip(whole, 0, 1), atol=1e-3)
+
+
+@pytest.mark.parametrize('cuts', [[], [1], [256], [300, 301, 302, 500],
+                                  list(range(1, 700, 3))])
+@pytest.mark.parametrize('size, new_size', SIZES)
+def test_rows_that_come_in_parts(cuts, size, new_size):
+    pixels = np.random.RandomState(1).rand(*size).astype(np.float32)
+    parts = np.split(pixels, [cut for cut in cuts if cut < size[0]])
+    found = np.concatenate(list(
+        resolution.resample_rows(parts, size, new_size)))
+    assert found.dtype == np.float32
+    whole = np.array(Image.fromarray(pixels).resize(
+        new_size[::-1], Image.BICUBIC)).clip(0, 1)
+    np.testing.assert_allclose(found, whole, atol=1e-3)
+
+
 def test_images_for_the_network():
     assert resolution.for_network(PIXELS, None, 'x') is PIXELS
     assert resolution.for_network(PIXELS, 0.25, 'x') is PIXELS
@@ -144,3 +239,10 @@ def test_images_for_the_network():
     assert resolution.for_network(PIXELS, 0.22, 'x').shape == (35, 44, 3)
     with pytest.raises(InputError, match='^x.png: 50 x 40 .* --magnification'):
         resolution.for_network(PIXELS, 5000.0, 'x.png')
+    with pytest.raises(InputError, match='^x.png: 50 x 40 pixels would be '
+                       '10 x 8 at 0.25 .* at least 32; .* --magnification'):
+        resolution.for_network(PIXELS, 0.05, 'x.png')
+    with pytest.raises(InputError, match='^x.png: 50 x 31 .* at least 32'):
+        resolution.for_network(PIXELS[:31], None, 'x.png')
+    # Small, but not to the network.
+    assert resolution.network_size((16, 20), 0.5, 'x') == (32, 40)
