@@ -63,14 +63,15 @@ def find(images_dir, annotations_dir, split=None):
                    if key not in annotations], unpaired, files, flags)
     entries = []
     for (its_split, name), place in chosen.items():
-        why = None
-        if split:
-            why = f'of --{flags[0]}'
-        elif its_split:
-            why = ('for their folder is called '
-                   f'{sources.split_of(place)[1]}')
         annotation = _best(annotations[its_split, name], files)
-        entries.append(Entry(name, split or its_split or 'training', why,
+        its_split, why = split, f'of --{flags[0]}'
+        if split is None:
+            # Of the image's folders or else of its annotation's.
+            its_split, folder = max(map(sources.split_of, (place, annotation)),
+                                    key=lambda found: found[0] is not None)
+            why = (f'for their folder is called {folder}' if its_split
+                   else None)
+        entries.append(Entry(name, its_split or 'training', why,
                              files[place], files[annotation]))
     return sorted(entries)
 
@@ -93,9 +94,10 @@ def _pair(chosen, drawn):
     for place in drawn:
         stem, ending = sources.stem_and_ending(place)
         its_split, _ = sources.split_of(place)
-        # One that lies in no split's folder may be of an image of any.
-        found = [(split, _paired_stem(stem, names[split])) for split in splits
-                 if its_split in (None, split)]
+        # One of them may lie in no split's folder.
+        found = [(split, _paired_stem(stem, names[split]))
+                 for split in sorted(splits, key=lambda k: k != its_split)
+                 if its_split is None or split in (None, its_split)]
         found = [key for key in found if key[1] is not None]
         if found:
             annotations[found[0]].append(place)

@@ -486,9 +486,47 @@ def test_test_folders(tmp_path):
     folders = [str(tmp_path / name) for name in ('i', 'o', 'ti', 'to')]
     data = prepare.find_own(*folders[:2], folders[2:])
     assert found(data) == {'a': 'training', 'b': 'training', 'c': 'test'}
+    # Names need to differ within a split alone.
     places(tmp_path, ['ti/b.png', 'to/b.png'])
-    assert f'{tmp_path}/ti/b.png: of the same name as' in message(
-        prepare.find_own, *folders[:2], folders[2:])
+    data = prepare.find_own(*folders[:2], folders[2:])
+    assert [(entry.name, entry.split) for entry in data.entries] == [
+        ('a', 'training'), ('b', 'test'), ('b', 'training'), ('c', 'test')]
+    places(tmp_path, [f'all/{part}/{kind}/1.png'
+                      for part in ('train', 'test')
+                      for kind in ('images', 'masks')])
+    folder = str(tmp_path / 'all')
+    assert pairing(pairs.find(folder, folder), folder) == {
+        f'{part}/images/1.png': f'{part}/masks/1.png'
+        for part in ('train', 'test')}
+
+
+@pytest.mark.parametrize('images, annotations, splits', [
+    (['train/1', '2', 'test/3'], ['1', '2', '3'],
+     ['training', 'training', 'test']),
+    (['1', '2', '3'], ['train/1', '2', 'test/3'],
+     ['training', 'training', 'test']),
+    (['1', '2', 'test/1'], ['train/1', '2', 'test/1'],
+     ['training', 'test', 'training']),
+    (['train/1', 'test/1'], ['Training/x/1', 'Test/x/1'],
+     ['training', 'test'])])
+def test_the_split_of_either(tmp_path, images, annotations, splits):
+    places(tmp_path, [*(f'i/{name}.png' for name in images),
+                      *(f'o/{name}.tif' for name in annotations)])
+    entries = find_pairs(tmp_path, 'i', 'o')
+    found_splits = {sources.name_of(entry.image): entry.split
+                    for entry in entries}
+    assert pairing(entries, tmp_path) == {
+        f'i/{image}.png': f'o/{annotation}.tif'
+        for image, annotation in zip(images, annotations)}
+    assert sorted(found_splits.values()) == sorted(splits)
+    assert all(split == 'test' for path, split in found_splits.items()
+               if 'test/' in path)
+
+
+def test_an_annotation_of_the_other_split_is_none(tmp_path):
+    places(tmp_path, ['i/train/1.png', 'o/test/1.png'])
+    assert 'i/train/1.png: 1 image without annotation' in message(
+        find_pairs, tmp_path, 'i', 'o')
 
 
 def test_archives_of_pairs(tmp_path):

@@ -1186,6 +1186,44 @@ def test_small_images_are_used_native_in_evaluation(tmp_path):
         assert not patch_mask[129:209].any()
 
 
+def test_other_magnifications_are_resampled_with_their_nuclei(tmp_path):
+    """At half the size, each pixel becomes four."""
+    save(tmp_path / 'i/lines.png', pixels(0, 90, 120))
+    save_xml(tmp_path / 'o/lines.xml', square(10, 20, 30, 60),
+             square(80.5, 100.5, 99, 130))
+    save(tmp_path / 'i/mask.png', pixels(1, 90, 120))
+    save(tmp_path / 'o/mask.png', MASK[:90, :120])
+    save(tmp_path / 'i/numbers.png', pixels(2, 90, 120))
+    save(tmp_path / 'o/numbers.npy', labels((7, 0, 0), np.int32)[:90, :120])
+    data = prepare.find_own(str(tmp_path / 'i'), str(tmp_path / 'o'), None,
+                            0.5)
+    prepare.prepare(str(tmp_path / 'out'), data, fold='none')
+    expected = np.zeros((180, 240), int)
+    expected[20:60, 40:120] = 1
+    found = prepared(tmp_path / 'out')
+    for name in ('mask', 'numbers'):
+        np.testing.assert_array_equal(found[name], expected)
+    expected[161:, 201:] = 2
+    np.testing.assert_array_equal(found['lines'], expected)
+    with store.open_store(tmp_path / 'out' / 'train.h5') as file:
+        assert store.attributes(file)['microns_per_pixel'] == 0.5
+        for _, image, _ in store.whole_images(file):
+            assert image.shape == (180, 240, 3)
+
+
+def test_images_and_masks_exchanged(tmp_path):
+    folder = drawn(MASK, 'masks/NAME.png')(tmp_path)
+    line = message(make_own, tmp_path / 'out', folder / 'masks',
+                   folder / 'Tissue Images')
+    assert line.startswith('2 of 2 train images cannot be used; the first: '
+                           f'{folder}/Tissue Images/A.png: coloured')
+    for name in 'AB':
+        save(folder / f'Tissue Images/{name}.png', pixels(3)[..., 0] // 2)
+    assert 'Images/A.png: nuclei cover 99% of the image' in message(
+        make_own, tmp_path / 'out', folder / 'masks',
+        folder / 'Tissue Images')
+
+
 # Splits by name
 
 
