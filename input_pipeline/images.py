@@ -3,6 +3,7 @@ import contextlib
 import io
 import struct
 import sys
+import tokenize
 import warnings
 import zlib
 
@@ -16,7 +17,7 @@ from input_pipeline.files import InputError, atomic_write
 # damaging files at random.
 DAMAGED = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError,
            AttributeError, RuntimeError, ArithmeticError, EOFError,
-           struct.error, zlib.error)
+           struct.error, tokenize.TokenError, zlib.error)
 MAX_PIXELS = 2 ** 29  # of an image: 1.5 GiB in RGB
 MAX_TEXT = 2 ** 26  # bytes, of a text or colour profile in a PNG
 
