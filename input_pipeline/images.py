@@ -12,6 +12,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from input_pipeline import progress, tiff
 from input_pipeline.files import InputError, atomic_write
+from input_pipeline.tiff import STRIP
 
 # What Pillow, tifffile and imagecodecs raise for damaged files, found by
 # damaging files at random.
@@ -166,18 +167,23 @@ def _pixels(image, path):
     transparent = image.mode[-1] == 'A' or 'transparency' in image.info
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     seen = not transparent
-    for top in range(0, image.height, tiff.STRIP):
-        bottom = min(top + tiff.STRIP, image.height)
-        strip = image.crop((0, top, image.width, bottom))
+    for rows, strip in _strips(image):
         if transparent:
             strip = np.array(strip.convert('RGBA'))
             seen |= strip[..., 3].any()
             strip = _on_white(strip[..., :3], strip[..., 3:])
         else:
             strip = strip.convert('RGB')
-        pixels[top:bottom] = strip
+        pixels[rows] = strip
     _check_seen(seen, path)
     return tiff.upright(pixels, _orientation(image))
+
+
+def _strips(image):
+    """Yields some rows of a Pillow image at a time: which, and their image."""
+    for top in range(0, image.height, STRIP):
+        bottom = min(top + STRIP, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
 def _on_white(colours, alpha, multiplied=False):
@@ -207,8 +213,8 @@ def _read_deep_png(file, path):
     Pillow takes the upper byte of each number. Told that the lower byte comes
     first, it takes the one that comes second, which is the lower one.
     """
-    pixels = 0
-    for order in ('16B', '16L'):
+    pixels = None
+    for order, shift in (('16B', 8), ('16L', 0)):
         file.seek(0)
         with pillow(file, path) as image:
             decoder, *where, kind = image.tile[0]
@@ -217,7 +223,11 @@ def _read_deep_png(file, path):
                                  'save it without')
             image.tile = [(decoder, *where, kind.replace('16B', order))]
             image.load()
-            pixels = pixels << 8 | np.array(image).astype(np.uint16)
+            if pixels is None:
+                pixels = np.zeros((image.height, image.width, len(image.mode)),
+                                  np.uint16)
+            for rows, strip in _strips(image):
+                pixels[rows] |= np.array(strip).astype(np.uint16) << shift
             orientation = _orientation(image)
             clear = image.info.get('transparency')
     alpha = tiff.UNASSOCIATED if pixels.shape[2] == 4 or clear else None
@@ -244,9 +254,9 @@ def _as_rgb(pixels, alpha, path):
         flat[:] = pixels
         return flat
     _check_seen(pixels[..., -1].any(), path)
-    for top in range(0, len(pixels), tiff.STRIP):
-        strip = pixels[top:top + tiff.STRIP]
-        flat[top:top + tiff.STRIP] = _on_white(
+    for top in range(0, len(pixels), STRIP):
+        strip = pixels[top:top + STRIP]
+        flat[top:top + STRIP] = _on_white(
             strip[..., :-1], strip[..., -1:], alpha == tiff.ASSOCIATED)
     return flat
 
@@ -279,9 +289,9 @@ def _to_8_bits(pixels, alpha, path):
         raise InputError(f'{path}: RGB of {pixels.dtype} from {low:.4g} to '
                          f'{high:.4g}; save it with 8 bits per channel, or as '
                          'floats from 0 to 1')
-    for top in range(0, len(pixels), tiff.STRIP):
-        strip = pixels[top:top + tiff.STRIP].astype(np.float64)
-        scaled[top:top + tiff.STRIP] = np.rint(strip * 255)
+    for top in range(0, len(pixels), STRIP):
+        strip = pixels[top:top + STRIP].astype(np.float64)
+        scaled[top:top + STRIP] = np.rint(strip * 255)
     return scaled
 
 
@@ -336,11 +346,11 @@ def _one_channel(colours, path):
     highest = colours.max()
     values = np.empty(colours.shape[:2], colours.dtype)
     equal = mask = True
-    for top in range(0, len(colours), tiff.STRIP):
-        strip = colours[top:top + tiff.STRIP]
+    for top in range(0, len(colours), STRIP):
+        strip = colours[top:top + STRIP]
         equal &= (strip == strip[..., :1]).all()
         mask &= ((strip == 0) | (strip == highest)).all()
-        values[top:top + tiff.STRIP] = strip.max(axis=-1)
+        values[top:top + STRIP] = strip.max(axis=-1)
     if not (equal or mask):
         raise InputError(f'{path}: coloured, or of several channels; give a '
                          'label image with a number for each nucleus in one '
