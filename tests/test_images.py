@@ -124,8 +124,9 @@ def test_palettes_and_printers_colours():
     palette = Image.fromarray(PIXELS).convert('P', palette=Image.ADAPTIVE)
     for form in ('PNG', 'TIFF'):
         check(saved(palette, form), np.array(palette.convert('RGB')))
-    cmyk = Image.fromarray(PIXELS).convert('CMYK')
-    check(saved(cmyk, 'TIFF'), np.array(cmyk.convert('RGB')))
+    for mode in ('CMYK', 'YCbCr'):
+        image = Image.fromarray(PIXELS).convert(mode)
+        check(saved(image, 'TIFF'), np.array(image.convert('RGB')))
 
 
 @cases('data', [
@@ -224,8 +225,8 @@ def test_floats():
     (PIXELS.astype(np.uint32), 'RGB of uint32'),
     (GREY.astype(np.uint16), 'grey of uint16'),
     (GREY.astype(np.float32), 'grey of float32'),
-    (np.stack([GREY] * 2), '2 grey images'),
-    (np.stack([GREY] * 5), '5 grey images'),
+    (np.stack([GREY] * 2), '2 images of one size'),
+    (np.stack([GREY] * 5), '5 images of one size'),
     (np.dstack([GREY] * 5), '5 channels')])
 def test_what_is_no_rgb_is_called_so(array, said):
     options = {'photometric': 'minisblack'}
@@ -254,11 +255,8 @@ def test_what_cannot_be_decoded_is_called_by_its_name():
     assert 'compression 33003 (APERIO_JP2000_YCBC) is not supported' in said
     said = refused(images.read_image, with_tag(rgb_tiff(PIXELS), 259, 60000))
     assert 'compression 60000' in said
-    said = refused(images.read_image, saved(
-        Image.fromarray(PIXELS).convert('YCbCr'), 'TIFF'))
-    assert '6 (YCBCR)' in said
     for data in (b'some text', b'%PDF-1.4 and so on', bytes(100)):
-        assert 'no image of a known kind' in refused(images.read_image, data)
+        assert 'no image of' in refused(images.read_image, data)
 
 
 @cases('data', [
@@ -348,10 +346,10 @@ def test_masks(data, value):
     (tiff_of(LABELS - 1), '-1'), (npy(np.int64(2) ** 40 * LABELS), '2 ** 31'),
     (tiff_of(LABELS.astype(np.float32) + 0.5), 'fractions'),
     (tiff_of(np.full((9, 9), np.nan, np.float32)), 'fractions'),
-    (tiff_of(np.stack([LABELS] * 2).astype(np.uint16)), '2 grey images'),
-    (npy(np.array([{}], object), allow_pickle=True), 'cannot be read'),
+    (tiff_of(np.stack([LABELS] * 2).astype(np.uint16)), '2 images of one size'),
+    (npy(np.array([{}], object), allow_pickle=True), 'Python objects'),
     (npy(np.array(['a'])), '[1]'), (npy(LABELS + 1j), 'complex'),
-    (npy(np.zeros((0, 4))), '[0, 4]'), (npy(LABELS)[:200], 'cannot be read'),
-    (saved(PIXELS), 'coloured'), (b'text', 'no image of a known kind')])
+    (npy(np.zeros((0, 4))), 'without pixels'), (npy(LABELS)[:200], 'cannot be read'),
+    (saved(PIXELS), 'coloured'), (b'text', 'no image of')])
 def test_what_is_no_label_image(data, said):
     assert said in refused(images.read_labels, data)
