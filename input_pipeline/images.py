@@ -3,29 +3,31 @@ import contextlib
 import io
 import struct
 import sys
+import tokenize
 import warnings
 import zlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from input_pipeline import progress, tiff
 from input_pipeline.files import InputError, atomic_write
+from input_pipeline.tiff import STRIP
 
 # What Pillow, tifffile and imagecodecs raise for damaged files, found by
 # damaging files at random.
 DAMAGED = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError,
            AttributeError, RuntimeError, ArithmeticError, EOFError,
-           struct.error, zlib.error)
-STRIP = 256  # rows
+           struct.error, tokenize.TokenError, zlib.error)
 MAX_PIXELS = 2 ** 29  # of an image: 1.5 GiB in RGB
+MAX_TEXT = 2 ** 26  # bytes, of a text or colour profile in a PNG
 
 PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
 JPEG_MAGIC = b'\xff\xd8'
 NPY_MAGIC = b'\x93NUMPY'
 HEAD = 26  # bytes, in which a PNG says its bits and its type of colour
 RGB_TYPES = (2, 6)  # of a PNG, without and with transparency
+GREY_WITH_ALPHA = 4
 
 # Of the 16 that RGB is stored in.
 DEPTHS = (8, 10, 12, 14, 16)
@@ -56,8 +58,10 @@ def read_image(path, data=None):
         if head.startswith(tiff.MAGIC):
             found = tiff.read(file, path, MAX_PIXELS)
             file.seek(0)
-        elif _is_deep_rgb(head):
+        elif _is_deep(head, RGB_TYPES):
             found = _read_deep_png(file, path)
+        elif not head.startswith((PNG_MAGIC, JPEG_MAGIC)):
+            raise _no_image(head, path)
         if found is None:
             with pillow(file, path) as image:
                 return _pixels(image, path)
@@ -65,7 +69,7 @@ def read_image(path, data=None):
 
 
 def read_labels(path, data=None):
-    """Reads a label image or a mask from a TIFF, PNG, JPEG or .npy file.
+    """Reads a label image or a mask from a TIFF, PNG or .npy file.
 
     A palette's indices count, not its colours. Of channels that are equal one
     is taken; those that differ must hold 0 and one other value, which counts
@@ -83,19 +87,24 @@ def read_labels(path, data=None):
     with _reading(path, data) as (file, head):
         found = None
         if head.startswith(NPY_MAGIC):
-            found = [np.load(file, allow_pickle=False)]
-            if found[0].ndim == 3 and found[0].shape[2] == 2:
-                found = [found[0][..., 0]]  # numbers and classes, CoNSeP's
+            found = _read_npy(file, path), None
         elif head.startswith(tiff.MAGIC):
-            found = tiff.read(file, path, MAX_PIXELS, indices=True)
+            found = tiff.read(file, path, MAX_PIXELS, labels=True)
             file.seek(0)
-        elif _is_deep_rgb(head):
+        elif _is_deep(head, (*RGB_TYPES, GREY_WITH_ALPHA)):
             found = _read_deep_png(file, path)
+        elif head.startswith(JPEG_MAGIC):
+            raise InputError(f'{path}: JPEG, which changes the numbers that '
+                             'it stores; give a PNG, TIFF or .npy file')
+        elif not head.startswith(PNG_MAGIC):
+            raise _no_image(head, path, 'TIFF, PNG or .npy')
         if found is None:
             with pillow(file, path) as image:
                 image.load()
-                found = [tiff.upright(np.array(image), _orientation(image))]
-        return _as_numbers(found[0], path)
+                alpha = tiff.UNASSOCIATED if image.mode[-1] == 'A' else None
+                found = (tiff.upright(np.array(image), _orientation(image)),
+                         alpha)
+        return _as_numbers(*found, path)
 
 
 @contextlib.contextmanager
@@ -110,71 +119,75 @@ def _reading(path, data):
             head = file.read(HEAD)
             file.seek(0)
             yield file, head
-    except UnidentifiedImageError as error:
-        reason = 'no image of a known kind'
-        if head.startswith((PNG_MAGIC, JPEG_MAGIC)) or not head:
-            reason = 'damaged'
-        elif head.startswith(tiff.MAGIC):  # whole, as far as tifffile sees
-            reason = 'its kind of colours is not supported'
-        raise InputError(f'{path}: cannot be read ({reason}); give a whole '
-                         'TIFF, PNG or JPEG file') from error
     except DAMAGED as error:
         reason = getattr(error, 'strerror', None) or 'damaged'
+        if isinstance(error, UnidentifiedImageError):
+            reason += ' or of a rare kind'
         raise InputError(f'{path}: cannot be read ({reason}); give a whole '
                          'TIFF, PNG or JPEG file') from error
+
+
+def _no_image(head, path, kinds='TIFF, PNG or JPEG'):
+    reason = f'no image of {kinds}' if head else 'damaged: empty'
+    return InputError(f'{path}: cannot be read ({reason}); give a {kinds} '
+                      'file')
 
 
 @contextlib.contextmanager
 def pillow(file, path):
-    """Opens an image by Pillow, whose limit of size is replaced by ours."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
+    """Opens an image by Pillow, whose limits of size are replaced by ours."""
+    limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+    Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, MAX_TEXT
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # the errors say it
-            with Image.open(file) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise InputError(
-                        f'{path}: {image.width} x {image.height} pixels, more '
-                        f'than {MAX_PIXELS}; cut it into parts')
+            with Image.open(file, formats=['TIFF', 'PNG', 'JPEG']) as image:
+                tiff.check_size(image.width, image.height, MAX_PIXELS, path)
                 yield image
     finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limits
 
 
 def _orientation(image):
     """The orientation that a loaded Pillow image still has to be turned by."""
     if image.format == 'TIFF':
         return 1  # Pillow has done it
-    return image.getexif().get(tiff.ORIENTATION_TAG, 1)
+    try:
+        return image.getexif().get(tiff.ORIENTATION_TAG, 1)
+    except DAMAGED:
+        return 1  # what cannot be read is of no matter to the pixels
 
 
 def _pixels(image, path):
     """A Pillow image as uint8 [H, W, 3], upright, on white."""
-    if image.mode.startswith(('I', 'F')):
-        raise InputError(f'{path}: grey with more than 8 bits (Pillow mode '
-                         f'{image.mode}); save it in RGB or with 8 bits')
+    if image.mode.startswith('I'):
+        raise InputError(f'{path}: grey with more than 8 bits; save it in RGB '
+                         'or with 8 bits')
     image.load()
-    transparent = (image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La')
-                   or 'transparency' in image.info)
+    transparent = image.mode[-1] == 'A' or 'transparency' in image.info
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     seen = not transparent
-    for top in range(0, image.height, STRIP):
-        bottom = min(top + STRIP, image.height)
-        strip = image.crop((0, top, image.width, bottom))
+    for rows, strip in _strips(image):
         if transparent:
             strip = np.array(strip.convert('RGBA'))
             seen |= strip[..., 3].any()
             strip = _on_white(strip[..., :3], strip[..., 3:])
         else:
             strip = strip.convert('RGB')
-        pixels[top:bottom] = strip
+        pixels[rows] = strip
     _check_seen(seen, path)
     return tiff.upright(pixels, _orientation(image))
 
 
+def _strips(image):
+    """Yields some rows of a Pillow image at a time: which, and their image."""
+    for top in range(0, image.height, STRIP):
+        bottom = min(top + STRIP, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
+
+
 def _on_white(colours, alpha, multiplied=False):
-    """Lays uint8 colours [H, W, 3] with alpha [H, W, 1] on white."""
+    """Lays uint8 colours [H, W, C] with alpha [H, W, 1] on white."""
     alpha = alpha.astype(np.uint16)
     if multiplied:
         return np.minimum(colours + (255 - alpha), 255).astype(np.uint8)
@@ -188,69 +201,85 @@ def _check_seen(seen, path):
                          'transparency')
 
 
-def _is_deep_rgb(head):
-    """Says whether a file begins as a PNG of RGB with 16 bits."""
+def _is_deep(head, types):
+    """Says whether a file begins as a PNG with 16 bits, of some types."""
     return (head.startswith(PNG_MAGIC) and len(head) == HEAD
-            and head[24] == 16 and head[25] in RGB_TYPES)
+            and head[24] == 16 and head[25] in types)
 
 
 def _read_deep_png(file, path):
     """What `tiff.read` returns, of a PNG of RGB with 16 bits.
 
-    Pillow would keep the upper 8 bits: none where there are only 12.
+    Pillow takes the upper byte of each number. Told that the lower byte comes
+    first, it takes the one that comes second, which is the lower one.
     """
-    import imagecodecs
-    with pillow(file, path) as image:  # for the size, and what is turned
-        orientation = _orientation(image)
-    file.seek(0)
-    return (tiff.upright(imagecodecs.png_decode(file.read()), orientation),
-            tiff.UNASSOCIATED)
+    pixels = None
+    for order, shift in (('16B', 8), ('16L', 0)):
+        file.seek(0)
+        with pillow(file, path) as image:
+            decoder, *where, kind = image.tile[0]
+            if not kind.startswith('RGB'):
+                raise InputError(f'{path}: grey of 16 bits with transparency; '
+                                 'save it without')
+            image.tile = [(decoder, *where, kind.replace('16B', order))]
+            image.load()
+            if pixels is None:
+                pixels = np.zeros((image.height, image.width, len(image.mode)),
+                                  np.uint16)
+            for rows, strip in _strips(image):
+                pixels[rows] |= np.array(strip).astype(np.uint16) << shift
+            orientation = _orientation(image)
+            clear = image.info.get('transparency')
+    alpha = tiff.UNASSOCIATED if pixels.shape[2] == 4 or clear else None
+    if clear:  # the one colour that is transparent
+        seen = (pixels != np.array(clear, np.uint16)).any(axis=-1)
+        pixels = np.dstack([pixels, seen * np.uint16(65535)])
+    return tiff.upright(pixels, orientation), alpha
 
 
-def _as_rgb(pixels, extra, path):
-    """An array as in a file as uint8 [H, W, 3].
-
-    Args:
-        pixels: [H, W] or [H, W, C].
-        extra: kind of the fourth channel, of `tiff`.
-        path: for messages.
-    """
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+def _as_rgb(pixels, alpha, path):
+    """What `tiff.read` returns as uint8 [H, W, 3]."""
+    channels = pixels.shape[2] - bool(alpha)
     deep = pixels.dtype != np.uint8
-    if channels not in (1, 3, 4) or deep and channels == 1:
+    if channels not in (1, 3) or deep and channels == 1:
         kind = 'grey' if channels == 1 else f'{channels} channels'
         raise InputError(f'{path}: {kind} of {pixels.dtype}; save it in RGB'
                          + (' or with 8 bits' if deep else ''))
     if deep:
-        pixels = _to_8_bits(pixels, path)
-    if channels == 1:
-        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
-    if channels == 4 and extra in (tiff.ASSOCIATED, tiff.UNASSOCIATED):
-        _check_seen(pixels[..., 3].any(), path)
-        flat = np.empty((*pixels.shape[:2], 3), np.uint8)
-        for top in range(0, len(pixels), STRIP):
-            strip = pixels[top:top + STRIP]
-            flat[top:top + STRIP] = _on_white(
-                strip[..., :3], strip[..., 3:], extra == tiff.ASSOCIATED)
+        pixels = _to_8_bits(pixels, alpha, path)
+    if alpha is None and channels == 3:
+        return pixels
+    flat = np.empty((*pixels.shape[:2], 3), np.uint8)
+    if alpha is None:
+        flat[:] = pixels
         return flat
-    return np.ascontiguousarray(pixels[..., :3])
+    _check_seen(pixels[..., -1].any(), path)
+    for top in range(0, len(pixels), STRIP):
+        strip = pixels[top:top + STRIP]
+        flat[top:top + STRIP] = _on_white(
+            strip[..., :-1], strip[..., -1:], alpha == tiff.ASSOCIATED)
+    return flat
 
 
-def _to_8_bits(pixels, path):
+def _to_8_bits(pixels, alpha, path):
     """Scales RGB of 16 bits, or of floats in [0, 1], to uint8."""
+    scaled = np.empty(pixels.shape, np.uint8)
     if pixels.dtype == np.uint16:
-        highest = int(pixels[..., :3].max())
-        depth = next(bits for bits in DEPTHS if highest < 2 ** bits)
+        # Colours that alpha multiplies have its range.
+        colours = slice(None if alpha == tiff.ASSOCIATED else 3)
+        highest = int(pixels[..., colours].max())
+        depth = _depth(highest)
         if depth < 16:
             progress.end_line()
             print(f'{path}: its highest value is {highest}: read as {depth} '
                   'bits in 16; if that is wrong, save it with 8 bits',
                   file=sys.stderr)
         # The highest bits of both are the same.
-        scaled = np.empty(pixels.shape, np.uint8)
-        scaled[..., :3] = pixels[..., :3] >> (depth - 8)
-        if pixels.shape[2] == 4:
-            scaled[..., 3] = pixels[..., 3] >> 8
+        np.right_shift(pixels[..., colours], depth - 8,
+                       out=scaled[..., colours], casting='unsafe')
+        if alpha == tiff.UNASSOCIATED:
+            np.right_shift(pixels[..., 3], _depth(pixels[..., 3].max()) - 8,
+                           out=scaled[..., 3], casting='unsafe')
         return scaled
     if pixels.dtype.kind != 'f':
         raise InputError(f'{path}: RGB of {pixels.dtype}; save it with 8 bits '
@@ -260,27 +289,40 @@ def _to_8_bits(pixels, path):
         raise InputError(f'{path}: RGB of {pixels.dtype} from {low:.4g} to '
                          f'{high:.4g}; save it with 8 bits per channel, or as '
                          'floats from 0 to 1')
-    return np.rint(pixels * 255).astype(np.uint8)
+    for top in range(0, len(pixels), STRIP):
+        strip = pixels[top:top + STRIP].astype(np.float64)
+        scaled[top:top + STRIP] = np.rint(strip * 255)
+    return scaled
 
 
-def _as_numbers(values, path):
+def _depth(highest):
+    return next(bits for bits in DEPTHS if highest < 2 ** bits)
+
+
+def _read_npy(file, path):
+    """A NumPy file's array [H, W]; of CoNSeP's [H, W, 2] the numbers."""
+    read_head = {(1, 0): np.lib.format.read_array_header_1_0,
+                 (2, 0): np.lib.format.read_array_header_2_0}
+    shape, _, dtype = read_head[np.lib.format.read_magic(file)](file)
+    if dtype.hasobject:
+        raise InputError(f'{path}: holds Python objects; give whole numbers')
+    if len(shape) != 2 and not (len(shape) == 3 and shape[2] in (1, 2)):
+        raise InputError(f'{path}: an array {list(shape)}; give a label image '
+                         '[height, width]')
+    tiff.check_size(shape[1], shape[0], MAX_PIXELS, path)
+    file.seek(0)
+    values = np.load(file, allow_pickle=False)
+    values = values.astype(values.dtype.newbyteorder('='), copy=False)
+    return values if values.ndim == 2 else values[..., 0]
+
+
+def _as_numbers(values, alpha, path):
     """An array as in a file as numbers [H, W]; see `read_labels`."""
     if values.ndim == 3:
-        if values.shape[2] not in (1, 2, 3, 4):
-            raise InputError(f'{path}: {values.shape[2]} channels; give a '
-                             'label image of one')
-        colours = values[..., :1 if values.shape[2] < 3 else 3]
-        values = colours[..., 0]
-        if not (colours == values[..., np.newaxis]).all():
-            highest = colours.max()
-            if not np.isin(colours, (0, highest)).all():
-                raise InputError(f'{path}: coloured; give a label image with '
-                                 'a number for each nucleus in one channel, '
-                                 'or a mask')
-            values = colours.max(axis=-1)
-    if values.ndim != 2 or not values.size:
-        raise InputError(f'{path}: an array {list(values.shape)}; give a '
-                         'label image [height, width]')
+        values = _one_channel(
+            values[..., :values.shape[2] - bool(alpha)], path)
+    if not values.size:
+        raise InputError(f'{path}: without pixels; give a label image')
     if values.dtype.kind == 'f':
         with np.errstate(invalid='ignore'):  # NaN, which the next line finds
             whole = values.astype(np.int32)
@@ -297,6 +339,25 @@ def _as_numbers(values, path):
     return values
 
 
+def _one_channel(colours, path):
+    """Of channels [H, W, C] the one that they all are, or a mask's."""
+    if colours.shape[2] == 1:
+        return colours[..., 0]
+    highest = colours.max()
+    values = np.empty(colours.shape[:2], colours.dtype)
+    equal = mask = True
+    for top in range(0, len(colours), STRIP):
+        strip = colours[top:top + STRIP]
+        equal &= (strip == strip[..., :1]).all()
+        mask &= ((strip == 0) | (strip == highest)).all()
+        values[top:top + STRIP] = strip.max(axis=-1)
+    if not (equal or mask):
+        raise InputError(f'{path}: coloured, or of several channels; give a '
+                         'label image with a number for each nucleus in one '
+                         'channel, or a mask')
+    return values
+
+
 def write_png(path, array, software=None):
     """Writes uint8 [H, W] or [H, W, 3] as PNG; it appears only when whole.
 
@@ -309,7 +370,7 @@ def write_png(path, array, software=None):
     Raises:
         InputError: as `files.atomic_write`.
     """
-    text = PngInfo()
+    text = PngImagePlugin.PngInfo()
     if software:
         text.add_text('Software', software)
     with atomic_write(path) as partial, open(partial, 'wb') as file:
@@ -322,9 +383,8 @@ def png_software(path):
     None where there is no such text, or no whole PNG file.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of its size, which is no matter
-            with Image.open(path, formats=['PNG']) as image:
-                return image.info.get('Software')
-    except (Image.DecompressionBombError,) + DAMAGED:
+        with open(path, 'rb') as file, pillow(file, path) as image:
+            return (image.info.get('Software') if image.format == 'PNG'
+                    else None)
+    except (InputError, *DAMAGED):
         return None

@@ -137,7 +137,8 @@ def _as_utf_8(data):
     elif data[:2].find(b'\0') >= 0:
         encoding = 'utf-16-be' if data[:1] == b'\0' else 'utf-16-le'
     elif encoding.lower() in ('utf-8', 'utf8', 'us-ascii'):
-        return data  # as it is: a copy of a large file would fill the memory
+        # As it is: a copy of a large file would fill the memory.
+        return data if data[:1] == b'<' else data.lstrip()
     elif encoding.lower().startswith('utf-16'):
         encoding = 'utf-8'
     text = data.decode(encoding)

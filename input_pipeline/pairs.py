@@ -26,6 +26,7 @@ OF_IMAGE = re.compile(r'[ _.-](?:image|img|ome|tissue)\Z', re.I)
 ANNOTATION_WORDS = re.compile(
     r'(?:\A|[^a-z])(?:annotations?|annotators?|binary|groundtruth|gt'
     r'|instances?|inst|labels?|masks?)(?:\Z|[^a-z])', re.I)
+IMAGE_FOLDER = re.compile('(?:tissue)?[ _-]?images?', re.I)
 IMAGE_WORDS = re.compile(r'(?:\A|[^a-z])(?:tissue|images?)(?:\Z|[^a-z])',
                          re.I)
 
@@ -113,8 +114,8 @@ def source_name(images_dir, annotations_dir):
     """
     paths = [os.path.realpath(path) for path in (images_dir, annotations_dir)]
     folder, name = os.path.split(os.path.commonpath(paths))
-    while folder != os.sep and (sources.SPLIT_WORD.match(name)
-                                or IMAGE_WORDS.search(name)):
+    while folder != os.sep and (sources.SPLIT_WORD.fullmatch(name)
+                                or IMAGE_FOLDER.fullmatch(name)):
         folder, name = os.path.split(folder)
     return name or os.path.basename(paths[0])
 

@@ -263,8 +263,8 @@ def resample(image, size):
         return image
     resampled = Resampled(image, size)
     whole = np.empty(resampled.shape, image.dtype)
-    for top in range(0, size[0], images.STRIP):
-        rows = slice(top, top + images.STRIP)
+    for top in range(0, size[0], tiff.STRIP):
+        rows = slice(top, top + tiff.STRIP)
         whole[rows] = resampled[rows, :]
     return whole
 
@@ -285,8 +285,8 @@ def resample_rows(parts, size, new_size):
     scale = size[0] / new_size[0]
     kept, top, done = np.zeros((0, size[1]), np.float32), 0, 0
     for part in parts:
-        for start in range(0, len(part), images.STRIP):
-            kept = np.concatenate([kept, part[start:start + images.STRIP]])
+        for start in range(0, len(part), tiff.STRIP):
+            kept = np.concatenate([kept, part[start:start + tiff.STRIP]])
             bottom = top + len(kept)
             ready = (new_size[0] if bottom == size[0]
                      else int((bottom - _margin(scale) - 1) / scale))

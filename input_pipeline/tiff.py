@@ -1,8 +1,10 @@
 """Reading TIFF files as they are stored, and what their tags say."""
 import contextlib
 import logging
+import re
 
 import numpy as np
+from PIL import Image
 
 from input_pipeline.files import InputError
 
@@ -10,13 +12,40 @@ MAGIC = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 ORIENTATION_TAG = 274
 # Extra samples that are transparency: colours multiplied by it, or not.
 ASSOCIATED, UNASSOCIATED = 1, 2
+STRIP = 256  # rows, of what is converted together
 
 # Values of tags.
-_WHITE_IS_ZERO, _PALETTE, _CMYK, _YCBCR = 0, 3, 5, 6
-_JPEG = (6, 7)
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = 0, 1, 2, 3
+_CMYK, _YCBCR = 5, 6
+_CHANNELS = {_RGB: 3, _CMYK: 4, _YCBCR: 3}  # without extra ones; others: 1
+_MOST_CHANNELS = 4
+_REDUCED_OR_MASK = 5  # bits of NewSubfileType
+_LZW, _JPEG = 5, 7
 _CCITT = (2, 3, 4)  # fax machines', which Pillow decodes
-# Its pixels are not RGB, whatever the tags say.
-_APERIO_YCBC = 33003
+# None, LZW, Deflate, PackBits, LZMA, ZSTD
+_LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)
+# JPEG 2000 in RGB, LERC, WebP, JPEG XL. Of the others that imagecodecs knows,
+# 2021.11.20 ends the process for damaged PNG and JPEG XR, and JPEG 2000 of
+# 33003 holds colours that are not RGB.
+_COMPRESSIONS = _LOSSLESS + _CCITT + (_JPEG, 33005, 34712, 34887, 50001,
+                                      50002)
+_PREDICTORS = (1, 2, 3)
+_END_OF_JPEG = b'\xff\xd9'
+_PADDING = 64  # bytes, at most, behind it
+_LZW_OF_ONE_BYTE = b'\x80\x18\x60\x20'
+
+
+class _Complaints(logging.Handler):
+    """Makes an error of what tifffile fills with black and only logs."""
+
+    def emit(self, record):
+        if 'incomplete tile' in record.getMessage():
+            raise ValueError(record.getMessage())
+
+
+_logger = logging.getLogger('tifffile')
+_logger.addHandler(_Complaints())
+_logger.propagate = False  # the errors here say what concerns the user
 
 
 @contextlib.contextmanager
@@ -33,74 +62,186 @@ def opened(file):
         ValueError: the file is no TIFF, or damaged.
     """
     import tifffile  # here, for a fast start of main.py
-    logger = logging.getLogger('tifffile')
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
     try:
         with tifffile.TiffFile(file) as tiff:
             yield tiff
-    except tifffile.TiffFileError as error:
+    except (tifffile.TiffFileError, AssertionError) as error:
         raise ValueError(str(error)) from error
 
 
-def read(file, name, max_pixels, indices=False):
+def read(file, name, max_pixels, labels=False):
     """Reads the first image of a TIFF file, of a pyramid the largest.
+
+    Three grey images of one size are one in RGB.
 
     Args:
         file: path or binary file object.
         name: for messages.
         max_pixels: more are refused.
-        indices: whether a palette's indices are wanted, not its colours.
+        labels: whether the numbers are wanted that are stored, such as a
+            palette's indices, and not the colours that they stand for.
 
     Returns:
-        None where Pillow has to convert the colours; or else
-        array [H, W] or [H, W, C], of the type in the file, upright
-        the kind of a fourth channel: ASSOCIATED, UNASSOCIATED or others
+        None where Pillow has to decode it; or else
+        array [H, W, C], of the type in the file, upright; colours of up to 8
+            bits are uint8
+        kind of its last channel: ASSOCIATED, UNASSOCIATED or None
 
     Raises:
-        InputError: it is too large, of a compression or layout that cannot
-            be read, or not whole.
+        InputError: it is too large, of a kind that is not read, or not whole.
         what tifffile and imagecodecs raise for damaged files
     """
     with opened(file) as tiff:
-        series = tiff.series[0]
-        page = series.keyframe
-        if page.imagelength * page.imagewidth > max_pixels:
-            raise InputError(f'{name}: {page.imagewidth} x {page.imagelength} '
-                             f'pixels, more than {max_pixels}; cut it into '
-                             'parts')
-        _check_whole(page, name, tiff.filehandle.size)
-        if (page.photometric in (_WHITE_IS_ZERO, _CMYK)
-                or page.bitspersample in (1, 2, 4)
-                or page.photometric == _PALETTE and not indices):
+        pages = list(tiff.pages)  # before tifffile takes them to be alike
+        page = tiff.series[0].keyframe
+        check_size(page.imagewidth, page.imagelength, max_pixels, name)
+        _check_kind(page, name)
+        if labels:
+            _check_label_kind(page, tiff, name)
+        pages = [other for other in pages if other is page or (
+            (other.imagelength, other.imagewidth)
+            == (page.imagelength, page.imagewidth)
+            and not other.subfiletype & _REDUCED_OR_MASK)]
+        count = _count(tiff, page, pages)
+        if count > 1 and (labels or count != 3 and _is_grey(page)):
+            raise InputError(f'{name}: {count} images of one size in one '
+                             'file; save the one that is meant'
+                             + ('' if labels else ', or tissue in RGB'))
+        if page.compression in _CCITT:
+            _check_whole(page, name, tiff.filehandle.size)
             return None
-        if page.photometric > _PALETTE and not (
-                page.photometric == _YCBCR and page.compression in _JPEG):
-            raise InputError(f'{name}: colours of the kind '
-                             f'{_name(page.photometric)} are not supported; '
-                             'save it in RGB')
-        # Where the tag is missing, a fourth channel is transparency.
-        extra = (page.extrasamples[0] if page.extrasamples else UNASSOCIATED)
-        return _upright(_planes(series, page, name), page), extra
+        if count == 3 and _is_grey(page):
+            pixels = np.concatenate(_planes(tiff, page, pages, name), axis=2)
+        else:
+            pixels = _pixels(page, name, tiff.filehandle.size)
+        pixels, alpha = _without_unknown(pixels, page)
+        pixels = (_numbers if labels else _colours)(pixels, page, alpha)
+        tag = page.tags.get(ORIENTATION_TAG)
+        return upright(pixels, tag.value if tag else 1), alpha
+
+
+def check_size(width, height, max_pixels, name):
+    """Raises InputError where an image has too many pixels."""
+    if width * height > max_pixels:
+        raise InputError(f'{name}: {width} x {height} pixels, more than '
+                         f'{max_pixels}; cut it into parts')
+
+
+def _check_kind(page, name):
+    """Refuses what cannot be decoded, or not turned into colours."""
+    photometric, bits = page.photometric, page.bitspersample
+    channels, expected = page.samplesperpixel, _CHANNELS.get(photometric, 1)
+    reason = None
+    if page.compression not in _COMPRESSIONS:
+        reason = f'compression {_name(page.compression)}'
+    elif page.predictor not in _PREDICTORS:
+        reason = f'predictor {_name(page.predictor)}'
+    elif page.dtype is None or bits < 8 and bits not in (1, 2, 4):
+        reason = f'a sample of {bits} bits'
+    elif (photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE,
+                              _CMYK, _YCBCR)
+          # Some decoders turn it into RGB, others do not.
+          or photometric == _YCBCR
+          and (page.compression not in (*_LOSSLESS, _JPEG)
+               or page.compression == _JPEG and page.planarconfig == 2)):
+        reason = f'the kind of colours {_name(photometric)}'
+    elif photometric in (_CMYK, _YCBCR) and (bits, channels) != (8, expected):
+        reason = f'{channels} x {bits} bits of {_name(photometric)}'
+    elif channels < expected:
+        reason = f'{_name(photometric)} of {channels} channels'
+    elif page.is_subsampled and page.compression != _JPEG:
+        reason = f'subsampled {_name(photometric)} without JPEG'
+    elif page.imagedepth != 1:
+        reason = f'an image of {page.imagedepth} layers'
+    if reason:
+        raise InputError(f'{name}: cannot be read ({reason} is not '
+                         'supported); convert it, by QuPath or libvips say, '
+                         'to RGB with LZW')
+    if channels > _MOST_CHANNELS:  # before they take memory
+        raise InputError(f'{name}: {channels} channels; save it in RGB')
+
+
+def _check_label_kind(page, tiff, name):
+    """Refuses what holds no numbers, or leaves open which they are."""
+    reason = None
+    if page.compression == _JPEG:
+        reason = 'JPEG, which changes the numbers that it stores'
+    elif page.photometric in (_CMYK, _YCBCR):
+        reason = f'{_name(page.photometric)}, colours and no numbers'
+    elif (page.photometric == _WHITE_IS_ZERO and page.bitspersample > 1
+          and not tiff.is_imagej):  # which shows it so, and means the numbers
+        reason = ('white is stored as 0, which leaves open whether nuclei '
+                  'are what is white')
+    if reason:
+        raise InputError(f'{name}: {reason}; save it in grey, black as 0, '
+                         'with LZW')
+
+
+def _is_grey(page):
+    return (page.samplesperpixel == 1
+            and page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO))
+
+
+def _count(tiff, page, pages):
+    """How many images of one size there are, or are said to be."""
+    said = int(np.prod(tiff.series[0].shape, dtype=np.int64)) // (
+        page.imagelength * page.imagewidth * page.samplesperpixel)
+    in_imagej = (tiff.imagej_metadata or {}).get('images', 1)
+    # Of OME some may be in other files.
+    element = re.search(r'<(\w+:)?Pixels\b[^>]*>', tiff.ome_metadata or '')
+    in_ome = int(np.prod([int(size) for size in re.findall(
+        r'\bSize[CZT]="(\d+)"', element.group() if element else '')]))
+    return max(len(pages), said, int(in_imagej),
+               in_ome // page.samplesperpixel)
 
 
 def _check_whole(page, name, size):
-    """Refuses a compression that is not read, and parts that are missing."""
-    import tifffile
-    known = page.compression != _APERIO_YCBC
-    if page.compression not in _CCITT:
-        try:
-            tifffile.TIFF.DECOMPRESSORS[page.compression]
-        except KeyError:
-            known = False
-    if not known:
-        raise InputError(
-            f'{name}: compression {_name(page.compression)} is not supported; '
-            'save it uncompressed or with LZW')
-    for offset, length in zip(page.dataoffsets, page.databytecounts):
-        if not length or offset + length > size:
-            raise InputError(f'{name}: cannot be read (damaged: a part of it '
-                             'is missing); copy it again')
+    """Refuses a page of which a part is missing, in a file of `size` bytes."""
+    parts = list(zip(page.dataoffsets, page.databytecounts))
+    if (len(parts) < np.prod(page.chunked)
+            or any(not length or offset + length > size
+                   for offset, length in parts)
+            or not all(_is_whole(page, *part) for part in enumerate(parts))):
+        raise InputError(f'{name}: cannot be read (damaged: a part of it is '
+                         'missing); copy or save it again')
+
+
+def _is_whole(page, number, place):
+    """Says whether a strip or tile has all that decoders take to be there.
+
+    Of JPEG they draw what is missing in grey, and of LZW it is undefined in
+    imagecodecs 2021.11.20.
+    """
+    offset, length = place
+    file = page.parent.filehandle
+    if page.compression == _JPEG and page.jpegheader is None:
+        padding = min(length, _PADDING)
+        file.seek(offset + length - padding)
+        return _END_OF_JPEG in file.read(padding)
+    if page.compression == _LZW:
+        import imagecodecs
+        # Of one byte two are asked for.
+        if len(imagecodecs.lzw_decode(_LZW_OF_ONE_BYTE, out=2)) == 1:
+            return True  # then the decoder says it, in half the time
+        file.seek(offset)
+        data = file.read(length)
+        if page.fillorder == 2:
+            data = imagecodecs.bitorder_decode(data)
+        return len(imagecodecs.lzw_decode(data)) >= _length(page, number)
+    return True
+
+
+def _length(page, number):
+    """Bytes of a strip or tile when it is decoded."""
+    if page.is_tiled:
+        rows, columns = page.tilelength, page.tilewidth
+    else:
+        in_plane = -(-page.imagelength // page.rowsperstrip)
+        top = number % in_plane * page.rowsperstrip
+        rows = min(page.rowsperstrip, page.imagelength - top)
+        columns = page.imagewidth
+    samples = 1 if page.planarconfig == 2 else page.samplesperpixel
+    return rows * ((columns * samples * page.bitspersample + 7) // 8)
 
 
 def _name(value):
@@ -108,25 +249,95 @@ def _name(value):
     return f'{int(value)} ({getattr(value, "name", "unknown")})'
 
 
-def _planes(series, page, name):
-    """The pixels of the first image, [H, W] or [H, W, C]."""
-    if page.samplesperpixel > 1:
-        pixels = page.asarray()
-        # [C, H, W] where each channel is stored for itself.
-        return np.moveaxis(pixels, 0, -1) if page.planarconfig == 2 else pixels
-    size = (page.imagelength, page.imagewidth)
-    count = int(np.prod(series.shape)) // (size[0] * size[1])
-    if count == 1:
-        return page.asarray().reshape(size)
-    if count != 3:
-        raise InputError(f'{name}: {count} grey images in one file; save '
-                         'the one that is meant, in RGB if it is tissue')
-    return np.moveaxis(series.asarray().reshape(3, *size), 0, -1)
+def _pixels(page, name, size):
+    """The pixels of a page, [H, W, C]."""
+    _check_whole(page, name, size)
+    pixels = page.asarray(squeeze=False)[:, 0]  # [planes, H, W, C]
+    if page.planarconfig == 2 and page.samplesperpixel > 1:
+        return np.moveaxis(pixels[..., 0], 0, -1)
+    return pixels[0]
 
 
-def _upright(pixels, page):
-    tag = page.tags.get(ORIENTATION_TAG)
-    return upright(pixels, int(tag.value) if tag else 1)
+def _planes(tiff, page, pages, name):
+    """The pixels of three grey images, each [H, W, 1]."""
+    size = tiff.filehandle.size
+    if len(pages) == 3:
+        if any((other.dtype, other.photometric, other.samplesperpixel)
+               != (page.dtype, page.photometric, 1) for other in pages):
+            raise InputError(f'{name}: three images of different types; save '
+                             'the one that is meant')
+        return [_pixels(other, name, size) for other in pages]
+    # ImageJ and tifffile may write the tags of the first one alone.
+    shape = (page.imagelength, page.imagewidth, 1)
+    end = page.dataoffsets[0] + 3 * int(np.prod(shape)) * page.dtype.itemsize
+    if (len(pages) != 1 or not (tiff.is_imagej or tiff.is_shaped)
+            or not page.is_contiguous or page.bitspersample < 8
+            or end > size):
+        raise InputError(f'{name}: cannot be read (damaged, or of its three '
+                         'images not all are in this file); save it in RGB')
+    tiff.filehandle.seek(page.dataoffsets[0])
+    planes = tiff.filehandle.read_array(
+        page.dtype.newbyteorder(tiff.byteorder), 3 * int(np.prod(shape)))
+    return list(planes.astype(page.dtype).reshape(3, *shape))
+
+
+def _without_unknown(pixels, page):
+    """Leaves out of RGB what is neither colour nor transparency.
+
+    Returns:
+        array [H, W, C]
+        kind of its last channel: ASSOCIATED, UNASSOCIATED or None
+    """
+    extra = [int(kind) for kind in page.extrasamples or ()]
+    if page.samplesperpixel > _CHANNELS.get(page.photometric, 1):
+        if page.photometric == _RGB and not extra:
+            return pixels, UNASSOCIATED  # as Pillow takes it
+        if extra and extra[-1] in (ASSOCIATED, UNASSOCIATED):
+            return pixels, extra[-1]
+        if page.photometric == _RGB and page.samplesperpixel == 4:
+            return pixels[..., :3], None
+    return pixels, None
+
+
+def _numbers(pixels, page, _):
+    """The numbers that are stored; of one bit, True where it is white."""
+    return (~pixels if pixels.dtype == bool
+            and page.photometric == _WHITE_IS_ZERO else pixels)
+
+
+def _colours(pixels, page, alpha):
+    """Grey or RGB, with the last channel as it is where it is `alpha`."""
+    if page.photometric == _PALETTE:
+        table = page.colormap.T  # [numbers, 3]
+        if table.max() > 255:
+            table = table >> 8
+        return _in_strips(pixels, lambda strip: table[strip[..., 0]])
+    if page.photometric == _CMYK:
+        return _in_strips(pixels, lambda strip: _by_pillow(strip, 'CMYK'))
+    if page.photometric == _YCBCR and page.compression != _JPEG:
+        return _in_strips(pixels, lambda strip: _by_pillow(strip, 'YCbCr'))
+    if page.bitspersample < 8:
+        step = 255 // (2 ** page.bitspersample - 1)
+        pixels = pixels.astype(np.uint8) * np.uint8(step)
+    if page.photometric == _WHITE_IS_ZERO and pixels.dtype == np.uint8:
+        shades = pixels[..., :-1] if alpha else pixels
+        np.subtract(255, shades, out=shades)
+    return pixels
+
+
+def _in_strips(pixels, convert):
+    """uint8 [H, W, 3] of what `convert` makes of some rows at a time."""
+    converted = np.empty((*pixels.shape[:2], 3), np.uint8)
+    for top in range(0, len(pixels), STRIP):
+        converted[top:top + STRIP] = convert(pixels[top:top + STRIP])
+    return converted
+
+
+def _by_pillow(pixels, mode):
+    """uint8 [H, W, C] as RGB."""
+    return np.array(Image.frombytes(
+        mode, pixels.shape[1::-1], np.ascontiguousarray(pixels).tobytes()
+    ).convert('RGB'))
 
 
 def upright(pixels, orientation):

@@ -89,7 +89,7 @@ def test_what_is_no_8_bit_image(data):
 
 
 def test_a_gigapixel_head_over_a_small_file():
-    with pytest.raises(InputError, match='^x.png: more than 178956970 pixels'):
+    with pytest.raises(InputError, match='^x.png: 40000 x 40000 pixels, more'):
         images.read_image('x.png', png(40000, 40000))
 
 

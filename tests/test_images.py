@@ -1,12 +1,13 @@
 """Reading images and label images from files of all kinds, real ones."""
 import io
+import struct
 import zlib
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from input_pipeline import images, tiff
 from input_pipeline.files import InputError
@@ -120,6 +121,102 @@ def test_grey_is_repeated(data):
     check(data, np.repeat(GREY[..., np.newaxis], 3, axis=2))
 
 
+@cases('data', [
+    tiff_of(np.dstack([GREY] * 2), photometric='minisblack',
+            planarconfig='contig', extrasamples=['unspecified']),
+    tiff_of(np.dstack([GREY] * 4), photometric='minisblack',
+            planarconfig='contig'),
+    tiff_of(np.stack([GREY] * 4), photometric='minisblack',
+            planarconfig='separate')])
+def test_other_numbers_of_grey_channels_are_refused(data):
+    assert 'channels of uint8' in refused(images.read_image, data)
+
+
+def pages(*arrays, **options):
+    """A TIFF file of grey pages; of the first one the options are."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for array in arrays:
+            writer.write(np.ascontiguousarray(array), metadata=None,
+                         photometric='minisblack', **options)
+            options = {}
+    return file.getvalue()
+
+
+def test_grey_pages_that_are_not_stored_alike():
+    check(pages(*PLANES, compression='deflate'), PIXELS)
+    assert '2 images of one size' in refused(
+        images.read_image, pages(*PLANES[:2], compression='deflate'))
+    assert 'different types' in refused(images.read_image, pages(
+        PLANES[0], PLANES[1], PLANES[2].astype(np.uint16)))
+
+
+def test_a_grey_page_with_a_smaller_one_is_grey():
+    check(pages(GREY, GREY[::2, ::2]), np.dstack([GREY] * 3))
+
+
+OME = ('<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+       '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" '
+       'Type="uint8" SizeX="90" SizeY="60" SizeC="3" SizeZ="1" SizeT="1">'
+       '<TiffData/></Pixels></Image></OME>')
+
+
+@cases('data', [
+    tiff_of(PLANES, imagej=True)[:-3000],
+    tiff_of(GREY, photometric='minisblack', metadata=None,
+            description='ImageJ=1.53\nimages=3\nslices=3\n'),
+    tiff_of(GREY, photometric='minisblack', metadata=None, description=OME)])
+def test_what_is_kept_of_three_planes_is_not_grey(data):
+    assert 'cannot be read' in refused(images.read_image, data)
+
+
+@pytest.mark.parametrize('compression', ['jpeg2000', 'jpeg'])
+def test_a_slide_of_aperio(compression):
+    text = 'Aperio Image Library v11\r\n90x60 (32x32)|AppMag = 40'
+    file = io.BytesIO()
+    options = {'photometric': 'rgb', 'description': text, 'metadata': None}
+    level = dict(options, tile=(32, 32), compression=compression)
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(PIXELS, **level)
+        writer.write(PIXELS[::4, ::4].copy(), **options)  # the thumbnail
+        writer.write(PIXELS[::2, ::2].copy(), **level)
+        for kind in (1, 9):  # label and macro
+            writer.write(PIXELS[::3, ::3].copy(), subfiletype=kind, **options)
+    found = images.read_image('a.svs', file.getvalue())
+    assert found.shape == PIXELS.shape
+    # Pillow decodes JPEG in TIFF by itself.
+    expected = PIXELS
+    if compression == 'jpeg':
+        expected = np.array(Image.open(file).convert('RGB'))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_colours_that_are_not_stored_as_such():
+    for mode in ('CMYK', 'YCbCr'):
+        image = Image.fromarray(PIXELS).convert(mode)
+        expected = np.array(image.convert('RGB'))
+        for options in ({}, {'compression': 'tiff_lzw'}):
+            check(saved(image, 'TIFF', **options), expected)
+    # Of 16 colours, red is 17 times the number and blue the reverse.
+    table = np.zeros((3, 256), np.uint16)
+    table[0, :16] = 257 * 17 * np.arange(16)
+    table[2, :16] = table[0, 15::-1]
+    numbers = GREY // 16
+    expected = np.dstack([17 * numbers, 0 * numbers, 17 * (15 - numbers)])
+    for compression in (None, 'zstd'):
+        check(tiff_of(numbers, photometric='palette', colormap=table,
+                      compression=compression), expected)
+
+
+def test_few_bits(tmp_path):
+    white = np.dstack([MASK * np.uint8(255)] * 3)
+    for bits in (MASK, saved(MASK), saved(MASK, 'TIFF'),
+                 tiff_of(~MASK, photometric='miniswhite'),
+                 saved(MASK, 'TIFF', compression='group4')):
+        check(bits if isinstance(bits, bytes)
+              else tiff_of(bits, photometric='minisblack'), white)
+
+
 def test_palettes_and_printers_colours():
     palette = Image.fromarray(PIXELS).convert('P', palette=Image.ADAPTIVE)
     for form in ('PNG', 'TIFF'):
@@ -136,6 +233,75 @@ def test_palettes_and_printers_colours():
     imagecodecs.png_encode(HALF_CLEAR.astype(np.uint16) * 257)])
 def test_transparency_is_laid_on_white(data):
     check(data, ON_WHITE)
+
+
+def test_grey_with_transparency():
+    half = np.dstack([GREY, HALF_CLEAR[..., 3]])
+    expected = np.dstack([GREY] * 3)
+    expected[30:] = 255
+    half[30:, :, 0] = 0
+    check(saved(half), expected)
+    for kind in ('unassalpha', 'assocalpha'):
+        check(tiff_of(half, photometric='minisblack', planarconfig='contig',
+                      extrasamples=[kind]), expected)
+
+
+def test_the_one_colour_of_a_png_that_is_transparent(capsys):
+    clear = PIXELS.copy()
+    clear[30:] = 10, 20, 30
+    check(saved(clear, transparency=(10, 20, 30)), ON_WHITE)
+    # With 16 bits the others that have its upper bytes are seen.
+    deep = clear.astype(np.uint16) * 257
+    deep[0, 0] = 10 * 257, 20 * 257, 30 * 257 + 1
+    expected = ON_WHITE.copy()
+    expected[0, 0] = 10, 20, 30
+    check(png_16(deep, b'tRNS', struct.pack(
+        '>HHH', 10 * 257, 20 * 257, 30 * 257)), expected)
+
+
+def png_16(pixels, name=b'tEXt', content=b'a\0b', passes=None):
+    """A PNG of 16-bit RGB, written here, with a chunk of one's choice.
+
+    Args:
+        passes: None, or the (top, left, rows, columns) of first pixels and
+            steps of interlacing.
+    """
+    def chunk(name, data):
+        return (struct.pack('>I', len(data)) + name + data
+                + struct.pack('>I', zlib.crc32(name + data)))
+    rows = b''.join(
+        b'\0' + row.astype('>u2').tobytes()
+        for top, left, down, right in passes or [(0, 0, 1, 1)]
+        for row in pixels[top::down, left::right])
+    head = struct.pack('>IIBBBBB', *pixels.shape[1::-1], 16, 2, 0, 0,
+                       bool(passes))
+    return images.PNG_MAGIC + b''.join(
+        chunk(*content) for content in (
+            (b'IHDR', head), (name, content), (b'IDAT', zlib.compress(rows)),
+            (b'IEND', b'')))
+
+
+ADAM_7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4),
+          (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+
+
+@pytest.mark.parametrize('passes', [None, ADAM_7])
+def test_16_bits_of_a_png(passes):
+    deep = np.random.RandomState(0).randint(0, 65536, (61, 91, 3))
+    check(png_16(deep, passes=passes), (deep >> 8).astype(np.uint8))
+    few = deep >> 6  # 10 bits
+    check(png_16(few, passes=passes), (few >> 2).astype(np.uint8))
+
+
+def test_a_range_of_colours_and_another_of_transparency(capsys):
+    for factor in (16, 257):
+        both = np.dstack([PIXELS.astype(np.uint16) * 16,
+                          np.full((60, 90), 255 * factor, np.uint16)])
+        both[0, 0, :3] = 4095
+        expected = PIXELS.copy()
+        expected[0, 0] = 255
+        check(rgb_tiff(both, extrasamples=['unassalpha']), expected)
+        assert 'highest value is 4095' in capsys.readouterr().err
 
 
 def test_half_transparent_and_wholly():
@@ -224,8 +390,8 @@ def test_floats():
     (PIXELS.astype(np.uint32), 'RGB of uint32'),
     (GREY.astype(np.uint16), 'grey of uint16'),
     (GREY.astype(np.float32), 'grey of float32'),
-    (np.stack([GREY] * 2), '2 grey images'),
-    (np.stack([GREY] * 5), '5 grey images'),
+    (np.stack([GREY] * 2), '2 images of one size'),
+    (np.stack([GREY] * 5), '5 images of one size'),
     (np.dstack([GREY] * 5), '5 channels')])
 def test_what_is_no_rgb_is_called_so(array, said):
     options = {'photometric': 'minisblack'}
@@ -254,11 +420,12 @@ def test_what_cannot_be_decoded_is_called_by_its_name():
     assert 'compression 33003 (APERIO_JP2000_YCBC) is not supported' in said
     said = refused(images.read_image, with_tag(rgb_tiff(PIXELS), 259, 60000))
     assert 'compression 60000' in said
-    said = refused(images.read_image, saved(
-        Image.fromarray(PIXELS).convert('YCbCr'), 'TIFF'))
-    assert '6 (YCBCR)' in said
-    for data in (b'some text', b'%PDF-1.4 and so on', bytes(100)):
-        assert 'no image of a known kind' in refused(images.read_image, data)
+    said = refused(images.read_image, tiff_of(PIXELS, photometric='cielab'))
+    assert '8 (CIELAB) is not supported' in said
+    for data in (b'some text', b'%PDF-1.4 and so on', bytes(100),
+                 saved(PIXELS, 'BMP'), saved(PIXELS, 'GIF'), npy(PIXELS)):
+        assert 'no image of TIFF, PNG or JPEG' in refused(images.read_image,
+                                                          data)
 
 
 @cases('data', [
@@ -272,6 +439,90 @@ def test_truncated(data):
     for share in (0, 0.02, 0.5, 0.95):
         assert 'cannot be read' in refused(
             images.read_image, data[:int(share * len(data))])
+
+
+def part_of(data, number, change):
+    """A little-endian TIFF file with a changed byte count of strip or tile."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        tag = page.tags[325 if page.is_tiled else 279]
+        size = {3: 2, 4: 4}[int(tag.dtype)]
+        place = tag.valueoffset + number * size
+        value = change(page.databytecounts[number])
+    return data[:place] + value.to_bytes(size, 'little') + data[place + size:]
+
+
+# In strips of ten rows, in tiles, and in one strip; LZW by Pillow, for which
+# the codecs of Python 3.7 have no encoder.
+ENDED = [rgb_tiff(PIXELS, rowsperstrip=10, compression=compression)
+         for compression in ('deflate', 'packbits', 'jpeg')] + [
+    rgb_tiff(PIXELS, tile=(32, 32), compression=compression)
+    for compression in ('deflate', 'jpeg')] + [
+    rgb_tiff(PIXELS, compression='jpeg'),
+    saved(PIXELS, 'TIFF', compression='tiff_lzw')]
+IN_PARTS = ENDED + [
+    rgb_tiff(PIXELS, rowsperstrip=10), rgb_tiff(PIXELS, tile=(32, 32)),
+    rgb_tiff(PIXELS, rowsperstrip=10, compression='zstd'),
+    rgb_tiff(PIXELS, tile=(32, 32), compression='jpeg2000')]
+
+
+@cases('data', IN_PARTS)
+def test_a_part_that_is_missing(data):
+    for change in (lambda length: length // 2, lambda length: 0):
+        assert 'damaged' in refused(images.read_image,
+                                    part_of(data, 0, change))
+    # More rows than there are parts for.
+    assert 'damaged' in refused(images.read_image,
+                                with_tag(data, 257, 200))
+
+
+@cases('data', ENDED)
+def test_a_part_that_ends_in_zeros(data):
+    """As in downloads that reserve their space and are broken off.
+
+    Of other compressions, or none, zeros may be pixels.
+    """
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        start, length = page.dataoffsets[0], page.databytecounts[0]
+    middle, end = start + length // 2, start + length
+    assert 'damaged' in refused(
+        images.read_image, data[:middle] + bytes(end - middle) + data[end:])
+
+
+def test_what_is_of_no_matter_to_the_pixels():
+    text = PngImagePlugin.PngInfo()
+    text.add_text('a', 'x' * 3 * 2 ** 20, zip=True)
+    check(saved(PIXELS, pnginfo=text), PIXELS)
+    check(saved(PIXELS, icc_profile=bytes(3 * 2 ** 20)), PIXELS)
+    check(saved(PIXELS, exif=b'no such thing'), PIXELS)
+    for orientation in (0, 9):
+        exif = Image.Exif()
+        exif[tiff.ORIENTATION_TAG] = orientation
+        check(saved(PIXELS, 'TIFF', exif=exif), PIXELS)
+
+
+def test_nothing_of_pillows_is_changed_and_nothing_printed(capfd):
+    before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+    check(saved(PIXELS), PIXELS)
+    # tifffile would log that this text is no tifffile's.
+    check(rgb_tiff(PIXELS, metadata=None,
+                   description='{"shape": [5, 60, 90, 3]}'), PIXELS)
+    refused(images.read_image, rgb_tiff(PIXELS)[:500])
+    assert capfd.readouterr() == ('', '')
+    assert before == (Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK)
+
+
+@pytest.mark.parametrize('height, width', [(1, 90), (60, 1), (1, 1), (3, 3)])
+def test_the_smallest(height, width):
+    part = np.ascontiguousarray(PIXELS[:height, :width])
+    for data in (saved(part), rgb_tiff(part),
+                 rgb_tiff(np.ascontiguousarray(np.moveaxis(part, -1, 0)),
+                          planarconfig='separate')):
+        check(data, part)
+    grey = np.ascontiguousarray(part[..., 0])
+    check(tiff_of(grey, photometric='minisblack'), np.dstack([grey] * 3))
+    check_labels(tiff_of(grey, photometric='minisblack'), grey)
 
 
 def test_missing_and_too_large(tmp_path):
@@ -297,6 +548,7 @@ def test_missing_and_too_large(tmp_path):
 def check_labels(data, expected=LABELS):
     found = images.read_labels('a.tif', data)
     assert found.dtype.kind in 'biu' and found.ndim == 2
+    assert found.dtype.isnative
     np.testing.assert_array_equal(found, expected)
 
 
@@ -311,7 +563,14 @@ def npy(array, **options):
         np.uint16, np.int32, np.uint32, np.float32)] + [
     tiff_of(LABELS.astype(np.uint16), compression='deflate'),
     saved(LABELS.astype(np.uint16)),
-    npy(LABELS), npy(LABELS.astype(np.uint64)),
+    tiff_of(LABELS.astype(np.uint16), byteorder='>'),
+    tiff_of(LABELS, byteorder='>', tile=(16, 32)),
+    tiff_of(LABELS.astype(np.uint16), imagej=True),
+    tiff_of(LABELS.astype(np.uint16), photometric='palette',
+            colormap=np.zeros((3, 65536), np.uint16)),
+    pages(LABELS.astype(np.uint16), LABELS[::2, ::2].astype(np.uint16)),
+    npy(LABELS), npy(LABELS.astype(np.uint64)), npy(LABELS.astype('>i4')),
+    npy(np.asfortranarray(LABELS)), npy(LABELS.astype(float)),
     npy(np.dstack([LABELS, MASK])), npy(LABELS[..., np.newaxis]),
     imagecodecs.png_encode(np.dstack([LABELS.astype(np.uint16)] * 3))])
 def test_labels(data):
@@ -333,6 +592,7 @@ def palette_mask():
     (saved(palette_mask()), 1), (saved(palette_mask(), 'TIFF'), 1),
     (saved(MASK), 1), (saved(MASK, 'TIFF'), 1),
     (saved(MASK, 'TIFF', compression='group4'), 1),
+    (tiff_of(~MASK, photometric='miniswhite'), 1),
     (saved(np.dstack([MASK * np.uint8(255), MASK * np.uint8(0),
                       MASK * np.uint8(0)])), 255),
     (saved(np.dstack([MASK * np.uint8(255)] * 3)), 255),
@@ -348,10 +608,21 @@ def test_masks(data, value):
     (tiff_of(LABELS - 1), '-1'), (npy(np.int64(2) ** 40 * LABELS), '2 ** 31'),
     (tiff_of(LABELS.astype(np.float32) + 0.5), 'fractions'),
     (tiff_of(np.full((9, 9), np.nan, np.float32)), 'fractions'),
-    (tiff_of(np.stack([LABELS] * 2).astype(np.uint16)), '2 grey images'),
-    (npy(np.array([{}], object), allow_pickle=True), 'cannot be read'),
+    (tiff_of(np.stack([LABELS] * 2).astype(np.uint16)), '2 images of one'),
+    (tiff_of(PLANES, photometric='minisblack'), '3 images of one'),
+    (npy(np.array([{}], object), allow_pickle=True), 'Python objects'),
     (npy(np.array(['a'])), '[1]'), (npy(LABELS + 1j), 'complex'),
-    (npy(np.zeros((0, 4))), '[0, 4]'), (npy(LABELS)[:200], 'cannot be read'),
-    (saved(PIXELS), 'coloured'), (b'text', 'no image of a known kind')])
+    (npy(np.zeros((0, 4))), 'without pixels'),
+    (npy(np.dstack([LABELS] * 4)), '[60, 90, 4]'),
+    (npy(LABELS)[:200], 'cannot be read'), (saved(PIXELS), 'coloured'),
+    # Of several channels none says that it is the one.
+    (tiff_of(np.dstack([LABELS, LABELS % 7]).astype(np.uint16),
+             photometric='minisblack', planarconfig='contig',
+             extrasamples=['unspecified']), 'several channels'),
+    (saved(MASK * np.uint8(255), 'JPEG'), 'JPEG'),
+    (saved(MASK * np.uint8(255), 'TIFF', compression='jpeg'), 'JPEG'),
+    (tiff_of(MASK * np.uint8(255), photometric='miniswhite'), 'as 0'),
+    (saved(Image.fromarray(PIXELS).convert('CMYK'), 'TIFF'), 'SEPARATED'),
+    (b'text', 'no image of TIFF, PNG or .npy')])
 def test_what_is_no_label_image(data, said):
     assert said in refused(images.read_labels, data)
