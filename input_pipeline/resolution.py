@@ -111,7 +111,7 @@ def _of_ome(text):
         return []
     try:
         root = ElementTree.fromstring(text.strip().encode())
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, LookupError, ValueError):
         return []
     for element in root.iter():
         if element.tag.rsplit('}', 1)[-1] == 'Pixels':

@@ -686,7 +686,7 @@ def test_images_that_cannot_be_used_are_left_out(tmp_path, capsys):
     small, damaged = sorted(errors(printed),
                             key=lambda line: 'TCGA-6' in line)
     assert small.startswith('error: ') and damaged.startswith('error: ')
-    assert 'TCGA-5: 30 x 30 pixels' in small
+    assert 'TCGA-5.tif: 30 x 30 pixels' in small
     assert 'Annotations/TCGA-6.xml: not a whole ImageScope' in damaged
     assert small.endswith('(left out)') and damaged.endswith('(left out)')
 

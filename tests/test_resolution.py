@@ -92,6 +92,7 @@ def test_senseless_tags_leave_the_description(tags):
     (OME.format(1, 1, PIXEL), None),
     (OME.format(0.4, 0, '').replace(' PhysicalSizeY="0"', ''), 0.4),
     (OME.format(0.5, 0.7, ''), None),
+    (OME.format(0.5, 0.5, '').replace('UTF-8', 'UTP-8'), None),
     ('<OME>', None)])
 def test_descriptions(description, microns):
     assert stated(tiff_of(description=description)) == microns
