@@ -53,9 +53,11 @@ def load(source, image_size, size):
         instances, kind = _from_raster(source, image_size, size)
         return instances, kind, None, []
     found = parse(sources.read(source), name)
-    factor = np.array(size) / image_size
-    nuclei = [[[ring * factor for ring in polygon] for polygon in nucleus]
-              for nucleus in found.nuclei]
+    nuclei = found.nuclei
+    if tuple(size) != tuple(image_size):
+        factor = np.array(size) / image_size
+        nuclei = [[[ring * factor for ring in polygon] for polygon in nucleus]
+                  for nucleus in nuclei]
     try:
         instances, left_out = outlines.fill(nuclei, *size)
     except InputError as error:
