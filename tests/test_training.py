@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from conftest import train_flags
+from conftest import example, train_flags
 from input_pipeline import store
 from input_pipeline.files import InputError
 from nets.tf1 import tf
@@ -455,3 +455,12 @@ def test_image_summary_shows_image_mask_and_prediction_side_by_side():
     assert shown[0, 3, 24 + 5].tolist() == [1, 1, 1]
     assert shown[0, :, 24:48].sum() == 3
     assert (shown[0, :, 48:] == 0.25).all()
+
+
+def test_images_without_any_nucleus_are_not_trained_on(tmp_path):
+    image = np.full((300, 300, 3), 200, np.uint8)
+    store.write_store(str(tmp_path / 'train.h5'), {'fold': 'none'},
+                      [example('a', image, np.zeros((300, 300)))])
+    config = records.TrainConfig('unet', str(tmp_path))
+    with pytest.raises(InputError, match='train.h5: not one of its images'):
+        loop.with_data(config)

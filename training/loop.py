@@ -99,9 +99,13 @@ def with_data(config):
     Raises:
         InputError: a store cannot be used, or they do not belong together.
     """
-    with store.open_store(store_path(config, 'train')) as file:
+    path = store_path(config, 'train')
+    with store.open_store(path) as file:
         identity = store.identity(file)
         trained_on = store.image_digests(file)
+        if store.attributes(file).get('nuclei') == 0:
+            raise InputError(f'{path}: not one of its images has a nucleus; '
+                             'prepare images that have some')
     config = dataclasses.replace(config, trained_on=trained_on, **identity)
     if records.has_validation(config):
         store.open_store(store_path(config, 'validation'), identity,
