@@ -125,7 +125,7 @@ def test_training_and_eval_without_any_nucleus_to_validate_on(
     shutil.copy(str(data_dir / 'train.h5'), str(data))
     with store.open_store(data_dir / 'validation.h5') as file:
         rules = store.attributes(file)
-        examples = [(name, image, mask > 1, None)
+        examples = [example(name, image, mask > 1)
                     for name, image, mask in store.whole_images(file)]
     store.write_store(str(data / 'validation.h5'), rules, examples)
     process = program(*train_flags(data, tmp_path, 'unet', 6), '--width=4')
