@@ -227,7 +227,8 @@ def load(entry, microns_per_pixel, said):
 
     Yields:
         uint8 [H, W, 3], the image at the networks' micrometres per pixel
-        (int32 [H, W], kind), its nuclei; see `annotations.load`
+        (int32 [H, W], kind, micrometres per pixel that the files state or
+        None), its nuclei; see `annotations.load`
 
     Raises:
         InputError: a file cannot be read, or the annotation is of another
@@ -236,7 +237,8 @@ def load(entry, microns_per_pixel, said):
     path, content = sources.path_and_data(entry.image)
     image = images.read_image(path, content)
     image_size = image.shape[:2]
-    said.resolution(path, resolution.read_microns_per_pixel(path, content))
+    stated = resolution.read_microns_per_pixel(path, content)
+    said.resolution(path, stated)
     image = resolution.for_network(image, microns_per_pixel, path)
     size = image.shape[:2]
     yield image
@@ -247,7 +249,7 @@ def load(entry, microns_per_pixel, said):
     said.resolution(path, microns)
     said.annotation(path, annotations.format_of(entry.annotation), kind,
                     left_out)
-    yield instances, kind
+    yield instances, kind, microns or stated
 
 
 class Said:

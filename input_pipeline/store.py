@@ -10,8 +10,9 @@
     images/<index>/instances  int32 [H, W], 0, and 1 to N in the nuclei
 
 Patches of smaller images are reflected up to their size. Attributes of the
-file say by which rules it was made, and `instances_from` of each image's group
-what told its nuclei apart: see `annotations`.
+file say by which rules it was made. Those of an image's group say what told
+its nuclei apart, `instances_from` (see `annotations`), and, where they do, what
+its files stated before it was resampled, `stated_microns_per_pixel`.
 """
 import atexit
 import collections
@@ -80,8 +81,9 @@ def write_store(path, attributes, examples, leave_out=None):
         path: file to write; see `files.atomic_write`.
         attributes: dict of the split and the rules, see `prepare.prepare`.
         examples: iterable of (name, load). `load()` yields the image, uint8
-            [H, W, 3], and then (instances, kind): int32 [H, W], and the text
-            for `instances_from`.
+            [H, W, 3], and then (instances, kind) or (instances, kind,
+            microns): int32 [H, W], the text for `instances_from`, and the
+            micrometres per pixel that the files state.
         leave_out: function of the name and the InputError of an example that
             cannot be used, or None: then it is raised.
 
@@ -170,10 +172,12 @@ def _add_image(store, index, name, image):
     return pixel_digest(image)
 
 
-def _add_nuclei(store, index, instances, kind):
+def _add_nuclei(store, index, instances, kind, microns=None):
     """Adds an image's nuclei, int32 [H, W], and its mask; returns how many."""
     group = store[f'images/{index}']
     group.attrs['instances_from'] = _as_attribute(kind)
+    if microns is not None:
+        group.attrs['stated_microns_per_pixel'] = microns
     for name, dtype in (('instances', np.int32), ('mask', np.uint8)):
         _add_whole(store, index, name, dtype, instances, instances.shape)
     for row in _origins(*instances.shape):

@@ -126,7 +126,7 @@ def pack(archive, folder):
 def load(entry):
     """The image, instances and kind of an entry, and what was said of it."""
     said = prepare.Said(None)
-    image, (instances, kind) = prepare.load(entry, None, said)
+    image, (instances, kind, _) = prepare.load(entry, None, said)
     return image, instances, kind
 
 

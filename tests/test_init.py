@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from conftest import ROOT, SECONDS, one_line, train_flags
+from conftest import ROOT, SECONDS, example, one_line, train_flags
 from input_pipeline import sample, store
 from input_pipeline.files import InputError
 from nets.tf1 import tf
@@ -38,14 +38,14 @@ def write_data(folder, seed, validation=(), side=256):
 
     def new(split):
         image, instances = sample.make(rng, side)
-        return f'{split}-{seed}', image, instances > 0, None
+        return example(f'{split}-{seed}', image, instances)
 
     for split, more in (('train', ()), ('validation', validation)):
         store.write_store(
             str(folder / f'{split}.h5'),
             {'source': f'data {seed}', 'split': split, 'seed': 0,
              'source_digest': str(seed), 'fold': '0'},
-            [new(split), *((*example, None) for example in more)])
+            [new(split), *(example(*parts) for parts in more)])
     return folder
 
 

@@ -1189,8 +1189,9 @@ def test_small_images_are_used_native_in_evaluation(tmp_path):
 def test_other_magnifications_are_resampled_with_their_nuclei(tmp_path):
     """At half the size, each pixel becomes four."""
     save(tmp_path / 'i/lines.png', pixels(0, 90, 120))
-    save_xml(tmp_path / 'o/lines.xml', square(10, 20, 30, 60),
-             square(80.5, 100.5, 99, 130))
+    write(tmp_path / 'o/lines.xml', xml(
+        [region(square(10, 20, 30, 60)),
+         region(square(80.5, 100.5, 99, 130))], head='MicronsPerPixel="0.5"'))
     save(tmp_path / 'i/mask.png', pixels(1, 90, 120))
     save(tmp_path / 'o/mask.png', MASK[:90, :120])
     save(tmp_path / 'i/numbers.png', pixels(2, 90, 120))
@@ -1207,6 +1208,8 @@ def test_other_magnifications_are_resampled_with_their_nuclei(tmp_path):
     np.testing.assert_array_equal(found['lines'], expected)
     with store.open_store(tmp_path / 'out' / 'train.h5') as file:
         assert store.attributes(file)['microns_per_pixel'] == 0.5
+        assert [file[f'images/{index}'].attrs.get('stated_microns_per_pixel')
+                for index in range(3)] == [0.5, None, None]
         for _, image, _ in store.whole_images(file):
             assert image.shape == (180, 240, 3)
 
