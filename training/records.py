@@ -16,7 +16,7 @@ from input_pipeline.store import IDENTITY, TRAIN_ON_ALL
 
 CONFIG_FILE = 'config.json'
 # In place of TrainConfig's defaults where training starts from weights.
-INIT_STEPS = 400
+INIT_STEPS = 1000
 INIT_LEARNING_RATE = 5e-4
 
 
