@@ -11,8 +11,8 @@
 
 Patches of smaller images are reflected up to their size. Attributes of the
 file say by which rules it was made. Those of an image's group say what told
-its nuclei apart, `instances_from` (see `annotations`), and, where they do, what
-its files stated before it was resampled, `stated_microns_per_pixel`.
+its nuclei apart, `instances_from` (see `annotations`), and, where they do,
+what its files stated before it was resampled, `stated_microns_per_pixel`.
 """
 import atexit
 import collections
