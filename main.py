@@ -219,13 +219,20 @@ def prepare():
     if FLAGS.sample:
         data = preparing.find_sample(FLAGS.seed)
     elif own:
-        require('images_dir', 'annotations_dir')
+        for name in ('images_dir', 'annotations_dir'):
+            if FLAGS[name].value is None:
+                raise InputError(f'--{name}: missing; give the folder of '
+                                 'images to train on and that of their '
+                                 'annotations, which may be the same')
         data = preparing.find_own(FLAGS.images_dir, FLAGS.annotations_dir,
                                   test_dirs(), microns_per_pixel)
     else:
         data = preparing.find_monuseg(FLAGS.monuseg_dir, microns_per_pixel)
     left_out = preparing.prepare(FLAGS.data_dir, data, FLAGS.seed, FLAGS.fold,
                                  validation_names())
+    if left_out:
+        print(f'{len(left_out)} of the images left out: {left_out[0]}'
+              + (' ...' if left_out[1:] else ''))
     return 1 if left_out else 0
 
 

@@ -229,17 +229,18 @@ def _paired_stem(stem, names):
 
 def _check_paired(images, annotations, files, flags):
     """Refuses files without a partner; the first two are lists of places."""
-    for places, what, other, flag in (
-            (images, 'image', 'annotation', flags[1]),
-            (annotations, 'annotation', 'image', flags[0])):
+    for places, what, other, remedy in (
+            (images, 'image', 'annotation', f'--{flags[1]} needs a file of '
+             'that name, or of that name with _mask, _labels or the like '
+             'added'),
+            (annotations, 'annotation', 'image', f'--{flags[0]} needs an '
+             'image of that name')):
         if places:
             names = ', '.join(sources.name_of(files[place])
                               for place in places[:3])
             raise InputError(
                 f'{names}{" ..." if places[3:] else ""}: {len(places)} '
-                f'{what}{"s" if places[1:] else ""} without {other}; '
-                f'--{flag} needs a file of the same name, or with _mask, '
-                '_labels or the like added to the annotation\'s')
+                f'{what}{"s" if places[1:] else ""} without {other}; {remedy}')
 
 
 def _best(places, files):

@@ -180,7 +180,8 @@ def assign_splits(entries, seed, fold, validation=()):
     needed = 1 if fold == store.TRAIN_ON_ALL else max(2, int(fold) + 1)
     raise InputError(f'{len(training)} training images found, --fold={fold} '
                      f'needs {needed}' + _why_test(splits.get('test', []))
-                     + '; give the folder above the training data')
+                     + '; give the folder above the training data, more '
+                     'images, or another --fold or --validation')
 
 
 def _named(entries, patterns):
@@ -388,7 +389,7 @@ def _say_what_is_replaced(folder, source):
         with store.open_store(_path(folder, 'train')) as former:
             name = store.attributes(former).get('source')
         if name != source:
-            print(f'{folder}: its stores of {name} are replaced; another '
+            print(f'{folder}: its stores of {name} will be replaced; another '
                   '--data_dir would keep them')
 
 

@@ -1316,6 +1316,6 @@ def test_stores_of_other_data_are_replaced_with_a_word(tmp_path, capsys):
     data = training_data(tmp_path / 'second', 3)
     capsys.readouterr()
     make(out, data)
-    assert (f'{out}: its stores of first are replaced; another --data_dir '
+    assert (f'{out}: its stores of first will be replaced; another --data_dir '
             'would keep them\n') in capsys.readouterr().out
     assert len(sum(contents(out).values(), [])) == 3
