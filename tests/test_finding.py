@@ -135,7 +135,7 @@ def test_why_nothing_is_left_to_train_on(tmp_path):
     assert line == (
         '0 training images found, --fold=0 needs 2. 3 are test images (0 '
         '...), for their folder is called test_same; give the folder above '
-        'the training data')
+        'the training data, more images, or another --fold or --validation')
     data_to_test(tmp_path / 'mixed')
     data = prepare.find_monuseg(str(tmp_path / 'mixed'))
     assert ('1 are test images (TCGA-9), for they lie beside their XML, as in '
@@ -448,14 +448,13 @@ def test_unpaired_files(tmp_path):
     line = message(find_pairs, tmp_path, 'i', 'o')
     assert line == (
         f'{tmp_path}/i/1.png, {tmp_path}/i/2.png, {tmp_path}/i/3.png ...: 8 '
-        'images without annotation; --annotations_dir needs a file of the '
-        "same name, or with _mask, _labels or the like added to the "
-        "annotation's")
+        'images without annotation; --annotations_dir needs a file of that '
+        'name, or of that name with _mask, _labels or the like added')
     places(tmp_path, [f'o/{k}.png' for k in range(9)])
     line = message(find_pairs, tmp_path, 'i', 'o')
     assert line.startswith(
         f'{tmp_path}/o/7_overlay.png, {tmp_path}/o/x.xml: 2 annotations '
-        'without image; --images_dir needs')
+        'without image; --images_dir needs an image of that name')
     line = message(pairs.find, str(tmp_path / 'i'), str(tmp_path / 'o'),
                    'test')
     assert '--test_images_dir needs' in line
