@@ -7,6 +7,7 @@ import pytest
 
 from conftest import (IMAGES, end_of, messages, one_line, spoil, start_long,
                       start_training)
+from input_pipeline import store
 from training import checkpoints
 
 # A file of which every read from the start fails with EIO.
@@ -17,18 +18,18 @@ def long(*values):
     return pytest.param(*values, marks=pytest.mark.long)
 
 
-def truncate(store):
+def truncate(path):
     """Keeps the index at the head."""
-    os.truncate(store, 100000)
+    os.truncate(path, 100000)
 
 
 def spoil_last(dataset):
     """A change of a store's last patch or row, which its checksums tell."""
-    def change(store):
-        with h5py.File(store, 'r') as file:
+    def change(path):
+        with h5py.File(path, 'r') as file:
             # So long that it is nowhere else.
             pattern = file[dataset][-1].tobytes()[:1000]
-        spoil(store, pattern)
+        spoil(path, pattern)
     return change
 
 
@@ -39,10 +40,10 @@ def spoil_last(dataset):
     long('validation', os.remove, 'not there')])
 def test_training(data_dir, tmp_path, split, change, said):
     data = shutil.copytree(str(data_dir), str(tmp_path / 'data'))
-    store = os.path.join(data, f'{split}.h5')
+    path = os.path.join(data, f'{split}.h5')
     process = start_training(data, tmp_path)
-    change(store)
-    one_line(end_of(process), f'error: {store}: {said}')
+    change(path)
+    one_line(end_of(process), f'error: {path}: {said}')
     # No checkpoint was saved for what would have been the end.
     saved = checkpoints.latest_valid(str(tmp_path / 'unet'))
     assert checkpoints.checkpoint_step(saved) % 3 == 0
@@ -54,9 +55,9 @@ def test_training(data_dir, tmp_path, split, change, said):
     (spoil_last(f'images/{IMAGES["eval"] - 1}/image'), 'a read failed')])
 def test_eval(model_dir, tmp_path, change, said):
     process = start_long('eval', model_dir, tmp_path)
-    store = tmp_path / 'data' / 'train.h5'
-    change(str(store))
-    one_line(end_of(process), f'error: {store}: {said}')
+    path = tmp_path / 'data' / 'train.h5'
+    change(str(path))
+    one_line(end_of(process), f'error: {path}: {said}')
     assert not (model_dir / 'unet' / 'train.json').exists()
 
 
@@ -71,13 +72,21 @@ SOURCES = pytest.mark.parametrize('change, said', [
 
 
 @SOURCES
-def test_prepare(tmp_path, change, said):
+def test_prepare_takes_the_other_images(tmp_path, change, said):
     process = start_long('prepare', None, tmp_path)
-    last = f'{IMAGES["prepare"] - 1:02}.tif'
-    path = tmp_path / 'given' / 'Training' / 'TissueImages' / last
+    names = [f'{index:02}' for index in range(IMAGES['prepare'])]
+    path = (tmp_path / 'given' / 'Training' / 'TissueImages'
+            / f'{names.pop()}.tif')
     change(str(path))
-    one_line(end_of(process), f'error: {path}: cannot be read', said)
-    assert {path.name for path in (tmp_path / 'data').iterdir()} <= {'.lock'}
+    assert end_of(process).returncode == 1
+    line, = messages(process)
+    assert line.startswith(f'error: {path}: cannot be read ({said}')
+    assert line.endswith('(left out)')
+    found = []
+    for split in ('train', 'validation'):
+        with store.open_store(tmp_path / 'data' / f'{split}.h5') as file:
+            found += store.image_names(file)
+    assert sorted(found) == names
 
 
 @pytest.mark.long

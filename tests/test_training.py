@@ -344,7 +344,7 @@ def test_network_is_that_before_or_the_default():
 def test_steps_and_rate_that_were_not_asked_for():
     for asked, origin, found in (
             ((None, None), None, (4000, 2e-3)),
-            ((None, None), 'w.h5', (400, 5e-4)),
+            ((None, None), 'w.h5', (1000, 5e-4)),
             ((9, None), 'w.h5', (9, 5e-4)), ((9, 0.1), None, (9, 0.1))):
         config = records.with_defaults(records.TrainConfig(
             net='unet', data_dir='d', steps=asked[0], learning_rate=asked[1],
