@@ -301,8 +301,10 @@ def train(folder, output_stride):
     print(f'trained: {folder}')
 
 
-def refuse_trained_on(record, names, digests, path, folder):
+def refuse_trained_on(record, file, path, folder):
     """Refuses to measure on images that were trained on, but for train."""
+    from input_pipeline import store
+
     if FLAGS.split == 'train':
         return
     for seen, how, remedy in (
@@ -310,8 +312,7 @@ def refuse_trained_on(record, names, digests, path, folder):
              f', divided with {division(record)}; prepare with the same, '
              'measure'),
             (seen_images(record), 'began from weights', '; measure')):
-        known = [name for name, digest in zip(names, digests)
-                 if digest in seen]
+        known = store.names_among(file, seen)
         if known:
             raise InputError(
                 f'{path}: the network in {folder} {how} trained on {known[0]}'
@@ -361,8 +362,7 @@ def evaluate(folder, output_stride):
             folder, FLAGS.net, FLAGS.width, output_stride,
             FLAGS.accelerate == 'on') as (forward, stride, record):
         names = store.image_names(file)
-        refuse_trained_on(record, names, store.image_digests(file), path,
-                          folder)
+        refuse_trained_on(record, file, path, folder)
         announce(record, folder)
         results = evaluation.evaluate(
             store.whole_images(file), len(names), forward, stride,

@@ -18,6 +18,7 @@ import zlib
 import numpy as np
 
 from input_pipeline.files import InputError
+from input_pipeline.resolution import positive_number
 
 FILL_RULE = ('pixel centre, at (row + 0.5, column + 0.5), inside the outline; '
              'of centres on the outline, those on upper sides, and on the '
@@ -104,7 +105,7 @@ def _layers(data):
             root = tag
             if root != 'Annotations':
                 raise ValueError(f'its root is <{root}>, not <Annotations>')
-            microns = _number(element.get('MicronsPerPixel'))
+            microns = positive_number(element.get('MicronsPerPixel', ''))
         elif tag == 'Annotation' and event == 'start':
             name, rings, odd = element.get('Name') or '', ([], []), 0
         elif tag == 'Attribute' and event == 'end':
@@ -143,15 +144,6 @@ def _as_utf_8(data):
         encoding = 'utf-8'
     text = data.decode(encoding)
     return re.sub(r'\A\s*<\?xml.*?\?>', '', text, flags=re.S).encode()
-
-
-def _number(text):
-    """A positive float from an attribute, or None."""
-    try:
-        value = float((text or '').replace(',', '.'))
-    except ValueError:
-        return None
-    return value if 0 < value < np.inf else None
 
 
 def _region(element):

@@ -100,7 +100,7 @@ def _of_aperio(text):
                               lambda value: MICRONS_AT_1X / value)):
         match = text.startswith('Aperio') and re.search(pattern, text)
         if match:
-            value = _number(match.group(1))
+            value = positive_number(match.group(1).strip('.,'))
             if value:
                 found.append((microns(value),) * 2)
     return found
@@ -117,7 +117,8 @@ def _of_ome(text):
         if element.tag.rsplit('}', 1)[-1] == 'Pixels':
             # Some give x alone.
             axes = 'XY' if 'PhysicalSizeY' in element.keys() else 'XX'
-            sides = [(_number(element.get(f'PhysicalSize{axis}', '')),
+            sides = [(positive_number(element.get(f'PhysicalSize{axis}',
+                                                  '').strip('.,')),
                       UNITS.get(element.get(f'PhysicalSize{axis}Unit',
                                             '\u00b5m'))) for axis in axes]
             if all(size and unit for size, unit in sides):
@@ -126,10 +127,10 @@ def _of_ome(text):
     return []
 
 
-def _number(text):
-    """A positive float, also with a decimal comma, or None."""
+def positive_number(text):
+    """A positive, finite float, also with a decimal comma, or None."""
     try:
-        value = float(text.strip('.,').replace(',', '.'))
+        value = float(text.replace(',', '.'))
     except ValueError:
         return None
     return value if 0 < value < math.inf else None

@@ -392,6 +392,14 @@ def image_digests(store):
     return _texts(store['digests'])
 
 
+def names_among(store, digests):
+    """The names of those images of an open store that have given digests."""
+    digests = set(digests)
+    return [name for name, digest in zip(image_names(store),
+                                         image_digests(store))
+            if digest in digests]
+
+
 def _texts(dataset):
     with reading(dataset.file):
         return [text.decode() for text in dataset[()]]
@@ -407,9 +415,7 @@ def _conflict(store, wanted, unseen, digests):
             or digests is not None and found != list(digests)):
         return ('made from other images, or by another division of them, '
                 'than the train.h5 that training uses')
-    unseen = set(unseen)
-    seen = [name for name, digest in zip(image_names(store), found)
-            if digest in unseen]
+    seen = names_among(store, unseen)
     if seen:
         return (f'holds images that are trained on, {len(seen)} of them '
                 f'({seen[0]}{", ..." if seen[1:] else ""})')

@@ -117,11 +117,8 @@ def warn_of_seen(config):
     """Says so where the network to start from has seen validation images."""
     if not config.seen or not records.has_validation(config):
         return
-    seen = set(config.seen)
     with store.open_store(store_path(config, 'validation')) as file:
-        known = [name for name, digest in zip(
-            store.image_names(file), store.image_digests(file))
-                 if digest in seen]
+        known = store.names_among(file, config.seen)
     if known:
         print(f'warning: {config.init_checkpoint} was trained on {len(known)} '
               f'of the validation images ({known[0]}'
