@@ -1,0 +1,169 @@
+"""From the mask and the probability of nucleus to single nuclei.
+
+By a watershed of all local maxima (Beucher and Meyer, "The morphological
+approach to segmentation: the watershed transformation", 1993), of which those
+of too little height then become one with their neighbour (Grimaud, "A new
+measure of contrast: the dynamics", 1992). It gives what markers by h-maxima
+give, in a third of the time.
+"""
+import numpy as np
+
+# Chosen on validation images, see docs/recipe.md. Lengths and areas are in
+# pixels at 0.25 micrometres per pixel.
+SIGMA = 1.5  # of the smoothing: less than the radius of any nucleus
+PROBABILITY_WEIGHT = 10  # pixels of distance that a probability of 1 is worth
+MIN_HEIGHT = 1.0  # of a hill above its saddle to a higher one
+MIN_AREA = 30  # 1.9 square micrometres: debris
+MAX_HOLE = 100  # larger ones are between nuclei, not in one
+
+# Larger images are separated in windows, for memory, which share a margin:
+# at most half a nucleus lies beyond its peak.
+WINDOW = 2048
+MARGIN = 128
+
+
+def separate(mask, probability, scale=1.0, window=WINDOW):
+    """Tells nuclei apart.
+
+    The land is the distance to the edge of the mask plus the probability,
+    smoothed, and each of its hills is a nucleus. Every pixel of a nucleus is
+    in the mask, and every pixel of the mask in a nucleus but for pieces that
+    are too small. Memory: the result and one window.
+
+    Args:
+        mask: uint8 [H, W] of 0 and 1, contiguous; small holes in it are
+            filled here.
+        probability: uint8 [H, W], 255 times the probability of nucleus.
+        scale: pixels of the image for one at 0.25 micrometres per pixel.
+        window: larger images are separated in windows of this side, pixels.
+
+    Returns:
+        int32 [H, W], 0 in the background, and 1 to N in the nuclei by their
+        first pixels, row by row.
+    """
+    labels = np.zeros(mask.shape, np.int32)
+    firsts = [np.zeros(0, np.int64)]  # flat index of each nucleus's first pixel
+    count = 0
+    for core, outer in _windows(mask.shape, window, int(MARGIN * scale)):
+        regions, peaks, filled = _separate_window(
+            mask[outer] > 0, probability[outer], scale)
+        inner = tuple(slice(c.start - o.start, c.stop - o.start)
+                      for c, o in zip(core, outer))
+        mask[core] = filled[inner]
+        # A nucleus is of the window in whose core its peak lies.
+        mine = np.flatnonzero(np.all([
+            (axis >= part.start) & (axis < part.stop)
+            for axis, part in zip(peaks, inner)], axis=0)) + 1
+        numbers = np.zeros(len(peaks[0]) + 1, np.int32)
+        numbers[mine] = np.arange(count + 1, count + 1 + len(mine))
+        count += len(mine)
+        found = numbers[regions]
+        np.copyto(labels[outer], found, where=(found > 0)
+                  & (labels[outer] == 0))
+        rows, columns = np.nonzero(found)
+        # Of several values for one place the last is kept.
+        first = np.zeros(len(mine), np.int64)
+        first[found[rows, columns][::-1] - count + len(mine) - 1] = (
+            (rows + outer[0].start) * mask.shape[1]
+            + columns + outer[1].start)[::-1]
+        firsts.append(first)
+    order = np.concatenate(firsts).argsort(kind='stable')
+    numbers = np.zeros(count + 1, np.int32)
+    numbers[order + 1] = np.arange(1, count + 1)
+    for row in labels:
+        row[:] = numbers[row]
+    return labels
+
+
+def _windows(shape, side, margin):
+    """Yields (core, outer), pairs of slices: cores part the image."""
+    for top in range(0, shape[0], side):
+        for left in range(0, shape[1], side):
+            yield tuple(zip(*[
+                (slice(start, min(start + side, length)),
+                 slice(max(start - margin, 0), start + side + margin))
+                for start, length in zip((top, left), shape)]))
+
+
+def _separate_window(mask, probability, scale):
+    """Tells the nuclei of a window apart.
+
+    Args:
+        mask: bool [H, W].
+        probability, scale: as for `separate`.
+
+    Returns:
+        int32 [H, W], 0 and 1 to N in the nuclei; (rows, columns) of their
+        peaks, each int [N]; and the mask without small holes, bool [H, W].
+    """
+    # Here, for a fast start of main.py.
+    from scipy import ndimage
+    from skimage import morphology, segmentation
+    filled = morphology.remove_small_holes(mask, MAX_HOLE * scale ** 2)
+    nuclei = morphology.remove_small_objects(filled, MIN_AREA * scale ** 2)
+    if nuclei.all():
+        land = np.zeros(mask.shape)  # no edge to be distant from
+    else:
+        land = ndimage.distance_transform_edt(nuclei)
+        np.minimum(land, MARGIN * scale, out=land)
+    land = land.astype(np.float32)
+    land += probability * np.float32(PROBABILITY_WEIGHT * scale / 255)
+    land = ndimage.gaussian_filter(land, SIGMA * scale)
+    land[~nuclei] = 0
+    tops, _ = ndimage.label(morphology.local_maxima(land, connectivity=1)
+                            & nuclei)
+    basins = segmentation.watershed(-land, tops, mask=nuclei)
+    peaks = np.zeros(tops.max() + 1, np.int64)
+    places = np.flatnonzero(tops)[::-1]
+    peaks[tops.ravel()[places]] = places  # the first pixel of each
+    roots = _merge(basins, land, peaks, MIN_HEIGHT * scale,
+                   MIN_AREA * scale ** 2)
+    kept, numbers = np.unique(roots, return_inverse=True)
+    regions = numbers.astype(np.int32)[basins]
+    return regions, np.unravel_index(peaks[kept[1:]], mask.shape), filled
+
+
+def _merge(basins, land, peaks, min_height, min_area):
+    """Makes small hills one with the neighbour at their highest saddle.
+
+    Args:
+        basins: int [H, W], 0 and 1 to N.
+        land: float [H, W].
+        peaks: int [N + 1], the flat index of each basin's peak.
+        min_height: a hill of less height above the saddle is merged.
+        min_area: so is one of fewer pixels.
+
+    Returns:
+        int [N + 1], the basin that each became one with.
+    """
+    pairs, saddles = [], []
+    for first, second, low, high in (
+            (basins[1:], basins[:-1], land[1:], land[:-1]),
+            (basins[:, 1:], basins[:, :-1], land[:, 1:], land[:, :-1])):
+        meet = (first != second) & (first > 0) & (second > 0)
+        pairs.append(np.stack([first[meet], second[meet]], axis=1))
+        saddles.append(np.minimum(low[meet], high[meet]))
+    pairs, saddles = np.concatenate(pairs), np.concatenate(saddles)
+    order = np.argsort(-saddles, kind='stable')
+    heights = land.ravel()[peaks].tolist()
+    areas = np.bincount(basins.ravel(), minlength=len(peaks)).tolist()
+    roots = list(range(len(peaks)))
+
+    def root(basin):
+        while roots[basin] != basin:
+            roots[basin] = roots[roots[basin]]
+            basin = roots[basin]
+        return basin
+
+    for (one, other), saddle in zip(pairs[order].tolist(),
+                                    saddles[order].tolist()):
+        one, other = root(one), root(other)
+        if one == other:
+            continue
+        if heights[one] > heights[other]:
+            one, other = other, one
+        if heights[one] - saddle < min_height or min(
+                areas[one], areas[other]) < min_area:
+            roots[one] = other
+            areas[other] += areas[one]
+    return np.array([root(basin) for basin in range(len(roots))])

@@ -1,0 +1,97 @@
+"""How well single nuclei are found, of label images.
+
+    aji        Aggregated Jaccard Index (Kumar et al., IEEE TMI 2017): each
+               true nucleus takes the found one of highest IoU, which may be
+               taken twice; the sum of their intersections over the sum of
+               their unions and of the areas of the found ones never taken.
+    pq         Panoptic Quality (Kirillov et al., CVPR 2019), dq * sq.
+    dq         detection quality, TP / (TP + FP / 2 + FN / 2), where a true
+               and a found nucleus of an IoU above 0.5 match: their F1.
+    sq         segmentation quality, the mean IoU of the matches.
+    detection_precision, detection_recall
+               TP / (TP + FP) and TP / (TP + FN).
+    nuclei_found, nuclei_true
+               their numbers.
+
+A measure whose denominator is 0 is NaN. Without any match sq is NaN and pq 0,
+unless there are no nuclei at all.
+"""
+import collections
+
+import numpy as np
+
+MATCH = 0.5  # a higher IoU is one: a nucleus cannot match two
+
+# Sums that measures are computed from, of one image or of several:
+#   intersection, union: of AJI's fraction, pixels
+#   iou: of the matches
+#   matches, found, true: numbers of nuclei
+Sums = collections.namedtuple('Sums',
+                              'intersection union iou matches found true')
+
+METRICS = ('aji', 'pq', 'dq', 'sq', 'detection_precision',
+           'detection_recall', 'nuclei_found', 'nuclei_true')
+
+
+def compare(prediction, truth):
+    """Compares the nuclei found in an image with the true ones.
+
+    Args:
+        prediction, truth: int [H, W], 0 in the background and a number for
+            each nucleus.
+
+    Returns:
+        Sums.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f'prediction is {list(prediction.shape)} but truth '
+                         f'is {list(truth.shape)}')
+    found_area = _areas(prediction)
+    true_area = _areas(truth)
+    overlap = (prediction > 0) & (truth > 0)
+    # One number for each pair of a true and a found nucleus.
+    pairs, common = np.unique(
+        truth[overlap].astype(np.int64) * len(found_area)
+        + prediction[overlap], return_counts=True)
+    true, found = np.divmod(pairs, len(found_area))
+    union = true_area[true] + found_area[found] - common
+    iou = common / union
+    # The last of each true nucleus's pairs, which are ordered by IoU.
+    order = np.lexsort((iou, true))
+    last = order[np.append(np.diff(true[order]) > 0, True)] if len(
+        order) else order
+    lost = true_area.sum() - true_area[true[last]].sum()
+    extra = found_area.sum() - found_area[np.unique(found[last])].sum()
+    matched = iou[iou > MATCH]
+    return Sums(common[last].sum(), union[last].sum() + lost + extra,
+                matched.sum(), len(matched), np.count_nonzero(found_area),
+                np.count_nonzero(true_area))
+
+
+def _areas(labels):
+    """int64 [N + 1]: the pixels of each number, none of 0."""
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    return areas
+
+
+def compute(sums):
+    """The measures of the head of this module, a dict of floats by name."""
+    nan = float('nan')
+    matches, found, true = sums.matches, sums.found, sums.true
+    dq = 2 * matches / (found + true) if found + true else nan
+    sq = sums.iou / matches if matches else nan
+    return {'aji': sums.intersection / sums.union if sums.union else nan,
+            'pq': 2 * sums.iou / (found + true) if found + true else nan,
+            'dq': dq, 'sq': sq,
+            'detection_precision': matches / found if found else nan,
+            'detection_recall': matches / true if true else nan,
+            'nuclei_found': found, 'nuclei_true': true}
+
+
+def pool(sums):
+    """The Sums of several images as of one."""
+    return Sums(*map(sum, zip(*sums)))
