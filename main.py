@@ -24,6 +24,7 @@ from absl import app, flags, logging
 
 import nets
 from eval.inference import MAX_PIXELS
+from eval.predict import OUTPUTS
 from input_pipeline import progress
 from input_pipeline.files import InputError
 from training.records import (INIT_LEARNING_RATE, INIT_STEPS, TrainConfig,
@@ -134,6 +135,8 @@ def define_flags():
                 "quoted pattern as 'DIR/*.tif'.", group)
     define_path('output_dir', None, 'Where predict writes; predictions/NET '
                 'if not given.', group)
+    flags.DEFINE_list('outputs', list(OUTPUTS), 'What predict writes, of '
+                      f'{",".join(OUTPUTS)}.', module_name=group)
     flags.DEFINE_float('threshold', 0.5, 'Nucleus is where the probability '
                        'is above this.', lower_bound=0, upper_bound=1,
                        module_name=group)
@@ -156,6 +159,9 @@ def define_flags():
                  'validation', 'init_checkpoint', 'images', 'output_dir'):
         flags.register_validator(name, lambda path: path != '',
                                  'must not be empty')
+    flags.register_validator(
+        'outputs', lambda names: names and set(names) <= set(OUTPUTS),
+        f'give some of {",".join(OUTPUTS)}, with commas between')
     flags.register_validator(
         'model_dir', lambda name: not re.search(r'[][*?\\]|://', name),
         r'TensorFlow takes a name with [, ], *, ? or \ for a pattern, and one '
@@ -400,7 +406,8 @@ def predict(folder, output_stride):
         announce(record, folder)
         skipped = predict_files(FLAGS.images, output_dir, forward, stride,
                                 FLAGS.threshold, FLAGS.max_pixels,
-                                FLAGS.average, microns_per_pixel)
+                                FLAGS.average, microns_per_pixel,
+                                FLAGS.outputs)
     print(f'predicted: {output_dir}'
           + (f'; {len(skipped)} images left out' if skipped else ''))
     return 1 if skipped else 0

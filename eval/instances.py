@@ -14,7 +14,7 @@ SIGMA = 1.5  # of the smoothing: less than the radius of any nucleus
 PROBABILITY_WEIGHT = 10  # pixels of distance that a probability of 1 is worth
 MIN_HEIGHT = 1.0  # of a hill above its saddle to a higher one
 MIN_AREA = 30  # 1.9 square micrometres: debris
-MAX_HOLE = 100  # larger ones are between nuclei, not in one
+MAX_HOLE = 100  # smaller ones are filled, larger ones are between nuclei
 
 # Larger images are separated in windows, for memory, which share a margin:
 # at most half a nucleus lies beyond its peak.
@@ -22,7 +22,7 @@ WINDOW = 2048
 MARGIN = 128
 
 
-def separate(mask, probability, scale=1.0, window=WINDOW):
+def separate(mask, probability, scale=1.0, window=WINDOW, progress=None):
     """Tells nuclei apart.
 
     The land is the distance to the edge of the mask plus the probability,
@@ -36,43 +36,87 @@ def separate(mask, probability, scale=1.0, window=WINDOW):
         probability: uint8 [H, W], 255 times the probability of nucleus.
         scale: pixels of the image for one at 0.25 micrometres per pixel.
         window: larger images are separated in windows of this side, pixels.
+        progress: function called with the fraction of the image done.
 
     Returns:
         int32 [H, W], 0 in the background, and 1 to N in the nuclei by their
         first pixels, row by row.
     """
     labels = np.zeros(mask.shape, np.int32)
-    firsts = [np.zeros(0, np.int64)]  # flat index of each nucleus's first pixel
     count = 0
-    for core, outer in _windows(mask.shape, window, int(MARGIN * scale)):
+    windows = list(_windows(mask.shape, window, int(MARGIN * scale)))
+    for done, (core, outer) in enumerate(windows):
         regions, peaks, filled = _separate_window(
             mask[outer] > 0, probability[outer], scale)
         inner = tuple(slice(c.start - o.start, c.stop - o.start)
                       for c, o in zip(core, outer))
         mask[core] = filled[inner]
         # A nucleus is of the window in whose core its peak lies.
-        mine = np.flatnonzero(np.all([
-            (axis >= part.start) & (axis < part.stop)
-            for axis, part in zip(peaks, inner)], axis=0)) + 1
-        numbers = np.zeros(len(peaks[0]) + 1, np.int32)
-        numbers[mine] = np.arange(count + 1, count + 1 + len(mine))
-        count += len(mine)
-        found = numbers[regions]
-        np.copyto(labels[outer], found, where=(found > 0)
-                  & (labels[outer] == 0))
-        rows, columns = np.nonzero(found)
+        mine = np.all([(axis >= part.start) & (axis < part.stop)
+                       for axis, part in zip(peaks, inner)], axis=0)
+        count += _add(labels[outer], regions, mine, count)
+        if progress:
+            progress((done + 1) / len(windows))
+    for core, _ in windows:
+        # What reaches further than a margin from its peak.
+        rest, pieces = _pieces_left((mask[core] > 0) & (labels[core] == 0),
+                                    MIN_AREA * scale ** 2)
+        count += _add(labels[core], rest, np.ones(pieces, bool), count)
+    return _in_reading_order(labels, count)
+
+
+def _add(labels, regions, chosen, count):
+    """Adds regions to labels [H, W] in place where these are still 0.
+
+    Args:
+        labels: int32 [H, W].
+        regions: int [H, W], 0 and 1 to N.
+        chosen: bool [N], of the regions to add.
+        count: the highest of the labels.
+
+    Returns:
+        the number of regions added
+    """
+    numbers = np.zeros(len(chosen) + 1, np.int32)
+    numbers[1:][chosen] = np.arange(count + 1, count + 1 + chosen.sum())
+    found = numbers[regions]
+    np.copyto(labels, found, where=(found > 0) & (labels == 0))
+    return chosen.sum()
+
+
+def _pieces_left(rest, min_area):
+    """Pieces of a bool [H, W] that are large enough: labels, and how many."""
+    from scipy import ndimage
+    pieces, count = ndimage.label(rest)
+    large = np.bincount(pieces.ravel(), minlength=count + 1) >= min_area
+    large[0] = False
+    numbers = np.cumsum(large) * large
+    return numbers[pieces], numbers.max()
+
+
+def _in_reading_order(labels, count):
+    """Numbers labels 1 to `count` by their first pixels, in place."""
+    first = np.full(count + 1, labels.size)
+    width = labels.shape[1]
+    for row in range(len(labels) - 1, -1, -1):
+        columns = np.flatnonzero(labels[row])[::-1]
         # Of several values for one place the last is kept.
-        first = np.zeros(len(mine), np.int64)
-        first[found[rows, columns][::-1] - count + len(mine) - 1] = (
-            (rows + outer[0].start) * mask.shape[1]
-            + columns + outer[1].start)[::-1]
-        firsts.append(first)
-    order = np.concatenate(firsts).argsort(kind='stable')
+        first[labels[row, columns]] = row * width + columns
     numbers = np.zeros(count + 1, np.int32)
+    order = first[1:].argsort()
     numbers[order + 1] = np.arange(1, count + 1)
     for row in labels:
         row[:] = numbers[row]
     return labels
+
+
+def areas(labels):
+    """int64 [N + 1], the pixels of 0 and of each nucleus in int32 [H, W]."""
+    counts = np.zeros(labels.max() + 1, np.int64)
+    for top in range(0, len(labels), WINDOW):
+        strip = labels[top:top + WINDOW].ravel()
+        counts += np.bincount(strip, minlength=len(counts))
+    return counts
 
 
 def _windows(shape, side, margin):
