@@ -65,6 +65,35 @@ def separate(mask, probability, scale=1.0, window=WINDOW, progress=None):
     return _in_reading_order(labels, count)
 
 
+def label_nuclei(probability, threshold=0.5):
+    """The single nuclei of an image, as --mode=predict tells them apart.
+
+    Args:
+        probability: float [H, W] or [H, W, 1] in [0, 1], of nucleus, of an
+            image at 0.25 micrometres per pixel: see `inference.predict`.
+        threshold: nucleus is where the probability is above this.
+
+    Returns:
+        int32 [H, W], see `separate`.
+
+    Raises:
+        ValueError: `probability` is none such.
+    """
+    probability = np.asarray(probability)
+    if probability.ndim == 3 and probability.shape[2] == 1:
+        probability = probability[..., 0]  # [H, W]
+    if probability.ndim != 2 or probability.dtype.kind != 'f':
+        raise ValueError(
+            f'probability is {list(probability.shape)} of '
+            f'{probability.dtype}; give the floats of one image, [H, W] or '
+            '[H, W, 1]')
+    with np.errstate(invalid='ignore'):
+        if not ((probability >= 0) & (probability <= 1)).all():
+            raise ValueError('probability leaves [0, 1]')
+    return separate((probability > threshold).astype(np.uint8),
+                    np.rint(255 * probability).astype(np.uint8))
+
+
 def _add(labels, regions, chosen, count):
     """Adds regions to labels [H, W] in place where these are still 0.
 
