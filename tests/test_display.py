@@ -26,24 +26,33 @@ def test_overlay_draws_the_outline_and_nothing_else():
     image, mask = tissue_and_square()
     before = image.copy()
     drawn = display.overlay(image, mask)
-    # The ring of the square's own edge and, outside, its four sides without
-    # corners, since pixels that touch only by a corner are no neighbours.
+    # The ring of the square's own edge, inside it.
     outline = np.zeros((10, 12), bool)
     outline[3:7, 4:8] = True
     outline[4:6, 5:7] = False
-    outline[2, 4:8] = outline[7, 4:8] = True
-    outline[3:7, 3] = outline[3:7, 8] = True
     assert (drawn[outline] == GREEN).all()
     np.testing.assert_array_equal(drawn[~outline], image[~outline])
     np.testing.assert_array_equal(image, before)
 
 
-def test_overlay_outlines_as_scikit_image_does():
+def test_overlay_draws_nuclei_that_touch_apart():
+    image = np.zeros((6, 12, 3), np.uint8)
+    labels = np.zeros((6, 12), np.int32)
+    labels[:, :6], labels[:, 6:] = 1, 300
+    # The image's edge is no outline.
+    np.testing.assert_array_equal(
+        (display.overlay(image, labels) == GREEN).all(axis=2),
+        np.isin(np.arange(12), (5, 6)) & np.ones((6, 1), bool))
+
+
+def test_overlay_outlines_as_scikit_image_does(monkeypatch):
     mask = np.random.RandomState(2).rand(50, 70) > 0.7
-    image = np.zeros((50, 70, 3), np.uint8)
-    assert display.overlay(image, mask, out=image) is image
-    np.testing.assert_array_equal((image == GREEN).all(axis=2),
-                                  find_boundaries(mask))
+    expected = find_boundaries(mask, connectivity=1, mode='inner')
+    for strip in (50, 7, 1):
+        monkeypatch.setattr(display, 'STRIP', strip)
+        image = np.zeros((50, 70, 3), np.uint8)
+        assert display.overlay(image, mask, out=image) is image
+        np.testing.assert_array_equal((image == GREEN).all(axis=2), expected)
 
 
 def test_overlay_of_an_empty_mask_is_the_tissue():
@@ -88,6 +97,31 @@ def test_display_masked_shows_three_panels(batch, as_float, channel):
 def test_display_masked_refuses_shapes(image_shape, mask_shape, words):
     with pytest.raises(ValueError, match=words):
         display.display_masked(np.zeros(image_shape), np.zeros(mask_shape))
+
+
+@pytest.mark.parametrize('shape', [(10, 12), (10, 12, 1), (1, 10, 12, 1)])
+def test_display_nuclei_shows_each_in_its_colour(shape):
+    image, mask = tissue_and_square()
+    labels = mask.astype(np.int32)
+    labels[:, 6:] *= 2
+    labels[0, 0] = 9
+    display.display_nuclei(image, labels.reshape(shape), 'Tissue', 'Found')
+    figure = plt.gcf()
+    assert [panel.get_title() for panel in figure.axes] == [
+        'Tissue', 'Found: 3', 'Outlines']
+    _, coloured, outlined = [panel.images[0].get_array()
+                             for panel in figure.axes]
+    assert not coloured[labels == 0].any()
+    assert len({tuple(colour) for colour in coloured[labels > 0]}) == 3
+    for nucleus in (1, 2, 9):
+        assert len(np.unique(coloured[labels == nucleus], axis=0)) == 1
+    np.testing.assert_array_equal(outlined, display.overlay(image, labels))
+    plt.close(figure)
+
+
+def test_display_nuclei_refuses_probabilities():
+    with pytest.raises(ValueError, match='labels is of float64; give whole'):
+        display.display_nuclei(np.zeros((5, 5, 3)), np.zeros((5, 5)))
 
 
 def test_display_masked_refuses_floats_of_0_to_255():

@@ -1,0 +1,179 @@
+"""Nuclei told apart: by hand, by h-maxima, and in windows."""
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage import morphology, segmentation
+
+from eval import instances, nuclei_metrics
+
+
+def discs(shape, *circles):
+    """A mask, uint8 [H, W], of discs (row, column, radius)."""
+    rows, columns = np.indices(shape)
+    mask = np.zeros(shape, np.uint8)
+    for row, column, radius in circles:
+        mask[(rows - row) ** 2 + (columns - column) ** 2 <= radius ** 2] = 1
+    return mask
+
+
+def blobs(shape, seed):
+    """A mask of random blobs, and a probability that has them."""
+    noise = np.random.RandomState(seed).standard_normal(shape)
+    smooth = ndimage.gaussian_filter(noise, 4)
+    probability = np.uint8(255 / (1 + np.exp(-2 * smooth / smooth.std())))
+    return (probability > 127).astype(np.uint8), probability
+
+
+def certain(mask):
+    return np.uint8(255) * mask
+
+
+def test_two_discs_that_touch():
+    mask = discs((40, 60), (20, 20, 10), (20, 38, 10))
+    labels = instances.separate(mask, certain(mask))
+    assert labels.dtype == np.int32 and labels.max() == 2
+    # The line between them is where they meet.
+    left, right = [np.flatnonzero((labels == k).any(axis=0)) for k in (1, 2)]
+    assert left.max() in (28, 29) and right.min() in (29, 30)
+    np.testing.assert_array_equal(labels > 0, mask > 0)
+
+
+def test_a_dip_of_the_probability_tells_apart_what_has_no_waist():
+    mask = np.zeros((40, 60), np.uint8)
+    mask[12:28, 10:50] = 1
+    probability = certain(mask)
+    assert instances.separate(mask, probability).max() == 1
+    probability[:, 29:31] = 140
+    labels = instances.separate(mask, probability)
+    assert labels.max() == 2
+    assert set(labels[20, 10:28]) == {1} and set(labels[20, 32:50]) == {2}
+
+
+def test_pieces_and_holes_by_their_size():
+    mask = np.zeros((60, 90), np.uint8)
+    mask[5:10, 5:10] = 1  # 25 pixels: debris
+    mask[5:11, 20:25] = 1  # 30
+    mask[20:50, 20:50] = 1
+    mask[25:34, 25:36] = 0  # 99: a hole in a nucleus
+    mask[20:50, 55:85] = 1
+    mask[25:35, 60:70] = 0  # 100: not filled
+    labels = instances.separate(mask, certain(mask))
+    assert labels[7, 7] == 0 and mask[7, 7] == 1
+    assert labels[7, 22] == 1
+    assert mask[30, 30] == 1 and labels[30, 30] > 0
+    assert mask[30, 65] == 0 and labels[30, 65] == 0
+
+
+def test_small_hills_are_no_nuclei():
+    """A bump on the rim is one with the nucleus, whatever its height."""
+    mask = discs((50, 50), (25, 25, 10))
+    mask[23:28, 36:40] = 1  # 20 pixels
+    probability = certain(mask)
+    probability[:, 36] = 128
+    assert instances.separate(mask, probability).max() == 1
+
+
+def by_h_maxima(mask, probability):
+    """The same by scikit-image's markers."""
+    mask = morphology.remove_small_objects(
+        morphology.remove_small_holes(mask > 0, instances.MAX_HOLE),
+        instances.MIN_AREA)
+    land = ndimage.gaussian_filter(
+        ndimage.distance_transform_edt(mask)
+        + probability / 255 * instances.PROBABILITY_WEIGHT, instances.SIGMA)
+    land[~mask] = 0
+    hills = morphology.h_maxima(land, instances.MIN_HEIGHT)
+    markers, _ = ndimage.label(hills.astype(bool) & mask)
+    return segmentation.watershed(-land, markers, mask=mask)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_it_is_what_h_maxima_give(seed):
+    mask, probability = blobs((200, 240), seed)
+    expected = by_h_maxima(mask, probability)
+    assert expected.max() > 20
+    found = instances.separate(mask, probability)
+    same = nuclei_metrics.compute(nuclei_metrics.compare(found, expected))
+    # Hills of fewer than MIN_AREA pixels are markers there alone.
+    assert same['aji'] > 0.97 and same['dq'] > 0.97
+
+
+@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('scale', [0.5, 1, 2])
+def test_nuclei_and_mask_go_together(seed, scale):
+    mask, probability = blobs((150, 170), seed)
+    before = mask.copy()
+    labels = instances.separate(mask, probability, scale)
+    assert not (labels > 0)[mask == 0].any() and (mask >= before).all()
+    smallest = instances.MIN_AREA * scale ** 2
+    pieces, count = ndimage.label(mask)
+    for piece in range(1, count + 1):
+        assert ((labels[pieces == piece] > 0).all()
+                == ((pieces == piece).sum() >= smallest))
+    for nucleus in range(1, labels.max() + 1):
+        assert (labels == nucleus).sum() >= smallest
+        assert ndimage.label(labels == nucleus)[1] == 1
+    first = np.unique(labels, return_index=True)[1][1:]
+    assert (np.diff(first) > 0).all()
+
+
+def test_images_of_other_resolution():
+    """Twice the size gives the same nuclei, twice as large."""
+    circles = [(15 + 14 * k, 20 + 30 * k % 90, 9) for k in range(8)] + [
+        (15 + 14 * k, 34 + 30 * k % 90, 8) for k in range(8)]
+    small, large = [discs((130 * n, 150 * n), *[
+        [n * value for value in circle] for circle in circles])
+        for n in (1, 2)]
+    labels = instances.separate(small, certain(small))
+    same = nuclei_metrics.compute(nuclei_metrics.compare(
+        instances.separate(large, certain(large), 2),
+        labels.repeat(2, 0).repeat(2, 1)))
+    assert same['nuclei_found'] == same['nuclei_true'] == 16
+    assert same['dq'] == 1 and same['sq'] > 0.9
+
+
+def test_windows_give_the_same_nuclei(monkeypatch):
+    """With nuclei on every seam and every crossing of seams."""
+    monkeypatch.setattr(instances, 'MARGIN', 64)
+    mask, probability = blobs((330, 410), 5)
+    for row in range(0, 330, 50):
+        for column in range(0, 410, 25):
+            mask |= discs(mask.shape, (row, column, 11))
+    probability[mask > 0] |= 128
+    whole_mask, parts_mask = mask.copy(), mask.copy()
+    whole = instances.separate(whole_mask, probability)
+    parts = instances.separate(parts_mask, probability, window=50)
+    np.testing.assert_array_equal(parts, whole)
+    np.testing.assert_array_equal(parts_mask, whole_mask)
+    assert whole.max() > 100
+
+
+def test_what_is_larger_than_a_margin_is_not_lost(monkeypatch):
+    monkeypatch.setattr(instances, 'MARGIN', 20)
+    for mask in (np.ones((200, 230), np.uint8),
+                 discs((200, 230), (100, 100, 90))):
+        mask[50:60, 50:60] = 0
+        labels = instances.separate(mask, certain(mask), window=60)
+        pieces, _ = ndimage.label((mask > 0) & (labels == 0))
+        assert (np.bincount(pieces.ravel())[1:] < instances.MIN_AREA).all()
+
+
+def test_from_a_probability():
+    mask, probability = blobs((90, 80), 3)
+    floats = (probability / 255).astype(np.float32)
+    expected = instances.separate((floats > 0.605).astype(np.uint8),
+                                  probability)
+    for given in (floats, floats[..., np.newaxis], floats.astype(float)):
+        np.testing.assert_array_equal(
+            instances.label_nuclei(given, 0.605), expected)
+    for wrong in (probability, floats[np.newaxis], 2 * floats,
+                  np.full_like(floats, np.nan)):
+        with pytest.raises(ValueError, match='^probability '):
+            instances.label_nuclei(wrong)
+
+
+@pytest.mark.parametrize('value', [0, 1])
+def test_nothing_and_everything(value):
+    mask = np.full((40, 50), value, np.uint8)
+    np.testing.assert_array_equal(instances.separate(mask, certain(mask)),
+                                  mask)
