@@ -5,13 +5,11 @@ import sys
 import tempfile
 
 from eval import display, inference
+from eval.nuclei_files import SOFTWARE
 from input_pipeline import progress, resolution
 from input_pipeline.files import InputError
 from input_pipeline.images import png_software, read_image, write_png
 from input_pipeline.sources import IMAGE_ENDINGS
-
-# Tells the files written here from others, which are never overwritten.
-SOFTWARE = 'nuclei segmentation'
 
 
 def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
