@@ -50,20 +50,19 @@ MAX_PNG_LABEL = 2 ** 16 - 1
 SOFTWARE_TAG = 305
 
 
-def write_nuclei(csv_path, geojson_path, labels, probability, image, name,
+def write_nuclei(csv_path, geojson_path, labels, probability, image,
                  microns_per_pixel=None):
     """Writes a table and a GeoJSON file of nuclei.
 
     Both hold the measures of `nuclei`, in pixels and, where their size is
     known, in micrometres, too, rounded to DECIMALS. In the GeoJSON file, for
     QuPath 0.4 and later, each nucleus is a detection, whose polygon runs
-    along the edges of its pixels. Memory: some rows of the image.
+    along the edges of its pixels, and whose UUID is made of the file's name,
+    the label and the polygon. Memory: some rows of the image.
 
     Args:
         csv_path, geojson_path: files to write, or None.
         labels, probability, image: as for `nuclei.measure`.
-        name: of the image. With it, a nucleus's label and its polygon make
-            the same UUID every time.
         microns_per_pixel: float, or None where it is not known.
 
     Raises:
@@ -85,8 +84,9 @@ def write_nuclei(csv_path, geojson_path, labels, probability, image, name,
             if table:
                 csv.writer(table, lineterminator='\n').writerows(rows)
             if geojson:
-                for feature in _features(batch, rows, name,
-                                         microns_per_pixel):
+                for feature in _features(
+                        batch, rows, os.path.basename(geojson_path),
+                        microns_per_pixel):
                     geojson.write(separator + feature)
                     separator = ',\n'
         if geojson:
@@ -126,7 +126,8 @@ def _features(batch, rows, name, microns_per_pixel):
     Args:
         batch: nuclei.Batch.
         rows: its measures, as in the table.
-        name, microns_per_pixel: as for `write_nuclei`.
+        name: of the file.
+        microns_per_pixel: as for `write_nuclei`.
     """
     titles = _names(microns_per_pixel, 1)
     traced = polygons.trace(batch.corners, batch.left, batch.top)
@@ -151,42 +152,33 @@ def _ring(ring):
     return '[' + ','.join(map('[{},{}]'.format, *ring.T.tolist())) + ']'
 
 
-def label_paths(stem):
-    """The paths of a label image that `write_labels` chooses from."""
-    return f'{stem}_labels.png', f'{stem}_labels.tif'
-
-
-def write_labels(stem, labels):
+def write_labels(paths, labels):
     """Writes a label image.
 
     A PNG file of 16 bits, or, where there are numbers beyond 65535, a TIFF
-    file of 32 bits. An earlier one of the other kind that was written here
-    is removed.
+    file of 32 bits.
 
     Args:
-        stem: the path without `_labels.png`.
+        paths: that of a PNG file, and that of a TIFF file.
         labels: int32 [H, W], not negative.
 
     Returns:
-        path of the file
+        the path that was written
 
     Raises:
         InputError: as `files.atomic_write`.
     """
-    path, other = label_paths(stem)
+    png, tif = paths
     if labels.max() <= MAX_PNG_LABEL:
-        write_png(path, labels.astype(np.uint16), SOFTWARE)
-    else:
-        import tifffile  # here, for a fast start of main.py
-        path, other = other, path
-        with atomic_write(path) as partial:
-            tifffile.imwrite(
-                partial, labels.view(np.uint32), photometric='minisblack',
-                rowsperstrip=tiff.STRIP, compression='zlib', metadata=None,
-                software=SOFTWARE)
-    if is_written_here(other):
-        os.remove(other)
-    return path
+        write_png(png, labels.astype(np.uint16), SOFTWARE)
+        return png
+    import tifffile  # here, for a fast start of main.py
+    with atomic_write(tif) as partial:
+        tifffile.imwrite(
+            partial, labels.view(np.uint32), photometric='minisblack',
+            rowsperstrip=tiff.STRIP, compression='zlib', metadata=None,
+            software=SOFTWARE)
+    return tif
 
 
 def is_written_here(path):

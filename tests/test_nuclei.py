@@ -164,3 +164,20 @@ def test_no_nuclei():
     assert list(nuclei.measure(
         np.zeros((5, 6), np.int32), np.zeros((5, 6), np.uint8),
         np.zeros((5, 6, 3), np.uint8))) == []
+
+
+def test_a_nucleus_that_reaches_far_down_is_measured_alone():
+    # For the memory: with the others it would be all these rows, all columns.
+    labels = np.zeros((60, 50), np.int32)
+    labels[0:3, 2:5], labels[1:50, 30:33], labels[2:4, 10:12] = 1, 2, 3
+    labels[8:25, 40:45] = 4  # into the third strip, but not beyond the second
+    batches = list(nuclei.measure(labels, labels.astype(np.uint8), np.zeros(
+        (60, 50, 3), np.uint8), strip=10))
+    assert [batch.measures['label'].tolist() for batch in batches] == [
+        [1], [2], [3], [4]]
+    assert [batch.left for batch in batches] == [2, 30, 10, 40]
+    labels[8:25, 40:45] = 0
+    labels[8:20, 40:45] = 4  # not beyond the strip that follows
+    assert [batch.measures['label'].tolist() for batch in nuclei.measure(
+        labels, labels.astype(np.uint8), np.zeros((60, 50, 3), np.uint8),
+        strip=10)] == [[1], [2], [3, 4]]

@@ -13,8 +13,7 @@ from PIL import Image
 
 from conftest import ROOT, run
 from eval import nuclei_files, nuclei_metrics
-from eval.nuclei_files import (is_written_here, label_paths, write_labels,
-                               write_nuclei)
+from eval.nuclei_files import is_written_here, write_labels, write_nuclei
 from input_pipeline import annotations
 from input_pipeline.files import InputError
 from input_pipeline.images import read_labels, write_png
@@ -42,7 +41,7 @@ def write(folder, *arrays, **options):
     """Writes both files, and returns the table's lines and the GeoJSON."""
     paths = [str(folder / name) for name in ('a_nuclei.csv',
                                              'a_nuclei.geojson')]
-    write_nuclei(*paths, *arrays, 'a.png', **options)
+    write_nuclei(*paths, *arrays, **options)
     with open(paths[0], newline='') as table, open(paths[1]) as geojson:
         return table.read().split('\n'), json.load(geojson)
 
@@ -93,12 +92,12 @@ def test_geojson_for_qupath(tmp_path):
     assert pieces['geometry'] == {'type': 'MultiPolygon', 'coordinates': [
         [[[0, 4], [1, 4], [1, 5], [0, 5], [0, 4]]],
         [[[7, 5], [8, 5], [8, 6], [7, 6], [7, 5]]]]}
-    # Again the same; other nuclei and other images have others.
+    # Again the same; other files have others.
     _, again = write(tmp_path, *square_and_pieces())
     assert [feature['id'] for feature in again['features']] == [
         identity, pieces['id']]
     path = str(tmp_path / 'b.geojson')
-    write_nuclei(None, path, *square_and_pieces(), 'b.png')
+    write_nuclei(None, path, *square_and_pieces())
     with open(path) as file:
         assert identity not in file.read()
 
@@ -134,24 +133,31 @@ def test_no_nuclei(tmp_path):
 
 
 def test_one_file_alone(tmp_path):
-    write_nuclei(str(tmp_path / 'a.csv'), None, *square_and_pieces(), 'a')
-    write_nuclei(None, str(tmp_path / 'a.geojson'), *square_and_pieces(), 'a')
-    alone = [path.read_text() for path in sorted(tmp_path.iterdir())]
-    assert len(alone) == 2
-    write_nuclei(str(tmp_path / 'b.csv'), str(tmp_path / 'b.geojson'),
-                 *square_and_pieces(), 'a')
-    assert alone == [(tmp_path / name).read_text()
-                     for name in ('b.csv', 'b.geojson')]
+    (tmp_path / 'two').mkdir()
+    write_nuclei(str(tmp_path / 'a.csv'), None, *square_and_pieces())
+    write_nuclei(None, str(tmp_path / 'a.geojson'), *square_and_pieces())
+    names = ['a.csv', 'a.geojson', 'two']
+    assert sorted(os.listdir(str(tmp_path))) == names
+    write_nuclei(*[str(tmp_path / 'two' / name) for name in names[:2]],
+                 *square_and_pieces())
+    for name in names[:2]:
+        assert ((tmp_path / 'two' / name).read_bytes()
+                == (tmp_path / name).read_bytes())
 
 
 # Label images
 
 
+def label_paths(folder):
+    return [str(folder / name) for name in ('a_labels.png', 'a_labels.tif')]
+
+
 def test_labels_as_png(tmp_path):
     labels = np.zeros((30, 40), np.int32)
     labels[0, 1], labels[5:9, 30:] = 1, 65535
-    path = write_labels(str(tmp_path / 'a'), labels)
+    path = write_labels(label_paths(tmp_path), labels)
     assert path == str(tmp_path / 'a_labels.png')
+    assert os.listdir(str(tmp_path)) == ['a_labels.png']
     with Image.open(path) as image:
         assert image.mode.startswith('I')
         np.testing.assert_array_equal(np.array(image), labels)
@@ -160,10 +166,10 @@ def test_labels_as_png(tmp_path):
 
 
 def test_more_labels_as_tiff(tmp_path):
-    labels = np.arange(300 * 300, dtype=np.int32).reshape(300, 300)
-    write_labels(str(tmp_path / 'a'), labels // 2)
-    path = write_labels(str(tmp_path / 'a'), labels)
-    # In the place of the earlier one.
+    labels = np.zeros((300, 40), np.int32)
+    labels[0, 1], labels[5:290, 30:] = 1, 65536
+    path = write_labels(label_paths(tmp_path), labels)
+    assert path == str(tmp_path / 'a_labels.tif')
     assert os.listdir(str(tmp_path)) == ['a_labels.tif']
     with tifffile.TiffFile(path) as file:
         assert file.pages[0].dtype == np.uint32
@@ -171,16 +177,6 @@ def test_more_labels_as_tiff(tmp_path):
         np.testing.assert_array_equal(file.asarray(), labels)
     np.testing.assert_array_equal(read_labels(path), labels)
     assert is_written_here(path)
-    write_labels(str(tmp_path / 'a'), labels // 2)
-    assert os.listdir(str(tmp_path)) == ['a_labels.png']
-
-
-def test_labels_of_the_users_stay(tmp_path):
-    labels = np.ones((3, 4), np.int32)
-    tifffile.imwrite(str(tmp_path / 'a_labels.tif'), labels)
-    write_labels(str(tmp_path / 'a'), labels)
-    assert sorted(os.listdir(str(tmp_path))) == ['a_labels.png',
-                                                 'a_labels.tif']
 
 
 # Whose files they are
@@ -214,7 +210,7 @@ def test_other_files_are_not(tmp_path, name):
 
 
 def test_images_of_other_programs_are_not(tmp_path):
-    paths = label_paths(str(tmp_path / 'a'))
+    paths = label_paths(tmp_path)
     labels = np.ones((3, 4), np.uint8)
     write_png(paths[0], labels, 'another')
     tifffile.imwrite(paths[1], labels, software='another')
@@ -232,15 +228,16 @@ from eval.nuclei_files import write_labels, write_nuclei
 from input_pipeline.files import InputError
 from test_nuclei import blobs
 folder, kind = sys.argv[1:]
+paths = folder + '/a_labels.png', folder + '/a_labels.tif'
 arrays = blobs(0)
 try:
     if kind == 'png':
-        write_labels(folder + '/a', arrays[0])
+        write_labels(paths, arrays[0])
     elif kind == 'tif':
         noise = np.random.RandomState(0).randint(0, 2 ** 31, (200, 200))
-        write_labels(folder + '/a', noise.astype(np.int32))
+        write_labels(paths, noise.astype(np.int32))
     else:
-        write_nuclei(folder + '/a.csv', folder + '/a.geojson', *arrays, 'a')
+        write_nuclei(folder + '/a.csv', folder + '/a.geojson', *arrays)
 except InputError as error:
     print(error)
 '''
@@ -280,6 +277,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(InputError, match='a.csv: cannot be written'):
         write_nuclei(str(tmp_path / 'file' / 'a.csv'), None,
-                     *square_and_pieces(), 'a')
+                     *square_and_pieces())
     with pytest.raises(InputError, match='a_labels.png: cannot be written'):
-        write_labels(str(tmp_path / 'file' / 'a'), square_and_pieces()[0])
+        write_labels(label_paths(tmp_path / 'file'), square_and_pieces()[0])
