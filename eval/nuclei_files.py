@@ -68,6 +68,8 @@ def write_nuclei(csv_path, geojson_path, labels, probability, image,
     Raises:
         InputError: as `files.atomic_write`.
     """
+    if not (csv_path or geojson_path):
+        return
     with contextlib.ExitStack() as stack:
         table, geojson = [
             path and stack.enter_context(open(
