@@ -9,12 +9,8 @@ import numpy as np
 from eval import display, inference, instances, nuclei_files
 from input_pipeline import progress, resolution
 from input_pipeline.files import InputError
-from input_pipeline.images import png_software, read_image, write_png
+from input_pipeline.images import read_image, write_png
 from input_pipeline.sources import IMAGE_ENDINGS
-
-# Tells the files written here from others, which are never overwritten.
-SOFTWARE = 'nuclei segmentation'
-
 
 # What is written for an image, and how each file's name ends. Labels above
 # 65 535 do not fit a PNG and become a TIFF.
@@ -115,27 +111,26 @@ def _summary(labels, microns_per_pixel):
 def _write_results(output_dir, path, outputs, image, mask, probability,
                    labels, microns_per_pixel):
     """Writes those outputs that are wanted; `image` is drawn on."""
-    files = {output: names for output, names
+    paths = {output: results for output, results
              in _results(output_dir, path).items() if output in outputs}
-    for name in sum(files.values(), []):
-        _check_name(name)  # prediction is long, and it may have come meanwhile
-    for output, array in (('mask', mask), ('probability', probability)):
-        if output in files:
-            # In place: Pillow writes a copy besides.
-            write_png(files[output][0],
-                      array * np.uint8(255) if output == 'mask' else array,
-                      SOFTWARE)
-    if 'labels' in files:
-        written = nuclei_files.write_labels(files['labels'], labels)
-        for name in set(files['labels']) - {written}:
-            if os.path.exists(name):  # of an earlier prediction
-                os.remove(name)
-    nuclei_files.write_nuclei(
-        files.get('csv', [None])[0], files.get('geojson', [None])[0], labels,
-        probability, image, microns_per_pixel)
-    if 'overlay' in files:
-        display.overlay(image, labels, out=image)
-        write_png(files['overlay'][0], image, SOFTWARE)
+    for result in sum(paths.values(), []):
+        _check_name(result)  # prediction is long, and it may have come since
+    if 'mask' in paths:
+        _write(paths['mask'], mask * np.uint8(255))
+    if 'probability' in paths:
+        _write(paths['probability'], probability)
+    if 'labels' in paths:
+        nuclei_files.write_labels(paths['labels'], labels)
+    table, geojson = [paths.get(output, [None])[0]
+                      for output in ('csv', 'geojson')]
+    nuclei_files.write_nuclei(table, geojson, labels, probability, image,
+                              microns_per_pixel)
+    if 'overlay' in paths:
+        _write(paths['overlay'], display.overlay(image, labels, out=image))
+
+
+def _write(paths, array):
+    write_png(paths[0], array, nuclei_files.SOFTWARE)
 
 
 def find_images(name):
@@ -192,7 +187,7 @@ def _stem(path):
 
 def _check_name(path):
     """Refuses to write where a file is that was not written here."""
-    if os.path.lexists(path) and png_software(path) != SOFTWARE:
+    if os.path.lexists(path) and not nuclei_files.is_written_here(path):
         raise InputError(f'{path}: was not written by this prediction, or by '
                          'an earlier version of it; move it or choose another '
                          '--output_dir')

@@ -2,7 +2,7 @@
 import numpy as np
 
 from input_pipeline.preprocessing import normalise
-from input_pipeline.stains import EOSIN, HAEMATOXYLIN
+from input_pipeline.stains import STAINS
 from nets.tf1 import tf
 
 # Ranges of the uniform draws.
@@ -18,11 +18,6 @@ BLANK = 0.1  # share of the crops that get a blank rectangle
 BLANK_SIDE = 2.0  # at most, of the crop's side: some cover the whole crop
 BLANK_COLOURS = ((0.0, 0.05), (0.9, 1.0), (0.0, 1.0))  # one range is drawn
 BLANK_TINT = 0.03  # between the channels
-
-# Haematoxylin, eosin and, orthogonal to both, what they leave unexplained.
-STAINS = np.stack([HAEMATOXYLIN, EOSIN, np.cross(HAEMATOXYLIN, EOSIN)])
-STAINS = (STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)).astype(
-    np.float32)
 
 
 def source_coordinates(patch_size, crop_size):

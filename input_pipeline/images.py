@@ -359,11 +359,11 @@ def _one_channel(colours, path):
 
 
 def write_png(path, array, software=None):
-    """Writes uint8 [H, W] or [H, W, 3] as PNG; it appears only when whole.
+    """Writes a PNG file; it appears only when whole.
 
     Args:
         path: file to write.
-        array: the pixels.
+        array: uint8 [H, W] or [H, W, 3], or uint16 [H, W].
         software: name of the program that made them, or None; kept in the
             file as PNG's text 'Software'.
 

@@ -4,5 +4,13 @@ Optical densities of red, green and blue for one unit of each stain: Ruifrok
 and Johnston, "Quantification of histochemical staining by color
 deconvolution", Anal. Quant. Cytol. Histol. 2001.
 """
+import numpy as np
+
 HAEMATOXYLIN = (0.650, 0.704, 0.286)
 EOSIN = (0.072, 0.990, 0.105)
+
+# float32 [3, 3], rows of unit length: haematoxylin, eosin and, orthogonal to
+# both, what they leave unexplained.
+STAINS = np.stack([HAEMATOXYLIN, EOSIN, np.cross(HAEMATOXYLIN, EOSIN)])
+STAINS = (STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)).astype(
+    np.float32)

@@ -1,0 +1,214 @@
+"""Measures of single nuclei.
+
+    label         the number in the label image
+    centroid_x, centroid_y
+    box_x, box_y, box_width, box_height
+                  the bounding box: its least x and y and its sides
+    area          of the pixels
+    perimeter     by Crofton's formula in four directions, as scikit-image's
+                  perimeter_crofton
+    major_axis, minor_axis
+                  lengths of the axes of the ellipse that has the same second
+                  moments, and
+    eccentricity  of it, from 0, a circle, to 1; as scikit-image's regionprops
+    solidity      area over that of the convex hull of the pixels' squares
+    mean_probability
+                  of nucleus, from 0 to 1
+    mean_haematoxylin_od
+                  optical density (base 10) by haematoxylin, see STAINS
+
+x goes to the right and y down, from the upper left corner of the image; the
+centre of its first pixel is (0.5, 0.5), as in QuPath.
+"""
+import collections
+
+import numpy as np
+
+from eval import polygons
+from input_pipeline.stains import STAINS
+
+# Rows in which the nuclei of a batch begin. More of them need more memory.
+STRIP = 256
+
+# Of each value of a channel. Black counts as 1.
+DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255)
+
+# Of the optical densities of red, green and blue.
+HAEMATOXYLIN_OF_DENSITY = np.linalg.inv(STAINS.astype(np.float64))[:, 0]
+
+# Nuclei that are measured together.
+#   measures: dict from the names above to arrays [N], in pixels and square
+#       pixels
+#   corners: polygons.Corners, whose labels are 1 to N
+#   left, top: of what the corners' x and y are counted from
+Batch = collections.namedtuple('Batch', 'measures corners left top')
+
+
+def measure(labels, probability, image, strip=STRIP):
+    """Measures nuclei, some rows of the image at a time.
+
+    Args:
+        labels: int32 [H, W], 0 in the background, and a number in each
+            nucleus. Numbers need neither be without gaps, nor their regions
+            connected.
+        probability: uint8 [H, W], 255 times the probability of nucleus.
+        image: uint8 [H, W, 3], RGB.
+        strip: rows.
+
+    Yields:
+        Batch. Nuclei come by the strips that they begin in, and then by their
+        numbers; those numbered by their first pixels, by their numbers.
+    """
+    first, last = _rows(labels, strip)
+    numbers = np.zeros(len(first), np.int32)  # within their batch
+    for top in range(0, len(labels), strip):
+        there = np.flatnonzero((first >= top) & (first < top + strip))
+        # One that reaches far down needs much memory, so it goes alone.
+        alone = last[there] >= top + 2 * strip
+        groups = np.cumsum(alone + np.append(0, alone[:-1]))
+        for group in np.unique(groups):
+            found = there[groups == group]
+            rows = slice(first[found].min(), last[found].max() + 1)
+            numbers[found] = np.arange(1, len(found) + 1)
+            yield _measure(labels, probability, image, found, numbers, rows)
+            numbers[found] = 0
+
+
+def _rows(labels, strip):
+    """The first and the last row of each number.
+
+    Returns:
+        two int32 [highest number + 1], -1 for 0 and for numbers not there
+    """
+    first = np.full(labels.max() + 1 if labels.size else 1, -1, np.int32)
+    last = first.copy()
+    for top in range(0, len(labels), strip):
+        rows, columns, _ = _runs(labels[top:top + strip])
+        numbers, rows = labels[rows + top, columns], rows + top
+        last[numbers] = rows  # of several values the last is kept
+        numbers, rows = numbers[::-1], rows[::-1]
+        new = first[numbers] < 0
+        first[numbers[new]] = rows[new]
+    return first, last
+
+
+def _runs(labels):
+    """Runs of equal numbers, but of 0, in rows.
+
+    Args:
+        labels: int [H, W].
+
+    Returns:
+        row, first column and column behind the last of each, int [R], row by
+        row
+    """
+    padded = np.pad(labels, ((0, 0), (1, 1)), mode='constant')
+    change = padded[:, 1:] != padded[:, :-1]  # [H, W + 1]
+    start, end = [np.flatnonzero(change & (side > 0))
+                  for side in (padded[:, 1:], padded[:, :-1])]
+    rows, start = np.divmod(start, change.shape[1])
+    return rows, start, end - rows * change.shape[1]
+
+
+def _measure(labels, probability, image, found, numbers, rows):
+    """Measures some nuclei.
+
+    Args:
+        labels, probability, image: of the whole image.
+        found: int [N], the nuclei's labels.
+        numbers: int32 [highest label + 1], 1 to N of theirs and 0 of others.
+        rows: slice, in which they lie.
+
+    Returns:
+        Batch
+    """
+    if len(found) == 1:
+        columns = np.flatnonzero((labels[rows] == found[0]).any(axis=0))
+        columns = slice(columns[0], columns[-1] + 1)
+    else:
+        columns = slice(0, labels.shape[1])
+    window = rows, columns
+    part = numbers[labels[window]]  # [h, w], 0 and 1 to N
+    top, left = rows.start, columns.start
+    corners = polygons.find_corners(part)
+    measures = {'label': found}
+    measures.update(_moments(part, left, top))
+    area = measures['area']
+    measures['perimeter'] = _perimeters(part, len(found))
+    measures['solidity'] = area / polygons.hull_areas(corners)
+
+    inside = np.flatnonzero(part)
+    part = part.ravel()[inside]
+    measures['mean_probability'] = np.bincount(
+        part, probability[window].ravel()[inside])[1:] / area / 255
+    colours = image[window].reshape(-1, 3)[inside]
+    density = np.stack([np.bincount(part, DENSITY[colours[:, k]])[1:] / area
+                        for k in range(3)], axis=1)  # [N, 3]
+    # The mean of what is linear is that of the means.
+    measures['mean_haematoxylin_od'] = density @ HAEMATOXYLIN_OF_DENSITY
+    return Batch(measures, corners, left, top)
+
+
+def _moments(labels, left, top):
+    """Box, area, centroid and ellipse of regions 1 to N, from their runs.
+
+    Args:
+        labels: int [h, w], 0 and 1 to N, each of which is there.
+        left, top: added to x and y.
+
+    Returns:
+        dict of measures
+    """
+    y, start, end = _runs(labels)
+    number = labels[y, start]
+    order = np.argsort(number, kind='stable')
+    number, y, start, end = [
+        values[order] for values in (number, y, start, end)]
+    first = np.flatnonzero(np.diff(number, prepend=0))
+    box_x, box_y = [np.minimum.reduceat(low, first) for low in (start, y)]
+    length = end - start
+    area = np.add.reduceat(length, first)
+
+    # Sums over pixels, counted from the box.
+    x = start - box_x[number - 1]
+    row = y - box_y[number - 1]
+    of_x = length * (2 * x + length - 1) / 2
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = [
+        np.add.reduceat(values, first) / area for values in (
+            of_x, length * row,
+            length * (x * (x + length - 1)
+                      + (length - 1) * (2 * length - 1) / 6),
+            length * row ** 2, of_x * row)]
+    xx, yy = mean_xx - mean_x ** 2, mean_yy - mean_y ** 2
+    half = np.hypot((xx - yy) / 2, mean_xy - mean_x * mean_y)
+    # The eigenvalues of the covariance.
+    larger = (xx + yy) / 2 + half
+    smaller = np.maximum((xx + yy) / 2 - half, 0)
+    return {
+        'centroid_x': left + box_x + mean_x + 0.5,
+        'centroid_y': top + box_y + mean_y + 0.5,
+        'box_x': left + box_x, 'box_y': top + box_y,
+        'box_width': np.maximum.reduceat(end, first) - box_x,
+        'box_height': np.maximum.reduceat(y, first) + 1 - box_y,
+        'area': area,
+        'major_axis': 4 * np.sqrt(larger), 'minor_axis': 4 * np.sqrt(smaller),
+        'eccentricity': np.sqrt(1 - smaller / np.where(larger, larger, 1))
+        * (larger > 0)}
+
+
+def _perimeters(labels, count):
+    """Perimeters of regions 1 to N, float [N]; labels is int [h, w]."""
+    padded = np.pad(labels, 1, mode='constant')
+    crossings = np.zeros(count + 1)
+    # Lines through the pixels' centres, in four directions, and how far they
+    # are apart: the perimeter is pi / 2 times the mean of what they cross.
+    for apart, one, other in (
+            (1, padded[:, 1:], padded[:, :-1]),
+            (1, padded[1:], padded[:-1]),
+            (np.sqrt(0.5), padded[1:, 1:], padded[:-1, :-1]),
+            (np.sqrt(0.5), padded[1:, :-1], padded[:-1, 1:])):
+        differ = one != other
+        for side in (one, other):
+            crossings += apart * np.bincount(side[differ],
+                                             minlength=count + 1)
+    return np.pi / 8 * crossings[1:]

@@ -1,0 +1,211 @@
+"""Files of the nuclei of an image: a table, QuPath's GeoJSON and labels."""
+import contextlib
+import csv
+import json
+import os
+import uuid
+
+import numpy as np
+
+from eval import nuclei, polygons
+from input_pipeline import tiff
+from input_pipeline.files import atomic_write
+from input_pipeline.images import DAMAGED, png_software, write_png
+
+# Tells the files written here from others, which are never overwritten.
+SOFTWARE = 'nuclei segmentation'
+
+# Of what `nuclei.measure` measures: what it is measured in, by the power of
+# the length, and its name in QuPath.
+MEASURES = {
+    'label': (0, 'Label'),
+    'centroid_x': (1, 'Centroid X'),
+    'centroid_y': (1, 'Centroid Y'),
+    'box_x': (1, 'Bounding box X'),
+    'box_y': (1, 'Bounding box Y'),
+    'box_width': (1, 'Bounding box width'),
+    'box_height': (1, 'Bounding box height'),
+    'area': (2, 'Area'),
+    'perimeter': (1, 'Perimeter'),
+    'major_axis': (1, 'Major axis length'),
+    'minor_axis': (1, 'Minor axis length'),
+    'eccentricity': (0, 'Eccentricity'),
+    'solidity': (0, 'Solidity'),
+    'mean_probability': (0, 'Probability mean'),
+    'mean_haematoxylin_od': (0, 'Hematoxylin OD mean'),
+}
+# By that power, in a column's name and in QuPath's.
+PIXELS = ('', '_px', '_px2'), ('', ' px', ' px^2')
+MICROMETRES = ('', '_um', '_um2'), ('', ' \u00b5m', ' \u00b5m^2')
+DECIMALS = 4
+
+NUCLEUS = {'name': 'Nucleus', 'color': [200, 0, 0]}
+# A member that GeoJSON does not know is allowed: RFC 7946, 6.1.
+GEOJSON_HEAD = ('{"type":"FeatureCollection","generator":'
+                f'{json.dumps(SOFTWARE)},"features":[')
+# Of the names of features, see RFC 4122, 4.3; drawn at random.
+NAMESPACE = uuid.UUID('3f1c9a52-6d0e-4c56-9b57-0f6c4b0e8d21')
+
+MAX_PNG_LABEL = 2 ** 16 - 1
+SOFTWARE_TAG = 305
+
+
+def write_nuclei(csv_path, geojson_path, labels, probability, image,
+                 microns_per_pixel=None):
+    """Writes a table and a GeoJSON file of nuclei.
+
+    Both hold the measures of `nuclei`, in pixels and, where their size is
+    known, in micrometres, too, rounded to DECIMALS. In the GeoJSON file, for
+    QuPath 0.4 and later, each nucleus is a detection, whose polygon runs
+    along the edges of its pixels, and whose UUID is made of the file's name,
+    the label and the polygon. Memory: some rows of the image.
+
+    Args:
+        csv_path, geojson_path: files to write, or None.
+        labels, probability, image: as for `nuclei.measure`.
+        microns_per_pixel: float, or None where it is not known.
+
+    Raises:
+        InputError: as `files.atomic_write`.
+    """
+    if not (csv_path or geojson_path):
+        return
+    with contextlib.ExitStack() as stack:
+        table, geojson = [
+            path and stack.enter_context(open(
+                stack.enter_context(atomic_write(path)), 'w', newline='\n',
+                encoding='utf-8'))
+            for path in (csv_path, geojson_path)]
+        if table:
+            table.write(_header(microns_per_pixel))
+        if geojson:
+            geojson.write(GEOJSON_HEAD)
+        separator = '\n'
+        for batch in nuclei.measure(labels, probability, image):
+            rows = list(zip(*_columns(batch.measures, microns_per_pixel)))
+            if table:
+                csv.writer(table, lineterminator='\n').writerows(rows)
+            if geojson:
+                for feature in _features(
+                        batch, rows, os.path.basename(geojson_path),
+                        microns_per_pixel):
+                    geojson.write(separator + feature)
+                    separator = ',\n'
+        if geojson:
+            geojson.write('\n]}\n')
+
+
+def _names(microns_per_pixel, kind):
+    """Names of columns (kind 0) or of QuPath's measurements (kind 1)."""
+    names = [measure if kind == 0 else in_qupath
+             for measure, (_, in_qupath) in MEASURES.items()]
+    powers = [power for power, _ in MEASURES.values()]
+    return [name + PIXELS[kind][power]
+            for name, power in zip(names, powers)] + [
+                name + MICROMETRES[kind][power]
+                for name, power in zip(names, powers)
+                if power and microns_per_pixel]
+
+
+def _header(microns_per_pixel):
+    return ','.join(_names(microns_per_pixel, 0)) + '\n'
+
+
+def _columns(measures, microns_per_pixel):
+    """Lists of numbers, one for each name of `_names`."""
+    columns = [measures[name] for name in MEASURES]
+    if microns_per_pixel:
+        columns += [measures[name] * microns_per_pixel ** power
+                    for name, (power, _) in MEASURES.items() if power]
+    return [[int(value) if value == int(value) else value
+             for value in np.round(column, DECIMALS).tolist()]
+            for column in columns]
+
+
+def _features(batch, rows, name, microns_per_pixel):
+    """Yields the texts of GeoJSON's features.
+
+    Args:
+        batch: nuclei.Batch.
+        rows: its measures, as in the table.
+        name: of the file.
+        microns_per_pixel: as for `write_nuclei`.
+    """
+    titles = _names(microns_per_pixel, 1)
+    traced = polygons.trace(batch.corners, batch.left, batch.top)
+    for row, pieces in zip(rows, traced.values()):
+        # Numbers alone, so this is JSON, in a fourth of json's time.
+        coordinates = ['[' + ','.join(_ring(ring) for ring in rings) + ']'
+                       for rings in pieces]
+        geometry = ('{"type":"Polygon","coordinates":' + coordinates[0]
+                    if len(coordinates) == 1 else
+                    '{"type":"MultiPolygon","coordinates":['
+                    + ','.join(coordinates) + ']') + '}'
+        identity = uuid.uuid5(NAMESPACE, f'{name} {row[0]} {geometry}')
+        properties = json.dumps(
+            {'objectType': 'detection', 'classification': NUCLEUS,
+             'measurements': dict(zip(titles, row))},
+            separators=(',', ':'), allow_nan=False)
+        yield (f'{{"type":"Feature","id":"{identity}","geometry":{geometry},'
+               f'"properties":{properties}}}')
+
+
+def _ring(ring):
+    return '[' + ','.join(map('[{},{}]'.format, *ring.T.tolist())) + ']'
+
+
+def write_labels(paths, labels):
+    """Writes a label image.
+
+    A PNG file of 16 bits, or, where there are numbers beyond 65535, a TIFF
+    file of 32 bits.
+
+    Args:
+        paths: that of a PNG file, and that of a TIFF file.
+        labels: int32 [H, W], not negative.
+
+    Returns:
+        the path that was written
+
+    Raises:
+        InputError: as `files.atomic_write`.
+    """
+    png, tif = paths
+    if labels.max() <= MAX_PNG_LABEL:
+        write_png(png, labels.astype(np.uint16), SOFTWARE)
+        return png
+    import tifffile  # here, for a fast start of main.py
+    with atomic_write(tif) as partial:
+        tifffile.imwrite(
+            partial, labels.view(np.uint32), photometric='minisblack',
+            rowsperstrip=tiff.STRIP, compression='zlib', metadata=None,
+            software=SOFTWARE)
+    return tif
+
+
+def is_written_here(path):
+    """Says whether a file is one that prediction writes.
+
+    By what is written into it: PNG's text or TIFF's tag Software, the first
+    line of a table, or the beginning of a GeoJSON file.
+
+    Args:
+        path: of a file, whatever it holds, or of none.
+    """
+    ending = os.path.splitext(path)[1]
+    heads = {'.csv': [_header(None), _header(1)],
+             '.geojson': [GEOJSON_HEAD]}.get(ending, [])
+    if not os.path.isfile(path):
+        return False  # also what would be waited for for ever, as a pipe
+    try:
+        if ending == '.png':
+            return png_software(path) == SOFTWARE
+        if ending == '.tif':
+            with tiff.opened(path) as file:
+                tag = file.pages[0].tags.get(SOFTWARE_TAG)
+                return tag is not None and tag.value == SOFTWARE
+        with open(path, 'rb') as file:
+            start = file.read(max(map(len, heads), default=0))
+        return any(start.startswith(head.encode()) for head in heads)
+    except DAMAGED:
+        return False

@@ -1,0 +1,282 @@
+"""Files of nuclei: their content, and that they appear only when whole."""
+import csv
+import json
+import os
+import shutil
+import sys
+import uuid
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from conftest import ROOT, run
+from eval import nuclei_files, nuclei_metrics
+from eval.nuclei_files import is_written_here, write_labels, write_nuclei
+from input_pipeline import annotations
+from input_pipeline.files import InputError
+from input_pipeline.images import read_labels, write_png
+from test_nuclei import blobs
+
+IN_PIXELS = ('label,centroid_x_px,centroid_y_px,box_x_px,box_y_px,'
+             'box_width_px,box_height_px,area_px2,perimeter_px,major_axis_px,'
+             'minor_axis_px,eccentricity,solidity,mean_probability,'
+             'mean_haematoxylin_od')
+IN_MICROMETRES = ('centroid_x_um,centroid_y_um,box_x_um,box_y_um,'
+                  'box_width_um,box_height_um,area_um2,perimeter_um,'
+                  'major_axis_um,minor_axis_um')
+
+
+def square_and_pieces():
+    """Labels: a square of 2 x 2 at x 3, y 1, and two pixels apart."""
+    labels = np.zeros((6, 8), np.int32)
+    labels[1:3, 3:5] = 1
+    labels[4, 0] = labels[5, 7] = 2
+    image = np.full((6, 8, 3), 255, np.uint8)
+    return labels, np.full((6, 8), 255, np.uint8), image
+
+
+def write(folder, *arrays, **options):
+    """Writes both files, and returns the table's lines and the GeoJSON."""
+    paths = [str(folder / name) for name in ('a_nuclei.csv',
+                                             'a_nuclei.geojson')]
+    write_nuclei(*paths, *arrays, **options)
+    with open(paths[0], newline='') as table, open(paths[1]) as geojson:
+        return table.read().split('\n'), json.load(geojson)
+
+
+def test_a_table_in_pixels(tmp_path):
+    lines, _ = write(tmp_path, *square_and_pieces())
+    # Crofton: 8 crossings of rows and columns, 12 of diagonals, pi / 8 (8 +
+    # 12 / sqrt 2); and of each pixel 4 and 4, 2 pi / 8 (4 + 4 / sqrt 2).
+    # The two pixels are 7 and 1 apart: 4 sqrt(50 / 4); their hull is 8 x 2
+    # without two triangles of 7 x 1.
+    assert lines == [
+        IN_PIXELS,
+        '1,4,2,3,1,2,2,4,6.4738,2,2,0,1,1,0',
+        '2,4,5,0,4,8,2,2,5.363,14.1421,0,1,0.2222,1,0', '']
+
+
+def test_a_table_in_micrometres_too(tmp_path):
+    lines, _ = write(tmp_path, *square_and_pieces(), microns_per_pixel=0.5)
+    assert lines[0] == IN_PIXELS + ',' + IN_MICROMETRES
+    assert lines[1] == ('1,4,2,3,1,2,2,4,6.4738,2,2,0,1,1,0,'
+                        '2,1,1.5,0.5,1,1,1,3.2369,1,1')
+
+
+def test_geojson_for_qupath(tmp_path):
+    _, content = write(tmp_path, *square_and_pieces(), microns_per_pixel=0.5)
+    assert content['type'] == 'FeatureCollection'
+    square, pieces = content['features']
+    measurements = square['properties'].pop('measurements')
+    identity = square.pop('id')
+    assert uuid.UUID(identity).version == 5
+    assert square == {
+        'type': 'Feature',
+        'geometry': {'type': 'Polygon', 'coordinates': [
+            [[3, 1], [5, 1], [5, 3], [3, 3], [3, 1]]]},
+        'properties': {'objectType': 'detection', 'classification': {
+            'name': 'Nucleus', 'color': [200, 0, 0]}}}
+    assert measurements == {
+        'Label': 1, 'Centroid X px': 4, 'Centroid Y px': 2,
+        'Bounding box X px': 3, 'Bounding box Y px': 1,
+        'Bounding box width px': 2, 'Bounding box height px': 2,
+        'Area px^2': 4, 'Perimeter px': 6.4738, 'Major axis length px': 2,
+        'Minor axis length px': 2, 'Eccentricity': 0, 'Solidity': 1,
+        'Probability mean': 1, 'Hematoxylin OD mean': 0,
+        'Centroid X µm': 2, 'Centroid Y µm': 1, 'Bounding box X µm': 1.5,
+        'Bounding box Y µm': 0.5, 'Bounding box width µm': 1,
+        'Bounding box height µm': 1, 'Area µm^2': 1, 'Perimeter µm': 3.2369,
+        'Major axis length µm': 1, 'Minor axis length µm': 1}
+    assert pieces['geometry'] == {'type': 'MultiPolygon', 'coordinates': [
+        [[[0, 4], [1, 4], [1, 5], [0, 5], [0, 4]]],
+        [[[7, 5], [8, 5], [8, 6], [7, 6], [7, 5]]]]}
+    # Again the same; other files have others.
+    _, again = write(tmp_path, *square_and_pieces())
+    assert [feature['id'] for feature in again['features']] == [
+        identity, pieces['id']]
+    path = str(tmp_path / 'b.geojson')
+    write_nuclei(None, path, *square_and_pieces())
+    with open(path) as file:
+        assert identity not in file.read()
+
+
+def test_both_files_hold_the_same(tmp_path):
+    lines, content = write(tmp_path, *blobs(0), microns_per_pixel=0.25)
+    rows = list(csv.reader(lines[1:-1]))
+    assert len(rows) == len(content['features']) == blobs(0)[0].max()
+    for row, feature in zip(rows, content['features']):
+        assert [float(value) for value in row] == list(
+            feature['properties']['measurements'].values())
+    ids = {feature['id'] for feature in content['features']}
+    assert len(ids) == len(rows)
+
+
+@pytest.mark.parametrize('seed', range(2))
+def test_geojson_read_as_an_annotation_gives_the_labels(tmp_path, seed):
+    labels = blobs(seed)[0]
+    write(tmp_path, *blobs(seed))
+    found, kind, _, left_out = annotations.load(
+        (str(tmp_path / 'a_nuclei.geojson'),), labels.shape, labels.shape)
+    assert (kind, left_out) == (annotations.OUTLINES, [])
+    np.testing.assert_array_equal(found, labels)
+    assert nuclei_metrics.compute(nuclei_metrics.compare(found, labels))[
+        'aji'] == 1
+
+
+def test_no_nuclei(tmp_path):
+    lines, content = write(
+        tmp_path, np.zeros((5, 6), np.int32), np.zeros((5, 6), np.uint8),
+        np.zeros((5, 6, 3), np.uint8))
+    assert lines == [IN_PIXELS, ''] and content['features'] == []
+
+
+def test_one_file_alone(tmp_path):
+    (tmp_path / 'two').mkdir()
+    write_nuclei(str(tmp_path / 'a.csv'), None, *square_and_pieces())
+    write_nuclei(None, str(tmp_path / 'a.geojson'), *square_and_pieces())
+    names = ['a.csv', 'a.geojson', 'two']
+    assert sorted(os.listdir(str(tmp_path))) == names
+    write_nuclei(*[str(tmp_path / 'two' / name) for name in names[:2]],
+                 *square_and_pieces())
+    for name in names[:2]:
+        assert ((tmp_path / 'two' / name).read_bytes()
+                == (tmp_path / name).read_bytes())
+
+
+# Label images
+
+
+def label_paths(folder):
+    return [str(folder / name) for name in ('a_labels.png', 'a_labels.tif')]
+
+
+def test_labels_as_png(tmp_path):
+    labels = np.zeros((30, 40), np.int32)
+    labels[0, 1], labels[5:9, 30:] = 1, 65535
+    path = write_labels(label_paths(tmp_path), labels)
+    assert path == str(tmp_path / 'a_labels.png')
+    assert os.listdir(str(tmp_path)) == ['a_labels.png']
+    with Image.open(path) as image:
+        assert image.mode.startswith('I')
+        np.testing.assert_array_equal(np.array(image), labels)
+    np.testing.assert_array_equal(read_labels(path), labels)
+    assert is_written_here(path)
+
+
+def test_more_labels_as_tiff(tmp_path):
+    labels = np.zeros((300, 40), np.int32)
+    labels[0, 1], labels[5:290, 30:] = 1, 65536
+    path = write_labels(label_paths(tmp_path), labels)
+    assert path == str(tmp_path / 'a_labels.tif')
+    assert os.listdir(str(tmp_path)) == ['a_labels.tif']
+    with tifffile.TiffFile(path) as file:
+        assert file.pages[0].dtype == np.uint32
+        assert file.pages[0].compression == 8  # Deflate
+        np.testing.assert_array_equal(file.asarray(), labels)
+    np.testing.assert_array_equal(read_labels(path), labels)
+    assert is_written_here(path)
+
+
+# Whose files they are
+
+
+def test_files_written_here_are_known(tmp_path):
+    for microns in (None, 0.25):
+        write(tmp_path, *square_and_pieces(), microns_per_pixel=microns)
+        for name in ('a_nuclei.csv', 'a_nuclei.geojson'):
+            assert is_written_here(str(tmp_path / name))
+
+
+@pytest.mark.parametrize('name', ['a.csv', 'a.geojson', 'a.tif', 'a.png',
+                                  'a.txt'])
+def test_other_files_are_not(tmp_path, name):
+    path = tmp_path / name
+    assert not is_written_here(str(path))
+    for content in (
+            b'', b'\0', b'\xff' * 3000, b'II*\0', b'II*\0\x08\0\0\0\1\0',
+            b'label,centroid_x_px\n1,2\n', IN_PIXELS.encode() + b',mine\n',
+            IN_PIXELS.encode(), b'{"type":"FeatureCollection","features":[]}',
+            nuclei_files.GEOJSON_HEAD.encode()[:-1], b'{"type":"Feature'):
+        path.write_bytes(content)
+        assert not is_written_here(str(path))
+    path.unlink()
+    os.mkfifo(str(path))  # to read it would take for ever
+    assert not is_written_here(str(path))
+    path.unlink()
+    path.mkdir()
+    assert not is_written_here(str(path))
+
+
+def test_images_of_other_programs_are_not(tmp_path):
+    paths = label_paths(tmp_path)
+    labels = np.ones((3, 4), np.uint8)
+    write_png(paths[0], labels, 'another')
+    tifffile.imwrite(paths[1], labels, software='another')
+    assert [is_written_here(path) for path in paths] == [False, False]
+    tifffile.imwrite(paths[1], labels, software=False, metadata=None)
+    assert not is_written_here(paths[1])
+
+
+# Disks and folders that fail
+
+WRITE = '''
+import sys
+import numpy as np
+from eval.nuclei_files import write_labels, write_nuclei
+from input_pipeline.files import InputError
+from test_nuclei import blobs
+folder, kind = sys.argv[1:]
+paths = folder + '/a_labels.png', folder + '/a_labels.tif'
+arrays = blobs(0)
+try:
+    if kind == 'png':
+        write_labels(paths, arrays[0])
+    elif kind == 'tif':
+        noise = np.random.RandomState(0).randint(0, 2 ** 31, (200, 200))
+        write_labels(paths, noise.astype(np.int32))
+    else:
+        write_nuclei(folder + '/a.csv', folder + '/a.geojson', *arrays)
+except InputError as error:
+    print(error)
+'''
+
+
+@pytest.mark.skipif(not shutil.which('unshare'), reason='mounts no disk')
+@pytest.mark.parametrize('kind, names', [
+    ('png', ['a_labels.png']), ('tif', ['a_labels.tif']),
+    ('both', ['a.csv', 'a.geojson'])])
+def test_a_full_disk_leaves_no_part(tmp_path, kind, names):
+    process = run('unshare', '--user', '--map-root-user', '--mount', 'sh',
+                  '-c', 'mount -t tmpfs -o size=$1 tmpfs "$2" || exit 77\n'
+                  '"$3" -c "$4" "$2" "$5"; ls -A "$2"', 'sh', '4k',
+                  tmp_path, sys.executable, WRITE, kind,
+                  PYTHONPATH=os.pathsep.join(
+                      [ROOT, os.path.join(ROOT, 'tests')]))
+    if process.returncode == 77 or 'unshare' in process.stderr:
+        pytest.skip('no disk can be mounted here')
+    assert process.stdout in [
+        f'{tmp_path}/{name}: cannot be written (No space left on device); '
+        'choose another folder or make room\n' for name in names]
+    assert process.stderr == ''
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    lines, content = write(tmp_path, *square_and_pieces())
+    labels, probability, image = blobs(0)
+    with pytest.raises(IndexError):
+        write(tmp_path, labels, probability[:5], image)
+    names = ['a_nuclei.csv', 'a_nuclei.geojson']
+    assert sorted(os.listdir(str(tmp_path))) == names
+    assert (tmp_path / names[0]).read_text().split('\n') == lines
+    assert json.loads((tmp_path / names[1]).read_text()) == content
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(InputError, match='a.csv: cannot be written'):
+        write_nuclei(str(tmp_path / 'file' / 'a.csv'), None,
+                     *square_and_pieces())
+    with pytest.raises(InputError, match='a_labels.png: cannot be written'):
+        write_labels(label_paths(tmp_path / 'file'), square_and_pieces()[0])
