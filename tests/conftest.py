@@ -51,10 +51,10 @@ def program():
     return functools.partial(run, sys.executable, 'main.py')
 
 
-def example(name, image, instances):
+def example(name, image, instances, kind='outlines'):
     """What `store.write_store` takes, of arrays or a mask."""
     instances = np.asarray(instances, np.int32)
-    return name, lambda: iter([image, (instances, 'outlines')])
+    return name, lambda: iter([image, (instances, kind)])
 
 
 @pytest.fixture(scope='session')

@@ -30,7 +30,7 @@ def write_data(folder, seed, validation=(), side=256):
     Args:
         folder: pathlib.Path.
         seed: int; other seeds are other images.
-        validation: (name, image, mask) of more images to validate on.
+        validation: `store.WholeImage` of more images to validate on.
         side: of the new images, pixels.
     """
     folder.mkdir()
@@ -45,7 +45,7 @@ def write_data(folder, seed, validation=(), side=256):
             str(folder / f'{split}.h5'),
             {'source': f'data {seed}', 'split': split, 'seed': 0,
              'source_digest': str(seed), 'fold': '0'},
-            [new(split), *(example(*parts) for parts in more)])
+            [new(split), *(example(*whole[:3]) for whole in more)])
     return folder
 
 

@@ -108,12 +108,12 @@ def test_masks_without_nuclei_leave_the_latest(trained, tmp_path, capsys):
         checkpoints.record_evaluation(
             folder, os.path.join(folder, f'model.ckpt-{step}'), {
                 'loss': 0.5, 'accuracy': 1, 'f1': f1, 'iou': f1,
-                'recall': math.nan, 'global_step': step})
+                'recall': math.nan, 'aji': f1, 'pq': f1, 'global_step': step})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith('validation.h5: F1 is undefined')
     assert lines[1:] == [
-        f'step {step}: validation loss 0.500, accuracy 1.000, F1 -, IoU -'
-        for step in (3, 6)]
+        f'step {step}: validation loss 0.500, accuracy 1.000, F1 -, IoU -, '
+        f'AJI {value}, PQ {value}' for step, value in ((3, '-'), (6, '0.0000'))]
     best = checkpoints.read_best(folder)
     assert (best['step'], best['f1']) == (6, None)
 
@@ -125,8 +125,8 @@ def test_training_and_eval_without_any_nucleus_to_validate_on(
     shutil.copy(str(data_dir / 'train.h5'), str(data))
     with store.open_store(data_dir / 'validation.h5') as file:
         rules = store.attributes(file)
-        examples = [example(name, image, mask > 1)
-                    for name, image, mask in store.whole_images(file)]
+        examples = [example(whole.name, whole.image, 0 * whole.instances)
+                    for whole in store.whole_images(file)]
     store.write_store(str(data / 'validation.h5'), rules, examples)
     process = program(*train_flags(data, tmp_path, 'unet', 6), '--width=4')
     assert process.returncode == 0, process.stderr
@@ -142,15 +142,19 @@ def test_training_and_eval_without_any_nucleus_to_validate_on(
                       f'--model_dir={tmp_path}', '--noaverage',
                       '--threshold=1')  # above which is nothing
     assert process.returncode == 0, process.stderr
-    assert 'leaves out 2 of the 2 images' in process.stdout
-    rows = [line.split()[-6:] for line in process.stdout.splitlines()
+    for name in ('F1', 'AJI and PQ'):
+        assert f'mean {name} per image leaves out 2 of the 2 images' in (
+            process.stdout)
+    rows = [line.split() for line in process.stdout.splitlines()
             if line.startswith(('validation-', 'pooled ', 'mean '))]
-    assert rows == 4 * [['1.0000'] + 5 * ['-']]
+    assert [row[-6:] for row in rows[:4]] == 4 * [['1.0000'] + 5 * ['-']]
+    assert [row[-8:] for row in rows[4:]] == (
+        3 * [6 * ['-'] + ['0', '0']] + [6 * ['-'] + ['0.0', '0.0']])
     with open(folder / 'validation.json') as file:
         results = json.load(file)['results']
     for row in (*results['per_image'], results['mean_per_image'],
                 results['pooled']):
-        assert row['f1'] is None
+        assert row['f1'] is row['aji'] is row['pq'] is None
 
 
 def test_a_checkpoint_that_has_gone_is_not_kept(tmp_path, capsys):
