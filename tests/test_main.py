@@ -65,6 +65,9 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
     for tag in ('loss', 'accuracy', 'f1'):
         assert tag in {name for name, _ in training}
         assert {(tag, 3), (tag, 6)} <= validation
+    for tag in ('aji', 'pq'):
+        assert {(tag, 3), (tag, 6)} <= validation
+        assert tag not in {name for name, _ in training}
 
 
 @pytest.mark.parametrize('net', NETS)
@@ -78,6 +81,10 @@ def test_eval_agrees_with_the_evaluation_during_training(
     # Two ways to the same number: tf.metrics on the Estimator's graph, and
     # NumPy on the Keras model restored in another graph.
     best = read_json(trained, net, 'best', 'best.json')
+    mean = content['results']['mean_per_image']
+    for measure in ('aji', 'pq'):
+        assert mean[measure] == pytest.approx(best[measure], abs=1e-3)
+    print(best, pooled, mean)
     for measure in ('accuracy', 'precision', 'recall', 'f1', 'iou',
                     'mean_iou'):
         assert pooled[measure] == pytest.approx(best[measure], abs=1e-4)

@@ -1074,6 +1074,7 @@ def test_what_users_have(tmp_path, capsys, name):
             assert mask_.sum() == sum(sizes)
         assert store.attributes(file)['nuclei'] == 2 * len(sizes)
         kind = file['images/0'].attrs['instances_from'].decode()
+        assert told_apart == (kind != 'components')
         for masks, (_, top, left) in zip(file['patches/masks'],
                                          file['patches/positions']):
             np.testing.assert_array_equal(
