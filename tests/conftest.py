@@ -225,6 +225,27 @@ def trained(program, data_dir, tmp_path_factory):
     return folder
 
 
+def masks_of(folder, net, path):
+    """A network's masks of a store's images, as evaluation in training sees
+    them: whole images, not averaged, holes not filled.
+
+    Args:
+        folder, net: as for `checkpoints.restored_model`.
+        path: of the store.
+
+    Returns:
+        List of the masks, uint8 [H, W] of 0 and 1, and of the true ones.
+    """
+    # Here, for tests that need no TensorFlow.
+    from eval import inference
+    from training import checkpoints
+    with store.open_store(path) as file, checkpoints.restored_model(
+            str(folder), net) as (forward, stride, _):
+        return zip(*[(inference.segment(
+            whole.image, forward, stride, 0.5, inference.MAX_PIXELS)[0],
+            whole.instances > 0) for whole in store.whole_images(file)])
+
+
 @pytest.fixture
 def model_dir(trained, tmp_path):
     """A copy of `trained` for a test to change."""
