@@ -53,7 +53,7 @@ def main(data_dir, model_dir, net, annotations):
     with store.open_store(os.path.join(data_dir, 'validation.h5')) as file, (
             checkpoints.restored_model(os.path.join(model_dir, net), net)
     ) as (forward, stride, _):
-        for name, image, _ in store.whole_images(file):
+        for name, image, *_ in store.whole_images(file):
             path = os.path.join(annotations, f'{name}.xml')
             if not os.path.exists(path):
                 continue

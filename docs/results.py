@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 import nets
 from docs.diagrams import title_of
 from eval import curves, display
+from eval.instances import separate
 from input_pipeline import store
 from input_pipeline.files import atomic_write
 
@@ -37,13 +38,16 @@ def draw_extremes(net):
     rows.sort(key=lambda row: row['f1'])
     chosen = {'worst': rows[0], 'best': rows[-1]}
     with store.open_store(STORE) as file:
-        images = {name: (image, truth)
-                  for name, image, truth in store.whole_images(file)}
+        images = {whole.name: whole for whole in store.whole_images(file)}
     for title, row in chosen.items():
-        mask = iio.imread(os.path.join(PREDICTIONS, net,
-                                       f'{row["name"]}_mask.png'))
+        mask, probability = (
+            iio.imread(os.path.join(PREDICTIONS, net,
+                                    f'{row["name"]}_{kind}.png'))
+            for kind in ('mask', 'probability'))
+        mask = mask // 255  # 0 and 1
+        labels = separate(mask, probability)
         display.save_comparison(os.path.join(DOCS, f'{net}_{title}.jpg'),
-                                *images[row['name']], mask > 0)
+                                images[row['name']], mask, labels)
     return {title: (row['name'], row['f1']) for title, row in chosen.items()}
 
 

@@ -7,51 +7,53 @@ import os
 from input_pipeline.files import atomic_write
 
 EVENT_FILES = 'events.out.tfevents.*'
-TAGS = ('loss', 'accuracy', 'f1')
+TAGS = ('loss', 'accuracy', 'f1', 'aji', 'pq')
 
 # Part of the run that a point of the smoothed training curve averages.
 WINDOW = 0.1
 
 
 def plot_curves(model_dir):
-    """Draws loss, accuracy and F1 over the steps into curves.png.
+    """Draws those of TAGS that there are over the steps into curves.png.
 
     Training values come from the event files of `model_dir`, validation
-    values from those of its subfolder `eval`.
+    values from those of its subfolder `eval`. AJI and PQ are of validation
+    alone, and older trainings have none.
 
     Args:
         model_dir: the Estimator's folder.
 
     Returns:
         Path of the picture, MODEL_DIR/curves.png, or None where there are no
-        event files, as with weights from elsewhere.
+        values, as with weights from elsewhere.
 
     Raises:
         InputError: the picture cannot be written.
     """
     from matplotlib.figure import Figure
-    training = read_events(model_dir)
-    validation = read_events(os.path.join(model_dir, 'eval'))
-    if training is None and validation is None:
+    events = [read_events(folder)
+              for folder in (model_dir, os.path.join(model_dir, 'eval'))]
+    curves = {tag: [scalar_points(part, tag) for part in events]
+              for tag in TAGS}
+    curves = {tag: points for tag, points in curves.items() if any(points)}
+    if not curves:
         return None
     # A Figure of its own, not pyplot's, needs neither screen nor closing.
-    figure = Figure(figsize=(15, 4.5))
-    for axis, tag in zip(figure.subplots(1, len(TAGS)), TAGS):
-        points = scalar_points(training, tag)
-        if points:
-            _, steps, values = zip(*points)
+    figure = Figure(figsize=(5 * len(curves), 4.5))
+    axes = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axis, (tag, (training, validation)) in zip(axes, curves.items()):
+        if training:
+            _, steps, values = zip(*training)
             axis.plot(steps, values, color='C0', alpha=0.25)
             axis.plot(steps, _smoothed(values), color='C0', label='training')
-        points = scalar_points(validation, tag)
-        if points:
-            _, steps, values = zip(*points)
+        if validation:
+            _, steps, values = zip(*validation)
             axis.plot(steps, values, 'o-', color='C1', markersize=4,
                       label='validation')
         axis.set_title(tag)
         axis.set_xlabel('step')
         axis.grid(alpha=0.3)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend()
+        axis.legend()
     figure.tight_layout()
     path = os.path.join(model_dir, 'curves.png')
     with atomic_write(path) as partial:

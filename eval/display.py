@@ -1,12 +1,17 @@
 """Pictures of tissue, masks and nuclear outlines."""
 import numpy as np
 
-from eval import metrics
+from eval import metrics, nuclei_metrics
 from input_pipeline import files
 
 # Absent from haematoxylin and eosin, so it stands out on any tissue.
 OUTLINE_COLOUR = (0, 255, 0)
 STRIP = 1024  # rows drawn on at a time, for memory
+# Of nuclei by how they were found. Far, by CIEDE2000, from each other and from
+# the colours of stained tissue, also to those with two kinds of cones.
+FOUND_COLOURS = {'true': (255, 255, 0), 'false': (0, 128, 255),
+                 'missed': (213, 94, 0)}
+FOUND_OPACITY = 0.4  # of these colours within the outlines
 
 
 def overlay(image, labels, out=None):
@@ -29,6 +34,57 @@ def overlay(image, labels, out=None):
         np.copyto(drawn[top:top + STRIP], np.uint8(OUTLINE_COLOUR),
                   where=edges[..., np.newaxis])
     return drawn
+
+
+def nuclear_outlines(labels):
+    """The outermost pixels of each nucleus, so that touching ones part.
+
+    Args:
+        labels: int [H, W], 0 in the background and a number for each nucleus.
+
+    Returns:
+        bool [H, W], True at the pixels of a nucleus of which one of the four
+        neighbours has another label. The image's edge is no neighbour.
+    """
+    outlines = np.zeros(labels.shape, bool)
+    for values, found in ((labels, outlines), (labels.T, outlines.T)):
+        differ = values[1:] != values[:-1]
+        found[1:] |= differ
+        found[:-1] |= differ
+    outlines &= labels > 0
+    return outlines
+
+
+def found_nuclei(image, labels, truth):
+    """Colours nuclei by FOUND_COLOURS: true and false ones and those missed.
+
+    A found nucleus is true if it matches one (see `nuclei_metrics`), or else
+    false; a true one that none matches is missed.
+
+    Args:
+        image: uint8 [H, W, 3].
+        labels, truth: int [H, W], 0 in the background and a number for each
+            nucleus, found and true.
+
+    Returns:
+        The coloured image, uint8 [H, W, 3], and how many there are of each
+        kind, a dict of int.
+    """
+    found, matched = nuclei_metrics.matches(labels, truth)
+    right = np.isin(labels, found)
+    kinds = {'true': np.where(right, labels, 0),
+             'false': np.where(right, 0, labels),
+             'missed': np.where(np.isin(truth, matched), 0, truth)}
+    drawn = image.copy()
+    for kind, colour in FOUND_COLOURS.items():
+        inside = kinds[kind] > 0
+        drawn[inside] = np.rint(
+            (1 - FOUND_OPACITY) * image[inside]
+            + FOUND_OPACITY * np.array(colour)).astype(np.uint8)
+    for kind, colour in FOUND_COLOURS.items():
+        drawn[nuclear_outlines(kinds[kind])] = colour
+    return drawn, {kind: np.count_nonzero(np.unique(shown))
+                   for kind, shown in kinds.items()}
 
 
 def display_masked(image, mask, image_title='Tissue Image',
@@ -124,30 +180,53 @@ def _as_image(image, plane, name):
     return image
 
 
-def save_comparison(path, image, truth, prediction):
-    """Writes tissue, true mask, predicted mask and its outlines as one PNG.
+def save_comparison(path, whole, mask, labels):
+    """Writes tissue, true mask, predicted mask and nuclei as one PNG.
+
+    The nuclei are those of `found_nuclei`, or the mask's outlines where the
+    annotation does not tell nuclei apart.
 
     Args:
         path: file to write.
-        image: uint8 [H, W, 3].
-        truth, prediction: [H, W], boolean or 0 and 1.
+        whole: `store.WholeImage`.
+        mask: predicted, [H, W], boolean or 0 and 1.
+        labels: predicted nuclei, int [H, W], 0 in the background and a number
+            for each nucleus.
 
     Raises:
         InputError: the file cannot be written.
     """
     # A Figure of its own, not pyplot's, needs neither screen nor closing.
     from matplotlib.figure import Figure
-    f1 = metrics.compute(metrics.confusion_matrix(prediction, truth))['f1']
+    from matplotlib.patches import Patch
+    truth = whole.instances > 0
+    f1 = metrics.compute(metrics.confusion_matrix(mask, truth))['f1']
+    if whole.told_apart:
+        values = nuclei_metrics.compute(
+            nuclei_metrics.compare(labels, whole.instances))
+        title = f'Nuclei, AJI {values["aji"]:.3f}, PQ {values["pq"]:.3f}'
+        nuclei, numbers = found_nuclei(whole.image, labels, whole.instances)
+    else:
+        title, numbers = 'Predicted outlines', {}
+        nuclei = overlay(whole.image, mask)
     figure = Figure(figsize=(16, 4.5))
-    _draw_row(figure, [('Tissue', image), ('Truth', truth),
-                       (f'Prediction, F1 {f1:.3f}', prediction),
-                       ('Predicted outlines', overlay(image, prediction))])
+    axes = _draw_row(figure, [
+        ('Tissue', whole.image), ('Truth', truth),
+        (f'Prediction, F1 {f1:.3f}', mask), (title, nuclei)])
+    if numbers:
+        # Below the picture, where it covers none of it.
+        axes[-1].legend(
+            handles=[Patch(color=np.array(FOUND_COLOURS[kind]) / 255,
+                           label=f'{number} {kind}')
+                     for kind, number in numbers.items()],
+            loc='upper center', bbox_to_anchor=(0.5, 0), ncol=len(numbers),
+            frameon=False)
     with files.atomic_write(path) as partial:
         figure.savefig(partial, dpi=100)
 
 
 def _draw_row(figure, panels):
-    """Draws (title, array) pairs from left to right without axes."""
+    """Draws (title, array) pairs from left to right; returns the axes."""
     axes = figure.subplots(1, len(panels))
     for axis, (title, array) in zip(axes, panels):
         # Fixed limits: an empty mask must show black, a full one white.
@@ -155,6 +234,7 @@ def _draw_row(figure, panels):
         axis.set_title(title)
         axis.axis('off')
     figure.tight_layout()
+    return axes
 
 
 def _without_batch(array, name):

@@ -4,7 +4,9 @@ import json
 import math
 import os
 
-from eval import display, inference, metrics
+import numpy as np
+
+from eval import display, inference, instances, metrics, nuclei_metrics
 from input_pipeline import progress
 from input_pipeline.files import InputError, atomic_write, write_json
 from input_pipeline.preprocessing import check_size
@@ -12,13 +14,19 @@ from input_pipeline.preprocessing import check_size
 # Enough to see what a number means without filling the folder.
 MAX_PICTURES = 4
 
+METRICS = metrics.METRICS + nuclei_metrics.METRICS
+NOT_TOLD_APART = dict.fromkeys(nuclei_metrics.METRICS, float('nan'))
+
 
 def evaluate(images, total, forward, stride, threshold, max_pixels, average,
              picture_folder=None):
-    """Predicts each image and compares it with its mask.
+    """Predicts each image and compares it with its annotation.
+
+    Pixels are those of the masks that predict writes, whose small holes are
+    filled, and nuclei those of its labels.
 
     Args:
-        images: iterable of (name, uint8 [H, W, 3], uint8 [H, W] of 0 and 1).
+        images: iterable of `store.WholeImage`.
         total: number of images, for the progress line.
         forward, stride, threshold, max_pixels, average: as for
             `inference.segment`.
@@ -26,28 +34,34 @@ def evaluate(images, total, forward, stride, threshold, max_pixels, average,
             None.
 
     Returns:
-        dict of 'per_image', a list of dicts of 'name' and the six metrics,
-        and of 'pooled' and 'mean_per_image', a dict of the metrics each.
+        dict of 'per_image', a list of dicts of 'name' and METRICS, and of
+        'pooled' and 'mean_per_image', a dict of METRICS each. Those of nuclei
+        are NaN for an image whose annotation does not tell nuclei apart, and
+        the rest from the others: `pooled` has their nuclei in all, and
+        `mean_per_image` the mean number.
 
     Raises:
         InputError: an image is too small, or as `inference.segment`.
     """
     report = progress.reporter(total, 'images')
-    rows, counts = [], []
-    for done, (name, image, truth) in enumerate(images):
-        check_size(image.shape[:2], name)
-        mask, _ = inference.segment(
-            image, forward, stride, threshold, max_pixels, average,
+    rows, counts, sums = [], [], []
+    for done, whole in enumerate(images):
+        check_size(whole.image.shape[:2], whole.name)
+        mask, probability = inference.segment(
+            whole.image, forward, stride, threshold, max_pixels, average,
             progress=lambda part, done=done: report(done + part))
-        counts.append(metrics.confusion_matrix(mask, truth))
-        rows.append({'name': name, **_as_floats(metrics.compute(counts[-1]))})
+        labels = instances.separate(mask, probability)
+        counts.append([metrics.confusion_matrix(mask, whole.instances > 0)])
+        sums.append([nuclei_metrics.compare(labels, whole.instances)]
+                    if whole.told_apart else [])
+        rows.append({'name': whole.name, **_measures(counts[-1], sums[-1])})
         if picture_folder and done < MAX_PICTURES:
             display.save_comparison(
-                os.path.join(picture_folder, f'{name}.png'), image, truth,
-                mask)
+                os.path.join(picture_folder, f'{whole.name}.png'), whole,
+                mask, labels)
     return {'per_image': rows,
-            'pooled': _as_floats(metrics.compute(metrics.pool(counts))),
-            'mean_per_image': metrics.mean_per_image(rows)}
+            'pooled': _measures(sum(counts, []), sum(sums, [])),
+            'mean_per_image': metrics.mean_per_image(rows, METRICS)}
 
 
 def write_results(folder, name, results, settings):
@@ -68,28 +82,49 @@ def write_results(folder, name, results, settings):
                {'settings': settings, 'results': results})
     with atomic_write(os.path.join(folder, f'{name}.csv')) as partial:
         with open(partial, 'w', newline='') as file:
-            writer = csv.DictWriter(file, ('name',) + metrics.METRICS)
+            writer = csv.DictWriter(file, ('name',) + METRICS)
             writer.writeheader()
             writer.writerows(_all_rows(results))
 
 
 def format_table(results):
-    """Returns the results of one network as a table of text.
+    """Returns the results of one network as two tables of text.
 
-    A line below it says how many images have no F1, if any.
+    The upper one is of pixels, the lower one of nuclei. Lines below them say
+    how many images the means leave out, if any.
     """
-    header = ['image', *metrics.METRICS]
-    table = _align_columns([header] + [
-        [row['name'], *(_format_value(row[metric])
-                        for metric in metrics.METRICS)]
+    # Without what the title says: detection_ and nuclei_.
+    nuclei = [name.split('_')[-1] for name in nuclei_metrics.METRICS]
+    return '\n\n'.join([
+        _table(results, 'pixels', metrics.METRICS, metrics.METRICS),
+        '\n'.join([_table(results, 'nuclei', nuclei_metrics.METRICS, nuclei),
+                   *_remarks(results['per_image'])])])
+
+
+def _table(results, title, columns, names):
+    """A table of some of METRICS, called by names of their own."""
+    return _align_columns([[title, *names]] + [
+        [row['name'], *(_format_value(row[metric], metric)
+                        for metric in columns)]
         for row in _all_rows(results)])
-    images = results['per_image']
-    undefined = sum(math.isnan(row['f1']) for row in images)
-    if undefined:
-        table += (f'\nThe mean F1 per image leaves out {undefined} of the '
-                  f'{len(images)} images, where neither the mask nor the '
-                  'prediction holds a nucleus.')
-    return table
+
+
+def _remarks(images):
+    """Yields a line on each kind of image that a mean leaves out."""
+    total = len(images)
+    unknown = [row for row in images if math.isnan(row['nuclei_true'])]
+    for name, truth, number in (
+            ('F1', 'mask', sum(math.isnan(row['f1']) for row in images)),
+            ('AJI and PQ', 'annotation', sum(
+                math.isnan(row['aji']) for row in images) - len(unknown))):
+        if number:
+            yield (f'The mean {name} per image leaves out {number} of the '
+                   f'{total} images, where neither the {truth} nor the '
+                   'prediction holds a nucleus.')
+    if unknown:
+        yield (f'Without measures of nuclei are {len(unknown)} of the {total} '
+               'images, whose annotation does not tell touching nuclei '
+               'apart.')
 
 
 def compare_networks(folders, name):
@@ -100,13 +135,15 @@ def compare_networks(folders, name):
         name: the results' file name without ending.
 
     Returns:
-        Text: one line a network, and below it the source of the data.
+        Text: one line a network, and below it the source of the data. AJI
+        and PQ are '-' where no image's nuclei are told apart, and where an
+        earlier version wrote the results.
 
     Raises:
         InputError: a folder has no results or they cannot be read.
     """
     rows = [['net', 'F1', 'F1 per image', 'IoU', 'mean IoU', 'accuracy',
-             'precision', 'recall']]
+             'precision', 'recall', 'AJI', 'PQ']]
     sources = []
     for folder in folders:
         path = os.path.join(folder, f'{name}.json')
@@ -117,9 +154,11 @@ def compare_networks(folders, name):
             raise InputError(f'{path}: no results to read ({error}); '
                              'evaluate the network first') from error
         pooled = content['results']['pooled']
-        values = [pooled['f1'], content['results']['mean_per_image']['f1']]
+        mean = content['results']['mean_per_image']
+        values = [pooled['f1'], mean['f1']]
         values += [pooled[metric] for metric in
                    ('iou', 'mean_iou', 'accuracy', 'precision', 'recall')]
+        values += [mean.get(metric) for metric in ('aji', 'pq')]
         rows.append([content['settings']['flags']['net']]
                     + [_format_value(value) for value in values])
         source = content['settings']['source']
@@ -127,7 +166,8 @@ def compare_networks(folders, name):
             sources.append(source)
     return '\n'.join([
         _align_columns(rows),
-        'All but "F1 per image" from pixels pooled over images.',
+        '"F1 per image", AJI and PQ are means over images, the others from '
+        'pixels pooled over images.',
         *(f'Data: {source}' for source in sources)])
 
 
@@ -137,12 +177,25 @@ def _all_rows(results):
         {'name': 'mean per image', **results['mean_per_image']}]
 
 
-def _as_floats(values):
-    return {name: float(value) for name, value in values.items()}
+def _measures(counts, sums):
+    """METRICS by name, int or float, of one image or of several pooled.
+
+    Args:
+        counts: list of `metrics.Counts`.
+        sums: list of `nuclei_metrics.Sums`, of as many or fewer images.
+    """
+    values = metrics.compute(metrics.pool(counts))
+    values.update(nuclei_metrics.compute(nuclei_metrics.pool(sums)) if sums
+                  else NOT_TOLD_APART)
+    return {name: np.asarray(value).item() for name, value in values.items()}
 
 
-def _format_value(value):
-    return '-' if value is None or math.isnan(value) else f'{value:.4f}'
+def _format_value(value, metric=''):
+    if value is None or math.isnan(value):
+        return '-'
+    if isinstance(value, int):
+        return str(value)
+    return f'{value:.1f}' if metric.startswith('nuclei_') else f'{value:.4f}'
 
 
 def _align_columns(rows):

@@ -77,17 +77,18 @@ def pool(counts):
     return Counts(*map(sum, zip(*counts)))
 
 
-def mean_per_image(rows):
+def mean_per_image(rows, names=METRICS):
     """Averages the images' metrics; images where one is NaN do not count.
 
     Args:
-        rows: list of dicts that hold METRICS.
+        rows: list of dicts.
+        names: of the metrics, which all rows hold.
 
     Returns:
         dict of float; a metric that is NaN in every row stays NaN.
     """
     means = {}
-    for name in METRICS:
+    for name in names:
         values = [row[name] for row in rows if not np.isnan(row[name])]
         means[name] = float(np.mean(values)) if values else float('nan')
     return means

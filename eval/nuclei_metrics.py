@@ -32,6 +32,14 @@ Sums = collections.namedtuple('Sums',
 METRICS = ('aji', 'pq', 'dq', 'sq', 'detection_precision',
            'detection_recall', 'nuclei_found', 'nuclei_true')
 
+# The pairs of a true and a found nucleus that share pixels, by true nucleus:
+#   true, found: int64 [P], their numbers
+#   common, union: int64 [P], pixels
+#   iou: float64 [P]
+#   match: bool [P]
+_Pairs = collections.namedtuple('_Pairs',
+                                'true found common union iou match')
+
 
 def compare(prediction, truth):
     """Compares the nuclei found in an image with the true ones.
@@ -46,29 +54,52 @@ def compare(prediction, truth):
     Raises:
         ValueError: the shapes differ.
     """
+    found_area = _areas(prediction)
+    true_area = _areas(truth)
+    pairs = _pair(prediction, truth, found_area, true_area)
+    # The last of each true nucleus's pairs, which are ordered by IoU.
+    order = np.lexsort((pairs.iou, pairs.true))
+    last = order[np.append(np.diff(pairs.true[order]) > 0, True)] if len(
+        order) else order
+    lost = true_area.sum() - true_area[pairs.true[last]].sum()
+    extra = found_area.sum() - found_area[np.unique(pairs.found[last])].sum()
+    return Sums(pairs.common[last].sum(),
+                pairs.union[last].sum() + lost + extra,
+                pairs.iou[pairs.match].sum(), np.count_nonzero(pairs.match),
+                np.count_nonzero(found_area), np.count_nonzero(true_area))
+
+
+def matches(prediction, truth):
+    """Which nuclei match.
+
+    Args:
+        prediction, truth: as for `compare`.
+
+    Returns:
+        The numbers of the found nuclei that match, and those of the true ones
+        that they match, int64 [matches] each.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    pairs = _pair(prediction, truth, _areas(prediction), _areas(truth))
+    return pairs.found[pairs.match], pairs.true[pairs.match]
+
+
+def _pair(prediction, truth, found_area, true_area):
+    """The _Pairs of two label images whose `_areas` are given."""
     if prediction.shape != truth.shape:
         raise ValueError(f'prediction is {list(prediction.shape)} but truth '
                          f'is {list(truth.shape)}')
-    found_area = _areas(prediction)
-    true_area = _areas(truth)
     overlap = (prediction > 0) & (truth > 0)
     # One number for each pair of a true and a found nucleus.
-    pairs, common = np.unique(
+    numbers, common = np.unique(
         truth[overlap].astype(np.int64) * len(found_area)
         + prediction[overlap], return_counts=True)
-    true, found = np.divmod(pairs, len(found_area))
+    true, found = np.divmod(numbers, len(found_area))
     union = true_area[true] + found_area[found] - common
     iou = common / union
-    # The last of each true nucleus's pairs, which are ordered by IoU.
-    order = np.lexsort((iou, true))
-    last = order[np.append(np.diff(true[order]) > 0, True)] if len(
-        order) else order
-    lost = true_area.sum() - true_area[true[last]].sum()
-    extra = found_area.sum() - found_area[np.unique(found[last])].sum()
-    matched = iou[iou > MATCH]
-    return Sums(common[last].sum(), union[last].sum() + lost + extra,
-                matched.sum(), len(matched), np.count_nonzero(found_area),
-                np.count_nonzero(true_area))
+    return _Pairs(true, found, common, union, iou, iou > MATCH)
 
 
 def _areas(labels):

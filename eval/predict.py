@@ -120,7 +120,10 @@ def _write_results(output_dir, path, outputs, image, mask, probability,
     if 'probability' in paths:
         _write(paths['probability'], probability)
     if 'labels' in paths:
-        nuclei_files.write_labels(paths['labels'], labels)
+        written = nuclei_files.write_labels(paths['labels'], labels)
+        for former in set(paths['labels']) - {written}:
+            if os.path.lexists(former):  # of an earlier prediction
+                os.remove(former)
     table, geojson = [paths.get(output, [None])[0]
                       for output in ('csv', 'geojson')]
     nuclei_files.write_nuclei(table, geojson, labels, probability, image,

@@ -97,17 +97,20 @@ def validation_windows(path, stride, identity=None, unseen=()):
 
     Yields:
         (image float32 [1, H', W', 3] in [0, 1], reflect-padded to multiples
-        of `stride`; mask uint8 [1, H, W, 1], not padded).
+        of `stride`; instances int32 [1, H, W, 1], not padded; told_apart,
+        bool), the last two as in `store.WholeImage`.
 
     Raises:
         InputError: as `store.open_store` and `store.reading`.
     """
     with store.open_store(path, identity, unseen) as file:
-        for _, image, mask in store.whole_images(file):
-            for window in itertools.product(*map(_windows, mask.shape)):
+        for _, image, instances, told_apart in store.whole_images(file):
+            for window in itertools.product(*map(_windows, instances.shape)):
                 padded = pad_to_stride(image[window], stride)
+                # A nucleus that the window's border cuts stays as it is.
                 yield (normalise(padded)[np.newaxis],
-                       mask[window][np.newaxis, ..., np.newaxis])
+                       instances[window][np.newaxis, ..., np.newaxis],
+                       told_apart)
 
 
 def _windows(length):
@@ -174,19 +177,21 @@ def validation_input(path, stride, readers, identity=None, unseen=()):
         identity, unseen: as for `store.open_store`; checked in each pass.
 
     Returns:
-        A function without arguments that returns what `validation_windows`
-        yields.
+        A function without arguments that returns the image that
+        `validation_windows` yields, and a dict of its `instances` and
+        `told_apart`.
     """
     def input_fn():
         reader = Reader(validation_windows(path, stride, identity, unseen))
         readers.append(reader)
-        queue = tf.FIFOQueue(2, [tf.float32, tf.uint8])
-        image, mask = tf.py_func(reader, [], [tf.float32, tf.uint8])
-        tf.train.add_queue_runner(
-            tf.train.QueueRunner(queue, [queue.enqueue([image, mask])]))
-        image, mask = queue.dequeue()
+        dtypes = [tf.float32, tf.int32, tf.bool]
+        queue = tf.FIFOQueue(2, dtypes)
+        tf.train.add_queue_runner(tf.train.QueueRunner(
+            queue, [queue.enqueue(tf.py_func(reader, [], dtypes))]))
+        image, instances, told_apart = queue.dequeue()
         image.set_shape([1, None, None, 3])
-        mask.set_shape([1, None, None, 1])
-        return image, mask
+        instances.set_shape([1, None, None, 1])
+        told_apart.set_shape([])
+        return image, {'instances': instances, 'told_apart': told_apart}
 
     return input_fn

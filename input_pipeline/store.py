@@ -26,6 +26,7 @@ import sys
 import h5py
 import numpy as np
 
+from input_pipeline.annotations import COMPONENTS
 from input_pipeline.files import DAMAGED, InputError, open_hdf5, reserve_space
 from input_pipeline.preprocessing import check_size
 
@@ -56,6 +57,12 @@ PATCHES = {
 # What `write_store` wrote: names of the images, names of those left out,
 # numbers of patches and of nuclei.
 Written = collections.namedtuple('Written', 'names left_out patches nuclei')
+
+# An image of a store: uint8 [H, W, 3], RGB, its nuclei, int32 [H, W], 0 and
+# 1 to N, and whether these are single nuclei or, False, also groups of
+# touching ones.
+WholeImage = collections.namedtuple('WholeImage',
+                                    'name image instances told_apart')
 
 
 def patch_origins(length, patch_size=PATCH_SIZE, overlap=OVERLAP):
@@ -344,13 +351,13 @@ def reading(store):
 
 
 def whole_images(store):
-    """Yields (name, image, mask) of each image of an open store.
-
-    The image is uint8 [H, W, 3], RGB, and the mask uint8 [H, W], 1 in nuclei.
-    """
+    """Yields the WholeImage of each image of an open store."""
     for index, name in enumerate(image_names(store)):
-        yield (name, whole_array(store, index, 'image'),
-               whole_array(store, index, 'mask'))
+        with reading(store):
+            kind = store[f'images/{index}'].attrs['instances_from'].decode()
+        yield WholeImage(name, whole_array(store, index, 'image'),
+                         whole_array(store, index, 'instances'),
+                         kind != COMPONENTS)
 
 
 def whole_array(store, index, kind):

@@ -51,10 +51,10 @@ def program():
     return functools.partial(run, sys.executable, 'main.py')
 
 
-def example(name, image, instances):
+def example(name, image, instances, kind='outlines'):
     """What `store.write_store` takes, of arrays or a mask."""
     instances = np.asarray(instances, np.int32)
-    return name, lambda: iter([image, (instances, 'outlines')])
+    return name, lambda: iter([image, (instances, kind)])
 
 
 @pytest.fixture(scope='session')
@@ -223,6 +223,27 @@ def trained(program, data_dir, tmp_path_factory):
         assert 'step 6/6' in process.stdout
         assert 'step 3: validation loss' in process.stdout
     return folder
+
+
+def masks_of(folder, net, path):
+    """A network's masks of a store's images, as evaluation in training sees
+    them: whole images, not averaged, holes not filled.
+
+    Args:
+        folder, net: as for `checkpoints.restored_model`.
+        path: of the store.
+
+    Returns:
+        List of the masks, uint8 [H, W] of 0 and 1, and of the true ones.
+    """
+    # Here, for tests that need no TensorFlow.
+    from eval import inference
+    from training import checkpoints
+    with store.open_store(path) as file, checkpoints.restored_model(
+            str(folder), net) as (forward, stride, _):
+        return zip(*[(inference.segment(
+            whole.image, forward, stride, 0.5, inference.MAX_PIXELS)[0],
+            whole.instances > 0) for whole in store.whole_images(file)])
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 """Curves from event files that TensorFlow itself wrote."""
+import math
 import sys
 
 import imageio.v3
@@ -112,7 +113,17 @@ def test_picture(tmp_path, with_validation):
                      [(4, 'loss', 0.5), (8, 'f1', 0.25)])
     path = curves.plot_curves(str(tmp_path))
     assert path == str(tmp_path / 'curves.png')
+    # Of what there is, a panel each.
+    assert imageio.v3.imread(path).shape == (450, 1000, 4)
+    write_events(tmp_path / 'eval', [(8, 'aji', 0.5), (8, 'pq', math.nan)],
+                 '2000')
+    curves.plot_curves(str(tmp_path))
     assert imageio.v3.imread(path).shape == (450, 1500, 4)
+
+
+def test_no_picture_without_a_value(tmp_path):
+    write_events(tmp_path, [(1, 'other', 1.0), (1, 'f1', math.nan)])
+    assert curves.plot_curves(str(tmp_path)) is None
 
 
 def test_folder_without_event_files(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from skimage.segmentation import find_boundaries
 
 from eval import display
+from input_pipeline import store
 
 matplotlib.use('Agg')
 
@@ -129,10 +130,100 @@ def test_display_masked_refuses_floats_of_0_to_255():
         display.display_masked(np.array([[[0., 255., 0.]]]), np.zeros((1, 1)))
 
 
-def test_save_comparison_writes_one_wide_png(tmp_path):
-    image, mask = tissue_and_square()
+def test_outlines_of_touching_nuclei_lie_inside_each():
+    labels = np.zeros((7, 9), np.int32)
+    labels[1:6, 1:5], labels[1:6, 5:] = 4, 9
+    # The right one goes on beyond the image.
+    expected = ["         ",
+                " ######## ",
+                " #  ##   ",
+                " #  ##   ",
+                " #  ##   ",
+                " ######## ",
+                "         "]
+    expected = np.array([[mark == '#' for mark in row[:9]]
+                         for row in expected])
+    found = display.nuclear_outlines(labels)
+    assert found.dtype == bool
+    np.testing.assert_array_equal(found, expected)
+
+
+TISSUE = (200, 150, 190)
+YELLOW, BLUE, VERMILION = [255, 255, 0], [0, 128, 255], [213, 94, 0]
+# 0.6 of the tissue and 0.4 of these.
+TINTS = [[222, 192, 114], [120, 141, 216], [205, 128, 114]]
+
+
+def comparable(told_apart=True):
+    """Tissue with one nucleus found, one invented, one missed; the mask and
+    the labels found. Both found ones touch."""
+    labels, truth = np.zeros((2, 40, 40), np.int32)
+    labels[5:15, 5:15], labels[5:15, 15:25] = 1, 2
+    truth[5:15, 6:15], truth[25:35, 20:30] = 3, 7
+    image = np.full((40, 40, 3), TISSUE, np.uint8)
+    return (store.WholeImage('a', image, truth, told_apart),
+            np.uint8(labels > 0), labels)
+
+
+def test_nuclei_coloured_by_how_they_were_found():
+    whole, _, labels = comparable()
+    drawn, numbers = display.found_nuclei(whole.image, labels,
+                                          whole.instances)
+    assert numbers == {'true': 1, 'false': 1, 'missed': 1}
+    expected = whole.image.copy()
+    for colour, tint, (top, left) in zip((YELLOW, BLUE, VERMILION), TINTS,
+                                         ((5, 5), (5, 15), (25, 20))):
+        expected[top:top + 10, left:left + 10] = colour
+        expected[top + 1:top + 9, left + 1:left + 9] = tint
+    np.testing.assert_array_equal(drawn, expected)
+    assert (whole.image == TISSUE).all()
+
+
+def last_panel(path):
+    """The last panel of a comparison of `comparable`, and what is below.
+
+    Returns:
+        A function of a row and a column of the image to the colour there, a
+        list, and the set of colours below the panel.
+    """
+    picture = imageio.v3.imread(path)[..., :3]
+    rest = picture.shape[1] * 3 // 4
+    rows, columns = np.nonzero((picture[:, rest:] == TISSUE).all(axis=2))
+    top, left = rows.min(), rest + columns.min()
+    scale = (rows.max() + 1 - top) / 40  # pixels of the picture for one
+    assert columns.max() + 1 + rest - left == pytest.approx(40 * scale, abs=2)
+    return (lambda row, column: picture[
+        int(top + (row + 0.5) * scale), int(left + (column + 0.5) * scale)
+    ].tolist()), set(map(tuple, picture[rows.max() + 1:, rest:].reshape(
+        -1, 3).tolist()))
+
+
+def test_the_comparison_shows_nuclei_in_colours(tmp_path):
     path = tmp_path / 'new folder' / 'a.png'
-    display.save_comparison(str(path), image, mask, mask)
+    display.save_comparison(str(path), *comparable())
+    colour_at, below = last_panel(path)
+    # Of each the outline, and a pixel within.
+    for colour, tint, (row, column) in zip(
+            (YELLOW, BLUE, VERMILION), TINTS, ((10, 5), (10, 24), (30, 20))):
+        assert colour_at(row, column) == colour
+        assert colour_at(row, column + (4 if column < 24 else -4)) == tint
+        assert tuple(colour) in below  # in the legend
+    assert colour_at(10, 14) == YELLOW and colour_at(10, 15) == BLUE
+    assert [entry.name for entry in path.parent.iterdir()] == ['a.png']
+
+
+def test_the_comparison_without_nuclei_told_apart(tmp_path):
+    path = str(tmp_path / 'a.png')
+    display.save_comparison(path, *comparable(told_apart=False))
+    colour_at, below = last_panel(path)
+    # One outline around both, on either side of the edge.
+    assert colour_at(10, 4) == colour_at(10, 5) == colour_at(4, 15) == GREEN
+    assert colour_at(10, 14) == colour_at(30, 25) == list(TISSUE)
+    assert below == {(255, 255, 255)}
+
+
+def test_save_comparison_writes_one_wide_png(tmp_path):
+    path = tmp_path / 'a.png'
+    display.save_comparison(str(path), *comparable())
     height, width = imageio.v3.imread(path).shape[:2]
     assert width > 3 * height
-    assert [entry.name for entry in path.parent.iterdir()] == ['a.png']

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 
 from eval import evaluate
-from input_pipeline.files import InputError
+from input_pipeline import store
+from input_pipeline.files import InputError, write_json
 
 NAN = float('nan')
+NUCLEI = ('aji', 'pq', 'dq', 'sq', 'detection_precision', 'detection_recall',
+          'nuclei_found', 'nuclei_true')
+
+
+def of_nuclei(*values):
+    """Measures of nuclei by name, of values in the order of NUCLEI."""
+    return dict(zip(NUCLEI, values))
 
 
 def red_channel(batch):
@@ -16,15 +24,19 @@ def red_channel(batch):
 
 
 def images():
-    """Yields 32 x 64 pixels, red in columns 0 to 39 where the nuclei are in
+    """Yields 32 x 64 pixels, red in columns 0 to 39 where a nucleus is in
     20 to 59, and 32 x 32 pixels without anything."""
     first = np.zeros((32, 64, 3), np.uint8)
     first[:, :40, 0] = 255
-    truth = np.zeros((32, 64), np.uint8)
+    truth = np.zeros((32, 64), np.int32)
     truth[:, 20:60] = 1
-    yield 'first', first, truth
-    yield 'second', np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32),
-                                                              np.uint8)
+    yield store.WholeImage('first', first, truth, True)
+    yield empty('second')
+
+
+def empty(name):
+    return store.WholeImage(name, np.zeros((32, 32, 3), np.uint8),
+                            np.zeros((32, 32), np.int32), True)
 
 
 def evaluated(folder=None):
@@ -35,30 +47,123 @@ def evaluated(folder=None):
 def test_evaluate(tmp_path):
     results = evaluated(str(tmp_path))
     # In columns of 32 pixels: tp 20, fp 20, fn 20, tn 4 of the first image;
-    # tn 32 of the second.
+    # tn 32 of the second. The nuclei have 20 columns of 60 in common, and
+    # an IoU of a third is no match.
     first = {'name': 'first', 'accuracy': 24 / 64, 'precision': 20 / 40,
              'recall': 20 / 40, 'f1': 40 / 80, 'iou': 20 / 60,
-             'mean_iou': (20 / 60 + 4 / 44) / 2}
-    assert results['per_image'][0] == pytest.approx(first)
+             'mean_iou': (20 / 60 + 4 / 44) / 2,
+             **of_nuclei(1 / 3, 0, 0, NAN, 0, 0, 1, 1)}
+    assert results['per_image'][0] == pytest.approx(first, nan_ok=True)
     assert results['per_image'][1] == pytest.approx(
         {'name': 'second', 'accuracy': 1, 'precision': NAN, 'recall': NAN,
-         'f1': NAN, 'iou': NAN, 'mean_iou': NAN}, nan_ok=True)
+         'f1': NAN, 'iou': NAN, 'mean_iou': NAN,
+         **of_nuclei(NAN, NAN, NAN, NAN, NAN, NAN, 0, 0)}, nan_ok=True)
     assert results['pooled'] == pytest.approx(
         {'accuracy': 56 / 96, 'precision': 0.5, 'recall': 0.5, 'f1': 0.5,
-         'iou': 20 / 60, 'mean_iou': (20 / 60 + 36 / 76) / 2})
-    # The second image is undefined but for its accuracy.
+         'iou': 20 / 60, 'mean_iou': (20 / 60 + 36 / 76) / 2,
+         **of_nuclei(1 / 3, 0, 0, NAN, 0, 0, 1, 1)}, nan_ok=True)
+    # The second image is undefined but for its accuracy and its 0 nuclei.
     del first['name']
     assert results['mean_per_image'] == pytest.approx(
-        {**first, 'accuracy': (24 / 64 + 1) / 2})
+        {**first, 'accuracy': (24 / 64 + 1) / 2, 'nuclei_found': 0.5,
+         'nuclei_true': 0.5}, nan_ok=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         'first.png', 'second.png']
 
 
+def with_nuclei():
+    """Yields three images of 64 x 64 pixels, red where nuclei are found."""
+    def whole(name, red, true, told_apart=True):
+        image = np.zeros((64, 64, 3), np.uint8)
+        truth = np.zeros((64, 64), np.int32)
+        for top, left, side in red:
+            image[top:top + side, left:left + side, 0] = 255
+        for number, (top, left, side) in enumerate(true, 1):
+            truth[top:top + side, left:left + side] = number
+        return store.WholeImage(name, image, truth, told_apart)
+
+    # One found 2 columns beside where it is, one invented, one missed.
+    first = whole('first', [(10, 10, 12), (40, 40, 12)],
+                  [(10, 12, 12), (40, 5, 8)])
+    first.image[45, 46, 0] = 0  # a hole
+    yield first
+    yield whole('second', [(20, 20, 12)], [(20, 20, 12)])
+    yield whole('third', [(20, 20, 12), (40, 40, 12)], [(20, 20, 12)], False)
+
+
+def with_nuclei_evaluated():
+    return evaluate.evaluate(with_nuclei(), 3, red_channel, 32, 0.5,
+                             1024 * 1024, False)
+
+
+def test_nuclei_of_images_together_and_one_by_one():
+    results = with_nuclei_evaluated()
+    found = [{name: row[name] for name in NUCLEI} for row in (
+        *results['per_image'], results['pooled'], results['mean_per_image'])]
+    # 10 of 12 + 2 columns of the first nucleus in common; 12 x 12 and 8 x 8
+    # pixels of the others.
+    iou = 10 / 14
+    expected = [
+        (120 / (168 + 144 + 64), iou / 2, 0.5, iou, 0.5, 0.5, 2, 2),
+        (1, 1, 1, 1, 1, 1, 1, 1),
+        8 * (NAN,),
+        ((120 + 144) / (168 + 144 + 64 + 144), (iou + 1) / 3, 2 / 3,
+         (iou + 1) / 2, 2 / 3, 2 / 3, 3, 3),
+        ((120 / (168 + 144 + 64) + 1) / 2, (iou / 2 + 1) / 2, 0.75,
+         (iou + 1) / 2, 0.75, 0.75, 1.5, 1.5)]
+    for values, wanted in zip(found, expected):
+        assert values == pytest.approx(of_nuclei(*wanted), nan_ok=True)
+    for row in (*results['per_image'][:2], results['pooled']):
+        assert type(row['nuclei_found']) is type(row['nuclei_true']) is int
+    # The hole is filled: tp 120, fp 24 + 144, fn 24 + 64.
+    assert results['per_image'][0]['f1'] == pytest.approx(
+        240 / (240 + 24 + 144 + 24 + 64))
+    # Pixels are measured where nuclei are not: tp 144, fp 144.
+    assert results['per_image'][2]['f1'] == pytest.approx(2 / 3)
+
+
+def test_table_of_nuclei():
+    _, table = evaluate.format_table(with_nuclei_evaluated()).split('\n\n')
+    *lines, remark = table.splitlines()
+    assert [line.split() for line in lines] == [
+        ['nuclei', 'aji', 'pq', 'dq', 'sq', 'precision', 'recall', 'found',
+         'true'],
+        # 120 / 376 = 0.31915, 264 / 520 = 0.50769, 10 / 14 = 0.71429
+        ['first', '0.3191', '0.3571', '0.5000', '0.7143', '0.5000', '0.5000',
+         '2', '2'],
+        ['second'] + 6 * ['1.0000'] + ['1', '1'],
+        ['third'] + 8 * ['-'],
+        ['pooled', '0.5077', '0.5714', '0.6667', '0.8571', '0.6667', '0.6667',
+         '3', '3'],
+        ['mean', 'per', 'image', '0.6596', '0.6786', '0.7500', '0.8571',
+         '0.7500', '0.7500', '1.5', '1.5']]
+    assert len({len(line) for line in lines}) == 1
+    assert remark.startswith('Without measures of nuclei are 1 of the 3 ')
+
+
+def test_no_nuclei_told_apart_at_all(tmp_path):
+    results = evaluate.evaluate(list(with_nuclei())[2:], 1, red_channel, 32,
+                                0.5, 1024 * 1024, False)
+    evaluate.write_results(str(tmp_path), 'test', results, {
+        'flags': {'net': 'unet'}, 'source': 'masks'})
+    content = json.loads((tmp_path / 'test.json').read_text())['results']
+    for row in (*content['per_image'], content['pooled'],
+                content['mean_per_image']):
+        assert {row[name] for name in NUCLEI} == {None}
+        assert row['f1'] == pytest.approx(2 / 3)
+    with open(str(tmp_path / 'test.csv'), newline='') as file:
+        for row in csv.DictReader(file):
+            assert {row[name] for name in NUCLEI} == {'nan'}
+    assert evaluate.compare_networks([str(tmp_path)], 'test').splitlines()[
+        1].split()[-2:] == ['-', '-']
+
+
 def test_evaluate_names_the_image_that_is_too_small():
     with pytest.raises(InputError, match='tiny: 40 x 20'):
-        evaluate.evaluate([('tiny', np.zeros((20, 40, 3), np.uint8),
-                            np.zeros((20, 40), np.uint8))], 1, red_channel,
-                          32, 0.5, 1024, False)
+        evaluate.evaluate([store.WholeImage(
+            'tiny', np.zeros((20, 40, 3), np.uint8),
+            np.zeros((20, 40), np.int32), True)], 1, red_channel, 32, 0.5,
+                          1024, False)
 
 
 def test_results_in_json_and_csv(tmp_path):
@@ -74,24 +179,27 @@ def test_results_in_json_and_csv(tmp_path):
     assert content['settings'] == settings
     assert content['results']['per_image'][1] == {
         'name': 'second', 'accuracy': 1, 'precision': None, 'recall': None,
-        'f1': None, 'iou': None, 'mean_iou': None}
+        'f1': None, 'iou': None, 'mean_iou': None,
+        **of_nuclei(*6 * [None], 0, 0)}
     assert content['results']['pooled']['f1'] == 0.5
 
     with open(str(tmp_path / 'test.csv'), newline='') as file:
         rows = list(csv.reader(file))
     assert rows[0] == ['name', 'accuracy', 'precision', 'recall', 'f1', 'iou',
-                       'mean_iou']
+                       'mean_iou', *NUCLEI]
     assert [row[0] for row in rows[1:]] == ['first', 'second', 'pooled',
                                             'mean per image']
     assert [float(value) for value in rows[1][1:6]] == pytest.approx(
         [24 / 64, 0.5, 0.5, 0.5, 20 / 60])
-    assert rows[2][1:] == ['1.0'] + 5 * ['nan']
+    assert rows[1][7:9] == [str(1 / 3), '0.0'] and rows[1][13:] == ['1', '1']
+    assert rows[2][1:] == ['1.0'] + 11 * ['nan'] + ['0', '0']
 
 
 def test_table_of_one_network():
-    *lines, remark = evaluate.format_table(evaluated()).splitlines()
+    pixels, nuclei = evaluate.format_table(evaluated()).split('\n\n')
+    lines = pixels.splitlines()
     assert [line.split() for line in lines] == [
-        ['image', 'accuracy', 'precision', 'recall', 'f1', 'iou', 'mean_iou'],
+        ['pixels', 'accuracy', 'precision', 'recall', 'f1', 'iou', 'mean_iou'],
         # (20 / 60 + 4 / 44) / 2 = 0.21212, (20 / 60 + 36 / 76) / 2 = 0.40351
         ['first', '0.3750', '0.5000', '0.5000', '0.5000', '0.3333', '0.2121'],
         ['second', '1.0000', '-', '-', '-', '-', '-'],
@@ -99,21 +207,24 @@ def test_table_of_one_network():
         ['mean', 'per', 'image', '0.6875', '0.5000', '0.5000', '0.5000',
          '0.3333', '0.2121']]
     assert len({len(line) for line in lines}) == 1
-    assert 'leaves out 1 of the 2 images' in remark
+    # Below both tables.
+    remarks = nuclei.splitlines()[5:]
+    assert len(remarks) == 2
+    for remark, name in zip(remarks, ('F1', 'AJI and PQ')):
+        assert f'mean {name} per image leaves out 1 of the 2 im' in remark
 
 
 def test_table_without_a_remark():
     results = evaluate.evaluate(list(images())[:1], 1, red_channel, 32, 0.5,
                                 1024 * 1024, False)
-    assert len(evaluate.format_table(results).splitlines()) == 4
+    assert len(evaluate.format_table(results).splitlines()) == 9
 
 
 def test_false_nuclei_where_there_are_none_count():
-    image = np.zeros((32, 32, 3), np.uint8)
-    image[0, 0] = 255  # a pixel taken for a nucleus
-    results = evaluate.evaluate(
-        [*images(), ('third', image, np.zeros((32, 32), np.uint8))], 3,
-        red_channel, 32, 0.5, 1024 * 1024, False)
+    third = empty('third')
+    third.image[0, 0] = 255  # a pixel taken for a nucleus
+    results = evaluate.evaluate([*images(), third], 3, red_channel, 32, 0.5,
+                                1024 * 1024, False)
     assert [row['f1'] for row in results['per_image']] == pytest.approx(
         [0.5, NAN, 0], nan_ok=True)
     assert results['mean_per_image']['f1'] == 0.25
@@ -127,9 +238,21 @@ def test_table_of_networks(tmp_path):
     lines = evaluate.compare_networks(folders, 'test').splitlines()
     for line, net in zip(lines[1:3], ('unet', 'segnet')):
         assert line.split() == [net, '0.5000', '0.5000', '0.3333', '0.4035',
-                                '0.5833', '0.5000', '0.5000']
+                                '0.5833', '0.5000', '0.5000', '0.3333',
+                                '0.0000']
     assert lines[-1] == 'Data: synthetic sample'
     assert len(lines) == 5
+
+
+def test_table_of_a_network_that_an_earlier_version_measured(tmp_path):
+    results = evaluated()
+    for name in NUCLEI:
+        del results['mean_per_image'][name], results['pooled'][name]
+    write_json(str(tmp_path / 'test.json'), {
+        'settings': {'flags': {'net': 'unet'}, 'source': 'made here'},
+        'results': results})
+    line = evaluate.compare_networks([str(tmp_path)], 'test').splitlines()[1]
+    assert line.split()[-3:] == ['0.5000', '-', '-']
 
 
 def test_table_of_a_network_without_results(tmp_path):

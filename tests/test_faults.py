@@ -118,7 +118,8 @@ def test_a_checkpoint_with_nan_is_never_the_best(folder):
     with pytest.raises(checkpoints.InputError,
                        match='model.ckpt-6: .* NaN; .*--learning_rate'):
         checkpoints.record_evaluation(folder, path, {
-            'f1': 1.0, 'recall': 1.0, 'loss': 0.0, 'global_step': 6})
+            'f1': 1.0, 'recall': 1.0, 'aji': 1.0, 'pq': 1.0, 'loss': 0.0,
+            'global_step': 6})
     assert checkpoints.read_best(folder) == before
 
 

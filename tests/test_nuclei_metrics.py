@@ -106,3 +106,15 @@ def test_pooled_sums_are_those_of_the_images_side_by_side():
         side_by_side.append(np.hstack([first, np.where(second, second + 5,
                                                        0)]))
     assert nuclei_metrics.pool(sums) == nuclei_metrics.compare(*side_by_side)
+
+
+def test_which_nuclei_match():
+    # The first by 80 pixels of 120, the second lies on two by a half each.
+    prediction = labels((5, 7, 10), (20, 20, 5))
+    prediction[0:4, 18:28] = 9
+    truth = labels((20, 0, 5), (5, 5, 10))
+    truth[0:4, 18:23], truth[0:4, 23:28] = 7, 8
+    found, true = nuclei_metrics.matches(prediction, truth)
+    assert (found.tolist(), true.tolist()) == ([1], [2])
+    with pytest.raises(ValueError, match='30, 30'):
+        nuclei_metrics.matches(prediction, truth[:20])

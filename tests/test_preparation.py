@@ -238,14 +238,15 @@ def test_store_holds_what_was_written(tmp_path):
             hashlib.sha1(b''.join(bytes(pixel) for row in image
                                   for pixel in row)).hexdigest()
             for _, image, _ in examples]
-        for index, ((name, image, mask_), expected) in enumerate(zip(
+        for index, (whole, expected) in enumerate(zip(
                 store.whole_images(file), examples)):
-            assert name == expected[0]
-            np.testing.assert_array_equal(image, expected[1])
+            assert whole.name == expected[0] and whole.told_apart is True
+            np.testing.assert_array_equal(whole.image, expected[1])
+            np.testing.assert_array_equal(whole.instances, expected[2])
+            assert whole.instances.dtype == np.int32
+            mask_ = store.whole_array(file, index, 'mask')
             np.testing.assert_array_equal(mask_, expected[2] > 0)
             assert mask_.dtype == np.uint8
-            np.testing.assert_array_equal(
-                store.whole_array(file, index, 'instances'), expected[2])
             assert file[f'images/{index}'].attrs['instances_from'] == (
                 b'outlines')
         # 300 pixels: patches at 0 and at 300 - 256 = 44.
@@ -275,9 +276,11 @@ def test_small_images_are_whole_and_reflected_in_patches(tmp_path, height,
 
     rows = [place(k, height) for k in range(256)]
     with store.open_store(path) as file:
-        (_, whole, mask_), = store.whole_images(file)
-        np.testing.assert_array_equal(whole, image)
-        np.testing.assert_array_equal(mask_, instances > 0)
+        whole, = store.whole_images(file)
+        np.testing.assert_array_equal(whole.image, image)
+        np.testing.assert_array_equal(whole.instances, instances)
+        np.testing.assert_array_equal(store.whole_array(file, 0, 'mask'),
+                                      instances > 0)
         assert len(file['patches/images']) == (2 if width > 256 else 1)
         for patch, patch_mask, (_, top, left) in zip(
                 file['patches/images'], file['patches/masks'],
@@ -1058,10 +1061,11 @@ def test_what_users_have(tmp_path, capsys, name):
     assert contents(out) == {'train.h5': ['A', 'B']}
     printed = capsys.readouterr()
     with store.open_store(out / 'train.h5') as file:
-        for index, (_, image, mask_) in enumerate(store.whole_images(file)):
+        for index, (_, image, instances, told_apart) in enumerate(
+                store.whole_images(file)):
             if name != 'jpeg':
                 np.testing.assert_array_equal(image, pixels(index))
-            instances = store.whole_array(file, index, 'instances')
+            mask_ = store.whole_array(file, index, 'mask')
             assert np.bincount(instances.ravel())[1:].tolist()[
                 :len(sizes)] == sizes
             np.testing.assert_array_equal(mask_, instances > 0)
@@ -1070,6 +1074,7 @@ def test_what_users_have(tmp_path, capsys, name):
             assert mask_.sum() == sum(sizes)
         assert store.attributes(file)['nuclei'] == 2 * len(sizes)
         kind = file['images/0'].attrs['instances_from'].decode()
+        assert told_apart == (kind != 'components')
         for masks, (_, top, left) in zip(file['patches/masks'],
                                          file['patches/positions']):
             np.testing.assert_array_equal(
@@ -1210,8 +1215,8 @@ def test_other_magnifications_are_resampled_with_their_nuclei(tmp_path):
         assert store.attributes(file)['microns_per_pixel'] == 0.5
         assert [file[f'images/{index}'].attrs.get('stated_microns_per_pixel')
                 for index in range(3)] == [0.5, None, None]
-        for _, image, _ in store.whole_images(file):
-            assert image.shape == (180, 240, 3)
+        for whole in store.whole_images(file):
+            assert whole.image.shape == (180, 240, 3)
 
 
 def test_images_and_masks_exchanged(tmp_path):

@@ -304,12 +304,15 @@ def test_validation_is_one_pass_over_padded_images(tmp_path):
     readers = []
     batches = run(queues.validation_input(path, 32, readers))
     assert readers[0].error is None
+    assert all(set(parts) == {'instances', 'told_apart'}
+               and parts['told_apart'] for _, parts in batches)
+    batches = [(image, parts['instances']) for image, parts in batches]
     assert [(image.shape, mask.shape) for image, mask in batches] == [
         ((1, 320, 256, 3), (1, 300, 256, 1)),
         ((1, 256, 320, 3), (1, 256, 290, 1)),
         ((1, 256, 256, 3), (1, 256, 256, 1))]
     for k, (padded, mask) in enumerate(batches):
-        assert padded.dtype == np.float32 and mask.dtype == np.uint8
+        assert padded.dtype == np.float32 and mask.dtype == np.int32
         _, height, width, _ = mask.shape
         np.testing.assert_allclose(padded[0, :height, :width],
                                    images[k] / 255, atol=1e-6)
@@ -325,18 +328,34 @@ def test_validation_fits_the_networks(tmp_path):
     path = str(tmp_path / 'validation.h5')
     write(path, [(SIDE, SIDE)])
     with tf.Graph().as_default():
-        image, mask = queues.validation_input(path, 32, [])()
+        image, parts = queues.validation_input(path, 32, [])()
         assert image.shape.as_list() == [1, None, None, 3]
-        assert mask.shape.as_list() == [1, None, None, 1]
+        assert parts['instances'].shape.as_list() == [1, None, None, 1]
+        assert parts['told_apart'].shape.as_list() == []
+
+
+def test_validation_says_whether_nuclei_are_told_apart(tmp_path):
+    path = str(tmp_path / 'validation.h5')
+    image, instances = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64))
+    instances[9:20, 9:14], instances[9:20, 14:20] = 1, 2
+    kinds = 'labels', 'components', 'outlines'
+    store.write_store(path, {}, [
+        example(kind, image, instances, kind) for kind in kinds])
+    batches = run(queues.validation_input(path, 32, []))
+    assert [parts['told_apart'] for _, parts in batches] == [
+        True, False, True]
+    for _, parts in batches:
+        np.testing.assert_array_equal(parts['instances'][0, :, :, 0],
+                                      instances)
 
 
 def test_an_image_as_large_as_a_window_stays_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(queues, 'MAX_SIDE', 300)
     path = str(tmp_path / 'validation.h5')
     images = write(path, [(300, 300)])
-    (padded, mask), = run(queues.validation_input(path, 4, []))
+    (padded, parts), = run(queues.validation_input(path, 4, []))
     np.testing.assert_allclose(padded[0], images[0] / 255, atol=1e-6)
-    assert mask.shape == (1, 300, 300, 1)
+    assert parts['instances'].shape == (1, 300, 300, 1)
 
 
 @pytest.mark.parametrize('shape, rows, columns', [
@@ -350,25 +369,26 @@ def test_each_pixel_of_a_large_image_comes_once(tmp_path, shape, rows,
     path = str(tmp_path / 'validation.h5')
     rng = np.random.RandomState(0)
     image = rng.randint(0, 256, (*shape, 3), np.uint8)
-    mask = rng.rand(*shape) < 0.3
-    store.write_store(path, {}, [example('large', image, mask)])
+    instances = rng.randint(0, 300, shape)
+    store.write_store(path, {}, [example('large', image, instances)])
     windows = list(queues.validation_windows(path, 16))
     assert len(windows) == len(rows) * len(columns)
     parts = iter(windows)
-    found_image, found_mask = [], []
+    found_image, found = [], []
     for _ in rows:
         line = [next(parts) for _ in columns]
-        for padded, part in line:
+        for padded, part, told_apart in line:
+            assert told_apart is True
             _, height, width, _ = part.shape
             assert padded.shape == (1, -(-height // 16) * 16,
                                     -(-width // 16) * 16, 3)
-        found_mask.append(np.concatenate([part[0, ..., 0]
-                                          for _, part in line], 1))
+        found.append(np.concatenate([part[0, ..., 0]
+                                     for _, part, _ in line], 1))
         found_image.append(np.concatenate(
             [padded[0, :part.shape[1], :part.shape[2]]
-             for padded, part in line], 1))
-        assert sorted(part.shape[2] for _, part in line) == columns
-    assert sorted(map(len, found_mask)) == rows
-    np.testing.assert_array_equal(np.concatenate(found_mask), mask)
+             for padded, part, _ in line], 1))
+        assert sorted(part.shape[2] for _, part, _ in line) == columns
+    assert sorted(map(len, found)) == rows
+    np.testing.assert_array_equal(np.concatenate(found), instances)
     np.testing.assert_array_equal(
         np.round(255 * np.concatenate(found_image)), image)

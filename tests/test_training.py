@@ -108,12 +108,13 @@ def test_masks_without_nuclei_leave_the_latest(trained, tmp_path, capsys):
         checkpoints.record_evaluation(
             folder, os.path.join(folder, f'model.ckpt-{step}'), {
                 'loss': 0.5, 'accuracy': 1, 'f1': f1, 'iou': f1,
-                'recall': math.nan, 'global_step': step})
+                'recall': math.nan, 'aji': f1, 'pq': f1, 'global_step': step})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith('validation.h5: F1 is undefined')
     assert lines[1:] == [
-        f'step {step}: validation loss 0.500, accuracy 1.000, F1 -, IoU -'
-        for step in (3, 6)]
+        f'step {step}: validation loss 0.500, accuracy 1.000, F1 -, IoU -, '
+        f'AJI {nuclei}, PQ {nuclei}'
+        for step, nuclei in ((3, '-'), (6, '0.0000'))]
     best = checkpoints.read_best(folder)
     assert (best['step'], best['f1']) == (6, None)
 
@@ -125,17 +126,19 @@ def test_training_and_eval_without_any_nucleus_to_validate_on(
     shutil.copy(str(data_dir / 'train.h5'), str(data))
     with store.open_store(data_dir / 'validation.h5') as file:
         rules = store.attributes(file)
-        examples = [example(name, image, mask > 1)
-                    for name, image, mask in store.whole_images(file)]
+        examples = [example(whole.name, whole.image, 0 * whole.instances,
+                            'components')
+                    for whole in store.whole_images(file)]
     store.write_store(str(data / 'validation.h5'), rules, examples)
     process = program(*train_flags(data, tmp_path, 'unet', 6), '--width=4')
     assert process.returncode == 0, process.stderr
     assert process.stdout.count('F1 is undefined') == 1
     assert 'step 6: validation' in process.stdout
+    assert process.stdout.count('F1 -, IoU -, AJI -, PQ -\n') == 2
     folder = tmp_path / 'unet'
     with open(folder / 'best' / 'best.json') as file:
         best = json.load(file)
-    assert (best['step'], best['f1']) == (6, None)
+    assert (best['step'], best['f1'], best['aji']) == (6, None, None)
     assert checkpoints.record_of_weights(
         str(folder / 'weights.h5'))['f1'] is None
     process = program('--mode=eval', '--net=unet', f'--data_dir={data}',
@@ -143,14 +146,16 @@ def test_training_and_eval_without_any_nucleus_to_validate_on(
                       '--threshold=1')  # above which is nothing
     assert process.returncode == 0, process.stderr
     assert 'leaves out 2 of the 2 images' in process.stdout
-    rows = [line.split()[-6:] for line in process.stdout.splitlines()
+    assert 'measures of nuclei are 2 of the 2 images' in process.stdout
+    rows = [line.split() for line in process.stdout.splitlines()
             if line.startswith(('validation-', 'pooled ', 'mean '))]
-    assert rows == 4 * [['1.0000'] + 5 * ['-']]
+    assert [row[-6:] for row in rows[:4]] == 4 * [['1.0000'] + 5 * ['-']]
+    assert [row[-8:] for row in rows[4:]] == 4 * [8 * ['-']]
     with open(folder / 'validation.json') as file:
         results = json.load(file)['results']
     for row in (*results['per_image'], results['mean_per_image'],
                 results['pooled']):
-        assert row['f1'] is None
+        assert row['f1'] is row['aji'] is row['pq'] is None
 
 
 def test_a_checkpoint_that_has_gone_is_not_kept(tmp_path, capsys):
@@ -441,6 +446,58 @@ def test_confusion_of_a_batch_by_hand():
     # True positives 0.9 and 0.7, false 0.6; missed 0.2; the rest is right.
     assert value(model_fn.confusion_matrix(labels, probability)).tolist() == [
         2, 1, 1, 2]
+
+
+def nuclei_of(squares):
+    """int32 [1, 48, 48, 1] with squares (top, left, side), 1 to N."""
+    instances = np.zeros((1, 48, 48, 1), np.int32)
+    for number, (top, left, side) in enumerate(squares, 1):
+        instances[0, top:top + side, left:left + side] = number
+    return instances
+
+
+# Found, true, told apart; AJI, PQ and whether the image counts.
+IMAGES = [
+    ([(5, 5, 12)], [(5, 5, 12)], True, (1, 1, 1)),
+    # 10 of 14 columns in common, and one of 64 pixels missed.
+    ([(5, 5, 12)], [(5, 7, 12), (30, 30, 8)], True,
+     (120 / (168 + 64), 10 / 14 / 1.5, 1)),
+    ([(5, 5, 12)], [], True, (0, 0, 1)),
+    ([], [], True, (0, 0, 0)),
+    ([(5, 5, 12)], [(5, 5, 12)], False, (0, 0, 0))]
+
+
+def measures_of(found, true, told_apart):
+    probability = np.where(nuclei_of(found) > 0, 0.9, 0.1).astype(np.float32)
+    return model_fn.nuclei_measures(
+        {'instances': tf.constant(nuclei_of(true)),
+         'told_apart': tf.constant(told_apart)}, tf.constant(probability))
+
+
+@pytest.mark.parametrize('found, true, told_apart, expected', IMAGES)
+def test_nuclei_of_an_image_in_evaluation(found, true, told_apart, expected):
+    assert value(measures_of(found, true, told_apart)) == pytest.approx(
+        np.array(expected))
+
+
+@pytest.mark.parametrize('chosen, expected', [
+    (range(5), ((1 + 120 / 232) / 3, (1 + 10 / 21) / 3)),
+    ((0, 3, 4), (1, 1)), ((3, 4), (math.nan, math.nan))])
+def test_nuclei_are_averaged_over_the_images_that_count(chosen, expected,
+                                                        tmp_path):
+    with tf.Graph().as_default(), tf.Session() as session:
+        measures = tf.placeholder(tf.float64, [3])
+        spec = model_fn.eval_spec(
+            tf.constant(0.0), tf.zeros([4], tf.float64), measures,
+            tf.summary.scalar('image', 0), {'model_dir': str(tmp_path)})
+        session.run(tf.local_variables_initializer())
+        for index in chosen:
+            one = session.run(measures_of(*IMAGES[index][:3]))
+            # An Estimator runs both, which are one op.
+            session.run([spec.eval_metric_ops[name][1]
+                         for name in ('aji', 'pq')], {measures: one})
+        assert session.run([spec.eval_metric_ops[name][0] for name in (
+            'aji', 'pq')]) == pytest.approx(expected, nan_ok=True)
 
 
 def test_image_summary_shows_image_mask_and_prediction_side_by_side():

@@ -337,10 +337,11 @@ def record_evaluation(folder, checkpoint, result):
     if undefined and (not former or former['f1'] is not None):
         print('validation.h5: F1 is undefined, since its masks hold no '
               'nucleus; the latest checkpoint is kept instead of the best')
-    f1, iou = ('-' if metrics[name] is None else f'{metrics[name]:.4f}'
-               for name in ('f1', 'iou'))
+    f1, iou, aji, pq = (
+        '-' if metrics[name] is None or math.isnan(metrics[name])
+        else f'{metrics[name]:.4f}' for name in ('f1', 'iou', 'aji', 'pq'))
     print(f'step {step}: validation loss {metrics["loss"]:.3f}, accuracy '
-          f'{metrics["accuracy"]:.3f}, F1 {f1}, IoU {iou}'
+          f'{metrics["accuracy"]:.3f}, F1 {f1}, IoU {iou}, AJI {aji}, PQ {pq}'
           + (' (best so far)' if best and not undefined else ''), flush=True)
 
 

@@ -1,7 +1,11 @@
 """Loss, learning rate and summaries: the Estimator's model_fn."""
 import os
 
+import numpy as np
+
 import nets
+from eval import nuclei_metrics
+from eval.instances import separate
 from eval.metrics import Counts, compute
 from nets.tf1 import acceleration_scope, tf
 from training.hooks import STEP_DONE, ProgressHook
@@ -69,6 +73,36 @@ def metric_tensors(counts):
             in compute(Counts(*tf.unstack(counts))).items()}
 
 
+def nuclei_measures(labels, probability):
+    """AJI and PQ of an image and whether it counts, float64 [3].
+
+    It counts, by 1, where its nuclei are told apart and some are found or
+    true; or else all three are 0. A window of an image too large to evaluate
+    whole is an image of its own here.
+
+    Args:
+        labels: what `queues.validation_input` says of the image.
+        probability: float32 [1, H, W, 1].
+    """
+    def measure(mask, probability, instances, told_apart):
+        if not told_apart:
+            return np.zeros(3)
+        # Holes are filled in a copy: TensorFlow's arrays must stay.
+        found = separate(mask[0, :, :, 0].copy(), probability[0, :, :, 0])
+        values = nuclei_metrics.compute(
+            nuclei_metrics.compare(found, instances[0, :, :, 0]))
+        # Both are NaN, or none.
+        return np.nan_to_num([values['aji'], values['pq'],
+                              not np.isnan(values['aji'])])
+
+    measures = tf.py_func(
+        measure, [tf.cast(probability > 0.5, tf.uint8),
+                  tf.cast(tf.round(255 * probability), tf.uint8),
+                  labels['instances'], labels['told_apart']], tf.float64)
+    measures.set_shape([3])
+    return measures
+
+
 def image_summary(images, labels, probability):
     """Tissue, mask and prediction side by side, for TensorBoard.
 
@@ -97,7 +131,8 @@ def model_fn(features, labels, mode, params):
 
     Args:
         features: images float32 [N, H', W', 3] in [0, 1].
-        labels: masks [N, H, W, 1], 0 or 1; in evaluation the images are
+        labels: in training the masks, float32 [N, H', W', 1] of 0 and 1; in
+            evaluation the dict of `queues.validation_input`: the images are
             padded at the bottom and right, and H <= H', W <= W'.
         mode: tf.estimator.ModeKeys.TRAIN or EVAL.
         params: dict of `train_config`, a TrainConfig, `accelerate`, whether
@@ -106,23 +141,28 @@ def model_fn(features, labels, mode, params):
     Returns:
         A tf.estimator.EstimatorSpec.
     """
-    shape = tf.shape(labels)
-    labels = tf.cast(labels, tf.float32)
+    training = mode == tf.estimator.ModeKeys.TRAIN
+    masks = labels if training else tf.cast(labels['instances'] > 0,
+                                            tf.float32)
+    shape = tf.shape(masks)
     with acceleration_scope(params['accelerate']):
         config = params['train_config']
         model = nets.build(config.net, config.width, config.output_stride,
-                           features, mode == tf.estimator.ModeKeys.TRAIN)
+                           features, training)
         logits = model.get_layer('logits').output[:, :shape[1], :shape[2]]
         probability = tf.sigmoid(logits)
-        loss = segmentation_loss(logits, labels)
-    counts = confusion_matrix(labels, probability)
+        loss = segmentation_loss(logits, masks)
+    # Also in evaluation without filling small holes, as --mode=eval does,
+    # which hardly makes a difference.
+    counts = confusion_matrix(masks, probability)
     images = tf.summary.image(
-        'tissue_mask_prediction', image_summary(features, labels, probability),
+        'tissue_mask_prediction', image_summary(features, masks, probability),
         collections=[IMAGES])
-    if mode == tf.estimator.ModeKeys.TRAIN:
+    if training:
         updates = model.get_updates_for(features)
         return train_spec(loss, counts, images, updates, params)
-    return eval_spec(loss, counts, images, params)
+    return eval_spec(loss, counts, nuclei_measures(labels, probability),
+                     images, params)
 
 
 def train_spec(loss, counts, images, updates, params):
@@ -161,17 +201,32 @@ def train_spec(loss, counts, images, updates, params):
             output_dir=params['model_dir'])])
 
 
-def eval_spec(loss, counts, images, params):
-    """The EstimatorSpec of an evaluation; the arguments are as above."""
+def running_sum(values):
+    """The sum of a tensor over the batches, and the op that adds to it."""
     total = tf.Variable(
-        tf.zeros([len(Counts._fields)], tf.float64), trainable=False,
+        tf.zeros(values.shape, values.dtype), trainable=False,
         collections=[tf.GraphKeys.LOCAL_VARIABLES,
                      tf.GraphKeys.METRIC_VARIABLES])
-    update = tf.assign_add(total, counts)
+    return total, tf.assign_add(total, values)
+
+
+def eval_spec(loss, counts, nuclei, images, params):
+    """The EstimatorSpec of an evaluation.
+
+    Args:
+        nuclei: of `nuclei_measures`.
+        loss, counts, images, params: as for `train_spec`.
+    """
+    total, update = running_sum(counts)
+    metric_ops = {name: (value, update)
+                  for name, value in metric_tensors(total).items()}
+    total, update = running_sum(nuclei)
+    # Means over images, NaN where none counts.
+    for name, value in zip(('aji', 'pq'), tf.unstack(
+            tf.cast(total[:2] / total[2], tf.float32))):
+        metric_ops[name] = value, update
     return tf.estimator.EstimatorSpec(
-        tf.estimator.ModeKeys.EVAL, loss=loss,
-        eval_metric_ops={name: (value, update) for name, value
-                         in metric_tensors(total).items()},
+        tf.estimator.ModeKeys.EVAL, loss=loss, eval_metric_ops=metric_ops,
         evaluation_hooks=[tf.train.SummarySaverHook(
             save_steps=1, summary_op=images,
             output_dir=os.path.join(params['model_dir'], 'eval'))])
