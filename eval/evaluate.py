@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from eval import display, inference, instances, metrics, nuclei_metrics
+from eval import display, inference, metrics, nuclei_metrics
 from input_pipeline import progress
 from input_pipeline.files import InputError, atomic_write, write_json
 from input_pipeline.preprocessing import check_size
@@ -29,7 +29,7 @@ def evaluate(images, total, forward, stride, threshold, max_pixels, average,
         images: iterable of `store.WholeImage`.
         total: number of images, for the progress line.
         forward, stride, threshold, max_pixels, average: as for
-            `inference.segment`.
+            `inference.find_nuclei`.
         picture_folder: where NAME.png of the first MAX_PICTURES images go, or
             None.
 
@@ -41,16 +41,16 @@ def evaluate(images, total, forward, stride, threshold, max_pixels, average,
         `mean_per_image` the mean number.
 
     Raises:
-        InputError: an image is too small, or as `inference.segment`.
+        InputError: an image is too small, or as
+            `inference.find_nuclei`.
     """
     report = progress.reporter(total, 'images')
     rows, counts, sums = [], [], []
     for done, whole in enumerate(images):
         check_size(whole.image.shape[:2], whole.name)
-        mask, probability = inference.segment(
+        mask, _, labels = inference.find_nuclei(
             whole.image, forward, stride, threshold, max_pixels, average,
             progress=lambda part, done=done: report(done + part))
-        labels = instances.separate(mask, probability)
         counts.append([metrics.confusion_matrix(mask, whole.instances > 0)])
         sums.append([nuclei_metrics.compare(labels, whole.instances)]
                     if whole.told_apart else [])

@@ -12,34 +12,28 @@ from input_pipeline.files import InputError
 from input_pipeline.images import read_image, write_png
 from input_pipeline.sources import IMAGE_ENDINGS
 
-# What is written for an image, and how each file's name ends. Labels above
-# 65 535 do not fit a PNG and become a TIFF.
+# What is written for an image STEM.*, and what is added to STEM in its name:
+# the mask, 0 and 255; 255 times the probability, rounded; the outlines on the
+# tissue; the nuclei, 0 and 1 to N, beyond 65 535 as TIFF; see `nuclei_files`.
 OUTPUTS = {'mask': ('_mask.png',), 'probability': ('_probability.png',),
            'overlay': ('_overlay.png',),
            'labels': ('_labels.png', '_labels.tif'),
            'csv': ('_nuclei.csv',), 'geojson': ('_nuclei.geojson',)}
-# Of an image's time, measured with and without averaging; a half of the rest
-# is the separation's.
-FORWARD_SHARE = {True: 0.8, False: 0.5}
 
 
 def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
                   average, microns_per_pixel=None, outputs=tuple(OUTPUTS)):
-    """Segments image files and tells their nuclei apart.
+    """Segments image files, tells their nuclei apart and writes OUTPUTS.
 
-    For each image STEM.*, of its size in pixels: STEM_mask.png (0 and 255),
-    STEM_probability.png (255 times the probability, rounded),
-    STEM_overlay.png (outlines on the tissue), STEM_labels.png or .tif (0, and
-    1 to N in the nuclei); and STEM_nuclei.csv and STEM_nuclei.geojson, see
-    `nuclei_files`. A line tells how many nuclei there are. An image that
-    cannot be used is reported on stderr and left out. Results of an earlier
-    prediction are replaced, and no other file.
+    A line for each tells how many nuclei there are. An image that cannot be
+    used is reported on stderr and left out. Results of an earlier prediction
+    are replaced, and no other file.
 
     Args:
         images: list of paths, or what `find_images` takes.
         output_dir: made where missing.
         forward, stride, threshold, max_pixels, average: as for
-            `inference.segment`.
+            `inference.find_nuclei`.
         microns_per_pixel: of the images, or None for the networks' own, to
             which they are resampled, and the results back.
         outputs: those of OUTPUTS that are wanted.
@@ -50,7 +44,7 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
     Raises:
         InputError: no image, two of one stem, a result's name taken by
             another file, an output folder that cannot be written to or is
-            the folder of an image, or as `inference.segment`.
+            the folder of an image, or as `inference.find_nuclei`.
     """
     paths = find_images(images) if isinstance(images, str) else images
     if not paths:
@@ -74,20 +68,14 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
             continue
         stated = resolution.read_microns_per_pixel(path)
         say_resolution(path, stated)
-        share = FORWARD_SHARE[average]
-        mask, probability = inference.segment(
+        mask, probability, labels = inference.find_nuclei(
             image, forward, stride, threshold, max_pixels, average,
-            progress=lambda part, done=done: report(done + share * part),
-            size=size)
-        labels = instances.separate(
-            mask, probability, len(image) / size[0],
-            progress=lambda part, done=done: report(
-                done + share + (1 - share) / 2 * part))
+            progress=lambda part, done=done: report(done + part), size=size)
+        _write_results(output_dir, path, outputs, image, mask, probability,
+                       labels, microns_per_pixel or stated)
         progress.end_line()
         print(f'{path}: ' + _summary(labels, microns_per_pixel or stated),
               flush=True)
-        _write_results(output_dir, path, outputs, image, mask, probability,
-                       labels, microns_per_pixel or stated)
         report(done + 1)
         # Images can be as large as memory allows.
         del image, mask, probability, labels
@@ -99,7 +87,7 @@ def _summary(labels, microns_per_pixel):
     areas = instances.areas(labels)[1:]
     if not len(areas):
         return 'no nuclei'
-    text = f'{len(areas)} nuclei'
+    text = f'{len(areas)} ' + ('nuclei' if areas[1:].size else 'nucleus')
     median = f'median area {np.median(areas):.0f} pixels'
     if microns_per_pixel:
         square = microns_per_pixel ** 2

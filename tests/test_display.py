@@ -216,9 +216,9 @@ def test_the_comparison_without_nuclei_told_apart(tmp_path):
     path = str(tmp_path / 'a.png')
     display.save_comparison(path, *comparable(told_apart=False))
     colour_at, below = last_panel(path)
-    # One outline around both, on either side of the edge.
-    assert colour_at(10, 4) == colour_at(10, 5) == colour_at(4, 15) == GREEN
-    assert colour_at(10, 14) == colour_at(30, 25) == list(TISSUE)
+    # One outline around both, inside the edge.
+    assert colour_at(10, 5) == colour_at(5, 15) == GREEN
+    assert colour_at(10, 4) == colour_at(10, 14) == list(TISSUE)
     assert below == {(255, 255, 255)}
 
 

@@ -1,4 +1,5 @@
 """Prediction of image files: what is written, and what is refused."""
+import json
 import os
 import sys
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from conftest import ROOT, one_line, run as run_program
 from eval import display, predict
+from input_pipeline import images
 from input_pipeline.files import InputError
 from input_pipeline.images import write_png
 
@@ -39,8 +41,9 @@ def test_outputs_of_two_images(tmp_path):
     out = tmp_path / 'new' / 'out'
     assert run(str(tmp_path / 'in' / '*.png'), out) == []
     assert sorted(path.name for path in out.iterdir()) == [
-        f'{stem}_{kind}.png' for stem in 'ab'
-        for kind in ('mask', 'overlay', 'probability')]
+        f'{stem}_{kind}' for stem in 'ab'
+        for kind in ('labels.png', 'mask.png', 'nuclei.csv', 'nuclei.geojson',
+                     'overlay.png', 'probability.png')]
 
     def read(name):
         return imageio.v3.imread(out / name, plugin='pillow')
@@ -67,11 +70,114 @@ def test_a_bad_image_among_good_ones(tmp_path, capsys):
     assert skipped == [str(tmp_path / 'in' / name)
                        for name in ('b.png', 'c.png')]
     written = {path.name for path in (tmp_path / 'out').iterdir()}
-    assert {'a_mask.png', 'd_mask.png'} <= written and len(written) == 6
+    assert {'a_mask.png', 'd_mask.png'} <= written and len(written) == 12
     told = [line for line in capsys.readouterr().err.splitlines()
             if line.endswith('(left out)')]
     assert [str(path) in line for path, line in zip(skipped, told)] == [
         True, True]
+
+
+def paint(path, *squares, dpi=(72, 72)):
+    """A black image, 60 x 90, with red squares of (top, left, side)."""
+    image = np.zeros((60, 90, 3), np.uint8)
+    for top, left, side in squares:
+        image[top:top + side, left:left + side, 0] = 255
+    Image.fromarray(image).save(path, dpi=dpi)
+
+
+def test_nuclei_of_an_image(tmp_path, capsys):
+    (tmp_path / 'in').mkdir()
+    # Two that touch by a corner, in debris; 0.5 micrometres per pixel.
+    paint(tmp_path / 'in' / 'a.tif', (30, 30, 20), (10, 10, 20), (5, 80, 5),
+          dpi=(50800, 50800))
+    paint(tmp_path / 'in' / 'b.tif')
+    paint(tmp_path / 'in' / 'c.tif', (20, 20, 10))
+    assert run(str(tmp_path / 'in'), tmp_path / 'out') == []
+    labels = read(tmp_path / 'out', 'a_labels.png')
+    expected = np.zeros((60, 90))
+    expected[10:30, 10:30], expected[30:50, 30:50] = 1, 2
+    assert labels.dtype == np.uint16
+    np.testing.assert_array_equal(labels, expected)
+    mask = read(tmp_path / 'out', 'a_mask.png')
+    assert np.count_nonzero(mask) == 825
+    lines = (tmp_path / 'out' / 'a_nuclei.csv').read_text().splitlines()
+    names = lines[0].split(',')
+    assert [dict(zip(names, line.split(',')))[name] for line in lines[1:]
+            for name in ('label', 'centroid_x_px', 'area_px2', 'area_um2')
+            ] == ['1', '20', '400', '100', '2', '40', '400', '100']
+    features = json.loads((tmp_path / 'out' / 'a_nuclei.geojson').read_text()
+                          )['features']
+    assert [{tuple(point) for point in ring} for feature in features
+            for ring in feature['geometry']['coordinates']] == [
+                {(10, 10), (30, 10), (30, 30), (10, 30)},
+                {(30, 30), (50, 30), (50, 50), (30, 50)}]
+    # 5400 pixels of a quarter of a square micrometre.
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(': ')[1] for line in told] == [
+        '2 nuclei, 1481 per mm2, median area 400 pixels (100.0 um2)',
+        'no nuclei', '1 nucleus, median area 100 pixels']
+    assert [line.split(': ')[0][-5:] for line in told] == [
+        'a.tif', 'b.tif', 'c.tif']
+
+
+def test_tiles_give_the_same_nuclei(tmp_path):
+    """Nuclei lie on every seam between tiles and between windows."""
+    (tmp_path / 'in').mkdir()
+    rows, columns = np.ogrid[:400, :500]
+    image = np.zeros((400, 500, 3), np.uint8)
+    image[(rows % 23 - 11) ** 2 + (columns % 29 - 14) ** 2 <= 120, 0] = 255
+    Image.fromarray(image).save(tmp_path / 'in' / 'a.png')
+    for name, max_pixels in (('whole', 1024 ** 2), ('tiles', 128 * 128)):
+        assert predict.predict_files(
+            str(tmp_path / 'in'), str(tmp_path / name), red_channel, 32, 0.5,
+            max_pixels, False) == []
+    assert read(tmp_path / 'whole', 'a_labels.png').max() > 250
+    for path in (tmp_path / 'whole').iterdir():
+        assert path.read_bytes() == (
+            tmp_path / 'tiles' / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize('outputs, written', [
+    (['mask'], ['a_mask.png']),
+    (['geojson', 'labels'], ['a_labels.png', 'a_nuclei.geojson']),
+    (['csv', 'overlay'], ['a_nuclei.csv', 'a_overlay.png'])])
+def test_outputs_that_are_asked_for(tmp_path, outputs, written):
+    (tmp_path / 'in').mkdir()
+    paint(tmp_path / 'in' / 'a.png', (20, 20, 10))
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'a_probability.png').write_text('of another')
+    predict.predict_files(
+        str(tmp_path / 'in'), str(tmp_path / 'out'), red_channel, 32, 0.5,
+        1024 ** 2, False, outputs=outputs)
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == (
+        sorted(written + ['a_probability.png']))
+
+
+@pytest.mark.parametrize('given', ['', 'masks', 'mask,,labels'])
+def test_outputs_that_there_are_not(tmp_path, given):
+    one_line(run_program(sys.executable, 'main.py', '--mode=predict',
+                         '--net=unet', f'--images={tmp_path}',
+                         f'--outputs={given}', cwd=ROOT),
+             '--outputs', 'give some of mask,probability,')
+
+
+def test_more_nuclei_than_a_png_can_number(tmp_path):
+    """A TIFF then, and of the two only that of the last prediction."""
+    (tmp_path / 'in').mkdir()
+    image = np.zeros((2100, 2100, 3), np.uint8)
+    rows, columns = np.ogrid[:2100, :2100]
+    image[(rows % 8 < 6) & (columns % 8 < 6), 0] = 255
+    path = tmp_path / 'in' / 'a.png'
+    for part, name, other in ((slice(40), 'a_labels.png', 'a_labels.tif'),
+                              (slice(2100), 'a_labels.tif', 'a_labels.png'),
+                              (slice(40), 'a_labels.png', 'a_labels.tif')):
+        Image.fromarray(image[part, part]).save(path)
+        predict.predict_files(
+            str(tmp_path / 'in'), str(tmp_path / 'out'), red_channel, 32, 0.5,
+            2 ** 23, False, outputs=['labels'])
+        assert sorted(os.listdir(tmp_path / 'out')) == [name]
+        labels = images.read_labels(str(tmp_path / 'out' / name))
+        assert labels.max() == (-(-labels.shape[0] // 8)) ** 2
 
 
 def read(folder, name):
@@ -282,16 +388,18 @@ def test_own_results_are_replaced(tmp_path):
                           plugin='pillow'), image[..., 0])
 
 
-@pytest.mark.parametrize('kind', ['mask', 'probability', 'overlay'])
+@pytest.mark.parametrize('kind', [
+    'mask.png', 'probability.png', 'overlay.png', 'labels.png', 'labels.tif',
+    'nuclei.csv', 'nuclei.geojson'])
 @pytest.mark.parametrize('foreign', ['png', 'no image', 'link', 'other text'])
 def test_files_of_others_are_not_overwritten(tmp_path, kind, foreign):
     (tmp_path / 'in').mkdir()
     (tmp_path / 'out').mkdir()
     for name in ('a.png', 'b.png'):
         write_image(tmp_path / 'in' / name)
-    path = tmp_path / 'out' / f'b_{kind}.png'
+    path = tmp_path / 'out' / f'b_{kind}'
     if foreign == 'png':
-        write_image(path)
+        path.write_bytes((tmp_path / 'in' / 'a.png').read_bytes())
     elif foreign == 'no image':
         path.write_text('to be written')
     elif foreign == 'link':
@@ -299,7 +407,7 @@ def test_files_of_others_are_not_overwritten(tmp_path, kind, foreign):
     else:
         write_png(str(path), np.zeros((40, 50), np.uint8), 'another program')
     before = None if foreign == 'link' else path.read_bytes()
-    with pytest.raises(InputError, match=f'out/b_{kind}.png: was not written '
+    with pytest.raises(InputError, match=f'out/b_{kind}: was not written '
                                          '.*--output_dir'):
         run(str(tmp_path / 'in'), tmp_path / 'out')
     # Said before the long work begins.
