@@ -11,7 +11,7 @@ STRIP = 1024  # rows drawn on at a time, for memory
 # the colours of stained tissue, also to those with two kinds of cones.
 FOUND_COLOURS = {'true': (255, 255, 0), 'false': (0, 128, 255),
                  'missed': (213, 94, 0)}
-FOUND_OPACITY = 0.4  # of these colours within the outlines
+FOUND_OPACITY = 0.6  # of these colours within the outlines
 
 
 def overlay(image, labels, out=None):
