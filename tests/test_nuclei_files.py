@@ -145,6 +145,13 @@ def test_one_file_alone(tmp_path):
                 == (tmp_path / name).read_bytes())
 
 
+def test_a_name_that_is_no_text(tmp_path):
+    path = os.path.join(os.fsencode(str(tmp_path)), b'\xff_nuclei.geojson')
+    write_nuclei(None, os.fsdecode(path), *square_and_pieces())
+    with open(path) as file:
+        assert len(json.load(file)['features']) == 2
+
+
 # Label images
 
 
