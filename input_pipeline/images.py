@@ -374,7 +374,9 @@ def write_png(path, array, software=None):
     if software:
         text.add_text('Software', software)
     with atomic_write(path) as partial, open(partial, 'wb') as file:
-        Image.fromarray(array).save(file, 'PNG', pnginfo=text)
+        # Tissue takes half the time at this level, and 2 % more room.
+        Image.fromarray(array).save(file, 'PNG', pnginfo=text,
+                                    compress_level=1)
 
 
 def png_software(path):
