@@ -18,6 +18,7 @@ import nets
 from conftest import NETS, ROOT, masks_of, one_line, run, train_flags
 from eval import display, instances, metrics
 from input_pipeline import store
+from input_pipeline.images import read_labels
 from nets.tf1 import tf
 from training import checkpoints
 
@@ -146,8 +147,7 @@ def test_predict_and_the_notebook_agree(program, data_dir, trained, tmp_path,
     expected = (prediction[0, :, :, 0] > 0.4).astype(np.uint8)
     instances.separate(expected, written)  # fills small holes
     assert np.array_equal(mask[clear], 255 * expected[clear])
-    labels = iio.imread(tmp_path / 'out' / 'tissue ä_labels.png',
-                        plugin='pillow')
+    labels = read_labels(str(tmp_path / 'out' / 'tissue ä_labels.png'))
     assert np.array_equal(
         iio.imread(tmp_path / 'out' / 'tissue ä_overlay.png',
                    plugin='pillow'), display.overlay(image, labels))
@@ -331,8 +331,9 @@ def test_paths_from_the_home_folder_and_the_default_output(
         'sample, step ')
     assert not (tmp_path / '~').exists()
     assert sorted(os.listdir(tmp_path / 'predictions' / 'unet')) == [
-        'synthetic_mask.png', 'synthetic_overlay.png',
-        'synthetic_probability.png']
+        'synthetic_labels.png', 'synthetic_mask.png',
+        'synthetic_nuclei.csv', 'synthetic_nuclei.geojson',
+        'synthetic_overlay.png', 'synthetic_probability.png']
 
 
 def test_a_python_without_the_packages_is_told_what_to_do(tmp_path):
