@@ -23,8 +23,8 @@ if MISSING:
 from absl import app, flags, logging
 
 import nets
+from eval import OUTPUTS
 from eval.inference import MAX_PIXELS
-from eval.predict import OUTPUTS
 from input_pipeline import progress
 from input_pipeline.files import InputError
 from training.records import (INIT_LEARNING_RATE, INIT_STEPS, TrainConfig,

@@ -17,9 +17,9 @@ from matplotlib.ticker import MaxNLocator
 import nets
 from docs.diagrams import title_of
 from eval import curves, display
-from eval.instances import separate
 from input_pipeline import store
 from input_pipeline.files import atomic_write
+from input_pipeline.images import read_labels
 
 DOCS = os.path.dirname(os.path.abspath(__file__))
 MODELS = 'checkpoints'
@@ -40,12 +40,9 @@ def draw_extremes(net):
     with store.open_store(STORE) as file:
         images = {whole.name: whole for whole in store.whole_images(file)}
     for title, row in chosen.items():
-        mask, probability = (
-            iio.imread(os.path.join(PREDICTIONS, net,
-                                    f'{row["name"]}_{kind}.png'))
-            for kind in ('mask', 'probability'))
-        mask = mask // 255  # 0 and 1
-        labels = separate(mask, probability)
+        stem = os.path.join(PREDICTIONS, net, row['name'])
+        mask = iio.imread(f'{stem}_mask.png') > 0
+        labels = read_labels(f'{stem}_labels.png')
         display.save_comparison(os.path.join(DOCS, f'{net}_{title}.jpg'),
                                 images[row['name']], mask, labels)
     return {title: (row['name'], row['f1']) for title, row in chosen.items()}

@@ -41,8 +41,7 @@ def evaluate(images, total, forward, stride, threshold, max_pixels, average,
         `mean_per_image` the mean number.
 
     Raises:
-        InputError: an image is too small, or as
-            `inference.find_nuclei`.
+        InputError: an image is too small, or as `inference.find_nuclei`.
     """
     report = progress.reporter(total, 'images')
     rows, counts, sums = [], [], []

@@ -8,8 +8,7 @@ give, in a third of the time.
 """
 import numpy as np
 
-# Chosen on validation images, see docs/recipe.md. Lengths and areas are in
-# pixels at 0.25 micrometres per pixel.
+# Lengths and areas are in pixels at 0.25 micrometres per pixel.
 SIGMA = 1.5  # of the smoothing: less than the radius of any nucleus
 PROBABILITY_WEIGHT = 10  # pixels of distance that a probability of 1 is worth
 MIN_HEIGHT = 1.0  # of a hill above its saddle to a higher one

@@ -6,19 +6,11 @@ import tempfile
 
 import numpy as np
 
-from eval import display, inference, instances, nuclei_files
+from eval import OUTPUTS, display, inference, instances, nuclei_files
 from input_pipeline import progress, resolution
 from input_pipeline.files import InputError
 from input_pipeline.images import read_image, write_png
 from input_pipeline.sources import IMAGE_ENDINGS
-
-# What is written for an image STEM.*, and what is added to STEM in its name:
-# the mask, 0 and 255; 255 times the probability, rounded; the outlines on the
-# tissue; the nuclei, 0 and 1 to N, beyond 65 535 as TIFF; see `nuclei_files`.
-OUTPUTS = {'mask': ('_mask.png',), 'probability': ('_probability.png',),
-           'overlay': ('_overlay.png',),
-           'labels': ('_labels.png', '_labels.tif'),
-           'csv': ('_nuclei.csv',), 'geojson': ('_nuclei.geojson',)}
 
 
 def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
