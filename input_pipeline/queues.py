@@ -12,7 +12,8 @@ import numpy as np
 
 from input_pipeline import augment, store
 from input_pipeline.files import InputError
-from input_pipeline.preprocessing import normalise, pad_to_stride
+from input_pipeline.preprocessing import (mask_with_gaps, normalise,
+                                          pad_to_stride)
 from nets.tf1 import tf
 
 BLOCK = 16  # patches read at a time
@@ -54,7 +55,8 @@ def patch_blocks(path, seed, shard=(0, 1), identity=None, digests=None):
         identity, digests: as for `store.open_store`.
 
     Yields:
-        uint8 [B, P, P, 4], B <= BLOCK: red, green, blue and the mask, 0 or 1.
+        uint8 [B, P, P, 4], B <= BLOCK: red, green, blue and the mask with
+        gaps, 0 or 1.
 
     Raises:
         InputError: as `store.open_store` and `store.reading`, or there are
@@ -97,8 +99,9 @@ def validation_windows(path, stride, identity=None, unseen=()):
 
     Yields:
         (image float32 [1, H', W', 3] in [0, 1], reflect-padded to multiples
-        of `stride`; instances int32 [1, H, W, 1], not padded; told_apart,
-        bool), the last two as in `store.WholeImage`.
+        of `stride`; mask with gaps, float32 [1, H, W, 1] of 0 and 1, not
+        padded; instances int32 [1, H, W, 1]; told_apart, bool), the last two
+        as in `store.WholeImage`.
 
     Raises:
         InputError: as `store.open_store` and `store.reading`.
@@ -108,9 +111,11 @@ def validation_windows(path, stride, identity=None, unseen=()):
             for window in itertools.product(*map(_windows, instances.shape)):
                 padded = pad_to_stride(image[window], stride)
                 # A nucleus that the window's border cuts stays as it is.
+                nuclei = instances[window]
+                mask = mask_with_gaps(nuclei).astype(np.float32)
                 yield (normalise(padded)[np.newaxis],
-                       instances[window][np.newaxis, ..., np.newaxis],
-                       told_apart)
+                       mask[np.newaxis, ..., np.newaxis],
+                       nuclei[np.newaxis, ..., np.newaxis], told_apart)
 
 
 def _windows(length):
@@ -137,8 +142,8 @@ def training_input(path, batch_size, crop_size, threads, seed, readers,
 
     Returns:
         A function without arguments that returns (images float32
-        [batch_size, crop_size, crop_size, 3] in [0, 1], masks float32
-        [batch_size, crop_size, crop_size, 1]).
+        [batch_size, crop_size, crop_size, 3] in [0, 1], masks with gaps,
+        float32 [batch_size, crop_size, crop_size, 1]).
     """
     shape = [store.PATCH_SIZE, store.PATCH_SIZE, 4]
 
@@ -178,20 +183,22 @@ def validation_input(path, stride, readers, identity=None, unseen=()):
 
     Returns:
         A function without arguments that returns the image that
-        `validation_windows` yields, and a dict of its `instances` and
-        `told_apart`.
+        `validation_windows` yields, and a dict of its `masks`, `instances`
+        and `told_apart`.
     """
     def input_fn():
         reader = Reader(validation_windows(path, stride, identity, unseen))
         readers.append(reader)
-        dtypes = [tf.float32, tf.int32, tf.bool]
+        dtypes = [tf.float32, tf.float32, tf.int32, tf.bool]
         queue = tf.FIFOQueue(2, dtypes)
         tf.train.add_queue_runner(tf.train.QueueRunner(
             queue, [queue.enqueue(tf.py_func(reader, [], dtypes))]))
-        image, instances, told_apart = queue.dequeue()
+        image, mask, instances, told_apart = queue.dequeue()
         image.set_shape([1, None, None, 3])
+        mask.set_shape([1, None, None, 1])
         instances.set_shape([1, None, None, 1])
         told_apart.set_shape([])
-        return image, {'instances': instances, 'told_apart': told_apart}
+        return image, {'masks': mask, 'instances': instances,
+                       'told_apart': told_apart}
 
     return input_fn

@@ -1,18 +1,18 @@
-"""The prepared images and patches of one split in one HDF5 file, schema 3.
+"""The prepared images and patches of one split in one HDF5 file, schema 4.
 
     names                     [N] text in UTF-8
     digests                   [N] text, SHA-1 of each image's pixels
     patches/images            uint8 [P, 256, 256, 3], RGB
-    patches/masks             uint8 [P, 256, 256, 1], 0 and 1
+    patches/masks             uint8 [P, 256, 256, 1], 0 and 1, with gaps
     patches/positions         int32 [P, 3]: image, row, column
     images/<index>/image      uint8 [H, W, 3], RGB
-    images/<index>/mask       uint8 [H, W], 0 and 1
     images/<index>/instances  int32 [H, W], 0, and 1 to N in the nuclei
 
-Patches of smaller images are reflected up to their size. Attributes of the
-file say by which rules it was made. Those of an image's group say what told
-its nuclei apart, `instances_from` (see `annotations`), and, where they do,
-what its files stated before it was resampled, `stated_microns_per_pixel`.
+Patches of smaller images are reflected up to their size; the gaps are those
+of `preprocessing.mask_with_gaps`. Attributes of the file say by which rules it
+was made. Those of an image's group say what told its nuclei apart,
+`instances_from` (see `annotations`), and, where they do, what its files stated
+before it was resampled, `stated_microns_per_pixel`.
 """
 import atexit
 import collections
@@ -28,9 +28,9 @@ import numpy as np
 
 from input_pipeline.annotations import COMPONENTS
 from input_pipeline.files import DAMAGED, InputError, open_hdf5, reserve_space
-from input_pipeline.preprocessing import check_size
+from input_pipeline.preprocessing import check_size, mask_with_gaps
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 PATCH_SIZE = 256  # pixels
 TRAIN_ON_ALL = 'none'  # the attribute `fold` where no image validates
 # What `identity` says of a store.
@@ -169,8 +169,8 @@ def _add_image(store, index, name, image):
     store.flush()
     reserve_space(store.filename, image.nbytes + image[:PATCH_SIZE].nbytes
                   + sum(map(len, origins)) * PATCH_SIZE ** 2 * 4
-                  + 5 * (image.shape[0] + PATCH_SIZE) * image.shape[1])
-    _add_whole(store, index, 'image', np.uint8, image, image.shape)
+                  + 4 * (image.shape[0] + PATCH_SIZE) * image.shape[1])
+    _add_whole(store, index, 'image', np.uint8, image)
     for row in origins:
         _append(store['patches/images'],
                 [_cut(image, *origin) for origin in row])
@@ -180,31 +180,32 @@ def _add_image(store, index, name, image):
 
 
 def _add_nuclei(store, index, instances, kind, microns=None):
-    """Adds an image's nuclei, int32 [H, W], and its mask; returns how many."""
+    """Adds an image's nuclei, int32 [H, W], and masks; returns how many."""
     group = store[f'images/{index}']
     group.attrs['instances_from'] = _as_attribute(kind)
     if microns is not None:
         group.attrs['stated_microns_per_pixel'] = microns
-    for name, dtype in (('instances', np.int32), ('mask', np.uint8)):
-        _add_whole(store, index, name, dtype, instances, instances.shape)
+    _add_whole(store, index, 'instances', np.int32, instances)
     for row in _origins(*instances.shape):
+        # With the neighbours of its pixels.
+        above = max(row[0][0] - 1, 0)
+        strip = mask_with_gaps(instances[above:row[0][0] + PATCH_SIZE + 1])
+        strip = strip[row[0][0] - above:][:PATCH_SIZE]
         _append(store['patches/masks'],  # [P, P] to [P, P, 1]
-                [(_cut(instances, *origin) > 0)[..., np.newaxis]
-                 for origin in row])
+                [_cut(strip, 0, column)[..., np.newaxis]
+                 for _, column in row])
     present = np.zeros(instances.max() + 1, bool)
     for row in instances:
         present[row] = True
     return np.count_nonzero(present[1:])
 
 
-def _add_whole(store, index, name, dtype, array, shape):
-    """Adds an array by and by; a mask is where the array is above 0."""
+def _add_whole(store, index, name, dtype, array):
     dataset = store.create_dataset(
-        f'images/{index}/{name}', shape, dtype, fletcher32=True,
-        chunks=(min(PATCH_SIZE, shape[0]), *shape[1:]))
-    for top in range(0, shape[0], PATCH_SIZE):
-        rows = array[top:top + PATCH_SIZE]
-        dataset[top:top + PATCH_SIZE] = rows > 0 if name == 'mask' else rows
+        f'images/{index}/{name}', array.shape, dtype, fletcher32=True,
+        chunks=(min(PATCH_SIZE, array.shape[0]), *array.shape[1:]))
+    for top in range(0, array.shape[0], PATCH_SIZE):  # for memory
+        dataset[top:top + PATCH_SIZE] = array[top:top + PATCH_SIZE]
 
 
 def _remove_image(store, index, patches):
@@ -361,7 +362,7 @@ def whole_images(store):
 
 
 def whole_array(store, index, kind):
-    """An array of one image: its 'image', 'mask' or 'instances'."""
+    """An array of one image: its 'image' or 'instances'."""
     with reading(store):
         return store[f'images/{index}/{kind}'][()]
 
@@ -472,5 +473,4 @@ def _schema(store):
         image = f'images/{index}/image'
         yield image, np.uint8, (None, None, 3)
         size = store[image].shape[:2]
-        yield f'images/{index}/mask', np.uint8, size
         yield f'images/{index}/instances', np.int32, size

@@ -49,6 +49,29 @@ def test_a_dip_of_the_probability_tells_apart_what_has_no_waist():
     assert set(labels[20, 10:28]) == {1} and set(labels[20, 32:50]) == {2}
 
 
+@pytest.mark.parametrize('gap, between, closed', [
+    (1, 60, True), (4, 60, True), (4, 50, False), (5, 60, False)])
+def test_gaps_are_given_back_where_the_probability_is_above_a_fifth(
+        gap, between, closed):
+    """Two squares, `gap` columns apart; 51 of 255 is a fifth."""
+    mask = np.zeros((30, 50), np.uint8)
+    mask[5:21, 5:21] = mask[5:21, 21 + gap:37 + gap] = 1
+    before = mask.copy()
+    probability = np.where(mask, np.uint8(255), np.uint8(between))
+    labels = instances.separate(mask, probability)
+    assert labels.max() == 2 and set(np.unique(mask)) == {0, 1}
+    np.testing.assert_array_equal(labels > 0, mask)
+    given = np.argwhere(mask > before)
+    assert len(given) == (16 * gap if closed else 0)
+    for row, column in given:
+        assert 5 <= row < 21 and 21 <= column < 21 + gap
+    if closed:  # to the nearer one
+        for column in range(21, 21 + gap // 2):
+            assert (labels[5:21, column] == 1).all()
+        for column in range(21 + (gap + 1) // 2, 21 + gap):
+            assert (labels[5:21, column] == 2).all()
+
+
 def test_pieces_and_holes_by_their_size():
     mask = np.zeros((60, 90), np.uint8)
     mask[5:10, 5:10] = 1  # 25 pixels: debris
@@ -75,11 +98,13 @@ def test_small_hills_are_no_nuclei():
 
 def by_h_maxima(mask, probability):
     """The same by scikit-image's markers."""
+    apart = morphology.remove_small_holes(mask > 0, instances.MAX_HOLE)
+    closed = morphology.binary_closing(np.pad(apart, 9, mode='constant'),
+                                       np.ones((5, 5)))[9:-9, 9:-9]
     mask = morphology.remove_small_objects(
-        morphology.remove_small_holes(mask > 0, instances.MAX_HOLE),
-        instances.MIN_AREA)
+        apart | closed & (probability > 51), instances.MIN_AREA)
     land = ndimage.gaussian_filter(
-        ndimage.distance_transform_edt(mask)
+        ndimage.distance_transform_edt(apart & mask)
         + probability / 255 * instances.PROBABILITY_WEIGHT, instances.SIGMA)
     land[~mask] = 0
     hills = morphology.h_maxima(land, instances.MIN_HEIGHT)

@@ -19,11 +19,13 @@ from conftest import (PROGRESS, ROOT, SECONDS, example, messages, one_line,
                       run)
 from inputs import (AREA, NUCLEUS, SIDE, THREE, data_to_test, feature, labels,
                     load, mask, message, pixels, prepared, region, save,
-                    save_geojson, save_xml, square, training_data, write, xml)
+                    save_geojson, save_xml, square, training_data, with_gaps,
+                    write, xml)
 from input_pipeline import images
 from input_pipeline import prepare
 from input_pipeline import store
 from input_pipeline.files import InputError
+from input_pipeline.preprocessing import mask_with_gaps
 from input_pipeline.sources import Entry
 
 
@@ -232,7 +234,7 @@ def test_store_holds_what_was_written(tmp_path):
     examples = written_store(path)
     with store.open_store(path) as file:
         assert dict(store.attributes(file)) == {
-            'schema_version': 3, 'seed': 3, 'left_out': '[]', 'nuclei': 2}
+            'schema_version': 4, 'seed': 3, 'left_out': '[]', 'nuclei': 2}
         assert store.image_names(file) == ['ä b', 'c']
         assert store.image_digests(file) == [
             hashlib.sha1(b''.join(bytes(pixel) for row in image
@@ -244,9 +246,6 @@ def test_store_holds_what_was_written(tmp_path):
             np.testing.assert_array_equal(whole.image, expected[1])
             np.testing.assert_array_equal(whole.instances, expected[2])
             assert whole.instances.dtype == np.int32
-            mask_ = store.whole_array(file, index, 'mask')
-            np.testing.assert_array_equal(mask_, expected[2] > 0)
-            assert mask_.dtype == np.uint8
             assert file[f'images/{index}'].attrs['instances_from'] == (
                 b'outlines')
         # 300 pixels: patches at 0 and at 300 - 256 = 44.
@@ -256,8 +255,34 @@ def test_store_holds_what_was_written(tmp_path):
         np.testing.assert_array_equal(file['patches/images'][1],
                                       examples[0][1][44:])
         np.testing.assert_array_equal(file['patches/masks'][1, ..., 0],
-                                      examples[0][2][44:] > 0)
+                                      with_gaps(examples[0][2])[44:])
         assert file['patches/images'].chunks == (1, 256, 256, 3)
+
+
+def test_gaps_between_touching_nuclei_by_hand():
+    instances = np.array([[1, 1, 1, 2, 2],
+                          [1, 1, 1, 2, 2],
+                          [1, 1, 1, 0, 2],
+                          [0, 0, 0, 3, 0],
+                          [4, 4, 0, 3, 3]], np.int32)
+    mask_ = mask_with_gaps(instances)
+    assert mask_.dtype == bool
+    # 2 and 3 touch at corners, and so do 1 and 3; 1 and 4 are a row apart.
+    np.testing.assert_array_equal(mask_, [[1, 1, 0, 0, 1],
+                                          [1, 1, 0, 0, 1],
+                                          [1, 1, 0, 0, 0],
+                                          [0, 0, 0, 0, 0],
+                                          [1, 1, 0, 1, 1]])
+
+
+def test_gaps_of_many_nuclei():
+    rng = np.random.RandomState(6)
+    for shape in ((40, 50), (1, 9), (7, 1)):
+        instances = rng.randint(-3, 4, shape).clip(0).repeat(3, 0).repeat(
+            4, 1).astype(np.int32)
+        assert instances.any()
+        np.testing.assert_array_equal(mask_with_gaps(instances),
+                                      with_gaps(instances))
 
 
 @pytest.mark.parametrize('height, width', [
@@ -279,8 +304,6 @@ def test_small_images_are_whole_and_reflected_in_patches(tmp_path, height,
         whole, = store.whole_images(file)
         np.testing.assert_array_equal(whole.image, image)
         np.testing.assert_array_equal(whole.instances, instances)
-        np.testing.assert_array_equal(store.whole_array(file, 0, 'mask'),
-                                      instances > 0)
         assert len(file['patches/images']) == (2 if width > 256 else 1)
         for patch, patch_mask, (_, top, left) in zip(
                 file['patches/images'], file['patches/masks'],
@@ -290,7 +313,8 @@ def test_small_images_are_whole_and_reflected_in_patches(tmp_path, height,
                        for k in range(256)]
             np.testing.assert_array_equal(patch, image[rows][:, columns])
             np.testing.assert_array_equal(
-                patch_mask[..., 0], instances[rows][:, columns] > 0)
+                patch_mask[..., 0],
+                with_gaps(instances)[rows][:, columns])
 
 
 def fail_after(*parts):
@@ -455,12 +479,12 @@ def rename_first(name):
     (lambda file: file.attrs.pop('schema_version'), 'schema version None'),
     (lambda file: file.pop('names'), 'names is missing'),
     (lambda file: file.pop('patches'), 'patches/images is missing'),
-    (lambda file: file.pop('images/1/mask'), 'images/1/mask is missing'),
+    (lambda file: file.pop('images/1/image'), 'images/1/image is missing'),
     (lambda file: file.pop('images/0/instances'),
      'images/0/instances is missing'),
     (replace('patches/masks', np.zeros((4, 256, 256, 1))), 'float64'),
     (replace('patches/masks', np.zeros((3, 256, 256, 1), np.uint8)), '(3,'),
-    (replace('images/0/mask', np.zeros((9, 9), np.uint8)), '(9, 9)'),
+    (replace('images/0/instances', np.zeros((9, 9), np.int32)), '(9, 9)'),
     (lambda file: [file[f'patches/{name}'].resize(0, axis=0)
                    for name in file['patches']], 'no images'),
     *((rename_first(name), 'no file name')
@@ -478,19 +502,19 @@ def test_a_store_cannot_make_other_files_be_read(tmp_path, kind):
     path, other, raw = [tmp_path / name for name in ('a.h5', 'b.h5', 'raw')]
     written_store(path)
     written_store(other)
-    raw.write_bytes(bytes(SIDE * 256))
-    name, shape = 'images/0/mask', (SIDE, 256)
+    raw.write_bytes(bytes(SIDE * 256 * 4))
+    name, shape = 'images/0/instances', (SIDE, 256)
 
     def change(file):
         del file[name]
         if kind == 'link':
             file[name] = h5py.ExternalLink(str(other), name)
         elif kind == 'external':
-            file.create_dataset(name, shape, np.uint8,
-                                external=[(str(raw), 0, SIDE * 256)])
+            file.create_dataset(name, shape, np.int32,
+                                external=[(str(raw), 0, SIDE * 256 * 4)])
         else:
-            layout = h5py.VirtualLayout(shape, np.uint8)
-            layout[:] = h5py.VirtualSource(str(other), name, shape, np.uint8)
+            layout = h5py.VirtualLayout(shape, np.int32)
+            layout[:] = h5py.VirtualSource(str(other), name, shape, np.int32)
             file.create_virtual_dataset(name, layout)
 
     alter(path, change)
@@ -590,7 +614,7 @@ def test_prepare(tmp_path, capsys):
     with store.open_store(out / 'train.h5') as file:
         assert dict(store.attributes(file), source_digest='',
                     fill_rule='') == {
-            'schema_version': 3, 'split': 'train', 'source': 'Training',
+            'schema_version': 4, 'split': 'train', 'source': 'Training',
             'seed': 5, 'fold': '0', 'patch_size': 256, 'overlap': 0.2,
             'fill_rule': '', 'mask_background': 0, 'mask_nucleus': 1,
             'source_digest': '', 'left_out': '[]', 'nuclei': 3,
@@ -1065,20 +1089,19 @@ def test_what_users_have(tmp_path, capsys, name):
                 store.whole_images(file)):
             if name != 'jpeg':
                 np.testing.assert_array_equal(image, pixels(index))
-            mask_ = store.whole_array(file, index, 'mask')
             assert np.bincount(instances.ravel())[1:].tolist()[
                 :len(sizes)] == sizes
-            np.testing.assert_array_equal(mask_, instances > 0)
             if sizes == SIZES:
                 np.testing.assert_array_equal(instances, labels())
-            assert mask_.sum() == sum(sizes)
+            assert (instances > 0).sum() == sum(sizes)
         assert store.attributes(file)['nuclei'] == 2 * len(sizes)
         kind = file['images/0'].attrs['instances_from'].decode()
         assert told_apart == (kind != 'components')
         for masks, (_, top, left) in zip(file['patches/masks'],
                                          file['patches/positions']):
             np.testing.assert_array_equal(
-                masks[..., 0], mask_[top:top + 256, left:left + 256])
+                masks[..., 0],
+                with_gaps(instances)[top:top + 256, left:left + 256])
     said = {'outlines': '(XML|GeoJSON)', 'labels': 'label images',
             'components': 'masks'}[kind]
     assert re.search(f'^annotations: {said} of 2 images$', printed.out, re.M)

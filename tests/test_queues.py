@@ -304,8 +304,10 @@ def test_validation_is_one_pass_over_padded_images(tmp_path):
     readers = []
     batches = run(queues.validation_input(path, 32, readers))
     assert readers[0].error is None
-    assert all(set(parts) == {'instances', 'told_apart'}
-               and parts['told_apart'] for _, parts in batches)
+    for _, parts in batches:
+        assert set(parts) == {'masks', 'instances', 'told_apart'}
+        assert parts['told_apart'] and parts['masks'].dtype == np.float32
+        np.testing.assert_array_equal(parts['masks'], parts['instances'] > 0)
     batches = [(image, parts['instances']) for image, parts in batches]
     assert [(image.shape, mask.shape) for image, mask in batches] == [
         ((1, 320, 256, 3), (1, 300, 256, 1)),
@@ -347,6 +349,10 @@ def test_validation_says_whether_nuclei_are_told_apart(tmp_path):
     for _, parts in batches:
         np.testing.assert_array_equal(parts['instances'][0, :, :, 0],
                                       instances)
+        # Columns 13 and 14 are where they touch.
+        np.testing.assert_array_equal(
+            np.flatnonzero(parts['masks'][0, :, :, 0].any(axis=0)),
+            [9, 10, 11, 12, 15, 16, 17, 18, 19])
 
 
 def test_an_image_as_large_as_a_window_stays_whole(tmp_path, monkeypatch):
@@ -377,17 +383,17 @@ def test_each_pixel_of_a_large_image_comes_once(tmp_path, shape, rows,
     found_image, found = [], []
     for _ in rows:
         line = [next(parts) for _ in columns]
-        for padded, part, told_apart in line:
+        for padded, _, part, told_apart in line:
             assert told_apart is True
             _, height, width, _ = part.shape
             assert padded.shape == (1, -(-height // 16) * 16,
                                     -(-width // 16) * 16, 3)
         found.append(np.concatenate([part[0, ..., 0]
-                                     for _, part, _ in line], 1))
+                                     for _, _, part, _ in line], 1))
         found_image.append(np.concatenate(
             [padded[0, :part.shape[1], :part.shape[2]]
-             for padded, part, _ in line], 1))
-        assert sorted(part.shape[2] for _, part, _ in line) == columns
+             for padded, _, part, _ in line], 1))
+        assert sorted(part.shape[2] for _, _, part, _ in line) == columns
     assert sorted(map(len, found)) == rows
     np.testing.assert_array_equal(np.concatenate(found), instances)
     np.testing.assert_array_equal(

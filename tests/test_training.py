@@ -32,6 +32,30 @@ def test_loss_of_a_hand_worked_patch():
         cross_entropy + 1 - dice, abs=1e-6)
 
 
+def test_gaps_weigh_five_times_in_the_cross_entropy():
+    """Two nuclei of 6 x 6, three columns apart, and another pair five apart.
+
+    A square of 5 x 5 fits between the second pair alone.
+    """
+    labels = np.zeros((1, 10, 40, 1), np.float32)
+    for left in (2, 11, 22, 33):
+        labels[:, 2:8, left:left + 6] = 1
+    gap = np.zeros((10, 40), bool)
+    gap[2:8, 8:11] = True
+    probability = np.where(gap, 0.9, np.where(labels[0, ..., 0], 0.8, 0.3))
+    logits = np.log(probability / (1 - probability)).reshape(labels.shape)
+    cost = np.where(labels[0, ..., 0], -np.log(0.8), -np.log(0.7))
+    cost[gap] = -np.log(0.1)
+    weights = np.where(gap, 5, 1)
+    nuclear, background = 4 * 36, 400 - 4 * 36 - 18
+    dice = (2 * 0.8 * nuclear + 1) / (
+        1.8 * nuclear + 0.3 * background + 0.9 * 18 + 1)
+    assert value(model_fn.segmentation_loss(
+        tf.constant(logits, tf.float32), tf.constant(labels))
+    ) == pytest.approx((weights * cost).sum() / (400 + 4 * 18) + 1 - dice,
+                       rel=1e-5)
+
+
 def test_loss_of_an_empty_patch_is_small_when_rightly_predicted():
     logits = tf.fill([2, 4, 4, 1], -20.0)
     assert value(model_fn.segmentation_loss(
@@ -456,28 +480,42 @@ def nuclei_of(squares):
     return instances
 
 
-# Found, true, told apart; AJI, PQ and whether the image counts.
+# Found, true, told apart; AJI, PQ and whether the image counts; pixels that
+# are true and false positives, and false negatives.
 IMAGES = [
-    ([(5, 5, 12)], [(5, 5, 12)], True, (1, 1, 1)),
+    ([(5, 5, 12)], [(5, 5, 12)], True, (1, 1, 1), (144, 0, 0)),
     # 10 of 14 columns in common, and one of 64 pixels missed.
     ([(5, 5, 12)], [(5, 7, 12), (30, 30, 8)], True,
-     (120 / (168 + 64), 10 / 14 / 1.5, 1)),
-    ([(5, 5, 12)], [], True, (0, 0, 1)),
-    ([], [], True, (0, 0, 0)),
-    ([(5, 5, 12)], [(5, 5, 12)], False, (0, 0, 0))]
+     (120 / (168 + 64), 10 / 14 / 1.5, 1), (120, 24, 24 + 64)),
+    ([(5, 5, 12)], [], True, (0, 0, 1), (0, 144, 0)),
+    ([], [], True, (0, 0, 0), (0, 0, 0)),
+    ([(5, 5, 12)], [(5, 5, 12)], False, (0, 0, 0), (144, 0, 0))]
 
 
-def measures_of(found, true, told_apart):
-    probability = np.where(nuclei_of(found) > 0, 0.9, 0.1).astype(np.float32)
-    return model_fn.nuclei_measures(
+def measures_of(found, true, told_apart, between=0.1):
+    probability = np.where(nuclei_of(found) > 0, 0.9,
+                           between).astype(np.float32)
+    return model_fn.image_measures(
         {'instances': tf.constant(nuclei_of(true)),
          'told_apart': tf.constant(told_apart)}, tf.constant(probability))
 
 
-@pytest.mark.parametrize('found, true, told_apart, expected', IMAGES)
-def test_nuclei_of_an_image_in_evaluation(found, true, told_apart, expected):
-    assert value(measures_of(found, true, told_apart)) == pytest.approx(
-        np.array(expected))
+@pytest.mark.parametrize('found, true, told_apart, nuclei, pixels', IMAGES)
+def test_measures_of_an_image_in_evaluation(found, true, told_apart, nuclei,
+                                            pixels):
+    counts, measured = value(measures_of(found, true, told_apart))
+    assert counts.tolist() == [*pixels, 48 ** 2 - sum(pixels)]
+    assert measured == pytest.approx(np.array(nuclei))
+
+
+@pytest.mark.parametrize('between, columns', [(0.1, 12), (0.4, 13)])
+def test_evaluation_gives_gaps_back_to_the_nuclei(between, columns):
+    """Squares found two columns apart, which truly touch, and are larger."""
+    counts, nuclei = value(measures_of(
+        [(5, 5, 12), (5, 19, 12)], [(5, 5, 13), (5, 18, 13)], True, between))
+    found, true = 2 * 12 * columns, 2 * 13 * 13
+    assert counts.tolist() == [found, 0, true - found, 48 ** 2 - true]
+    assert nuclei == pytest.approx([found / true, found / true, 1])
 
 
 @pytest.mark.parametrize('chosen, expected', [
@@ -492,7 +530,7 @@ def test_nuclei_are_averaged_over_the_images_that_count(chosen, expected,
             tf.summary.scalar('image', 0), {'model_dir': str(tmp_path)})
         session.run(tf.local_variables_initializer())
         for index in chosen:
-            one = session.run(measures_of(*IMAGES[index][:3]))
+            one = session.run(measures_of(*IMAGES[index][:3])[1])
             # An Estimator runs both, which are one op.
             session.run([spec.eval_metric_ops[name][1]
                          for name in ('aji', 'pq')], {measures: one})

@@ -53,7 +53,7 @@ class TrainConfig:
     output_stride: Optional[int] = None
     steps: Optional[int] = 4000
     batch_size: int = 8
-    crop_size: int = 192
+    crop_size: int = 128
     learning_rate: Optional[float] = 2e-3
     warmup_steps: int = 100
     evaluate_every: int = 500
