@@ -131,7 +131,7 @@ choose_engine() {
   case $engine in
     tf1|tf1-gpu) versions=(3.7) ;;
     tf2) versions=("${tf2[@]}") ;;
-    torch) versions=(3.11 3.12 3.10) ;;  # for the benchmark
+    torch|stardist) versions=(3.11 3.10) ;;  # for the benchmark
     *) fail "ENGINE=$ENGINE: unknown; give tf1, tf1-gpu or tf2" ;;
   esac
   python=$(find_python "${versions[@]}")
@@ -173,6 +173,7 @@ requirements() {
     tf2-false) cat requirements-tf2.txt ;;
     tf2-true) cat requirements-tf2.txt requirements-cuda.txt ;;
     torch*) cat benchmarks/requirements.txt ;;
+    stardist*) cat benchmarks/requirements-stardist.txt ;;
   esac
 }
 
@@ -223,7 +224,7 @@ set_up() {
       is_ready || make_environment
     ) 9< "$venv"
   fi
-  if [[ -e .venv || -L .venv ]] && [[ ! $(readlink .venv) =~ ^\.venv-(tf1|tf1-gpu|tf2|torch)$ ]]; then
+  if [[ -e .venv || -L .venv ]] && [[ ! $(readlink .venv) =~ ^\.venv-(tf1|tf1-gpu|tf2|torch|stardist)$ ]]; then
     echo ".venv is not of run.sh's making and stays: use $venv in its place."
   else
     # At once: another run.sh may do the same.
@@ -246,7 +247,7 @@ case ${1:-} in
     sed -n '2,/^set /s/^# \{0,1\}//p' run.sh
     exit ;;
   benchmark)
-    for engine in torch tf2 tf1-gpu tf1; do
+    for engine in torch stardist tf2 tf1-gpu tf1; do
       ENGINE=$engine ./run.sh setup
     done
     exec .venv-tf1/bin/python -m benchmarks.run ;;

@@ -35,7 +35,9 @@ MEGAPIXELS = (1, 4, 16, 64)
 MALLOC = {'MALLOC_MMAP_THRESHOLD_': '4000000000',
           'MALLOC_TRIM_THRESHOLD_': '16000000000',
           'MALLOC_TOP_PAD_': '100000000'}
-CROP, PATCH = '192', '256'  # as in training by default; for PyTorch
+CROP, PATCH = '128', '256'  # as in training by default; for PyTorch
+# Side of an image, as MoNuSeg's; for PyTorch padded to U-Net's stride.
+IMAGE, TORCH_IMAGE = '1000', '1008'
 PRECISIONS = {('tf1', 'off'): 'float32',
               (STOCK, 'on'): 'XLA', (STOCK, 'off'): 'no XLA',
               ('tf2', 'on'): 'bfloat16', ('tf2', 'off'): 'float32'}
@@ -51,11 +53,11 @@ def worker(engine, *arguments):
     return [python(engine), '-m', 'benchmarks.worker', *arguments]
 
 
-def torch_worker(kind, precision):
+def torch_worker(kind, precision, side=PATCH):
     """The command line of the same work in PyTorch."""
     settings = [f'{name}={value}' for name, value in MALLOC.items()]
     return ['env', *settings, python('torch'), '-m', 'benchmarks.unet_torch',
-            kind, PATCH, precision]
+            kind, side, precision]
 
 
 class Table:
@@ -170,6 +172,26 @@ def measure_image(table, engine):
         table.add_ratio(f'unet, image of 1000 x 1000, {views} views, '
                         'prediction / forward pass', engine, (bare, segment),
                         1.15)
+
+
+def measure_files(table, engine):
+    """From file to files, against what else users run on a processor."""
+    plain, averaged, stardist, torch = side_by_side(
+        [worker(engine, 'image_file', 'unet', '1'),
+         worker(engine, 'image_file', 'unet', '8'),
+         [python('stardist'), '-m', 'benchmarks.stardist_he', IMAGE],
+         torch_worker('image', 'float32', TORCH_IMAGE)], REPEATS)
+    for what, rates in (
+            ('unet, prediction, plain', plain),
+            ('unet, prediction, averaged', averaged),
+            ("StarDist's H&E network, forward pass", stardist),
+            ('unet in PyTorch, forward pass', torch)):
+        table.add(f'{what}, seconds per image of 1000 x 1000', engine,
+                  f'{1 / statistics.median(rates):.2f}')
+    table.add_ratio("unet, prediction, plain / StarDist's forward pass, time",
+                    engine, (stardist, plain), 1.0)
+    table.add_ratio('unet, prediction, averaged / plain, time', engine,
+                    (plain, averaged), 6)
 
 
 def run_main(engine, *flags):
@@ -309,8 +331,8 @@ def machine():
         processor = next(line.split(':')[1].strip() for line in file
                          if line.startswith('model name'))
     lines = [f'{processor}, {os.cpu_count()} cores, {platform.system()}']
-    for engine in ENGINES + (STOCK, 'torch'):
-        module = 'torch' if engine == 'torch' else 'tensorflow'
+    for engine in ENGINES + (STOCK, 'torch', 'stardist'):
+        module = engine if engine in ('torch', 'stardist') else 'tensorflow'
         lines.append(f'{engine}: ' + subprocess.run(
             [python(engine), '-c', 'import sys; from importlib import '
              f'import_module; print(import_module("{module}").__version__, '
@@ -331,6 +353,7 @@ def main():
             measure_pipeline(table, engine, os.path.join(data, 'train.h5'))
             measure_torch(table, engine)
             measure_image(table, engine)
+            measure_files(table, engine)
             measure_memory(table, engine, folder)
             measure_start(table, engine, data)
             measure_end(table, engine, data, folder)

@@ -1,7 +1,8 @@
 """U-Net in PyTorch, the same as `nets/unet.py`, to be timed; see `turns`.
 
-    python -m benchmarks.unet_torch train|forward SIDE float32|bfloat16
+    python -m benchmarks.unet_torch train|forward|image SIDE float32|bfloat16
 
+`image` is the forward pass of one image, of a batch of 1.
 Each at the fastest setting found: channels_last; training compiled, which
 needs a C++ compiler; the forward pass traced and frozen; memory kept, see
 `MALLOC` in `run.py`.
@@ -72,10 +73,10 @@ def main(kind, side, precision):
     torch.manual_seed(0)
     lower = torch.autocast('cpu', torch.bfloat16, precision == 'bfloat16')
     model = UNet().to(memory_format=torch.channels_last)
-    images = torch.rand(BATCH, 3, side, side).to(
+    images = torch.rand(1 if kind == 'image' else BATCH, 3, side, side).to(
         memory_format=torch.channels_last)
     labels = (images[:, :1] > 0.8).float()
-    if kind == 'forward':
+    if kind != 'train':
         torch._C._jit_set_autocast_mode(False)  # the trace has the casts
         with torch.inference_mode(), lower:
             model = torch.jit.freeze(torch.jit.trace(model.eval(), images))
@@ -94,7 +95,7 @@ def main(kind, side, precision):
             loss.backward()
             optimizer.step()
 
-    serve(run, BATCH, STEPS)
+    serve(run, *((1, 1) if kind == 'image' else (BATCH, STEPS)))
 
 
 if __name__ == '__main__':

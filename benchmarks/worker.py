@@ -4,17 +4,21 @@
 
 KIND is one of the functions in KINDS, and its arguments follow.
 """
+import contextlib
+import os
 import sys
 import tempfile
 
+import imageio.v3 as iio
 import numpy as np
 
 import nets
 from benchmarks.turns import BATCH, STEPS, serve
-from eval import inference
-from input_pipeline import queues
+from eval import inference, predict
+from input_pipeline import queues, sample
 from input_pipeline.preprocessing import normalise, pad_to_stride
 from nets.tf1 import acceleration_scope, session_config, tf
+from training import checkpoints
 from training.model_fn import model_fn
 from training.records import TrainConfig
 
@@ -100,8 +104,8 @@ def image(net, how, views):
 
     Args:
         net: the network.
-        how: 'segment', as eval and predict do it, or 'bare', the forward
-            passes of the same pixels alone.
+        how: 'segment', the probability and the mask as eval and predict have
+            them, or 'bare', the forward passes of the same pixels alone.
         views: '1', or '8' for the flips and right-angle rotations.
     """
     run, stride = untrained(net), nets.stride(net)
@@ -119,8 +123,34 @@ def image(net, how, views):
     serve({'segment': segment, 'bare': bare}[how], 1, 1)
 
 
+def image_file(net, views):
+    """All that predict does with a file of 1000 x 1000, by a shipped network.
+
+    From reading it to writing every output, of some 800 nuclei.
+
+    Args:
+        net, views: as for `image`.
+    """
+    pixels, _ = sample.make(np.random.RandomState(0), 1000)
+    with tempfile.TemporaryDirectory() as folder, (
+            checkpoints.restored_model(
+                os.path.join(checkpoints.PRETRAINED, net), net)
+    ) as (run, stride, _):
+        path = os.path.join(folder, 'image.png')
+        iio.imwrite(path, pixels, plugin='pillow')
+
+        def predict_it():
+            # The turns are told on stdout.
+            with contextlib.redirect_stdout(sys.stderr):
+                predict.predict_files(
+                    [path], os.path.join(folder, 'out'), run, stride, 0.5,
+                    inference.MAX_PIXELS, views == '8')
+
+        serve(predict_it, 1, 1)
+
+
 KINDS = {'training_step': training_step, 'pipeline': pipeline,
-         'forward': forward, 'image': image}
+         'forward': forward, 'image': image, 'image_file': image_file}
 
 if __name__ == '__main__':
     KINDS[sys.argv[1]](*sys.argv[2:])

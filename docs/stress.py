@@ -1,0 +1,101 @@
+"""Measures networks on validation images that were changed on purpose.
+
+    python -m docs.stress DATA_DIR MODEL_DIR NET
+
+from the project's folder: DATA_DIR holds validation.h5 and MODEL_DIR/NET the
+network. Prints the table of docs/results.md, averaged over flips and
+rotations as --mode=eval does.
+"""
+import io
+import os
+import sys
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from eval import evaluate, inference
+from input_pipeline import resolution, store
+from input_pipeline.stains import STAINS
+from training import checkpoints
+
+
+def as_it_is(whole):
+    return whole
+
+
+def resized(scale):
+    """The image as if scanned at `scale` times 40x, and back at 40x.
+
+    It is what --magnification makes of it, so the nuclei are those of the
+    image itself.
+    """
+    def change(whole):
+        size = whole.image.shape[:2]
+        small = resolution.resample(
+            whole.image, [round(side * scale) for side in size])
+        return whole._replace(image=resolution.resample(small, size))
+    return change
+
+
+def stained(haematoxylin, eosin):
+    """The image with stains times a factor each, in optical density."""
+    matrix = np.linalg.inv(STAINS) @ np.diag([haematoxylin, eosin, 1]) @ STAINS
+
+    def change(whole):
+        density = -np.log(np.maximum(whole.image, 1) / 255)  # [H, W, 3]
+        light = np.exp(-np.maximum(density @ matrix, 0))
+        return whole._replace(image=np.rint(255 * light).astype(np.uint8))
+    return change
+
+
+def blurred(whole):
+    image = ndimage.gaussian_filter(whole.image.astype(np.float32),
+                                    (1.5, 1.5, 0))
+    return whole._replace(image=np.rint(image).astype(np.uint8))
+
+
+def compressed(whole):
+    file = io.BytesIO()
+    Image.fromarray(whole.image).save(file, 'JPEG', quality=40)
+    return whole._replace(image=np.array(Image.open(file)))
+
+
+CHANGES = {
+    'none': as_it_is,
+    '0.5 times the size': resized(0.5),
+    '0.8 times': resized(0.8),
+    '1.25 times': resized(1.25),
+    'haematoxylin times 0.6': stained(0.6, 1),
+    'times 1.5': stained(1.5, 1),
+    'eosin times 0.6': stained(1, 0.6),
+    'times 1.5 ': stained(1, 1.5),
+    'both times 0.6': stained(0.6, 0.6),
+    'times 1.5  ': stained(1.5, 1.5),
+    'Gaussian blur of 1.5 pixels': blurred,
+    'JPEG of quality 40': compressed,
+}
+
+
+def main(data_dir, model_dir, net):
+    """Prints the table."""
+    print('| change | F1 | precision | recall | AJI | PQ |')
+    print('|---|---|---|---|---|---|')
+    with store.open_store(os.path.join(data_dir, 'validation.h5')) as file, (
+            checkpoints.restored_model(os.path.join(model_dir, net), net)
+    ) as (forward, stride, _):
+        names = store.image_names(file)
+        for change, function in CHANGES.items():
+            results = evaluate.evaluate(
+                map(function, store.whole_images(file)), len(names), forward,
+                stride, 0.5, inference.MAX_PIXELS, average=True)
+            pooled, mean = results['pooled'], results['mean_per_image']
+            print(f'| {change.strip()} | ' + ' | '.join(
+                f'{value:.4f}' for value in (
+                    *(pooled[metric] for metric in
+                      ('f1', 'precision', 'recall')),
+                    mean['aji'], mean['pq'])) + ' |', flush=True)
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])
