@@ -16,7 +16,7 @@ MULTIPLE = 16  # of the sides: three poolings after one of the grid's
 
 
 def main(side):
-    """Serves turns of one image, float32 [1, SIDE, SIDE, 3] but for padding."""
+    """Serves turns of one image of SIDE x SIDE, padded as StarDist does."""
     side = -(-int(side) // MULTIPLE) * MULTIPLE
     # Whatever is left out has the published model's value.
     network = StarDist2D(Config2D(n_rays=32, grid=(2, 2), n_channel_in=3),

@@ -13,6 +13,8 @@ import imageio.v3 as iio
 import matplotlib.font_manager  # noqa: F401
 import numpy as np
 import pytest
+from scipy import ndimage
+from skimage import morphology
 
 from input_pipeline import sample, store
 from nets import NETS  # noqa: F401, for the tests
@@ -227,7 +229,7 @@ def trained(program, data_dir, tmp_path_factory):
 
 def masks_of(folder, net, path):
     """A network's masks of a store's images, as evaluation in training sees
-    them: whole images, not averaged, holes not filled.
+    them: whole images, not averaged, small holes filled and gaps closed.
 
     Args:
         folder, net: as for `checkpoints.restored_model`.
@@ -241,9 +243,20 @@ def masks_of(folder, net, path):
     from training import checkpoints
     with store.open_store(path) as file, checkpoints.restored_model(
             str(folder), net) as (forward, stride, _):
-        return zip(*[(inference.segment(
-            whole.image, forward, stride, 0.5, inference.MAX_PIXELS)[0],
+        return zip(*[(whole_mask(*inference.segment(
+            whole.image, forward, stride, 0.5, inference.MAX_PIXELS)),
             whole.instances > 0) for whole in store.whole_images(file)])
+
+
+def whole_mask(mask, probability):
+    """What `inference.segment` gives without small holes and gaps, bool."""
+    holes, _ = ndimage.label(mask == 0)
+    small = np.bincount(holes.ravel()) < 100
+    small[0] = False  # the mask itself
+    mask = (mask > 0) | small[holes]
+    closed = morphology.binary_closing(np.pad(mask, 9, mode='constant'),
+                                       np.ones((5, 5)))[9:-9, 9:-9]
+    return mask | closed & (probability > 51)  # a fifth
 
 
 @pytest.fixture

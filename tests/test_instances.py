@@ -4,6 +4,7 @@ import pytest
 from scipy import ndimage
 from skimage import morphology, segmentation
 
+from conftest import whole_mask
 from eval import instances, nuclei_metrics
 
 
@@ -99,10 +100,8 @@ def test_small_hills_are_no_nuclei():
 def by_h_maxima(mask, probability):
     """The same by scikit-image's markers."""
     apart = morphology.remove_small_holes(mask > 0, instances.MAX_HOLE)
-    closed = morphology.binary_closing(np.pad(apart, 9, mode='constant'),
-                                       np.ones((5, 5)))[9:-9, 9:-9]
-    mask = morphology.remove_small_objects(
-        apart | closed & (probability > 51), instances.MIN_AREA)
+    mask = morphology.remove_small_objects(whole_mask(mask, probability),
+                                           instances.MIN_AREA)
     land = ndimage.gaussian_filter(
         ndimage.distance_transform_edt(apart & mask)
         + probability / 255 * instances.PROBABILITY_WEIGHT, instances.SIGMA)

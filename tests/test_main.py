@@ -10,7 +10,6 @@ import h5py
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from scipy import ndimage
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator)
 
@@ -72,14 +71,6 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
         assert tag not in {name for name, _ in training}
 
 
-def filled(mask):
-    """A mask without holes of fewer than 100 pixels."""
-    holes, _ = ndimage.label(mask == 0)
-    small = np.bincount(holes.ravel()) < 100
-    small[0] = False  # the mask itself
-    return mask | small[holes]
-
-
 @pytest.mark.parametrize('net', NETS)
 def test_eval_agrees_with_the_evaluation_during_training(
         program, data_dir, trained, net):
@@ -88,14 +79,14 @@ def test_eval_agrees_with_the_evaluation_during_training(
     assert process.returncode == 0, process.stderr
     content = read_json(trained, net, 'validation.json')
     pooled = content['results']['pooled']
-    # Two ways to the same number: tf.metrics on the Estimator's graph, and
-    # NumPy on the Keras model restored in another graph. Eval fills the holes
-    # of the masks, of which a network that knows so little leaves many.
+    # Two ways to the same number: the Estimator's graph, and the Keras model
+    # restored in another graph. A network that knows so little leaves many
+    # holes.
     best = read_json(trained, net, 'best', 'best.json')
-    masks, truths = masks_of(trained / net, net, data_dir / 'validation.h5')
-    for measured, found in ((best, masks), (pooled, map(filled, masks))):
-        expected = metrics.compute(metrics.pool(
-            list(map(metrics.confusion_matrix, found, truths))))
+    expected = metrics.compute(metrics.pool(list(map(
+        metrics.confusion_matrix,
+        *masks_of(trained / net, net, data_dir / 'validation.h5')))))
+    for measured in (best, pooled):
         assert {name: measured[name] for name in expected} == pytest.approx(
             expected, abs=1e-4)
     # Nuclei hang on the last decimals more than pixels do.
