@@ -138,7 +138,8 @@ def define_flags():
     flags.DEFINE_list('outputs', list(OUTPUTS), 'What predict writes, of '
                       f'{",".join(OUTPUTS)}.', module_name=group)
     flags.DEFINE_float('threshold', 0.5, 'Nucleus is where the probability '
-                       'is above this.', lower_bound=0, upper_bound=1,
+                       'is above this; in gaps between touching nuclei, '
+                       'above 0.4 times this.', lower_bound=0, upper_bound=1,
                        module_name=group)
     flags.DEFINE_bool('average', True, 'Test-time augmentation: average over '
                       'the eight flips and right-angle rotations; '

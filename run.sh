@@ -131,7 +131,8 @@ choose_engine() {
   case $engine in
     tf1|tf1-gpu) versions=(3.7) ;;
     tf2) versions=("${tf2[@]}") ;;
-    torch|stardist) versions=(3.11 3.10) ;;  # for the benchmark
+    torch) versions=(3.11 3.12) ;;  # this and the next for the benchmark
+    stardist) versions=(3.11 3.10) ;;
     *) fail "ENGINE=$ENGINE: unknown; give tf1, tf1-gpu or tf2" ;;
   esac
   python=$(find_python "${versions[@]}")
@@ -275,7 +276,7 @@ else
   echo 'MONUSEG_DIR is not set: using a synthetic sample.'
   data=data/sample models=checkpoints/sample predictions=predictions/sample
   # The sample is easy: a short training will do.
-  recipe=(--steps=220 --crop_size=128 --warmup_steps=30 --evaluate_every=110)
+  recipe=(--steps=220 --warmup_steps=30 --evaluate_every=110)
   main --mode=prepare --data_dir="$data" --sample
 fi
 split=validation

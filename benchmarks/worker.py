@@ -126,7 +126,7 @@ def image(net, how, views):
 def image_file(net, views):
     """All that predict does with a file of 1000 x 1000, by a shipped network.
 
-    From reading it to writing every output, of some 800 nuclei.
+    From reading it to writing every output, of some 400 nuclei.
 
     Args:
         net, views: as for `image`.

@@ -59,7 +59,7 @@ def main(data_dir, model_dir, net, annotations):
                 continue
             with open(path, 'rb') as xml:
                 nuclei = outlines.parse_imagescope(xml.read(), path).nuclei
-            mask, _ = inference.segment(
+            mask, _, _ = inference.find_nuclei(
                 image, forward, stride, 0.5, inference.MAX_PIXELS, True)
             for convention, fill in CONVENTIONS.items():
                 truth = fill(nuclei, *mask.shape)

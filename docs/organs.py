@@ -4,7 +4,7 @@
 
 from the project's folder: FOLDER is where data and models go, and FLAGs are
 those of the trainings, as --steps=2000. What is there already is not done
-again. Prints the table of docs/results.md.
+again. Prints a table.
 """
 import json
 import os

@@ -22,8 +22,8 @@ def evaluate(images, total, forward, stride, threshold, max_pixels, average,
              picture_folder=None):
     """Predicts each image and compares it with its annotation.
 
-    Pixels are those of the masks that predict writes, whose small holes are
-    filled, and nuclei those of its labels.
+    Pixels are those of the masks that predict writes, whose small holes and
+    gaps are filled, and nuclei those of its labels.
 
     Args:
         images: iterable of `store.WholeImage`.

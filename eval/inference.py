@@ -169,9 +169,9 @@ def find_nuclei(image, forward, stride, threshold, max_pixels, average=False,
             what is done with the nuclei takes time, too.
 
     Returns:
-        The mask, without small holes, uint8 [H, W] of 0 and 1; 255 times the
-        probability, rounded, uint8 [H, W]; and the nuclei, int32 [H, W], see
-        `instances.separate`.
+        The mask, without small holes and gaps between touching nuclei, uint8
+        [H, W] of 0 and 1; 255 times the probability, rounded, uint8 [H, W];
+        and the nuclei, int32 [H, W], see `instances.separate`.
 
     Raises:
         InputError, ValueError: as `predict_rows`.
@@ -184,7 +184,7 @@ def find_nuclei(image, forward, stride, threshold, max_pixels, average=False,
     mask, probability = segment(image, forward, stride, threshold, max_pixels,
                                 average, report(0, forward_end), size)
     scale = len(image) / (size or image.shape)[0]
-    labels = instances.separate(mask, probability, scale,
+    labels = instances.separate(mask, probability, scale, threshold,
                                 progress=report(forward_end, separation_end))
     return mask, probability, labels
 

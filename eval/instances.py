@@ -17,8 +17,8 @@ MIN_HEIGHT = 1.5  # of a hill above its saddle to a higher one
 MIN_AREA = 60  # 3.75 square micrometres: debris
 MAX_HOLE = 100  # smaller ones are filled, larger ones are between nuclei
 # Networks learn to leave gaps between touching nuclei. What closes them is
-# nuclear where the probability is above this.
-GAP_PROBABILITY = 0.2
+# nuclear where the probability is above this share of the mask's threshold.
+GAP_THRESHOLD = 0.4
 
 # Larger images are separated in windows, for memory, which share a margin:
 # at most half a nucleus lies beyond its peak.
@@ -26,7 +26,8 @@ WINDOW = 2048
 MARGIN = 128
 
 
-def separate(mask, probability, scale=1.0, window=WINDOW, progress=None):
+def separate(mask, probability, scale=1.0, threshold=0.5, window=WINDOW,
+             progress=None):
     """Tells nuclei apart.
 
     The land is the distance to the edge of the mask plus the probability,
@@ -39,19 +40,26 @@ def separate(mask, probability, scale=1.0, window=WINDOW, progress=None):
             gaps between touching nuclei, are filled here.
         probability: uint8 [H, W], 255 times the probability of nucleus.
         scale: pixels of the image for one at 0.25 micrometres per pixel.
+        threshold: of the mask; see GAP_THRESHOLD.
         window: larger images are separated in windows of this side, pixels.
         progress: function called with the fraction of the image done.
 
     Returns:
         int32 [H, W], 0 in the background, and 1 to N in the nuclei by their
         first pixels, row by row.
+
+    Raises:
+        ValueError: `mask` holds other numbers.
     """
+    if mask.size and mask.max() > 1:
+        raise ValueError(f'mask holds {mask.max()}; give 0 and 1')
     labels = np.zeros(mask.shape, np.int32)
     count = 0
     windows = list(_windows(mask.shape, window, int(MARGIN * scale)))
     for done, (core, outer) in enumerate(windows):
         regions, peaks, filled = _separate_window(
-            mask[outer] == 1, probability[outer], scale)
+            mask[outer] == 1, probability[outer], scale,
+            255 * GAP_THRESHOLD * threshold)
         inner = tuple(slice(c.start - o.start, c.stop - o.start)
                       for c, o in zip(core, outer))
         mask[core] = filled[inner]
@@ -76,10 +84,12 @@ def label_nuclei(probability, threshold=0.5):
     Args:
         probability: float [H, W] or [H, W, 1] in [0, 1], of nucleus, of an
             image at 0.25 micrometres per pixel: see `inference.predict`.
-        threshold: nucleus is where the probability is above this.
+        threshold: nucleus is where the probability is above this, and in
+            gaps between nuclei above GAP_THRESHOLD of it.
 
     Returns:
-        int32 [H, W], see `separate`.
+        int32 [H, W], see `separate`; above 0 it is the mask that
+        --mode=predict writes, but for debris.
 
     Raises:
         ValueError: `probability` is none such.
@@ -96,7 +106,8 @@ def label_nuclei(probability, threshold=0.5):
         if not ((probability >= 0) & (probability <= 1)).all():
             raise ValueError('probability leaves [0, 1]')
     return separate((probability > threshold).astype(np.uint8),
-                    np.rint(255 * probability).astype(np.uint8))
+                    np.rint(255 * probability).astype(np.uint8),
+                    threshold=threshold)
 
 
 def _add(labels, regions, chosen, count):
@@ -163,12 +174,13 @@ def _windows(shape, side, margin):
                 for start, length in zip((top, left), shape)]))
 
 
-def _separate_window(mask, probability, scale):
+def _separate_window(mask, probability, scale, gap_probability):
     """Tells the nuclei of a window apart.
 
     Args:
         mask: bool [H, W].
         probability, scale: as for `separate`.
+        gap_probability: what is above it in gaps is nuclear, of 255.
 
     Returns:
         int32 [H, W], 0 and 1 to N in the nuclei; (rows, columns) of their
@@ -178,14 +190,18 @@ def _separate_window(mask, probability, scale):
     # Here, for a fast start of main.py.
     from scipy import ndimage
     from skimage import morphology, segmentation
-    apart = morphology.remove_small_holes(mask, MAX_HOLE * scale ** 2)
-    filled = apart | (_closed(apart, round(GAP_CLOSING // 2 * scale))
-                      & (probability > 255 * GAP_PROBABILITY))
-    nuclei = morphology.remove_small_objects(filled, MIN_AREA * scale ** 2)
-    if nuclei.all():
+    max_hole, min_area = MAX_HOLE * scale ** 2, MIN_AREA * scale ** 2
+    apart = morphology.remove_small_holes(mask, max_hole)
+    reach = max(round(GAP_CLOSING // 2 * scale), 1)
+    filled = morphology.remove_small_holes(
+        apart | (_closed(apart, reach) & (probability > gap_probability)),
+        max_hole)
+    nuclei = morphology.remove_small_objects(filled, min_area)
+    inner = apart & nuclei
+    if inner.all():
         land = np.zeros(mask.shape)  # no edge to be distant from
     else:
-        land = ndimage.distance_transform_edt(apart & nuclei)
+        land = ndimage.distance_transform_edt(inner)
         np.minimum(land, MARGIN * scale, out=land)
     land = land.astype(np.float32)
     land += probability * np.float32(PROBABILITY_WEIGHT * scale / 255)
@@ -199,8 +215,7 @@ def _separate_window(mask, probability, scale):
     peaks = np.zeros(tops.max() + 1, np.int64)
     places = np.flatnonzero(tops)[::-1]
     peaks[tops.ravel()[places]] = places  # the first pixel of each
-    roots = _merge(basins, land, peaks, MIN_HEIGHT * scale,
-                   MIN_AREA * scale ** 2)
+    roots = _merge(basins, land, peaks, MIN_HEIGHT * scale, min_area)
     kept, numbers = np.unique(roots, return_inverse=True)
     regions = numbers.astype(np.int32)[basins]
     return (regions, np.unravel_index(peaks[kept[1:]], mask.shape),

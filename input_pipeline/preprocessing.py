@@ -5,6 +5,8 @@ from input_pipeline.files import InputError
 
 # Stored beside a trained network, so that a later change of rule is noticed.
 NORMALISATION = 'uint8 / 255'
+# And so is this; until there were gaps no record said it.
+TARGET, FORMER_TARGET = 'masks with gaps', 'masks'
 
 # A nucleus is some 25 pixels wide. The networks' strides are at most half of
 # this, so that sides can be reflected up to a multiple of them.

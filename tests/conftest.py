@@ -250,13 +250,18 @@ def masks_of(folder, net, path):
 
 def whole_mask(mask, probability):
     """What `inference.segment` gives without small holes and gaps, bool."""
-    holes, _ = ndimage.label(mask == 0)
-    small = np.bincount(holes.ravel()) < 100
-    small[0] = False  # the mask itself
-    mask = (mask > 0) | small[holes]
+    mask = without_small_holes(mask > 0)
     closed = morphology.binary_closing(np.pad(mask, 9, mode='constant'),
                                        np.ones((5, 5)))[9:-9, 9:-9]
-    return mask | closed & (probability > 51)  # a fifth
+    return without_small_holes(mask | closed & (probability > 51))  # a fifth
+
+
+def without_small_holes(mask):
+    """A bool [H, W] without holes of fewer than 100 pixels."""
+    holes, _ = ndimage.label(~mask)
+    small = np.bincount(holes.ravel()) < 100
+    small[0] = False  # the mask itself
+    return mask | small[holes]
 
 
 @pytest.fixture

@@ -50,16 +50,17 @@ def test_a_dip_of_the_probability_tells_apart_what_has_no_waist():
     assert set(labels[20, 10:28]) == {1} and set(labels[20, 32:50]) == {2}
 
 
-@pytest.mark.parametrize('gap, between, closed', [
-    (1, 60, True), (4, 60, True), (4, 50, False), (5, 60, False)])
-def test_gaps_are_given_back_where_the_probability_is_above_a_fifth(
-        gap, between, closed):
-    """Two squares, `gap` columns apart; 51 of 255 is a fifth."""
+@pytest.mark.parametrize('gap, between, threshold, closed', [
+    (1, 52, 0.5, True), (4, 52, 0.5, True), (4, 51, 0.5, False),
+    (5, 52, 0.5, False), (3, 91, 0.9, False), (3, 92, 0.9, True)])
+def test_gaps_are_given_back_where_the_probability_is_high_enough(
+        gap, between, threshold, closed):
+    """Two squares, `gap` columns apart; 51 of 255 is 0.4 times a half."""
     mask = np.zeros((30, 50), np.uint8)
     mask[5:21, 5:21] = mask[5:21, 21 + gap:37 + gap] = 1
     before = mask.copy()
     probability = np.where(mask, np.uint8(255), np.uint8(between))
-    labels = instances.separate(mask, probability)
+    labels = instances.separate(mask, probability, threshold=threshold)
     assert labels.max() == 2 and set(np.unique(mask)) == {0, 1}
     np.testing.assert_array_equal(labels > 0, mask)
     given = np.argwhere(mask > before)
@@ -71,6 +72,43 @@ def test_gaps_are_given_back_where_the_probability_is_above_a_fifth(
             assert (labels[5:21, column] == 1).all()
         for column in range(21 + (gap + 1) // 2, 21 + gap):
             assert (labels[5:21, column] == 2).all()
+
+
+def test_a_gap_through_an_image_that_is_all_nucleus():
+    mask = np.ones((64, 80), np.uint8)
+    mask[:, 39:41] = 0
+    probability = np.where(mask, np.uint8(150), np.uint8(80))
+    labels = instances.separate(mask, probability)
+    assert mask.all() and labels.max() == 2
+    assert (labels[:, :39] == 1).all() and (labels[:, 41:] == 2).all()
+
+
+def test_a_hole_that_closing_gaps_leaves_is_filled():
+    """Four squares around a cross; its arms are closed, its middle is not."""
+    mask = np.zeros((60, 60), np.uint8)
+    mask[5:55, 5:55] = 1
+    mask[28:32] = mask[:, 28:32] = 0
+    mask[26:34, 26:34] = 0
+    probability = np.where(mask, np.uint8(255), np.uint8(60))
+    probability[28:32, 28:32] = 0
+    labels = instances.separate(mask, probability)
+    assert mask[5:55, 5:55].all() and mask.sum() == 50 ** 2
+    np.testing.assert_array_equal(labels > 0, mask)
+    assert labels.max() == 4
+
+
+def test_at_a_low_resolution_gaps_are_closed_too():
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:14, 3:14] = mask[5:14, 15:26] = 1
+    probability = np.where(mask, np.uint8(255), np.uint8(110))
+    assert instances.separate(mask, probability, 0.25).max() == 2
+    assert mask.sum() == 9 * 23
+
+
+def test_other_masks_are_refused():
+    mask = 255 * discs((40, 40), (20, 20, 9))
+    with pytest.raises(ValueError, match='mask holds 255'):
+        instances.separate(mask, mask)
 
 
 def test_pieces_and_holes_by_their_size():

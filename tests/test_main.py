@@ -44,6 +44,7 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
     assert record.pop('accelerate') in (True, False)
     assert record == {
         'net': net, 'width': 4, 'normalisation': 'uint8 / 255',
+        'target': 'masks with gaps',
         'output_stride': 8 if nets.has_output_stride(net) else None,
         'steps': 6, 'batch_size': 2, 'crop_size': 64, 'learning_rate': 0.002,
         'warmup_steps': 100, 'evaluate_every': 3, 'augment_threads': 1,
@@ -136,7 +137,7 @@ def test_predict_and_the_notebook_agree(program, data_dir, trained, tmp_path,
     # Elsewhere the two may round to different sides of the threshold.
     clear = np.abs(prediction[0, :, :, 0] - 0.4) > 1e-4
     expected = (prediction[0, :, :, 0] > 0.4).astype(np.uint8)
-    instances.separate(expected, written)  # fills small holes
+    instances.separate(expected, written, threshold=0.4)  # fills holes, gaps
     assert np.array_equal(mask[clear], 255 * expected[clear])
     labels = read_labels(str(tmp_path / 'out' / 'tissue ä_labels.png'))
     assert np.array_equal(

@@ -264,7 +264,7 @@ RECORD = {'steps': 9, 'batch_size': 2, 'crop_size': 64, 'learning_rate': 0.1,
           'warmup_steps': 1, 'evaluate_every': 3, 'augment_threads': 1,
           'accelerate': False, 'seed': 0, 'data_dir': 'd', 'changes': [],
           'init_checkpoint': None, 'init_data_source': None,
-          'init_step': None, 'seen': None}
+          'init_step': None, 'seen': None, 'target': 'masks with gaps'}
 
 
 def write_config(folder, record):
@@ -321,6 +321,17 @@ def test_a_best_network_without_a_checkpoint_is_not_trained_over(tmp_path):
     former = checkpoints.record_to_resume(str(tmp_path), 'deeplabv3')
     config = records.TrainConfig(data_dir='d', **NETWORK, **DATA)
     with pytest.raises(InputError, match='no checkpoint to go on from'):
+        loop.find_start(config, former, str(tmp_path), cluster.task())
+
+
+def test_training_on_masks_without_gaps_does_not_go_on(tmp_path):
+    record = dict(RECORD, **NETWORK, **DATA)
+    del record['target']  # as before there were gaps
+    write_config(tmp_path, record)
+    former = checkpoints.record_to_resume(str(tmp_path), 'deeplabv3')
+    config = records.TrainConfig(data_dir='d', **NETWORK, **DATA)
+    with pytest.raises(InputError, match='trained it on masks, and this one '
+                       'trains on masks with gaps; choose another'):
         loop.find_start(config, former, str(tmp_path), cluster.task())
 
 

@@ -11,7 +11,8 @@ from typing import Optional
 
 import nets
 from input_pipeline.files import InputError, write_json
-from input_pipeline.preprocessing import NORMALISATION
+from input_pipeline.preprocessing import (FORMER_TARGET, NORMALISATION,
+                                          TARGET)
 from input_pipeline.store import IDENTITY, TRAIN_ON_ALL
 
 CONFIG_FILE = 'config.json'
@@ -46,6 +47,8 @@ class TrainConfig:
         init_data_source, init_step: the data that network was trained on, and
             its step.
         seen: digests of the images that it and those before it have seen.
+    Rules of the data, which a later version may change:
+        normalisation, target: see `preprocessing`.
     """
     net: str
     data_dir: str
@@ -70,12 +73,14 @@ class TrainConfig:
     init_step: Optional[int] = None
     seen: Optional[list] = None
     normalisation: str = NORMALISATION
+    target: str = TARGET
 
 
 # What one network or one set of images means: it cannot change on resuming.
 NETWORK = ('net', 'width', 'output_stride', 'normalisation')
 DATA = (*IDENTITY, 'trained_on')
-# Neither can this. Records of before it could be asked for lack it.
+# Neither can this. Records of before it could be asked for lack it, and
+# `target`.
 ORIGIN = ('init_checkpoint', 'init_data_source', 'init_step', 'seen')
 
 
@@ -135,7 +140,8 @@ def read_record(folder, net, width=None, output_stride=None):
             for; see `check_asked`.
     """
     path = os.path.join(folder, CONFIG_FILE)
-    record = {**dict.fromkeys(ORIGIN), **read_json(path)}
+    record = {**dict.fromkeys(ORIGIN), 'target': FORMER_TARGET,
+              **read_json(path)}
     check_asked(record, path, net, width, output_stride,
                 (*(field.name for field in dataclasses.fields(TrainConfig)),
                  'changes'))
@@ -198,11 +204,15 @@ def with_defaults(config):
 
 
 def check_same_data(config, record, folder):
-    """Refuses to train on other images than a training began with.
+    """Refuses to train on other images or masks than a training began with.
 
     Raises:
         InputError: the data of `config` are not those of `record`.
     """
+    if record['target'] != config.target:
+        raise InputError(f'{folder}: an earlier version trained it on '
+                         f'{record["target"]}, and this one trains on '
+                         f'{config.target}; choose another --model_dir')
     if any(record[key] != getattr(config, key) for key in DATA):
         raise InputError(f'--data_dir={config.data_dir}: holds other images, '
                          'or another division of them, than the network in '
