@@ -142,8 +142,8 @@ def define_flags():
                        'above 0.4 times this.', lower_bound=0, upper_bound=1,
                        module_name=group)
     flags.DEFINE_bool('average', True, 'Test-time augmentation: average over '
-                      'the eight flips and right-angle rotations; '
-                      '--noaverage is eight times as fast.',
+                      'the four right-angle rotations; --noaverage is '
+                      'four times as fast.',
                       module_name=group)
     flags.DEFINE_integer('max_pixels', MAX_PIXELS, 'Images of more pixels are '
                          'cut into overlapping tiles of at most as many.',

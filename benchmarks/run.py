@@ -18,6 +18,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from benchmarks.turns import ratio, side_by_side
+from eval import inference
 from input_pipeline import sample, store
 from input_pipeline.files import atomic_write
 from nets import NETS
@@ -38,6 +39,7 @@ MALLOC = {'MALLOC_MMAP_THRESHOLD_': '4000000000',
 CROP, PATCH = '128', '256'  # as in training by default; for PyTorch
 # Side of an image, as MoNuSeg's; for PyTorch padded to U-Net's stride.
 IMAGE, TORCH_IMAGE = '1000', '1008'
+VIEWS = str(inference.TURNS)  # of an image, averaged
 PRECISIONS = {('tf1', 'off'): 'float32',
               (STOCK, 'on'): 'XLA', (STOCK, 'off'): 'no XLA',
               ('tf2', 'on'): 'bfloat16', ('tf2', 'off'): 'float32'}
@@ -165,7 +167,7 @@ def measure_torch(table, engine):
 
 def measure_image(table, engine):
     """Whole-image prediction against the bare forward passes."""
-    for views in ('1', '8'):
+    for views in ('1', VIEWS):
         segment, bare = side_by_side(
             [worker(engine, 'image', 'unet', how, views)
              for how in ('segment', 'bare')], REPEATS)
@@ -178,7 +180,7 @@ def measure_files(table, engine):
     """From file to files, against what else users run on a processor."""
     plain, averaged, stardist, torch = side_by_side(
         [worker(engine, 'image_file', 'unet', '1'),
-         worker(engine, 'image_file', 'unet', '8'),
+         worker(engine, 'image_file', 'unet', VIEWS),
          [python('stardist'), '-m', 'benchmarks.stardist_he', IMAGE],
          torch_worker('image', 'float32', TORCH_IMAGE)], REPEATS)
     for what, rates in (

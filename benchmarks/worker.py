@@ -106,7 +106,7 @@ def image(net, how, views):
         net: the network.
         how: 'segment', the probability and the mask as eval and predict have
             them, or 'bare', the forward passes of the same pixels alone.
-        views: '1', or '8' for the flips and right-angle rotations.
+        views: '1', or as many as predict averages over.
     """
     run, stride = untrained(net), nets.stride(net)
     pixels = np.uint8(random_images(1, 1000)[0] * 255)
@@ -114,7 +114,7 @@ def image(net, how, views):
 
     def segment():
         inference.segment(pixels, run, stride, 0.5, inference.MAX_PIXELS,
-                          views == '8')
+                          views != '1')
 
     def bare():
         for _ in range(int(views)):
@@ -144,7 +144,7 @@ def image_file(net, views):
             with contextlib.redirect_stdout(sys.stderr):
                 predict.predict_files(
                     [path], os.path.join(folder, 'out'), run, stride, 0.5,
-                    inference.MAX_PIXELS, views == '8')
+                    inference.MAX_PIXELS, views != '1')
 
         serve(predict_it, 1, 1)
 

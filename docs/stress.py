@@ -3,7 +3,7 @@
     python -m docs.stress DATA_DIR MODEL_DIR NET
 
 from the project's folder: DATA_DIR holds validation.h5 and MODEL_DIR/NET the
-network. Prints a table, averaged over flips and rotations as --mode=eval does.
+network. Prints a table, averaged over rotations as --mode=eval does.
 """
 import io
 import os

@@ -16,6 +16,7 @@ MIN_OVERLAP = 64
 # Of a tile's sides. Thin strips would need fewer pixels in all, but little of
 # a strip is far from its edges, and a row of upright ones is a whole image.
 MAX_ASPECT = 2
+TURNS = 4  # right-angle rotations that are averaged over
 # How far an image is after the network, and after the nuclei are told apart;
 # with and without averaging.
 PROGRESS = {True: (0.85, 0.9), False: (0.6, 0.75)}
@@ -75,8 +76,8 @@ def predict_rows(image, forward, stride, max_pixels, average=False,
             probabilities [1, h, w, 1].
         stride: the network's stride in pixels.
         max_pixels: most pixels that `forward` is given at once.
-        average: average over flips and rotations of the image, known as
-            test-time augmentation; costs eight times as much.
+        average: average over the four right-angle rotations of the image,
+            known as test-time augmentation; costs four times as much.
         progress: function called with the fraction of the image done.
 
     Yields:
@@ -322,18 +323,17 @@ def _tiles_along(length, side, count, stride):
 
 
 def _test_time_augmentation(forward):
-    """Returns `forward` averaged over the eight symmetries of the square.
+    """Returns `forward` averaged over the four right-angle rotations.
 
-    Each flip and right-angle rotation is undone on the output. Averaging over
-    mirror images: Krizhevsky et al., NIPS 2012; nnU-Net does it too.
+    Each is undone on the output. Averaging over changed images: Krizhevsky et
+    al., NIPS 2012. Mirror images beside them gain nothing: docs/recipe.md.
     """
     def averaged(batch):  # [1, h, w, 3]
         total = 0
-        for turns in range(4):
-            for mirror in (1, -1):
-                view = np.rot90(batch, turns, axes=(1, 2))[:, :, ::mirror]
-                output = forward(np.ascontiguousarray(view))[:, :, ::mirror]
-                total = total + np.rot90(output, -turns, axes=(1, 2))
-        return total / 8  # [1, h, w, 1]
+        for turns in range(TURNS):
+            view = np.rot90(batch, turns, axes=(1, 2))
+            output = forward(np.ascontiguousarray(view))
+            total = total + np.rot90(output, -turns, axes=(1, 2))
+        return total / TURNS  # [1, h, w, 1]
 
     return averaged
