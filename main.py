@@ -25,6 +25,7 @@ from absl import app, flags, logging
 import nets
 from eval import OUTPUTS
 from eval.inference import MAX_PIXELS
+from eval.instances import GAP_THRESHOLD
 from input_pipeline import progress
 from input_pipeline.files import InputError
 from training.records import (INIT_LEARNING_RATE, INIT_STEPS, TrainConfig,
@@ -139,8 +140,8 @@ def define_flags():
                       f'{",".join(OUTPUTS)}.', module_name=group)
     flags.DEFINE_float('threshold', 0.5, 'Nucleus is where the probability '
                        'is above this; in gaps between touching nuclei, '
-                       'above 0.4 times this.', lower_bound=0, upper_bound=1,
-                       module_name=group)
+                       f'above {GAP_THRESHOLD} times this.', lower_bound=0,
+                       upper_bound=1, module_name=group)
     flags.DEFINE_bool('average', True, 'Test-time augmentation: average over '
                       'the four right-angle rotations; --noaverage is '
                       'four times as fast.',

@@ -63,14 +63,14 @@ def compressed(whole):
 CHANGES = {
     'none': as_it_is,
     '0.5 times the size': resized(0.5),
-    '0.8 times': resized(0.8),
-    '1.25 times': resized(1.25),
+    '0.8 times the size': resized(0.8),
+    '1.25 times the size': resized(1.25),
     'haematoxylin times 0.6': stained(0.6, 1),
-    'times 1.5': stained(1.5, 1),
+    'haematoxylin times 1.5': stained(1.5, 1),
     'eosin times 0.6': stained(1, 0.6),
-    'times 1.5 ': stained(1, 1.5),
+    'eosin times 1.5': stained(1, 1.5),
     'both times 0.6': stained(0.6, 0.6),
-    'times 1.5  ': stained(1.5, 1.5),
+    'both times 1.5': stained(1.5, 1.5),
     'Gaussian blur of 1.5 pixels': blurred,
     'JPEG of quality 40': compressed,
 }
@@ -89,7 +89,7 @@ def main(data_dir, model_dir, net):
                 map(function, store.whole_images(file)), len(names), forward,
                 stride, 0.5, inference.MAX_PIXELS, average=True)
             pooled, mean = results['pooled'], results['mean_per_image']
-            print(f'| {change.strip()} | ' + ' | '.join(
+            print(f'| {change} | ' + ' | '.join(
                 f'{value:.4f}' for value in (
                     *(pooled[metric] for metric in
                       ('f1', 'precision', 'recall')),
