@@ -82,14 +82,15 @@ def test_eval_agrees_with_the_evaluation_during_training(
     pooled = content['results']['pooled']
     # Two ways to the same number: the Estimator's graph, and the Keras model
     # restored in another graph. A network that knows so little leaves many
-    # holes.
+    # holes, or marks nothing at all: no precision then.
     best = read_json(trained, net, 'best', 'best.json')
     expected = metrics.compute(metrics.pool(list(map(
         metrics.confusion_matrix,
         *masks_of(trained / net, net, data_dir / 'validation.h5')))))
     for measured in (best, pooled):
-        assert {name: measured[name] for name in expected} == pytest.approx(
-            expected, abs=1e-4)
+        assert {name: np.nan if measured[name] is None else measured[name]
+                for name in expected} == pytest.approx(expected, abs=1e-4,
+                                                       nan_ok=True)
     # Nuclei hang on the last decimals more than pixels do.
     mean = content['results']['mean_per_image']
     for measure in ('aji', 'pq'):
@@ -146,12 +147,10 @@ def test_predict_and_the_notebook_agree(program, data_dir, trained, tmp_path,
 
 
 def test_tiled_and_whole_results_agree(program, data_dir, tmp_path):
-    # Longer than for the other tests: a network that hardly knows yet decides
-    # by the last decimals.
-    process = program(*train_flags(data_dir, tmp_path, 'unet', 100),
-                      '--width=4', '--evaluate_every=100', '--crop_size=128',
-                      '--batch_size=4', '--warmup_steps=10')
-    assert process.returncode == 0, process.stderr
+    # A shipped network: one that hardly knows yet decides by the last
+    # decimals, or finds nothing at all.
+    shutil.copytree(os.path.join(ROOT, 'checkpoints', 'pretrained', 'unet'),
+                    str(tmp_path / 'unet'))
     f1 = []
     for max_pixels in (320 * 320, 192 * 192):
         process = program('--mode=eval', '--net=unet',
@@ -163,6 +162,7 @@ def test_tiled_and_whole_results_agree(program, data_dir, tmp_path):
                   ['pooled']['f1'])
     assert f1[0] != f1[1]
     assert f1[0] == pytest.approx(f1[1], abs=0.005)
+    assert f1[0] > 0.5
 
 
 def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
