@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 
+from docs.stress import MEASURES, measures, print_row
 from input_pipeline import store
 
 # TCGA's codes of MoNuSeg's training images, by the organ that its paper says.
@@ -69,18 +70,14 @@ def main(monuseg_dir, folder, net, *flags):
     names = image_names(monuseg_dir, folder)
     rows = []
     for organ, codes in ORGANS.items():
-        results = measure(monuseg_dir, folder, net, organ,
-                          [names[code] for code in codes], flags)
-        pooled, mean = results['pooled'], results['mean_per_image']
-        rows.append([*(pooled[metric] for metric in
-                       ('f1', 'precision', 'recall')),
-                     mean['aji'], mean['pq']])
-    print('| organ | images | F1 | precision | recall | AJI | PQ |')
-    print('|---|---|---|---|---|---|---|')
+        rows.append(measures(measure(
+            monuseg_dir, folder, net, organ, [names[code] for code in codes],
+            flags)))
+    print_row('organ', 'images', *MEASURES)
+    print_row(*['---'] * (2 + len(MEASURES)))
     for (organ, codes), row in zip(
             [*ORGANS.items(), ('mean', names)], [*rows, np.mean(rows, 0)]):
-        print(f'| {organ} | {len(codes)} | '
-              + ' | '.join(f'{value:.4f}' for value in row) + ' |')
+        print_row(organ, len(codes), *row)
 
 
 if __name__ == '__main__':

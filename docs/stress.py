@@ -60,6 +60,7 @@ def compressed(whole):
     return whole._replace(image=np.array(Image.open(file)))
 
 
+MEASURES = ('F1', 'precision', 'recall', 'AJI', 'PQ')
 CHANGES = {
     'none': as_it_is,
     '0.5 times the size': resized(0.5),
@@ -76,10 +77,27 @@ CHANGES = {
 }
 
 
+def measures(results):
+    """What the table says of `results`, which evaluate.evaluate returns.
+
+    F1, precision and recall are of all images' pixels, AJI and PQ means over
+    images.
+    """
+    pooled, mean = results['pooled'], results['mean_per_image']
+    return [*(pooled[measure.lower()] for measure in MEASURES[:3]),
+            *(mean[measure.lower()] for measure in MEASURES[3:])]
+
+
+def print_row(*cells):
+    print('| ' + ' | '.join(
+        f'{cell:.4f}' if isinstance(cell, float) else str(cell)
+        for cell in cells) + ' |', flush=True)
+
+
 def main(data_dir, model_dir, net):
     """Prints the table."""
-    print('| change | F1 | precision | recall | AJI | PQ |')
-    print('|---|---|---|---|---|---|')
+    print_row('change', *MEASURES)
+    print_row(*['---'] * (1 + len(MEASURES)))
     with store.open_store(os.path.join(data_dir, 'validation.h5')) as file, (
             checkpoints.restored_model(os.path.join(model_dir, net), net)
     ) as (forward, stride, _):
@@ -88,12 +106,7 @@ def main(data_dir, model_dir, net):
             results = evaluate.evaluate(
                 map(function, store.whole_images(file)), len(names), forward,
                 stride, 0.5, inference.MAX_PIXELS, average=True)
-            pooled, mean = results['pooled'], results['mean_per_image']
-            print(f'| {change} | ' + ' | '.join(
-                f'{value:.4f}' for value in (
-                    *(pooled[metric] for metric in
-                      ('f1', 'precision', 'recall')),
-                    mean['aji'], mean['pq'])) + ' |', flush=True)
+            print_row(change, *measures(results))
 
 
 if __name__ == '__main__':
