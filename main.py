@@ -13,8 +13,8 @@ import signal
 import sys
 
 MISSING = [name for name in ('absl', 'h5py', 'imagecodecs', 'imageio',
-                             'matplotlib', 'numpy', 'skimage', 'tensorflow',
-                             'tifffile')
+                             'matplotlib', 'numpy', 'PIL', 'scipy', 'skimage',
+                             'tensorflow', 'tifffile')
            if importlib.util.find_spec(name) is None]
 if MISSING:
     sys.exit(f'error: {sys.executable} lacks {", ".join(MISSING)}; run '
@@ -25,8 +25,8 @@ from absl import app, flags, logging
 import nets
 from eval import OUTPUTS
 from eval.inference import MAX_PIXELS
-from eval.instances import GAP_THRESHOLD
-from input_pipeline import progress
+from eval.instances import GAP_THRESHOLD, THRESHOLD
+from input_pipeline import progress, store
 from input_pipeline.files import InputError
 from training.records import (INIT_LEARNING_RATE, INIT_STEPS, TrainConfig,
                               seen_images)
@@ -71,16 +71,17 @@ def define_flags():
                 'downloaded.', group)
     define_path('images_dir', None, 'Folder of images of your own.', group)
     define_path('annotations_dir', None, 'Folder of their annotations, each '
-                'called as its image.', group)
+                'with the name of its image.', group)
     define_path('test_images_dir', None, 'Folder of test images, if any.',
                 group)
     define_path('test_annotations_dir', None, 'Folder of their annotations.',
                 group)
     flags.DEFINE_bool('sample', False, 'Make synthetic images instead.',
                       module_name=group)
-    flags.DEFINE_enum('fold', '0', ('0', '1', '2', '3', 'none'), 'Which '
-                      'quarter of the training images to validate on; none: '
-                      'train on all.', module_name=group)
+    folds = [*map(str, range(store.FOLDS)), store.TRAIN_ON_ALL]
+    flags.DEFINE_enum('fold', '0', folds, 'Which quarter of the training '
+                      f'images to validate on; {store.TRAIN_ON_ALL}: train on '
+                      'all.', module_name=group)
     define_path('validation', None, 'Which training images to validate on '
                 "instead: NAME,NAME, 'PATTERN*' or a text file of such.",
                 group)
@@ -138,14 +139,13 @@ def define_flags():
                 'if not given.', group)
     flags.DEFINE_list('outputs', list(OUTPUTS), 'What predict writes, of '
                       f'{",".join(OUTPUTS)}.', module_name=group)
-    flags.DEFINE_float('threshold', 0.5, 'Nucleus is where the probability '
-                       'is above this; in gaps between touching nuclei, '
-                       f'above {GAP_THRESHOLD} times this.', lower_bound=0,
-                       upper_bound=1, module_name=group)
+    flags.DEFINE_float('threshold', THRESHOLD, 'Nucleus is where the '
+                       'probability is above this; in gaps between touching '
+                       f'nuclei, above {GAP_THRESHOLD} times this.',
+                       lower_bound=0, upper_bound=1, module_name=group)
     flags.DEFINE_bool('average', True, 'Test-time augmentation: average over '
-                      'the four right-angle rotations; --noaverage is '
-                      'four times as fast.',
-                      module_name=group)
+                      'the four right-angle rotations; --noaverage '
+                      'takes about a third of the time.', module_name=group)
     flags.DEFINE_integer('max_pixels', MAX_PIXELS, 'Images of more pixels are '
                          'cut into overlapping tiles of at most as many.',
                          lower_bound=1, upper_bound=LARGEST,
@@ -215,6 +215,7 @@ def require(*names):
 
 
 def prepare():
+    """--mode=prepare; returns the exit status: 1 if images are left out."""
     from input_pipeline import prepare as preparing
 
     microns_per_pixel = asked_microns_per_pixel()
@@ -287,6 +288,7 @@ def validation_names():
 
 
 def train(folder, output_stride):
+    """--mode=train; returns the exit status, None where it is 0."""
     from nets.tf1 import acceleration_pays
     from training import cluster, loop
 
@@ -311,8 +313,6 @@ def train(folder, output_stride):
 
 def refuse_trained_on(record, file, path, folder):
     """Refuses to measure on images that were trained on, but for train."""
-    from input_pipeline import store
-
     if FLAGS.split == 'train':
         return
     for seen, how, remedy in (
@@ -352,17 +352,17 @@ def announce(record, folder):
 
 
 def evaluate(folder, output_stride):
+    """--mode=eval."""
     import h5py
     import numpy as np
 
     from eval import curves, evaluate as evaluation
-    from input_pipeline import store
     from nets.tf1 import tf
     from training import checkpoints
 
-    path = os.path.join(FLAGS.data_dir, f'{FLAGS.split}.h5')
+    path = store.store_path(FLAGS.data_dir, FLAGS.split)
     if not os.path.exists(path) and os.path.exists(
-            os.path.join(FLAGS.data_dir, 'train.h5')):
+            store.store_path(FLAGS.data_dir, 'train')):
         raise InputError(f'--split={FLAGS.split}: the data in '
                          f'{FLAGS.data_dir} were prepared without such '
                          'images; give another --split or prepare others')
@@ -392,6 +392,7 @@ def evaluate(folder, output_stride):
 
 
 def predict(folder, output_stride):
+    """--mode=predict; returns the exit status: 1 if images are left out."""
     require('images')
     microns_per_pixel = asked_microns_per_pixel()
     from eval.predict import predict_files
@@ -420,10 +421,15 @@ class Stopped(BaseException):
 
 
 def stop(number, _):
+    """Ends the program on a signal, as its handler."""
     raise Stopped(number)
 
 
 def main(_):
+    """Runs the mode; returns the exit status, or a line for stderr.
+
+    After a signal the status is 128 and its number, as in shells.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:

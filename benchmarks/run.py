@@ -19,10 +19,11 @@ import numpy as np
 
 from benchmarks.turns import ratio, side_by_side
 from eval import inference
-from input_pipeline import sample, store
+from input_pipeline import annotations, sample, store
 from input_pipeline.files import atomic_write
 from nets import NETS
 from nets.tf1 import has_bfloat16
+from training.records import TrainConfig
 
 ENGINES = ('tf1', 'tf2')
 STOCK = 'tf1-gpu'  # compared with PyTorch alone
@@ -36,7 +37,8 @@ MEGAPIXELS = (1, 4, 16, 64)
 MALLOC = {'MALLOC_MMAP_THRESHOLD_': '4000000000',
           'MALLOC_TRIM_THRESHOLD_': '16000000000',
           'MALLOC_TOP_PAD_': '100000000'}
-CROP, PATCH = '128', '256'  # as in training by default; for PyTorch
+# As in training by default; forward passes are of whole patches.
+CROP, PATCH = str(TrainConfig.crop_size), str(store.PATCH_SIZE)
 # Side of an image, as MoNuSeg's; for PyTorch padded to U-Net's stride.
 IMAGE, TORCH_IMAGE = '1000', '1008'
 VIEWS = str(inference.TURNS)  # of an image, averaged
@@ -193,7 +195,7 @@ def measure_files(table, engine):
     table.add_ratio("unet, prediction, plain / StarDist's forward pass, time",
                     engine, (stardist, plain), 1.0)
     table.add_ratio('unet, prediction, averaged / plain, time', engine,
-                    (plain, averaged), 6)
+                    (plain, averaged), inference.TURNS)
 
 
 def run_main(engine, *flags):
@@ -212,11 +214,12 @@ def write_data(folder, copies):
                                ('validation', 1, 1)):
         image, instances = sample.make(np.random.RandomState(seed),
                                        sample.SIZE)
-        with atomic_write(os.path.join(folder, f'{split}.h5')) as partial:
+        with atomic_write(store.store_path(folder, split)) as partial:
             store.write_store(
                 partial, {'source': 'synthetic sample', 'split': split,
                           'source_digest': '', 'seed': 0, 'fold': '0'},
-                ((f'{index}', lambda: iter([image, (instances, 'outlines')]))
+                ((f'{index}',
+                  lambda: iter([image, (instances, annotations.OUTLINES)]))
                  for index in range(count)))
 
 
@@ -352,7 +355,7 @@ def main():
             write_data(os.path.join(folder, f'data{copies}'), copies)
         data = os.path.join(folder, 'data1')
         for engine in ENGINES:
-            measure_pipeline(table, engine, os.path.join(data, 'train.h5'))
+            measure_pipeline(table, engine, store.store_path(data, 'train'))
             measure_torch(table, engine)
             measure_image(table, engine)
             measure_files(table, engine)

@@ -15,6 +15,7 @@ import numpy as np
 import nets
 from benchmarks.turns import BATCH, STEPS, serve
 from eval import inference, predict
+from eval.instances import THRESHOLD
 from input_pipeline import queues, sample
 from input_pipeline.preprocessing import normalise, pad_to_stride
 from nets.tf1 import acceleration_scope, session_config, tf
@@ -113,8 +114,8 @@ def image(net, how, views):
     padded = normalise(pad_to_stride(pixels, stride))[np.newaxis]
 
     def segment():
-        inference.segment(pixels, run, stride, 0.5, inference.MAX_PIXELS,
-                          views != '1')
+        inference.segment(pixels, run, stride, THRESHOLD,
+                          inference.MAX_PIXELS, views != '1')
 
     def bare():
         for _ in range(int(views)):
@@ -143,8 +144,8 @@ def image_file(net, views):
             # The turns are told on stdout.
             with contextlib.redirect_stdout(sys.stderr):
                 predict.predict_files(
-                    [path], os.path.join(folder, 'out'), run, stride, 0.5,
-                    inference.MAX_PIXELS, views != '1')
+                    [path], os.path.join(folder, 'out'), run, stride,
+                    THRESHOLD, inference.MAX_PIXELS, views != '1')
 
         serve(predict_it, 1, 1)
 

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 from PIL import Image, ImageDraw
 
-from eval import inference, metrics
+from eval import inference, instances, metrics
 from input_pipeline import outlines, store
 from training import checkpoints
 
@@ -50,7 +50,8 @@ def main(data_dir, model_dir, net, annotations):
     """Prints the table."""
     counts = {name: [] for name in CONVENTIONS}
     areas = dict.fromkeys(CONVENTIONS, 0)
-    with store.open_store(os.path.join(data_dir, 'validation.h5')) as file, (
+    with store.open_store(
+            store.store_path(data_dir, 'validation')) as file, (
             checkpoints.restored_model(os.path.join(model_dir, net), net)
     ) as (forward, stride, _):
         for name, image, *_ in store.whole_images(file):
@@ -60,7 +61,8 @@ def main(data_dir, model_dir, net, annotations):
             with open(path, 'rb') as xml:
                 nuclei = outlines.parse_imagescope(xml.read(), path).nuclei
             mask, _, _ = inference.find_nuclei(
-                image, forward, stride, 0.5, inference.MAX_PIXELS, True)
+                image, forward, stride, instances.THRESHOLD,
+                inference.MAX_PIXELS, True)
             for convention, fill in CONVENTIONS.items():
                 truth = fill(nuclei, *mask.shape)
                 areas[convention] += truth.sum()

@@ -41,10 +41,10 @@ def run(*flags):
 def image_names(monuseg_dir, folder):
     """The names of all images, by their codes."""
     data = os.path.join(folder, 'all')
-    if not os.path.exists(os.path.join(data, 'train.h5')):
+    if not os.path.exists(store.store_path(data, 'train')):
         run('--mode=prepare', f'--monuseg_dir={monuseg_dir}',
             f'--data_dir={data}', '--fold=none')
-    with store.open_store(os.path.join(data, 'train.h5')) as file:
+    with store.open_store(store.store_path(data, 'train')) as file:
         return {'-'.join(name.split('-')[1:3]): name
                 for name in store.image_names(file)}
 
@@ -55,7 +55,7 @@ def measure(monuseg_dir, folder, net, organ, names, flags):
                     for kind in ('data', 'models')]
     results = os.path.join(models, net, 'validation.json')
     if not os.path.exists(results):
-        if not os.path.exists(os.path.join(data, 'validation.h5')):
+        if not os.path.exists(store.store_path(data, 'validation')):
             run('--mode=prepare', f'--monuseg_dir={monuseg_dir}',
                 f'--data_dir={data}', '--validation=' + ','.join(names))
         place = [f'--net={net}', f'--data_dir={data}', f'--model_dir={models}']

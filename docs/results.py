@@ -23,7 +23,7 @@ from input_pipeline.images import read_labels
 
 DOCS = os.path.dirname(os.path.abspath(__file__))
 MODELS = 'checkpoints'
-STORE = os.path.join('data', 'monuseg', 'validation.h5')
+STORE = store.store_path(os.path.join('data', 'monuseg'), 'validation')
 PREDICTIONS = os.path.join('predictions', 'monuseg')
 
 

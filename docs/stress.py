@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from eval import evaluate, inference
+from eval import evaluate, inference, instances
 from input_pipeline import resolution, store
 from input_pipeline.stains import STAINS
 from training import checkpoints
@@ -98,14 +98,16 @@ def main(data_dir, model_dir, net):
     """Prints the table."""
     print_row('change', *MEASURES)
     print_row(*['---'] * (1 + len(MEASURES)))
-    with store.open_store(os.path.join(data_dir, 'validation.h5')) as file, (
+    with store.open_store(
+            store.store_path(data_dir, 'validation')) as file, (
             checkpoints.restored_model(os.path.join(model_dir, net), net)
     ) as (forward, stride, _):
         names = store.image_names(file)
         for change, function in CHANGES.items():
             results = evaluate.evaluate(
                 map(function, store.whole_images(file)), len(names), forward,
-                stride, 0.5, inference.MAX_PIXELS, average=True)
+                stride, instances.THRESHOLD, inference.MAX_PIXELS,
+                average=True)
             print_row(change, *measures(results))
 
 

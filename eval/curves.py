@@ -17,9 +17,9 @@ def plot_curves(model_dir):
     """Draws those of TAGS that there are over the steps into curves.png.
 
     Training values come from the event files of `model_dir`, validation
-    values from those of its subfolder `eval`: these measure what predict
-    writes, those the mask that is learnt, with gaps between nuclei. AJI and
-    PQ are of validation alone, and older trainings have none.
+    values from those of its subfolder `eval`: the latter measure what predict
+    writes, the former the mask that is learnt, with gaps between nuclei.
+    AJI and PQ are of validation alone, and older trainings have none.
 
     Args:
         model_dir: the Estimator's folder.

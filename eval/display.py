@@ -129,7 +129,7 @@ def display_nuclei(image, labels, image_title='Tissue Image',
     labels = _as_plane(labels, 'labels')
     if labels.dtype.kind not in 'biu':
         raise ValueError(f'labels is of {labels.dtype}; give whole numbers, '
-                         'as eval.instances.separate does')
+                         'as eval.instances.label_nuclei does')
     image = _as_image(image, labels, 'labels')
     _show_row([(image_title, image),
                (f'{labels_title}: {len(np.unique(labels[labels > 0]))}',
@@ -181,13 +181,13 @@ def _as_image(image, plane, name):
 
 
 def save_comparison(path, whole, mask, labels):
-    """Writes tissue, true mask, predicted mask and nuclei as one PNG.
+    """Writes tissue, true mask, predicted mask and nuclei as one picture.
 
     The nuclei are those of `found_nuclei`, or the mask's outlines where the
     annotation does not tell nuclei apart.
 
     Args:
-        path: file to write.
+        path: file to write, PNG or JPEG by its ending.
         whole: `store.WholeImage`.
         mask: predicted, [H, W], boolean or 0 and 1.
         labels: predicted nuclei, int [H, W], 0 in the background and a number

@@ -39,7 +39,8 @@ def predict(model, images, max_pixels=MAX_PIXELS, average=False,
         float32 [N, H, W, 1] in [0, 1], the probability of nucleus.
 
     Raises:
-        ValueError: `images` is none such.
+        ValueError: `images` is of another shape or dtype, or its values leave
+            their range.
         InputError: as `predict_rows` and `resolution.network_size`.
     """
     images = np.asarray(images)

@@ -16,6 +16,7 @@ PROBABILITY_WEIGHT = 10  # pixels of distance that a probability of 1 is worth
 MIN_HEIGHT = 1.5  # of a hill above its saddle to a higher one
 MIN_AREA = 60  # 3.75 square micrometres: debris
 MAX_HOLE = 100  # smaller ones are filled, larger ones are between nuclei
+THRESHOLD = 0.5  # nucleus is where the probability is above this
 # Networks learn to leave gaps between touching nuclei. What closes them is
 # nuclear where the probability is above this share of the mask's threshold.
 GAP_THRESHOLD = 0.4
@@ -26,11 +27,11 @@ WINDOW = 2048
 MARGIN = 128
 
 
-def separate(mask, probability, scale=1.0, threshold=0.5, window=WINDOW,
-             progress=None):
+def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
+             window=WINDOW, progress=None):
     """Tells nuclei apart.
 
-    The land is the distance to the edge of the mask plus the probability,
+    The relief is the distance to the edge of the mask plus the probability,
     smoothed, and each of its hills is a nucleus. Every pixel of a nucleus is
     in the mask, and every pixel of the mask in a nucleus but for pieces that
     are too small. Memory: the result and one window.
@@ -78,7 +79,7 @@ def separate(mask, probability, scale=1.0, threshold=0.5, window=WINDOW,
     return _in_reading_order(labels, count)
 
 
-def label_nuclei(probability, threshold=0.5):
+def label_nuclei(probability, threshold=THRESHOLD):
     """The single nuclei of an image, as --mode=predict tells them apart.
 
     Args:
@@ -92,7 +93,8 @@ def label_nuclei(probability, threshold=0.5):
         --mode=predict writes, but for debris.
 
     Raises:
-        ValueError: `probability` is none such.
+        ValueError: `probability` is of another shape or dtype, or leaves
+            [0, 1].
     """
     probability = np.asarray(probability)
     if probability.ndim == 3 and probability.shape[2] == 1:
@@ -199,23 +201,23 @@ def _separate_window(mask, probability, scale, gap_probability):
     nuclei = morphology.remove_small_objects(filled, min_area)
     inner = apart & nuclei
     if inner.all():
-        land = np.zeros(mask.shape)  # no edge to be distant from
+        relief = np.zeros(mask.shape)  # no edge to be distant from
     else:
-        land = ndimage.distance_transform_edt(inner)
-        np.minimum(land, MARGIN * scale, out=land)
-    land = land.astype(np.float32)
-    land += probability * np.float32(PROBABILITY_WEIGHT * scale / 255)
-    land = ndimage.gaussian_filter(land, SIGMA * scale)
-    land[~nuclei] = 0
-    tops, _ = ndimage.label(morphology.local_maxima(land, connectivity=1)
+        relief = ndimage.distance_transform_edt(inner)
+        np.minimum(relief, MARGIN * scale, out=relief)
+    relief = relief.astype(np.float32)
+    relief += probability * np.float32(PROBABILITY_WEIGHT * scale / 255)
+    relief = ndimage.gaussian_filter(relief, SIGMA * scale)
+    relief[~nuclei] = 0
+    tops, _ = ndimage.label(morphology.local_maxima(relief, connectivity=1)
                             & nuclei)
-    basins = _climb(land, tops, nuclei)
+    basins = _climb(relief, tops, nuclei)
     if (basins[nuclei] == 0).any():  # level ground
-        basins = segmentation.watershed(-land, basins, mask=nuclei)
+        basins = segmentation.watershed(-relief, basins, mask=nuclei)
     peaks = np.zeros(tops.max() + 1, np.int64)
     places = np.flatnonzero(tops)[::-1]
     peaks[tops.ravel()[places]] = places  # the first pixel of each
-    roots = _merge(basins, land, peaks, MIN_HEIGHT * scale, min_area)
+    roots = _merge(basins, relief, peaks, MIN_HEIGHT * scale, min_area)
     kept, numbers = np.unique(roots, return_inverse=True)
     regions = numbers.astype(np.int32)[basins]
     return (regions, np.unravel_index(peaks[kept[1:]], mask.shape),
@@ -231,22 +233,22 @@ def _closed(mask, reach):
     return closed[frame:frame + len(mask), frame:frame + mask.shape[1]]
 
 
-def _climb(land, tops, nuclei):
+def _climb(relief, tops, nuclei):
     """Gives each pixel the number of the top that the steepest way leads to.
 
     That is the watershed, in a fifth of the time of scikit-image's, but for
     level ground, from where no way leads up.
 
     Args:
-        land: float32 [H, W], 0 outside of `nuclei` and above 0 in them.
+        relief: float32 [H, W], 0 outside of `nuclei` and above 0 in them.
         tops: int [H, W], the numbers of local maxima.
         nuclei: bool [H, W].
 
     Returns:
         int [H, W], 0 outside of `nuclei` and on level ground.
     """
-    land = np.pad(land, 1)  # [H + 2, W + 2]
-    heights, width = land.ravel(), land.shape[1]
+    relief = np.pad(relief, 1)  # [H + 2, W + 2]
+    heights, width = relief.ravel(), relief.shape[1]
     places = np.flatnonzero(np.pad(nuclei, 1))  # [P]
     highest, way = heights[places], places
     for step in (1, -1, width, -width):
@@ -254,7 +256,7 @@ def _climb(land, tops, nuclei):
         way = np.where(height > highest, places + step, way)
         np.maximum(highest, height, out=highest)
     # From where a step leads to where two lead, four, and so on.
-    ends = np.zeros(land.size, np.int32)
+    ends = np.zeros(relief.size, np.int32)
     ends[places] = np.arange(len(places))
     ends = ends[way]  # [P], each an index into places
     further = ends[ends]
@@ -265,12 +267,12 @@ def _climb(land, tops, nuclei):
     return basins
 
 
-def _merge(basins, land, peaks, min_height, min_area):
+def _merge(basins, relief, peaks, min_height, min_area):
     """Makes small hills one with the neighbour at their highest saddle.
 
     Args:
         basins: int [H, W], 0 and 1 to N.
-        land: float [H, W].
+        relief: float [H, W].
         peaks: int [N + 1], the flat index of each basin's peak.
         min_height: a hill of less height above the saddle is merged.
         min_area: so is one of fewer pixels.
@@ -280,14 +282,14 @@ def _merge(basins, land, peaks, min_height, min_area):
     """
     pairs, saddles = [], []
     for first, second, low, high in (
-            (basins[1:], basins[:-1], land[1:], land[:-1]),
-            (basins[:, 1:], basins[:, :-1], land[:, 1:], land[:, :-1])):
+            (basins[1:], basins[:-1], relief[1:], relief[:-1]),
+            (basins[:, 1:], basins[:, :-1], relief[:, 1:], relief[:, :-1])):
         meet = (first != second) & (first > 0) & (second > 0)
         pairs.append(np.stack([first[meet], second[meet]], axis=1))
         saddles.append(np.minimum(low[meet], high[meet]))
     pairs, saddles = np.concatenate(pairs), np.concatenate(saddles)
     order = np.argsort(-saddles, kind='stable')
-    heights = land.ravel()[peaks].tolist()
+    heights = relief.ravel()[peaks].tolist()
     areas = np.bincount(basins.ravel(), minlength=len(peaks)).tolist()
     roots = list(range(len(peaks)))
 

@@ -34,11 +34,11 @@ IMAGE_WORDS = re.compile(r'(?:\A|[^a-z])(?:tissue|images?)(?:\Z|[^a-z])',
 def find(images_dir, annotations_dir, split=None):
     """Pairs each image of a folder with the annotation of its name.
 
-    An annotation is called as its image, or so with '_mask', '-labels' and
-    the like added. The two folders may be one, or lie one within the other:
-    then folders called images, labels and so on, and what is added to the
-    names, tell masks from tissue. Folders below are searched too; one that is
-    called train... or test... says the split.
+    An annotation has the name of its image, with or without '_mask', '-labels'
+    and the like added. The two folders may be one, or lie one within the
+    other: then folders called images, labels and so on, and what is added to
+    the names, tell masks from tissue. Folders below are searched too; one that
+    is called train... or test... says the split.
 
     Args:
         images_dir, annotations_dir: folders or zip archives.

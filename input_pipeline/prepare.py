@@ -25,7 +25,6 @@ from input_pipeline import store
 from input_pipeline.files import (InputError, atomic_write, locked,
                                   remove_matching)
 
-FOLDS = 4  # one of them to validate on
 SPLITS = ('train', 'validation', 'test')
 HELD_OUT = 'held_out_images'  # folder beside the stores
 MOST_LEFT_OUT = 0.5  # of the images
@@ -35,7 +34,7 @@ LONG_NAMES = 1000  # bytes, of the names of validation images
 #   source: what they are called
 #   entries: list of tuples with `name` and `split`, ordered by name
 #   digest: text that other images would not have
-#   load: function of an entry, see `store.write_store`, and of Said
+#   load: function of an entry, see `store.write_store`, and of ReadingLog
 #   microns_per_pixel: of the images, which are resampled to the networks'
 #       own; None if it was not said, which means these
 Data = collections.namedtuple('Data', 'source entries digest load '
@@ -162,8 +161,9 @@ def assign_splits(entries, seed, fold, validation=()):
         held = _named(training, validation)
     else:
         rng = np.random.RandomState(seed)
-        folds = [str(k) for start in range(0, len(training), FOLDS)
-                 for k in rng.permutation(min(FOLDS, len(training) - start))]
+        folds = [str(k) for start in range(0, len(training), store.FOLDS)
+                 for k in rng.permutation(
+                     min(store.FOLDS, len(training) - start))]
         held = {entry.name for entry, its_fold in zip(training, folds)
                 if its_fold == fold}
     splits = {
@@ -224,7 +224,7 @@ def load(entry, microns_per_pixel, said):
     Args:
         entry: `sources.Entry`.
         microns_per_pixel: see Data.
-        said: Said.
+        said: ReadingLog.
 
     Yields:
         uint8 [H, W, 3], the image at the networks' micrometres per pixel
@@ -253,7 +253,7 @@ def load(entry, microns_per_pixel, said):
     yield instances, kind, microns or stated
 
 
-class Said:
+class ReadingLog:
     """What is said of the files that are read.
 
     Args:
@@ -302,12 +302,12 @@ def _left_out_before(folder, rules, splits):
     None where they are not whole, or not made as they are to be.
     """
     if {split for split in SPLITS
-            if os.path.exists(_path(folder, split))} != set(splits):
+            if os.path.exists(store.store_path(folder, split))} != set(splits):
         return None
     all_left_out = []
     try:
         for split, entries in splits.items():
-            with store.open_store(_path(folder, split)) as made:
+            with store.open_store(store.store_path(folder, split)) as made:
                 found = store.attributes(made)
                 left_out = json.loads(found.get('left_out', '[]'))
                 if (store.image_names(made) != [entry.name for entry in entries
@@ -321,14 +321,10 @@ def _left_out_before(folder, rules, splits):
     return all_left_out
 
 
-def _path(folder, split):
-    return os.path.join(folder, f'{split}.h5')
-
-
 def _held_out_store(folder):
     """Path of the store of the images that are not trained on, or None."""
-    return next((path for path in (_path(folder, 'test'),
-                                   _path(folder, 'validation'))
+    return next((path for path in (store.store_path(folder, 'test'),
+                                   store.store_path(folder, 'validation'))
                  if os.path.exists(path)), None)
 
 
@@ -349,17 +345,17 @@ def _replace_stores(folder, rules, splits, data):
         list of the names that were left out.
     """
     for split in SPLITS:
-        store.check_replaceable(_path(folder, split))
+        store.check_replaceable(store.store_path(folder, split))
     _say_what_is_replaced(folder, data.source)
     start = time.time()
-    said = Said(data.microns_per_pixel)
+    said = ReadingLog(data.microns_per_pixel)
     report = progress.reporter(sum(map(len, splits.values())), 'images')
     done, summary, left_out = 0, [], []
     with contextlib.ExitStack() as stores:
         partials = {}
         for split, entries in splits.items():
             partials[split] = stores.enter_context(
-                atomic_write(_path(folder, split)))
+                atomic_write(store.store_path(folder, split)))
             written = store.write_store(
                 partials[split], {**rules, 'split': split},
                 _examples(entries, data.load, said, done, report),
@@ -376,7 +372,7 @@ def _replace_stores(folder, rules, splits, data):
             partials.get('test', partials.get('validation')))
     for split in set(SPLITS) - set(splits):
         with contextlib.suppress(FileNotFoundError):
-            os.remove(_path(folder, split))
+            os.remove(store.store_path(folder, split))
     said.print_all()
     print(f'{folder}: {rules["source"]}, {"; ".join(summary)}; '
           f'{time.time() - start:.1f} s')
@@ -386,7 +382,7 @@ def _replace_stores(folder, rules, splits, data):
 def _say_what_is_replaced(folder, source):
     """Prints a line where stores of other images are to be replaced."""
     with contextlib.suppress(InputError):
-        with store.open_store(_path(folder, 'train')) as former:
+        with store.open_store(store.store_path(folder, 'train')) as former:
             name = store.attributes(former).get('source')
         if name != source:
             print(f'{folder}: its stores of {name} will be replaced; another '
@@ -407,10 +403,10 @@ def _check_written(written, split, said):
     Args:
         written: `store.Written`.
         split: its name.
-        said: Said.
+        said: ReadingLog.
 
     Raises:
-        InputError: so it is.
+        InputError: too little is left.
     """
     count = len(written.names) + len(written.left_out)
     if len(written.left_out) > MOST_LEFT_OUT * count or not written.names:

@@ -8,6 +8,7 @@ import collections
 import numpy as np
 from scipy import ndimage
 
+from input_pipeline.annotations import OUTLINES
 from input_pipeline.stains import EOSIN, HAEMATOXYLIN
 
 TRAINING_COUNT = 12  # prepare divides them 9 : 3
@@ -41,7 +42,7 @@ def load(entry):
     """
     image, instances = make(np.random.RandomState(entry.seed), SIZE)
     yield image
-    yield instances, 'outlines'
+    yield instances, OUTLINES
 
 
 def make(rng, size):

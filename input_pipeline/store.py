@@ -32,6 +32,7 @@ from input_pipeline.preprocessing import check_size, mask_with_gaps
 
 SCHEMA_VERSION = 4
 PATCH_SIZE = 256  # pixels
+FOLDS = 4  # one of them to validate on
 TRAIN_ON_ALL = 'none'  # the attribute `fold` where no image validates
 # What `identity` says of a store.
 IDENTITY = ('data_source', 'data_digest', 'data_seed', 'data_fold')
@@ -63,6 +64,11 @@ Written = collections.namedtuple('Written', 'names left_out patches nuclei')
 # touching ones.
 WholeImage = collections.namedtuple('WholeImage',
                                     'name image instances told_apart')
+
+
+def store_path(data_dir, split):
+    """Path of the store of the 'train', 'validation' or 'test' images."""
+    return os.path.join(data_dir, f'{split}.h5')
 
 
 def patch_origins(length, patch_size=PATCH_SIZE, overlap=OVERLAP):
@@ -465,10 +471,10 @@ def _schema(store):
     """
     yield 'names', TEXTS['names'], (None,)
     yield 'digests', TEXTS['digests'], (len(store['names']),)
-    yield 'patches/images', np.uint8, (None, PATCH_SIZE, PATCH_SIZE, 3)
-    count = len(store['patches/images'])
-    yield 'patches/masks', np.uint8, (count, PATCH_SIZE, PATCH_SIZE, 1)
-    yield 'patches/positions', np.int32, (count, 3)
+    count = None
+    for name, (dtype, shape, _) in PATCHES.items():
+        yield f'patches/{name}', dtype, (count, *shape)
+        count = len(store[f'patches/{name}'])
     for index in range(len(store['names'])):
         image = f'images/{index}/image'
         yield image, np.uint8, (None, None, 3)

@@ -76,7 +76,8 @@ def build(net, width=WIDTH, output_stride=None, images=None, training=False):
             is known only when the model runs, it is then a
             tf.errors.InvalidArgumentError.
     """
-    from nets.layers import check_sides, tf
+    from nets.layers import check_sides
+    from nets.tf1 import tf
     network = getattr(module_of(net), net)
     inputs = tf.keras.layers.Input(shape=(None, None, 3), tensor=images,
                                    name='images')

@@ -35,7 +35,8 @@ def unet(images, width, training):
         skips.append(x)  # [N, H / 2^level, W / 2^level, width * 2^level]
         x = tf.keras.layers.MaxPooling2D(name=f'down{level + 1}_pool')(x)
 
-    x = double_conv(x, width * STRIDE, 'bottleneck')  # [N, H/16, W/16, ...]
+    # [N, H / 16, W / 16, 16 * width]
+    x = double_conv(x, width * 2 ** LEVELS, 'bottleneck')
 
     for level in reversed(range(LEVELS)):
         name = f'up{level + 1}'

@@ -125,7 +125,7 @@ def pack(archive, folder):
 
 def load(entry):
     """The image, instances and kind of an entry, and what was said of it."""
-    said = prepare.Said(None)
+    said = prepare.ReadingLog(None)
     image, (instances, kind, _) = prepare.load(entry, None, said)
     return image, instances, kind
 

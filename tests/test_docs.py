@@ -166,7 +166,7 @@ def test_notebook_is_the_lines_of_the_readme(tmp_path):
     assert '\n'.join(cells[1:]).split() == readme_lines().split()
     prediction, shown = predict_in_cells(cells, tmp_path,
                                          os.path.join(ROOT, 'docs'))
-    assert shown == ['figure of 3']
+    assert shown == 2 * ['figure of 3']  # nuclei, and the mask
     assert prediction.shape == (1, 320, 320, 1)
     assert prediction.dtype == np.float32
     assert set(np.unique(prediction)) == {0, 1}
@@ -181,7 +181,7 @@ def test_lines_of_the_readme_on_a_large_image(tmp_path):
              .replace('docs/synthetic.png', str(tmp_path / 'large.png')))
     prediction, shown = predict_in_cells([lines.rstrip() + ';'], tmp_path,
                                          ROOT)
-    assert shown == ['figure of 3']
+    assert shown == 2 * ['figure of 3']  # nuclei, and the mask
     assert prediction.shape == (1, 1000, 1000, 1)
     mask, truth = prediction[0, :, :, 0] > 0, instances > 0
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.8

@@ -38,7 +38,10 @@ RANDOM = 32 * '[0-9a-f]'
 TEMPORARY = ('model.ckpt-*_temp', f'model.ckpt-*_temp_{RANDOM}',
              f'checkpoint.tmp{RANDOM}', f'graph.pbtxt.tmp{RANDOM}')
 
-
+WEIGHTS_FILE = 'weights.h5'
+# Datasets of it that hold the record: today's, and that of early versions.
+RECORD_NAMES = ('config', 'network')
+BEST_RECORD = os.path.join('best', 'best.json')
 # The files of a checkpoint in best/, as keep_best writes them.
 BEST_FILE = re.compile(r'(model\.ckpt-\d+(?:-again)?)'
                        r'\.(?:index|meta|data-\d+-of-\d+)')
@@ -59,12 +62,12 @@ def holds_training(folder):
     """Says whether a training began in a model folder."""
     # One that failed before its first checkpoint leaves config.json alone.
     return bool(all_checkpoints(folder)) or os.path.exists(
-        os.path.join(folder, 'best', 'best.json'))
+        os.path.join(folder, BEST_RECORD))
 
 
 def holds_weights(folder):
     """Says whether a model folder holds weights.h5."""
-    return os.path.exists(os.path.join(folder, 'weights.h5'))
+    return os.path.exists(os.path.join(folder, WEIGHTS_FILE))
 
 
 def is_shipped(folder):
@@ -117,8 +120,8 @@ def record_of_weights(path):
     remedy = 'copy it again or train again'
     with open_hdf5(path, remedy, remedy) as file:
         try:
-            # It was called `network` when the shipped weights were written.
-            name = 'config' if 'config' in file else 'network'
+            name = next((name for name in RECORD_NAMES if name in file),
+                        RECORD_NAMES[0])
             record = json.loads(file[name][()])
             return dict(record, step=record['step'])
         except DAMAGED as error:
@@ -211,7 +214,7 @@ def read_best(folder):
     A dict: `checkpoint` (file name prefix within best/), its `step` and
     validation metrics, and `evaluated`, the last step that was evaluated.
     """
-    path = os.path.join(folder, 'best', 'best.json')
+    path = os.path.join(folder, BEST_RECORD)
     if not os.path.exists(path):
         return None
     best = read_json(path)
@@ -268,7 +271,7 @@ def keep_best(folder, checkpoint, metrics):
             with atomic_write(os.path.join(folder, 'best', name + ending)
                               ) as partial, open(partial, 'wb') as file:
                 file.write(content)
-    write_json(os.path.join(folder, 'best', 'best.json'),
+    write_json(os.path.join(folder, BEST_RECORD),
                dict(record, evaluated=metrics['step']))
     for name in os.listdir(os.path.join(folder, 'best')):
         kept = BEST_FILE.fullmatch(name)
@@ -412,7 +415,7 @@ def write_weights(folder):
     step and the validation F1; an attribute could not hold the digests of
     many images. Nothing is done where they are there already.
     """
-    path = os.path.join(folder, 'weights.h5')
+    path = os.path.join(folder, WEIGHTS_FILE)
     record = read_json(os.path.join(folder, CONFIG_FILE))
     best = read_best(folder)
     record.update(step=best['step'], f1=best['f1'])
@@ -431,7 +434,7 @@ def write_weights(folder):
             reserve_space(partial, 4 * model.count_params() + len(text))
             model.save_weights(partial)
             with h5py.File(partial, 'a') as file:
-                file['config'] = text
+                file[RECORD_NAMES[0]] = text
 
 
 @contextlib.contextmanager
@@ -453,8 +456,8 @@ def restored_model(folder, net, width=None, output_stride=None,
         InputError: there is no such network, another one, or it cannot be
             read.
     """
-    weights = os.path.join(folder, 'weights.h5')
-    has_best = os.path.exists(os.path.join(folder, 'best', 'best.json'))
+    weights = os.path.join(folder, WEIGHTS_FILE)
+    has_best = os.path.exists(os.path.join(folder, BEST_RECORD))
     if os.path.exists(os.path.join(folder, CONFIG_FILE)) and (
             has_best or all_checkpoints(folder) and not holds_weights(folder)):
         record = read_record(folder, net, width, output_stride)

@@ -113,7 +113,7 @@ def check_own_port(run_config):
     gRPC would say so in lines of its own.
 
     Raises:
-        InputError: so it is.
+        InputError: another process has it, or the host is not this machine.
     """
     address = addresses()[run_config.task_type][run_config.task_id]
     with socket.socket() as probe:

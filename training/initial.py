@@ -67,7 +67,7 @@ def read_weights(path):
         InputError: it is absent, damaged, or has no record.
     """
     with open_hdf5(path, CHOOSE, CHOOSE) as file:
-        if not {'config', 'network'} & set(file):
+        if not set(checkpoints.RECORD_NAMES) & set(file):
             raise InputError(
                 f'{path}: lacks the record of its network and of the images '
                 'that it has seen, which --mode=train writes into weights.h5; '

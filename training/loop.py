@@ -86,11 +86,6 @@ def run(training):
             f'{training.config.learning_rate}') from error
 
 
-def store_path(config, split):
-    """The path of the store of 'train' or 'validation' images."""
-    return os.path.join(config.data_dir, f'{split}.h5')
-
-
 def with_data(config):
     """The TrainConfig with what the stores say of the data.
 
@@ -99,7 +94,7 @@ def with_data(config):
     Raises:
         InputError: a store cannot be used, or they do not belong together.
     """
-    path = store_path(config, 'train')
+    path = store.store_path(config.data_dir, 'train')
     with store.open_store(path) as file:
         identity = store.identity(file)
         trained_on = store.image_digests(file)
@@ -108,8 +103,8 @@ def with_data(config):
                              'prepare images that have some')
     config = dataclasses.replace(config, trained_on=trained_on, **identity)
     if records.has_validation(config):
-        store.open_store(store_path(config, 'validation'), identity,
-                         trained_on).close()
+        store.open_store(store.store_path(config.data_dir, 'validation'),
+                         identity, trained_on).close()
     return config
 
 
@@ -117,7 +112,8 @@ def warn_of_seen(config):
     """Says so where the network to start from has seen validation images."""
     if not config.seen or not records.has_validation(config):
         return
-    with store.open_store(store_path(config, 'validation')) as file:
+    with store.open_store(
+            store.store_path(config.data_dir, 'validation')) as file:
         known = store.names_among(file, config.seen)
     if known:
         print(f'warning: {config.init_checkpoint} was trained on {len(known)} '
@@ -130,7 +126,8 @@ def check_sizes(config):
     """Refuses a crop or a batch that the network cannot be trained with.
 
     Raises:
-        InputError: so it is.
+        InputError: the crop is no multiple of the network's stride, or larger
+            than a patch, or the batch is too small.
     """
     stride = nets.stride(config.net, config.output_stride)
     if config.crop_size > store.PATCH_SIZE or config.crop_size % stride:
@@ -244,8 +241,8 @@ class Training:
         """The input_fn of training."""
         config = self.config
         return queues.training_input(
-            store_path(config, 'train'), config.batch_size, config.crop_size,
-            config.augment_threads, self.seed, self.readers,
+            store.store_path(config.data_dir, 'train'), config.batch_size,
+            config.crop_size, config.augment_threads, self.seed, self.readers,
             (self.worker, max(self.run_config.num_worker_replicas, 1)),
             self.identity(), config.trained_on)
 
@@ -253,7 +250,7 @@ class Training:
         """The input_fn of evaluation."""
         config = self.config
         return queues.validation_input(
-            store_path(config, 'validation'),
+            store.store_path(config.data_dir, 'validation'),
             nets.stride(config.net, config.output_stride), self.readers,
             self.identity(), config.trained_on)
 

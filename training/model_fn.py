@@ -5,7 +5,7 @@ import numpy as np
 
 import nets
 from eval import metrics, nuclei_metrics
-from eval.instances import separate
+from eval.instances import THRESHOLD, separate
 from input_pipeline.preprocessing import GAP_CLOSING
 from nets.tf1 import acceleration_scope, tf
 from training.hooks import STEP_DONE, ProgressHook
@@ -70,7 +70,7 @@ def confusion_matrix(labels, probability):
 
     `labels` and `probability` are float32 [N, H, W, 1].
     """
-    positive, truth = probability > 0.5, labels > 0.5
+    positive, truth = probability > THRESHOLD, labels > 0.5
     kinds = [tf.logical_and(positive, truth),
              tf.logical_and(positive, tf.logical_not(truth)),
              tf.logical_and(tf.logical_not(positive), truth),
@@ -111,7 +111,7 @@ def image_measures(labels, probability):
                                       not np.isnan(values['aji'])])
 
     counts, nuclei = tf.py_func(
-        measure, [tf.cast(probability > 0.5, tf.uint8),
+        measure, [tf.cast(probability > THRESHOLD, tf.uint8),
                   tf.cast(tf.round(255 * probability), tf.uint8),
                   labels['instances'], labels['told_apart']],
         [tf.float64, tf.float64])

@@ -226,7 +226,7 @@ def has_validation(config):
 
 
 def differences(config, record):
-    """What a resumed training is asked for otherwise than before.
+    """What a resumed training is asked for that differs from before.
 
     Returns:
         List of dicts of `name`, `before` and `now`.
