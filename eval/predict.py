@@ -8,7 +8,7 @@ import numpy as np
 
 from eval import OUTPUTS, display, inference, instances, nuclei_files
 from input_pipeline import progress, resolution
-from input_pipeline.files import InputError
+from input_pipeline.files import MAX_NAME, InputError
 from input_pipeline.images import read_image, write_png
 from input_pipeline.sources import IMAGE_ENDINGS
 
@@ -19,7 +19,8 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
 
     A line for each tells how many nuclei there are. An image that cannot be
     used is reported on stderr and left out. Results of an earlier prediction
-    are replaced, and no other file.
+    are replaced, and no other file; those that are not wanted now stay, and a
+    line says so.
 
     Args:
         images: list of paths, or what `find_images` takes.
@@ -35,8 +36,8 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
 
     Raises:
         InputError: no image, two of one stem, a result's name taken by
-            another file, an output folder that cannot be written to or is
-            the folder of an image, or as `inference.find_nuclei`.
+            another file or too long, an output folder that cannot be written
+            to or is the folder of an image, or as `inference.find_nuclei`.
     """
     paths = find_images(images) if isinstance(images, str) else images
     if not paths:
@@ -189,7 +190,11 @@ def _check_stems(paths):
 
 
 def _check_output(output_dir, paths, outputs):
-    """Refuses, before the long work, a folder that cannot or must not be."""
+    """Refuses, before the long work, a folder that cannot or must not be.
+
+    Says which results of an earlier prediction will stay beside the new ones.
+    """
+    staying = []
     for path in paths:
         # Masks drawn by hand often bear the very name that ours would.
         if os.path.realpath(output_dir) in (
@@ -198,8 +203,20 @@ def _check_output(output_dir, paths, outputs):
             raise InputError(f'--output_dir {output_dir}: holds the image '
                              f'{path}; choose a folder without input files')
         for output, results in _results(output_dir, path).items():
-            for result in results if output in outputs else ():
-                _check_name(result)
+            for result in results:
+                if len(os.fsencode(os.path.basename(result))) > MAX_NAME:
+                    raise InputError(f'{path}: its name is too long for that '
+                                     f'of {output}, of more than {MAX_NAME} '
+                                     'bytes; rename it')
+                if output in outputs:
+                    _check_name(result)
+                elif nuclei_files.is_written_here(result):
+                    staying.append(result)
+    if staying:
+        print(f'{staying[0]}'
+              + (f' and {len(staying) - 1} more' if staying[1:] else '')
+              + ': of an earlier prediction and not in --outputs; left as '
+              'they are')
     try:
         os.makedirs(output_dir, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):

@@ -14,7 +14,8 @@ import tempfile
 
 # Of an HDF5 file, beside its data.
 HDF5_METADATA = 2 ** 20  # bytes
-LONG_NAME = 100  # bytes, of the 255 that file names have
+MAX_NAME = 255  # bytes of a file's name
+LONG_NAME = 100
 # What h5py raises for damaged files, found by damaging files at random.
 DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 

@@ -80,14 +80,15 @@ def mask_with_gaps(instances):
     can tell touching nuclei apart.
 
     Args:
-        instances: int32 [H, W], 0 in the background and 1 to N in the nuclei.
+        instances: int [H, W], 0 in the background and 1 to N in the nuclei.
 
     Returns:
         bool [H, W].
     """
     from scipy import ndimage  # here, for a fast start of main.py
     nuclei = instances > 0
-    beyond = np.iinfo(instances.dtype).max
     highest = ndimage.maximum_filter(instances, 3)
-    lowest = ndimage.minimum_filter(np.where(nuclei, instances, beyond), 3)
+    # Of nuclei alone: no other number is above the largest.
+    lowest = ndimage.minimum_filter(
+        np.where(nuclei, instances, instances.max()), 3)
     return nuclei & (highest == lowest)

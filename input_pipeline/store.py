@@ -27,7 +27,8 @@ import h5py
 import numpy as np
 
 from input_pipeline.annotations import COMPONENTS
-from input_pipeline.files import DAMAGED, InputError, open_hdf5, reserve_space
+from input_pipeline.files import (DAMAGED, MAX_NAME, InputError, open_hdf5,
+                                  reserve_space)
 from input_pipeline.preprocessing import check_size, mask_with_gaps
 
 SCHEMA_VERSION = 4
@@ -42,8 +43,7 @@ OVERLAP = 0.2  # of neighbouring patches, as a fraction of PATCH_SIZE
 REPLACE_IT = 'move it elsewhere or delete it, and prepare with'
 
 # Of fixed length, as attributes are: HDF5 keeps no checksum of other texts.
-# File names have at most 255 bytes.
-TEXTS = {'names': np.dtype('S255'), 'digests': np.dtype('S40')}
+TEXTS = {'names': np.dtype(f'S{MAX_NAME}'), 'digests': np.dtype('S40')}
 
 # Dtype and shape of each row, and the rows in a chunk. Chunks are read whole:
 # one patch in each makes random reads fast. Blocks of 16 patches are read 5

@@ -1,6 +1,7 @@
 """Prediction of image files: what is written, and what is refused."""
 import json
 import os
+import re
 import sys
 
 import imageio.v3
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT, one_line, run as run_program
-from eval import display, predict
+from eval import OUTPUTS, display, predict
 from input_pipeline import images
 from input_pipeline.files import InputError
 from input_pipeline.images import write_png
@@ -20,9 +21,10 @@ def red_channel(batch):
     return batch[..., :1]
 
 
-def run(images, output_dir, microns_per_pixel=None):
+def run(images, output_dir, microns_per_pixel=None, outputs=tuple(OUTPUTS)):
     return predict.predict_files(images, str(output_dir), red_channel, 32,
-                                 0.5, 1024 * 1024, False, microns_per_pixel)
+                                 0.5, 1024 * 1024, False, microns_per_pixel,
+                                 outputs)
 
 
 def write_image(path, height=40, width=50):
@@ -363,6 +365,29 @@ def test_two_images_of_one_stem(tmp_path):
     with pytest.raises(InputError, match=r'a\.tif.*a\.png'):
         run(paths, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_name_too_long_for_its_results(tmp_path):
+    """Refused before the first image, whatever is wanted."""
+    (tmp_path / 'in').mkdir()
+    write_image(tmp_path / 'in' / 'a.png')
+    # With _probability.png, 16 bytes, 255 and 256.
+    write_image(tmp_path / 'in' / ('b' * 239 + '.png'))
+    assert run(str(tmp_path / 'in'), tmp_path / 'out') == []
+    write_image(tmp_path / 'in' / ('c' * 240 + '.png'))
+    with pytest.raises(InputError, match='ccc.png: its name is too long'):
+        run(str(tmp_path / 'in'), tmp_path / 'other')
+    assert not (tmp_path / 'other').exists()
+
+
+def test_results_of_an_earlier_prediction_that_stay(tmp_path, capsys):
+    write_image(tmp_path / 'a.png')
+    run([str(tmp_path / 'a.png')], tmp_path / 'out')
+    assert 'earlier prediction' not in capsys.readouterr().out
+    run([str(tmp_path / 'a.png')], tmp_path / 'out', outputs=['mask', 'csv'])
+    # Probability, overlay, labels and GeoJSON.
+    assert re.search(r'a_\w+\.\w+ and 3 more: of an earlier prediction',
+                     capsys.readouterr().out)
 
 
 @pytest.mark.parametrize('output', ['links', 'real', 'alias'])

@@ -275,11 +275,12 @@ def test_gaps_between_touching_nuclei_by_hand():
                                           [1, 1, 0, 1, 1]])
 
 
-def test_gaps_of_many_nuclei():
+@pytest.mark.parametrize('dtype', [np.int32, np.int64, np.uint8])
+def test_gaps_of_many_nuclei(dtype):
     rng = np.random.RandomState(6)
     for shape in ((40, 50), (1, 9), (7, 1)):
         instances = rng.randint(-3, 4, shape).clip(0).repeat(3, 0).repeat(
-            4, 1).astype(np.int32)
+            4, 1).astype(dtype)
         assert instances.any()
         np.testing.assert_array_equal(mask_with_gaps(instances),
                                       with_gaps(instances))
