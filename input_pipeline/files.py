@@ -15,7 +15,7 @@ import tempfile
 # Of an HDF5 file, beside its data.
 HDF5_METADATA = 2 ** 20  # bytes
 MAX_NAME = 255  # bytes of a file's name
-LONG_NAME = 100
+LONG_NAME = 100  # longer ones are shortened in temporary names
 # What h5py raises for damaged files, found by damaging files at random.
 DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 

@@ -113,7 +113,7 @@ def check_own_port(run_config):
     gRPC would say so in lines of its own.
 
     Raises:
-        InputError: another process has it, or the host is not this machine.
+        InputError: another process has it, or it is no number.
     """
     address = addresses()[run_config.task_type][run_config.task_id]
     with socket.socket() as probe:
