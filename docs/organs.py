@@ -49,8 +49,8 @@ def image_names(monuseg_dir, folder):
                 for name in store.image_names(file)}
 
 
-def measure(monuseg_dir, folder, net, organ, names, flags):
-    """Trains on all but `names` and returns eval's results on those."""
+def results_without(organ, names, monuseg_dir, folder, net, flags):
+    """Trains on all but `names`, those of an organ; eval's results on them."""
     data, models = [os.path.join(folder, kind, organ)
                     for kind in ('data', 'models')]
     results = os.path.join(models, net, 'validation.json')
@@ -70,8 +70,8 @@ def main(monuseg_dir, folder, net, *flags):
     names = image_names(monuseg_dir, folder)
     rows = []
     for organ, codes in ORGANS.items():
-        rows.append(measures(measure(
-            monuseg_dir, folder, net, organ, [names[code] for code in codes],
+        rows.append(measures(results_without(
+            organ, [names[code] for code in codes], monuseg_dir, folder, net,
             flags)))
     print_row('organ', 'images', *MEASURES)
     print_row(*['---'] * (2 + len(MEASURES)))

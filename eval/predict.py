@@ -19,8 +19,7 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
 
     A line for each tells how many nuclei there are. An image that cannot be
     used is reported on stderr and left out. Results of an earlier prediction
-    are replaced, and no other file; those that are not wanted now stay, and a
-    line says so.
+    are replaced, or stay where not wanted now, and no other file is touched.
 
     Args:
         images: list of paths, or what `find_images` takes.
@@ -44,6 +43,7 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
         raise InputError('--images: an empty list; give at least one file')
     _check_stems(paths)
     _check_output(output_dir, paths, outputs)
+    _say_what_stays(output_dir, paths, outputs)
 
     skipped = []
     say_resolution = resolution.Check(microns_per_pixel)
@@ -178,10 +178,14 @@ def _check_name(path):
 
 
 def _check_stems(paths):
-    """Refuses two inputs that would write to the same outputs."""
+    """Refuses two inputs of the same outputs, and one of too long names."""
     seen = {}
+    longest = max(sum(OUTPUTS.values(), ()), key=len)
     for path in paths:
         stem = _stem(path)
+        if len(os.fsencode(stem + longest)) > MAX_NAME:
+            raise InputError(f'{path}: its name is too long: with {longest} '
+                             f'it has more than {MAX_NAME} bytes; rename it')
         if stem in seen:
             raise InputError(f'{path}: its results would replace those of '
                              f'{seen[stem]}; rename one or predict them into '
@@ -190,11 +194,7 @@ def _check_stems(paths):
 
 
 def _check_output(output_dir, paths, outputs):
-    """Refuses, before the long work, a folder that cannot or must not be.
-
-    Says which results of an earlier prediction will stay beside the new ones.
-    """
-    staying = []
+    """Refuses, before the long work, a folder that cannot or must not be."""
     for path in paths:
         # Masks drawn by hand often bear the very name that ours would.
         if os.path.realpath(output_dir) in (
@@ -203,20 +203,8 @@ def _check_output(output_dir, paths, outputs):
             raise InputError(f'--output_dir {output_dir}: holds the image '
                              f'{path}; choose a folder without input files')
         for output, results in _results(output_dir, path).items():
-            for result in results:
-                if len(os.fsencode(os.path.basename(result))) > MAX_NAME:
-                    raise InputError(f'{path}: its name is too long for that '
-                                     f'of {output}, of more than {MAX_NAME} '
-                                     'bytes; rename it')
-                if output in outputs:
-                    _check_name(result)
-                elif nuclei_files.is_written_here(result):
-                    staying.append(result)
-    if staying:
-        print(f'{staying[0]}'
-              + (f' and {len(staying) - 1} more' if staying[1:] else '')
-              + ': of an earlier prediction and not in --outputs; left as '
-              'they are')
+            for result in results if output in outputs else ():
+                _check_name(result)
     try:
         os.makedirs(output_dir, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):
@@ -225,3 +213,16 @@ def _check_output(output_dir, paths, outputs):
         raise InputError(f'--output_dir {output_dir}: cannot be written to '
                          f'({error.strerror}); choose another folder'
                          ) from error
+
+
+def _say_what_stays(output_dir, paths, outputs):
+    """Names results of an earlier prediction that are not written anew."""
+    staying = [result for path in paths
+               for output, results in _results(output_dir, path).items()
+               if output not in outputs
+               for result in results if nuclei_files.is_written_here(result)]
+    if staying:
+        print(f'{staying[0]}'
+              + (f' and {len(staying) - 1} more' if staying[1:] else '')
+              + ': of an earlier prediction and not in --outputs; left as '
+              'they are')
