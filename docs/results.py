@@ -5,7 +5,7 @@
 
 writes beside this file NET_best.jpg and NET_worst.jpg, the validation images
 on which each network has its highest and its lowest F1, and
-f1_by_minutes.png.
+by_minutes.png.
 """
 import json
 import os
@@ -48,37 +48,39 @@ def draw_extremes(net):
     return {title: (row['name'], row['f1']) for title, row in chosen.items()}
 
 
-def f1_by_minutes(folder):
-    """F1 of a training that was not interrupted, over its minutes.
+def by_minutes(folder, tag):
+    """A measure of a training that was not interrupted, over its minutes.
 
     Args:
         folder: the model folder.
+        tag: 'f1' or 'aji'.
 
     Returns:
-        List of (minutes since the training's first event, F1), one for each
-        evaluation during training.
+        List of (minutes since the training's first event, value), one for
+        each evaluation during training.
     """
     start = curves.read_events(folder).FirstEventTimestamp()
     evaluations = curves.read_events(os.path.join(folder, 'eval'))
-    return [((wall_time - start) / 60, f1) for wall_time, _, f1
-            in curves.scalar_points(evaluations, 'f1')]
+    return [((wall_time - start) / 60, value) for wall_time, _, value
+            in curves.scalar_points(evaluations, tag)]
 
 
 def draw_curves():
-    """Draws F1 over the minutes of training of each network."""
-    figure = Figure(figsize=(8, 4.5))
-    axis = figure.subplots()
-    for net in nets.NETS:
-        axis.plot(*zip(*f1_by_minutes(os.path.join(MODELS, net))), 'o-',
-                  markersize=4, label=title_of(net))
-    axis.set_xlim(left=0)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_xlabel('minutes since the start, evaluations included')
-    axis.set_ylabel('F1 on the validation images')
-    axis.grid(alpha=0.3)
-    axis.legend()
+    """Draws F1 and AJI over the minutes of training of each network."""
+    figure = Figure(figsize=(10, 4.5))
+    for axis, (tag, title) in zip(figure.subplots(1, 2),
+                                  {'f1': 'F1', 'aji': 'AJI'}.items()):
+        for net in nets.NETS:
+            points = by_minutes(os.path.join(MODELS, net), tag)
+            axis.plot(*zip(*points), 'o-', markersize=4, label=title_of(net))
+        axis.set_xlim(left=0)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_xlabel('minutes since the start, evaluations included')
+        axis.set_ylabel(f'{title} on the validation images')
+        axis.grid(alpha=0.3)
+        axis.legend()
     figure.tight_layout()
-    with atomic_write(os.path.join(DOCS, 'f1_by_minutes.png')) as partial:
+    with atomic_write(os.path.join(DOCS, 'by_minutes.png')) as partial:
         figure.savefig(partial, dpi=100)
 
 
