@@ -184,7 +184,9 @@ def help_text():
             continue
         lines.append(f'\n{group}:')
         for flag in group_flags:
-            default = '' if flag.default is None else f' [{flag.value}]'
+            value = (','.join(flag.value) if isinstance(flag.value, list)
+                     else flag.value)
+            default = '' if flag.default is None else f' [{value}]'
             lines.append(f'  --{flag.name:<16} {flag.help}{default}')
     return '\n'.join(lines)
 
@@ -210,8 +212,8 @@ def require(*names):
     """Ends in one line where a flag that the mode needs is missing."""
     for name in names:
         if FLAGS[name].value is None:
-            raise InputError(f'--{name}: missing; python main.py --help '
-                             'lists its values')
+            raise InputError(f'--{name}: missing; python main.py --help says '
+                             'what it takes')
 
 
 def prepare():
@@ -317,8 +319,10 @@ def refuse_trained_on(record, file, path, folder):
         return
     for seen, how, remedy in (
             (record['trained_on'], 'was',
-             f', divided with {division(record)}; prepare with the same, '
-             'measure'),
+             (', all that there were; measure'
+              if str(record['data_fold']) == 'none' else
+              f', divided with {division(record)}; prepare with the same, '
+              'measure')),
             (seen_images(record), 'began from weights', '; measure')):
         known = store.names_among(file, seen)
         if known:

@@ -80,4 +80,6 @@ def main(data_dir, model_dir, net, annotations):
 
 
 if __name__ == '__main__':
+    if len(sys.argv) != 5:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -4,13 +4,14 @@
     python -m docs.results         # from the project's folder
 
 writes beside this file NET_best.jpg and NET_worst.jpg, the validation images
-on which each network has its highest and its lowest F1, and
-by_minutes.png.
+on which each network has its highest and its lowest F1, nuclei.jpg, a part of
+U-Net's best, and by_minutes.png.
 """
 import json
 import os
 
 import imageio.v3 as iio
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -25,6 +26,7 @@ DOCS = os.path.dirname(os.path.abspath(__file__))
 MODELS = 'checkpoints'
 STORE = store.store_path(os.path.join('data', 'monuseg'), 'validation')
 PREDICTIONS = os.path.join('predictions', 'monuseg')
+PART = slice(350, 650)  # of the rows and columns of nuclei.jpg
 
 
 def draw_extremes(net):
@@ -46,6 +48,28 @@ def draw_extremes(net):
         display.save_comparison(os.path.join(DOCS, f'{net}_{title}.jpg'),
                                 images[row['name']], mask, labels)
     return {title: (row['name'], row['f1']) for title, row in chosen.items()}
+
+
+def draw_nuclei(net, name):
+    """Draws a part of an image: tissue, nuclei in false colours, outlines.
+
+    Args:
+        net: the network.
+        name: of a validation image.
+    """
+    with store.open_store(STORE) as file:
+        image = next(whole.image for whole in store.whole_images(file)
+                     if whole.name == name)
+    labels = read_labels(os.path.join(PREDICTIONS, net, f'{name}_labels.png'))
+    panels = [panel[PART, PART] for panel in (
+        image, display.false_colours(labels), display.overlay(image, labels))]
+    # Twice the size, or outlines of one pixel are hardly seen.
+    row = np.concatenate([np.pad(panel.repeat(2, 0).repeat(2, 1),
+                                 ((0, 0), (0, 12), (0, 0)), 'constant',
+                                 constant_values=255)
+                          for panel in panels], axis=1)
+    with atomic_write(os.path.join(DOCS, 'nuclei.jpg')) as partial:
+        iio.imwrite(partial, row, extension='.jpg', quality=90)
 
 
 def by_minutes(folder, tag):
@@ -86,5 +110,8 @@ def draw_curves():
 
 if __name__ == '__main__':
     for net in nets.NETS:
-        print(net, draw_extremes(net))
+        extremes = draw_extremes(net)
+        print(net, extremes)
+        if net == 'unet':
+            draw_nuclei(net, extremes['best'][0])
     draw_curves()

@@ -112,4 +112,6 @@ def main(data_dir, model_dir, net):
 
 
 if __name__ == '__main__':
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

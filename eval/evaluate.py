@@ -43,7 +43,7 @@ def evaluate(images, total, forward, stride, threshold, max_pixels, average,
     Raises:
         InputError: an image is too small, or as `inference.find_nuclei`.
     """
-    report = progress.reporter(total, 'images')
+    report = progress.reporter(total, 'image')
     rows, counts, sums = [], [], []
     for done, whole in enumerate(images):
         check_size(whole.image.shape[:2], whole.name)

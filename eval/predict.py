@@ -47,7 +47,7 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
 
     skipped = []
     say_resolution = resolution.Check(microns_per_pixel)
-    report = progress.reporter(len(paths), 'images')
+    report = progress.reporter(len(paths), 'image')
     for done, path in enumerate(paths):
         try:
             image = read_image(path)  # [H, W, 3]
@@ -78,15 +78,19 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
 def _summary(labels, microns_per_pixel):
     """How many nuclei there are, and how large, as text."""
     areas = instances.areas(labels)[1:]
-    if not len(areas):
-        return 'no nuclei'
-    text = f'{len(areas)} ' + ('nuclei' if areas[1:].size else 'nucleus')
-    median = f'median area {np.median(areas):.0f} pixels'
-    if microns_per_pixel:
-        square = microns_per_pixel ** 2
-        text += f', {len(areas) / (labels.size * square) * 1e6:.0f} per mm2'
-        median += f' ({np.median(areas) * square:.1f} um2)'
-    return f'{text}, {median}'
+    text = f'{len(areas) or "no"} ' + ('nucleus' if len(areas) == 1
+                                       else 'nuclei')
+    if len(areas):
+        median = f', median area {np.median(areas):.0f} pixels'
+        if microns_per_pixel:
+            square = microns_per_pixel ** 2
+            density = len(areas) / (labels.size * square) * 1e6
+            text += f', {density:.0f} per mm2'
+            median += f' ({np.median(areas) * square:.1f} um2)'
+        text += median
+    # An image of 20x gives nuclei, too, but wrong ones.
+    return text + ('' if microns_per_pixel else
+                   '; no resolution is stated, taken as 40x')
 
 
 def _write_results(output_dir, path, outputs, image, mask, probability,
@@ -151,10 +155,11 @@ def find_images(name):
                    if os.path.isfile(path) or not os.path.exists(path))
     if not paths:
         reason = (f"no such file ('{pattern}' in {folder or os.curdir})"
-                  if parts else
-                  f'holds no image ({", ".join(IMAGE_ENDINGS)})')
+                  if parts else f'holds no image ({", ".join(IMAGE_ENDINGS)}),'
+                  ' and its subfolders are not searched')
         raise InputError(f'--images {name}: {reason}; give a file, a folder '
-                         "or a pattern in quotes, as 'folder/*.tif'")
+                         "or a pattern in quotes, as 'folder/*.tif', or "
+                         "'folder/**/*.tif' with subfolders")
     return paths
 
 

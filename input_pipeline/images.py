@@ -374,9 +374,9 @@ def write_png(path, array, software=None):
     if software:
         text.add_text('Software', software)
     with atomic_write(path) as partial, open(partial, 'wb') as file:
-        # Tissue takes half the time at this level, and 2 % more room.
+        # Tissue takes a third of the default's time, and less room.
         Image.fromarray(array).save(file, 'PNG', pnginfo=text,
-                                    compress_level=1)
+                                    compress_type=zlib.Z_RLE)
 
 
 def png_software(path):

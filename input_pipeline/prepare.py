@@ -349,7 +349,7 @@ def _replace_stores(folder, rules, splits, data):
     _say_what_is_replaced(folder, data.source)
     start = time.time()
     said = ReadingLog(data.microns_per_pixel)
-    report = progress.reporter(sum(map(len, splits.values())), 'images')
+    report = progress.reporter(sum(map(len, splits.values())), 'image')
     done, summary, left_out = 0, [], []
     with contextlib.ExitStack() as stores:
         partials = {}

@@ -13,6 +13,13 @@ def clock(seconds):
     return '{}:{:02d}'.format(*divmod(round(float(seconds)), 60))
 
 
+def speed(rate, unit):
+    """A number of pieces per second as text; for a slow one, of seconds."""
+    if 0 < rate < 1:
+        return f'{1 / rate:.3g} s/{unit}'
+    return f'{rate:.3g} {unit}s/s'
+
+
 def end_line():
     """Ends a progress line, so that what is printed next has its own."""
     global _line_is_open
@@ -26,7 +33,7 @@ def reporter(total, unit):
 
     Args:
         total: number of pieces of work.
-        unit: what a piece is called, in the plural, as 'images'.
+        unit: what a piece is called, as 'image'.
 
     Returns:
         report(done), to be called with the pieces done so far, fractions
@@ -44,7 +51,7 @@ def reporter(total, unit):
         last_shown = now
         rate = done / max(now - started, 1e-6)
         left = (total - done) / rate if rate else 0
-        line = (f'{int(done)} of {total} {unit}, {rate:.3g} {unit}/s, '
+        line = (f'{int(done)} of {total} {unit}s, {speed(rate, unit)}, '
                 f'{clock(left)} left')
         _line_is_open = terminal and done < total
         # Padding wipes what a longer line before this one left behind.

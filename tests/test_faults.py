@@ -205,7 +205,7 @@ def on_a_small_disk(disk, size, *flags):
     before, after = process.stdout.split('grown\n')
     assert 'rc 1\n' in before
     errors = [line for line in process.stderr.splitlines()
-              if 'images/s' not in line]
+              if ' images, ' not in line]
     assert len(errors) == 1, process.stderr
     return errors[0], before, after
 

@@ -285,7 +285,7 @@ def test_trained_on_all_images(program, data_dir, tmp_path):
     assert process.returncode == 0, process.stderr
     shutil.copy(str(data / 'train.h5'), str(data / 'test.h5'))
     one_line(program(*flags, f'--data_dir={data}', '--split=test'), 'test.h5',
-             'train-0 and 1 more', '--fold=none')
+             'train-0 and 1 more', 'all that there were')
 
 
 def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):

@@ -117,7 +117,9 @@ def test_nuclei_of_an_image(tmp_path, capsys):
     told = capsys.readouterr().out.splitlines()
     assert [line.split(': ')[1] for line in told] == [
         '2 nuclei, 1481 per mm2, median area 400 pixels (100.0 um2)',
-        'no nuclei', '1 nucleus, median area 100 pixels']
+        'no nuclei; no resolution is stated, taken as 40x',
+        '1 nucleus, median area 100 pixels; no resolution is stated, taken '
+        'as 40x']
     assert [line.split(': ')[0][-5:] for line in told] == [
         'a.tif', 'b.tif', 'c.tif']
 
@@ -336,8 +338,9 @@ def test_a_folder_of_images(tmp_path):
                               'in/gone.tif']
     (tmp_path / 'bare').mkdir()
     (tmp_path / 'bare' / 'notes.txt').write_text('not an image')
-    with pytest.raises(InputError, match=r'--images .*bare: holds no image '
-                                         r'\(\.tif, .*\); give'):
+    with pytest.raises(InputError, match=(
+            r'--images .*bare: holds no image \(\.tif, .*\), and its '
+            'subfolders are not searched; give')):
         find('bare')
 
 

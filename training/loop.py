@@ -305,6 +305,7 @@ def train_alone(training):
             checkpoints.keep_best(folder, checkpoint,
                                   {'step': int(step), 'f1': None})
             return
+        print(f'evaluating step {step} on the validation images', flush=True)
         try:
             result = evaluator.evaluate(
                 validation_input, checkpoint_path=checkpoint,
