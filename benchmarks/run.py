@@ -42,6 +42,7 @@ CROP, PATCH = str(TrainConfig.crop_size), str(store.PATCH_SIZE)
 # Side of an image, as MoNuSeg's; for PyTorch padded to U-Net's stride.
 IMAGE, TORCH_IMAGE = '1000', '1008'
 VIEWS = str(inference.TURNS)  # of an image, averaged
+SHIPPED = '--model_dir=checkpoints/pretrained'
 PRECISIONS = {('tf1', 'off'): 'float32',
               (STOCK, 'on'): 'XLA', (STOCK, 'off'): 'no XLA',
               ('tf2', 'on'): 'bfloat16', ('tf2', 'off'): 'float32'}
@@ -226,7 +227,7 @@ def write_data(folder, copies):
 def measure_memory(table, engine, folder):
     """Peak resident memory against the sizes of store and image.
 
-    Leaves in folder the trained `{engine}1` and the images MEGAPIXELS.png.
+    Leaves in folder the images MEGAPIXELS.png.
     """
     models = os.path.join(folder, engine)
     for copies in (1, 10):
@@ -242,9 +243,8 @@ def measure_memory(table, engine, folder):
         path = os.path.join(folder, f'{megapixels}.png')
         iio.imwrite(path, np.tile(tile, (times, times, 1)), plugin='pillow')
         seconds, peak = run_main(
-            engine, '--mode=predict', '--net=unet', '--noaverage',
-            f'--model_dir={models}1', f'--images={path}',
-            f'--output_dir={folder}/out')
+            engine, '--mode=predict', '--net=unet', '--noaverage', SHIPPED,
+            f'--images={path}', f'--output_dir={folder}/out')
         table.add(f'unet, prediction of {megapixels} megapixels, peak MiB, '
                   'seconds', engine, f'{peak:.0f}, {seconds:.1f}')
 
@@ -300,8 +300,8 @@ def measure_end(table, engine, data, folder):
         with tempfile.TemporaryDirectory() as output:
             seconds['prediction'].append(seconds_to_end(
                 engine, f'{output}/1_overlay.png', '--mode=predict',
-                '--net=unet', f'--model_dir={folder}/{engine}1',
-                f'--images={folder}/1*.png', f'--output_dir={output}'))
+                '--net=unet', SHIPPED, f'--images={folder}/1*.png',
+                f'--output_dir={output}'))
     for work, values in seconds.items():
         table.add(f'unet, {work}, SIGINT to end, seconds', engine,
                   f'{statistics.median(values):.2g} ({min(values):.2g} to '
