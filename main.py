@@ -429,6 +429,40 @@ def stop(number, _):
     raise Stopped(number)
 
 
+def stopped_by(error):
+    """The number of the signal that led to an exception, or None.
+
+    It comes in the midst of anything: h5py for one, which then takes back
+    what it has begun, may fail in that and raise this other error instead.
+    """
+    while error is not None and not isinstance(error, Stopped):
+        error = error.__context__
+    return error and error.args[0]
+
+
+def run_mode():
+    """Runs the mode that was asked for; returns the exit status or None.
+
+    Raises:
+        InputError: a flag is missing or does not fit the others, and as the
+            modes.
+    """
+    require('mode')
+    if FLAGS.init_checkpoint is not None and FLAGS.mode != 'train':
+        raise InputError('--init_checkpoint: for --mode=train alone; '
+                         '--model_dir says which network others use')
+    if FLAGS.mode == 'prepare':
+        return prepare()
+    require('net')
+    folder = os.path.join(FLAGS.model_dir, FLAGS.net)
+    output_stride = FLAGS.output_stride and int(FLAGS.output_stride)
+    if output_stride and not nets.has_output_stride(FLAGS.net):
+        raise InputError(f'--output_stride: {FLAGS.net} has none; leave it '
+                         'out')
+    mode = {'train': train, 'eval': evaluate, 'predict': predict}
+    return mode[FLAGS.mode](folder, output_stride)
+
+
 def main(_):
     """Runs the mode; returns the exit status, or a line for stderr.
 
@@ -437,27 +471,16 @@ def main(_):
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:
-        require('mode')
-        if FLAGS.init_checkpoint is not None and FLAGS.mode != 'train':
-            raise InputError('--init_checkpoint: for --mode=train alone; '
-                             '--model_dir says which network others use')
-        if FLAGS.mode == 'prepare':
-            return prepare()
-        require('net')
-        folder = os.path.join(FLAGS.model_dir, FLAGS.net)
-        output_stride = FLAGS.output_stride and int(FLAGS.output_stride)
-        if output_stride and not nets.has_output_stride(FLAGS.net):
-            raise InputError(f'--output_stride: {FLAGS.net} has none; leave '
-                             'it out')
-        mode = {'train': train, 'eval': evaluate, 'predict': predict}
-        return mode[FLAGS.mode](folder, output_stride)
-    except InputError as error:
+        return run_mode()
+    except BaseException as error:
+        number = stopped_by(error)
+        if number is None and not isinstance(error, InputError):
+            raise
         progress.end_line()
-        return f'error: {error}'
-    except Stopped as stopped:
-        progress.end_line()
+        if number is None:
+            return f'error: {error}'
         print('stopped', file=sys.stderr)
-        return 128 + stopped.args[0]
+        return 128 + number
 
 
 if __name__ == '__main__':

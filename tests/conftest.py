@@ -25,7 +25,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SECONDS = 1800
 # Images of `start_long`, enough to leave seconds of work after the first.
 IMAGES = {'prepare': 40, 'eval': 12, 'predict': 12}
-PROGRESS = re.compile(r'\d+ of \d+ \w+, .*/s, .* left *')
+PROGRESS = re.compile(r'\d+ of \d+ \w+, .*(/s|s/\w+), .* left *')
 
 
 def run(*command, cwd=ROOT, **environment):

@@ -83,6 +83,6 @@ def test_own_data_from_prepare_to_predict(folder):
     with open(folder / 'checkpoints/own/unet/validation.json') as file:
         assert json.load(file)['results']['pooled']['f1'] > 0.75
     for name, mask in masks.items():
-        found = iio.imread(folder / f'predictions/unet/{name}_mask.png') > 0
+        found = iio.imread(folder / f'predictions/own/{name}_mask.png') > 0
         assert found.shape == (SIZE, SIZE)
         assert 2 * (found & mask).sum() > 0.75 * (found.sum() + mask.sum())

@@ -5,6 +5,7 @@ import signal
 import numpy as np
 import pytest
 
+import main
 from conftest import (IMAGES, end_of, example, messages, start, start_long,
                       start_training, train_flags, wait_for)
 from input_pipeline import store
@@ -84,3 +85,14 @@ def test_other_modes_leave_nothing_half_written(request, tmp_path, number,
     else:
         last = f'{IMAGES["predict"] - 1:02}_mask.png'
         assert not (tmp_path / 'out' / last).exists()
+
+
+def test_a_signal_is_seen_behind_the_error_that_it_led_to():
+    """h5py raises KeyError, where it takes back what the signal cut short."""
+    with pytest.raises(KeyError) as raised:
+        try:
+            main.stop(signal.SIGTERM, None)
+        except main.Stopped:
+            raise KeyError('record is not in B-tree')
+    assert main.stopped_by(raised.value) == signal.SIGTERM
+    assert main.stopped_by(KeyError('of ours')) is None
