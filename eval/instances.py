@@ -79,14 +79,16 @@ def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
     return _in_reading_order(labels, count)
 
 
-def label_nuclei(probability, threshold=THRESHOLD):
+def label_nuclei(probability, threshold=THRESHOLD,
+                 microns_per_pixel=None):
     """The single nuclei of an image, as --mode=predict tells them apart.
 
     Args:
-        probability: float [H, W] or [H, W, 1] in [0, 1], of nucleus, of an
-            image at 0.25 micrometres per pixel: see `inference.predict`.
+        probability: float [H, W] or [H, W, 1] in [0, 1], of nucleus: see
+            `inference.predict`.
         threshold: nucleus is where the probability is above this, and in
             gaps between nuclei above GAP_THRESHOLD of it.
+        microns_per_pixel: of the image, or None for 0.25.
 
     Returns:
         int32 [H, W], see `separate`; above 0 it is the mask that
@@ -94,7 +96,7 @@ def label_nuclei(probability, threshold=THRESHOLD):
 
     Raises:
         ValueError: `probability` is of another shape or dtype, or leaves
-            [0, 1].
+            [0, 1], or `microns_per_pixel` is not above 0.
     """
     probability = np.asarray(probability)
     if probability.ndim == 3 and probability.shape[2] == 1:
@@ -107,9 +109,17 @@ def label_nuclei(probability, threshold=THRESHOLD):
     with np.errstate(invalid='ignore'):
         if not ((probability >= 0) & (probability <= 1)).all():
             raise ValueError('probability leaves [0, 1]')
+    scale = 1.0
+    if microns_per_pixel is not None:
+        if not microns_per_pixel > 0:
+            raise ValueError(f'microns_per_pixel is {microns_per_pixel}; '
+                             'give a number above 0')
+        # Here, for a fast start of main.py.
+        from input_pipeline.resolution import MICRONS_PER_PIXEL
+        scale = MICRONS_PER_PIXEL / microns_per_pixel
     return separate((probability > threshold).astype(np.uint8),
                     np.rint(255 * probability).astype(np.uint8),
-                    threshold=threshold)
+                    scale, threshold)
 
 
 def _add(labels, regions, chosen, count):

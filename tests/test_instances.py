@@ -235,6 +235,18 @@ def test_from_a_probability():
             instances.label_nuclei(wrong)
 
 
+def test_from_a_probability_of_another_magnification():
+    # 49 pixels: debris at 0.25 micrometres, and 196 pixels of that at 0.5.
+    probability = np.zeros((40, 50), np.float32)
+    probability[10:17, 20:27] = 1
+    assert instances.label_nuclei(probability).max() == 0
+    np.testing.assert_array_equal(
+        instances.label_nuclei(probability, microns_per_pixel=0.5),
+        probability)
+    with pytest.raises(ValueError, match='^microns_per_pixel '):
+        instances.label_nuclei(probability, microns_per_pixel=0)
+
+
 @pytest.mark.parametrize('value', [0, 1])
 def test_nothing_and_everything(value):
     mask = np.full((40, 50), value, np.uint8)
