@@ -12,6 +12,10 @@ import re
 import signal
 import sys
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is begun yet
+
 MISSING = [name for name in ('absl', 'h5py', 'imagecodecs', 'imageio',
                              'matplotlib', 'numpy', 'PIL', 'scipy', 'skimage',
                              'tensorflow', 'tifffile')
@@ -168,9 +172,10 @@ def define_flags():
         'model_dir', lambda name: not re.search(r'[][*?\\]|://', name),
         r'TensorFlow takes a name with [, ], *, ? or \ for a pattern, and one '
         'with :// for an address')
-    flags.register_validator(
-        'model_dir', lambda name: not re.search('[\ud800-\udfff]', name),
-        'TensorFlow takes only names in UTF-8')
+    for name in ('data_dir', 'model_dir', 'init_checkpoint'):
+        flags.register_validator(
+            name, lambda path: not re.search('[\ud800-\udfff]', path or ''),
+            'TensorFlow takes only names in UTF-8')
 
 
 FLAGS = flags.FLAGS
@@ -468,10 +473,14 @@ def main(_):
 
     After a signal the status is 128 and its number, as in shells.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     try:
-        return run_mode()
+        for number in SIGNALS:
+            signal.signal(number, stop)
+        try:
+            return run_mode()
+        finally:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
     except BaseException as error:
         number = stopped_by(error)
         if number is None and not isinstance(error, InputError):
@@ -484,6 +493,8 @@ def main(_):
 
 
 if __name__ == '__main__':
+    # As stderr: names of files may be no UTF-8.
+    sys.stdout.reconfigure(errors='backslashreplace')
     define_flags()
     # absl would show what other packages note, as matplotlib when it first
     # lists the fonts.

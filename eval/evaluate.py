@@ -149,18 +149,18 @@ def compare_networks(folders, name):
         try:
             with open(path) as file:
                 content = json.load(file)
-        except (OSError, ValueError) as error:
+            pooled = content['results']['pooled']
+            mean = content['results']['mean_per_image']
+            values = [pooled['f1'], mean['f1']]
+            values += [pooled[metric] for metric in
+                       ('iou', 'mean_iou', 'accuracy', 'precision', 'recall')]
+            net = content['settings']['flags']['net']
+            source = content['settings']['source']
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f'{path}: no results to read ({error}); '
                              'evaluate the network first') from error
-        pooled = content['results']['pooled']
-        mean = content['results']['mean_per_image']
-        values = [pooled['f1'], mean['f1']]
-        values += [pooled[metric] for metric in
-                   ('iou', 'mean_iou', 'accuracy', 'precision', 'recall')]
         values += [mean.get(metric) for metric in ('aji', 'pq')]
-        rows.append([content['settings']['flags']['net']]
-                    + [_format_value(value) for value in values])
-        source = content['settings']['source']
+        rows.append([net] + [_format_value(value) for value in values])
         if source not in sources:
             sources.append(source)
     return '\n'.join([

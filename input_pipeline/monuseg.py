@@ -69,7 +69,7 @@ def find(folder):
         if (ending not in sources.IMAGE_ENDINGS
                 or posixpath.basename(parent) in ANNOTATION_FOLDERS):
             continue
-        sources.check_utf_8(place, files[place])
+        sources.check_name(place, files[place])
         entry, rank = _entry(place, files, index)
         if entry is None:
             rest.append(place)

@@ -74,7 +74,7 @@ def find(images_dir, annotations_dir, split=None):
                    else None)
         entries.append(Entry(name, its_split or 'training', why,
                              files[place], files[annotation]))
-    return sorted(entries)
+    return sources.ordered(entries)
 
 
 def _pair(chosen, drawn):
@@ -149,7 +149,7 @@ def _candidates(images_dir, annotations_dir, flags):
             for k in range(2)]
         tissue, drawn = within
     for place in tissue | drawn:
-        sources.check_utf_8(place, files[place])
+        sources.check_name(place, files[place])
     return (files,
             sorted(place for place in tissue if
                    sources.stem_and_ending(place)[1] in sources.IMAGE_ENDINGS),

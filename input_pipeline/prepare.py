@@ -70,16 +70,19 @@ def find_own(images_dir, annotations_dir, test_dirs=None,
         microns_per_pixel: see Data.
 
     Raises:
-        InputError: as `pairs.find`.
+        InputError: as `pairs.find`, and two test images have one name.
     """
     entries = pairs.find(images_dir, annotations_dir)
     if test_dirs:
-        entries = sorted(entries + pairs.find(*test_dirs, split='test'))
+        entries = sources.ordered(
+            entries + pairs.find(*test_dirs, split='test'))
     return _annotated(pairs.source_name(images_dir, annotations_dir), entries,
                       microns_per_pixel)
 
 
 def _annotated(source, entries, microns_per_pixel):
+    # A folder's name may be no UTF-8, which is what stores hold.
+    source = source.encode('utf-8', 'backslashreplace').decode()
     return Data(source, entries, sources.digest(entries),
                 lambda entry, said: load(entry, microns_per_pixel, said),
                 microns_per_pixel)

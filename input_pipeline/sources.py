@@ -12,7 +12,7 @@ import re
 import zipfile
 import zlib
 
-from input_pipeline.files import InputError
+from input_pipeline.files import MAX_NAME, InputError
 
 # A member of a zip archive that claims to unpack to more is no image that
 # anyone would zip, and may have been made to fill the memory.
@@ -185,13 +185,37 @@ def file_digest(source):
     return sha.hexdigest()
 
 
-def check_utf_8(place, source):
-    """Refuses a name that no store could hold."""
+def check_name(place, source):
+    """Refuses a name that no store could hold.
+
+    Raises:
+        InputError: it is not UTF-8, or longer than files' names can be
+            outside of archives.
+    """
     try:
-        place.encode()
+        base = posixpath.basename(place.encode())
     except UnicodeEncodeError as error:
         raise InputError(f'{name_of(source)!r}: the name is not UTF-8; rename '
                          'it') from error
+    if len(base) > MAX_NAME:
+        raise InputError(f'{name_of(source)}: the name has more than '
+                         f'{MAX_NAME} bytes; rename it')
+
+
+def ordered(entries):
+    """Entries by name and split.
+
+    Raises:
+        InputError: two of one split have one name.
+    """
+    entries = sorted(entries, key=lambda entry: (entry.name, entry.split))
+    for one, other in zip(entries, entries[1:]):
+        if (one.name, one.split) == (other.name, other.split):
+            raise InputError(
+                f'{name_of(other.image)}: of the same name as '
+                f'{name_of(one.image)}, and both are {one.split} images; '
+                'rename or remove one of them')
+    return entries
 
 
 def stem_and_ending(place):

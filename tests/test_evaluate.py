@@ -258,6 +258,7 @@ def test_table_of_a_network_that_an_earlier_version_measured(tmp_path):
 def test_table_of_a_network_without_results(tmp_path):
     with pytest.raises(InputError, match='test.json: no results'):
         evaluate.compare_networks([str(tmp_path)], 'test')
-    (tmp_path / 'test.json').write_text('{"settings": ')
-    with pytest.raises(InputError, match='test.json: no results'):
-        evaluate.compare_networks([str(tmp_path)], 'test')
+    for text in ('{"settings": ', '{}', '[]', '{"results": 1}'):
+        (tmp_path / 'test.json').write_text(text)
+        with pytest.raises(InputError, match='test.json: no results'):
+            evaluate.compare_networks([str(tmp_path)], 'test')

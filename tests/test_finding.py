@@ -338,6 +338,24 @@ def test_a_name_that_is_not_utf_8(tmp_path):
                           (pairs.find, [tmp_path, tmp_path])):
         assert "caf\\udce9.tif': the name is not UTF-8" in message(
             find, *map(str, folders))
+    # A folder's is what data are called by.
+    folder = tmp_path / os.fsdecode(b'\xe9')
+    places(folder, ['a.png', 'a.xml'])
+    data = prepare.find_own(str(folder), str(folder))
+    assert data.source == '\\udce9'
+
+
+def test_a_name_that_only_an_archive_can_hold(tmp_path):
+    archive = tmp_path / 'given.zip'
+    for length in (251, 252):
+        with zipfile.ZipFile(str(archive), 'w') as file:
+            for ending in ('.png', '.xml'):
+                file.writestr('a/' + length * 'n' + ending, '')
+        if length == 251:
+            entry, = find_pairs(archive)
+            assert entry.name == length * 'n'
+    assert ': the name has more than 255 bytes' in message(
+        find_pairs, archive)
 
 
 def test_two_images_of_one_name(tmp_path):
@@ -473,6 +491,11 @@ def test_images_of_one_name(tmp_path):
     places(tmp_path, ['i/1/a.png', 'i/2/a.png', 'o/a.xml'])
     assert (f'{tmp_path}/i/2/a.png: of the same name as {tmp_path}/i/1/a.png;'
             in message(find_pairs, tmp_path, 'i', 'o'))
+    # What no folder says the split of is trained on.
+    places(tmp_path, [f'c/{kind}/{name}.png' for kind in ('images', 'masks')
+                      for name in ('a', 'train/a')])
+    assert 'a.png, and both are training images' in message(
+        find_pairs, tmp_path, 'c/images', 'c/masks')
     # A mask that nothing tells from its image is not guessed at.
     places(tmp_path, ['both/a.png', 'both/a.tif'])
     assert 'masks must be told from images' in message(
@@ -490,6 +513,10 @@ def test_test_folders(tmp_path):
     data = prepare.find_own(*folders[:2], folders[2:])
     assert [(entry.name, entry.split) for entry in data.entries] == [
         ('a', 'training'), ('b', 'test'), ('b', 'training'), ('c', 'test')]
+    places(tmp_path, ['i/test/d.png', 'o/d.xml', 'ti/d.png', 'to/d.png'])
+    assert (f'{tmp_path}/ti/d.png: of the same name as {tmp_path}/i/test/d.png'
+            ', and both are test images' in message(
+                prepare.find_own, *folders[:2], folders[2:]))
     places(tmp_path, [f'all/{part}/{kind}/1.png'
                       for part in ('train', 'test')
                       for kind in ('images', 'masks')])
