@@ -12,7 +12,6 @@ import re
 import signal
 import sys
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 if __name__ == '__main__':
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is begun yet
 
@@ -32,6 +31,7 @@ from eval.inference import MAX_PIXELS
 from eval.instances import GAP_THRESHOLD, THRESHOLD
 from input_pipeline import progress, store
 from input_pipeline.files import InputError
+from training import SIGNALS
 from training.records import (INIT_LEARNING_RATE, INIT_STEPS, TrainConfig,
                               seen_images)
 

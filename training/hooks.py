@@ -6,8 +6,8 @@ import time
 
 from input_pipeline.progress import LOG_INTERVAL, clock
 from nets.tf1 import tf
+from training import SIGNALS
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STEP_DONE = 'step_done'  # the tensor of the global step after a step
 
 
