@@ -29,9 +29,8 @@ import nets
 from eval import OUTPUTS
 from eval.inference import MAX_PIXELS
 from eval.instances import GAP_THRESHOLD, THRESHOLD
-from input_pipeline import progress, store
+from input_pipeline import progress, stopping, store
 from input_pipeline.files import InputError
-from training import SIGNALS
 from training.records import (INIT_LEARNING_RATE, INIT_STEPS, TrainConfig,
                               seen_images)
 
@@ -425,26 +424,6 @@ def predict(folder, output_stride):
     return 1 if skipped else 0
 
 
-class Stopped(BaseException):
-    """Ends the program on a signal; no handler of errors takes it."""
-
-
-def stop(number, _):
-    """Ends the program on a signal, as its handler."""
-    raise Stopped(number)
-
-
-def stopped_by(error):
-    """The number of the signal that led to an exception, or None.
-
-    It comes in the midst of anything: h5py for one, which then takes back
-    what it has begun, may fail in that and raise this other error instead.
-    """
-    while error is not None and not isinstance(error, Stopped):
-        error = error.__context__
-    return error and error.args[0]
-
-
 def run_mode():
     """Runs the mode that was asked for; returns the exit status or None.
 
@@ -474,15 +453,15 @@ def main(_):
     After a signal the status is 128 and its number, as in shells.
     """
     try:
-        for number in SIGNALS:
-            signal.signal(number, stop)
+        for number in stopping.SIGNALS:
+            signal.signal(number, stopping.stop)
         try:
             return run_mode()
         finally:
-            for number in SIGNALS:
+            for number in stopping.SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
     except BaseException as error:
-        number = stopped_by(error)
+        number = stopping.received()
         if number is None and not isinstance(error, InputError):
             raise
         progress.end_line()

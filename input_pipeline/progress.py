@@ -2,6 +2,8 @@
 import sys
 import time
 
+from input_pipeline import stopping
+
 # Seconds between lines where the output is a log file and no terminal.
 LOG_INTERVAL = 10
 
@@ -37,7 +39,8 @@ def reporter(total, unit):
 
     Returns:
         report(done), to be called with the pieces done so far, fractions
-        included. It shows count, rate and time left.
+        included. It shows count, rate and time left, and raises
+        `stopping.Stopped` after a signal.
     """
     started = last_shown = time.monotonic()
     terminal = sys.stderr.isatty()
@@ -45,6 +48,7 @@ def reporter(total, unit):
     def report(done):
         global _line_is_open
         nonlocal last_shown
+        stopping.check()
         now = time.monotonic()
         if not terminal and done < total and now - last_shown < LOG_INTERVAL:
             return

@@ -1,6 +1,8 @@
 """SIGINT and SIGTERM in each mode: whole files, one line, and the end."""
+import os
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import pytest
 import main
 from conftest import (IMAGES, end_of, example, messages, start, start_long,
                       start_training, train_flags, wait_for)
-from input_pipeline import store
+from input_pipeline import progress, stopping, store
 from nets.tf1 import tf
 from training import checkpoints
 
@@ -87,12 +89,50 @@ def test_other_modes_leave_nothing_half_written(request, tmp_path, number,
         assert not (tmp_path / 'out' / last).exists()
 
 
-def test_a_signal_is_seen_behind_the_error_that_it_led_to():
-    """h5py raises KeyError, where it takes back what the signal cut short."""
-    with pytest.raises(KeyError) as raised:
-        try:
-            main.stop(signal.SIGTERM, None)
-        except main.Stopped:
-            raise KeyError('record is not in B-tree')
-    assert main.stopped_by(raised.value) == signal.SIGTERM
-    assert main.stopped_by(KeyError('of ours')) is None
+@pytest.fixture
+def handler(monkeypatch):
+    """main.py's handler of SIGTERM, which has had no signal before."""
+    monkeypatch.setattr(stopping, '_received', None)
+    former = [(number, signal.getsignal(number))
+              for number in (signal.SIGINT, signal.SIGTERM)]
+    signal.signal(signal.SIGTERM, stopping.stop)
+    yield
+    for number, handler in former:
+        signal.signal(number, handler)
+
+
+def send_and_lose():
+    """A signal to this process, whose exception something drops."""
+    with pytest.raises(stopping.Stopped):
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True:  # another thread may get it, and the main one a bit later
+            time.sleep(0.01)
+
+
+def test_work_ends_though_the_exception_was_lost(handler):
+    report = progress.reporter(2, 'image')
+    report(1)
+    send_and_lose()
+    with pytest.raises(stopping.Stopped):
+        report(2)
+
+
+def test_a_signal_is_seen_behind_an_error_raised_in_its_place(
+        handler, monkeypatch, capsys):
+    """As h5py's KeyError, where it takes back what the signal cut short."""
+    def run_mode():
+        send_and_lose()
+        raise KeyError('record is not in B-tree')
+
+    monkeypatch.setattr(main, 'run_mode', run_mode)
+    assert main.main([]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == 'stopped\n'
+
+
+def test_a_bug_keeps_its_traceback(handler, monkeypatch):
+    def run_mode():
+        raise KeyError('of ours')
+
+    monkeypatch.setattr(main, 'run_mode', run_mode)
+    with pytest.raises(KeyError):
+        main.main([])

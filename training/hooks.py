@@ -5,8 +5,8 @@ import signal
 import time
 
 from input_pipeline.progress import LOG_INTERVAL, clock
+from input_pipeline.stopping import SIGNALS
 from nets.tf1 import tf
-from training import SIGNALS
 
 STEP_DONE = 'step_done'  # the tensor of the global step after a step
 
