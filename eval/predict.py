@@ -7,7 +7,7 @@ import tempfile
 import numpy as np
 
 from eval import OUTPUTS, display, inference, instances, nuclei_files
-from input_pipeline import progress, resolution, stopping
+from input_pipeline import progress, resolution
 from input_pipeline.files import MAX_NAME, InputError
 from input_pipeline.images import read_image, write_png
 from input_pipeline.sources import IMAGE_ENDINGS
@@ -54,11 +54,10 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
             size = resolution.network_size(image.shape[:2],
                                            microns_per_pixel, path)
         except InputError as error:
-            stopping.check()  # lest it be for that that reading failed
+            report(done + 1)  # first, lest a signal be what made it fail
             progress.end_line()
             print(f'error: {error} (left out)', file=sys.stderr)
             skipped.append(path)
-            report(done + 1)
             continue
         stated = resolution.read_microns_per_pixel(path)
         say_resolution(path, stated)
