@@ -90,7 +90,8 @@ def _summary(labels, microns_per_pixel):
         text += median
     # An image of 20x gives nuclei, too, but wrong ones.
     return text + ('' if microns_per_pixel else
-                   '; no resolution is stated, taken as 40x')
+                   '; no resolution is stated, taken as 40x '
+                   '(--magnification=40 adds micrometres)')
 
 
 def _write_results(output_dir, path, outputs, image, mask, probability,

@@ -117,9 +117,10 @@ def test_nuclei_of_an_image(tmp_path, capsys):
     told = capsys.readouterr().out.splitlines()
     assert [line.split(': ')[1] for line in told] == [
         '2 nuclei, 1481 per mm2, median area 400 pixels (100.0 um2)',
-        'no nuclei; no resolution is stated, taken as 40x',
+        'no nuclei; no resolution is stated, taken as 40x '
+        '(--magnification=40 adds micrometres)',
         '1 nucleus, median area 100 pixels; no resolution is stated, taken '
-        'as 40x']
+        'as 40x (--magnification=40 adds micrometres)']
     assert [line.split(': ')[0][-5:] for line in told] == [
         'a.tif', 'b.tif', 'c.tif']
 
