@@ -94,11 +94,11 @@ def handler(monkeypatch):
     """main.py's handler of SIGTERM, which has had no signal before."""
     monkeypatch.setattr(stopping, '_received', None)
     former = [(number, signal.getsignal(number))
-              for number in (signal.SIGINT, signal.SIGTERM)]
+              for number in stopping.SIGNALS]
     signal.signal(signal.SIGTERM, stopping.stop)
     yield
-    for number, handler in former:
-        signal.signal(number, handler)
+    for number, action in former:
+        signal.signal(number, action)
 
 
 def send_and_lose():
