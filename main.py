@@ -15,9 +15,9 @@ import sys
 if __name__ == '__main__':
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is begun yet
 
-MISSING = [name for name in ('absl', 'h5py', 'imagecodecs', 'imageio',
-                             'matplotlib', 'numpy', 'PIL', 'scipy', 'skimage',
-                             'tensorflow', 'tifffile')
+MISSING = [name for name in ('absl', 'h5py', 'imagecodecs', 'matplotlib',
+                             'numpy', 'PIL', 'scipy', 'skimage',
+                             'tensorflow', 'tifffile', 'tqdm')
            if importlib.util.find_spec(name) is None]
 if MISSING:
     sys.exit(f'error: {sys.executable} lacks {", ".join(MISSING)}; run '
@@ -26,13 +26,19 @@ if MISSING:
 from absl import app, flags, logging
 
 import nets
-from eval import OUTPUTS
-from eval.inference import MAX_PIXELS
-from eval.instances import GAP_THRESHOLD, THRESHOLD
-from input_pipeline import progress, stopping, store
-from input_pipeline.files import InputError
-from training.records import (INIT_LEARNING_RATE, INIT_STEPS, TrainConfig,
-                              seen_images)
+from histology import progress
+from histology.files import InputError
+from input_pipeline import store
+from prediction import Predictor
+from prediction.instances import GAP_THRESHOLD, THRESHOLD
+from prediction.tiling import MAX_TILE_PIXELS
+from prediction.writers import OUTPUTS
+from training.records import (
+    INIT_LEARNING_RATE,
+    INIT_STEPS,
+    TrainConfig,
+    seen_images,
+)
 
 MODES = ('prepare', 'train', 'eval', 'predict')
 LARGEST = 2 ** 31 - 1  # that TensorFlow takes everywhere
@@ -149,8 +155,9 @@ def define_flags():
     flags.DEFINE_bool('average', True, 'Test-time augmentation: average over '
                       'the four right-angle rotations; --noaverage '
                       'takes about a third of the time.', module_name=group)
-    flags.DEFINE_integer('max_pixels', MAX_PIXELS, 'Images of more pixels are '
-                         'cut into overlapping tiles of at most as many.',
+    flags.DEFINE_integer('max_pixels', MAX_TILE_PIXELS, 'Larger images are '
+                         'cut into overlapping tiles of at most as many '
+                         'pixels.',
                          lower_bound=1, upper_bound=LARGEST,
                          module_name=group)
     # NaN is outside no bounds.
@@ -258,7 +265,7 @@ def asked_microns_per_pixel():
     if FLAGS.microns_per_pixel is not None:
         raise InputError('--magnification: --microns_per_pixel says it '
                          'already; leave one of them out')
-    from input_pipeline.resolution import MICRONS_AT_1X
+    from histology.resolution import MICRONS_AT_1X
     return MICRONS_AT_1X / FLAGS.magnification
 
 
@@ -347,10 +354,10 @@ def division(record):
 
 def announce(record, folder):
     """Prints which network is used, and on what."""
+    from nets import saved
     from nets.tf1 import device_line, tf
-    from training import checkpoints
 
-    whose = ('shipped with the code' if checkpoints.is_shipped(folder)
+    whose = ('shipped with the code' if saved.is_shipped(folder)
              else 'your own')
     print(f'{folder}: {record["net"]}, {whose}, trained on '
           f'{record["data_source"]}, step {record["step"]}'
@@ -364,9 +371,9 @@ def evaluate(folder, output_stride):
     import h5py
     import numpy as np
 
-    from eval import curves, evaluate as evaluation
+    from eval import curves, report
+    from eval import evaluate as evaluation
     from nets.tf1 import tf
-    from training import checkpoints
 
     path = store.store_path(FLAGS.data_dir, FLAGS.split)
     if not os.path.exists(path) and os.path.exists(
@@ -374,51 +381,55 @@ def evaluate(folder, output_stride):
         raise InputError(f'--split={FLAGS.split}: the data in '
                          f'{FLAGS.data_dir} were prepared without such '
                          'images; give another --split or prepare others')
-    with store.open_store(path) as file, checkpoints.restored_model(
-            folder, FLAGS.net, FLAGS.width, output_stride,
-            FLAGS.accelerate == 'on') as (forward, stride, record):
+    with store.open_store(path) as file:
+        predictor = load_predictor(folder, output_stride)
         names = store.image_names(file)
-        refuse_trained_on(record, file, path, folder)
-        announce(record, folder)
+        refuse_trained_on(predictor.record, file, path, folder)
+        announce(predictor.record, folder)
         results = evaluation.evaluate(
-            store.whole_images(file), len(names), forward, stride,
-            FLAGS.threshold, FLAGS.max_pixels, FLAGS.average,
+            store.whole_images(file), len(names), predictor,
             os.path.join(folder, f'{FLAGS.split}_pictures'))
         settings = {
-            'source': store.attributes(file)['source'], 'config': record,
+            'source': store.attributes(file)['source'],
+            'config': predictor.record,
             'flags': {name: FLAGS[name].value for name in
                       ('net', 'data_dir', 'split', 'threshold', 'average',
                        'max_pixels', 'accelerate')},
             'versions': {'python': sys.version.split()[0],
                          'tensorflow': tf.__version__,
                          'numpy': np.__version__, 'h5py': h5py.__version__}}
-        evaluation.write_results(folder, FLAGS.split, results, settings)
+        report.write_results(folder, FLAGS.split, results, settings)
     print(f'{settings["source"]}, {FLAGS.split} images')
-    print(evaluation.format_table(results))
+    print(report.format_table(results))
     print(f'evaluated: {folder}/{FLAGS.split}.json, .csv and _pictures/'
           + (', curves.png' if curves.plot_curves(folder) else ''))
+
+
+def load_predictor(folder, output_stride):
+    """The Predictor of a model folder, by the flags."""
+    return Predictor.load(
+        folder, FLAGS.net, FLAGS.width, output_stride,
+        FLAGS.accelerate == 'on', threshold=FLAGS.threshold,
+        max_pixels=FLAGS.max_pixels, average=FLAGS.average)
 
 
 def predict(folder, output_stride):
     """--mode=predict; returns the exit status: 1 if images are left out."""
     require('images')
     microns_per_pixel = asked_microns_per_pixel()
-    from eval.predict import predict_files
+    from nets import saved
+    from prediction.predict import predict_files
     from training import checkpoints
 
     output_dir = FLAGS.output_dir or os.path.join('predictions', FLAGS.net)
     if (FLAGS['model_dir'].using_default_value
             and not checkpoints.holds_training(folder)
-            and not checkpoints.holds_weights(folder)):
-        folder = os.path.join(checkpoints.PRETRAINED, FLAGS.net)
-    with checkpoints.restored_model(
-            folder, FLAGS.net, FLAGS.width, output_stride,
-            FLAGS.accelerate == 'on') as (forward, stride, record):
-        announce(record, folder)
-        skipped = predict_files(FLAGS.images, output_dir, forward, stride,
-                                FLAGS.threshold, FLAGS.max_pixels,
-                                FLAGS.average, microns_per_pixel,
-                                FLAGS.outputs)
+            and not saved.holds_weights(folder)):
+        folder = os.path.join(saved.PRETRAINED, FLAGS.net)
+    predictor = load_predictor(folder, output_stride)
+    announce(predictor.record, folder)
+    skipped = predict_files(FLAGS.images, output_dir, predictor,
+                            microns_per_pixel, FLAGS.outputs)
     print(f'predicted: {output_dir}'
           + (f'; {len(skipped)} images left out' if skipped else ''))
     return 1 if skipped else 0
@@ -453,18 +464,17 @@ def main(_):
     After a signal the status is 128 and its number, as in shells.
     """
     try:
-        for number in stopping.SIGNALS:
-            signal.signal(number, stopping.stop)
+        for number in progress.SIGNALS:
+            signal.signal(number, progress.stop)
         try:
             return run_mode()
         finally:
-            for number in stopping.SIGNALS:
+            for number in progress.SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
     except BaseException as error:
-        number = stopping.received()
+        number = progress.received()
         if number is None and not isinstance(error, InputError):
             raise
-        progress.end_line()
         if number is None:
             return f'error: {error}'
         print('stopped', file=sys.stderr)

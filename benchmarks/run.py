@@ -18,11 +18,12 @@ import imageio.v3 as iio
 import numpy as np
 
 from benchmarks.turns import ratio, side_by_side
-from eval import inference
-from input_pipeline import annotations, sample, store
-from input_pipeline.files import atomic_write
+from histology import annotations, synthetic
+from histology.files import atomic_write
+from input_pipeline import store
 from nets import NETS
 from nets.tf1 import has_bfloat16
+from prediction import tiling
 from training.records import TrainConfig
 
 ENGINES = ('tf1', 'tf2')
@@ -41,7 +42,7 @@ MALLOC = {'MALLOC_MMAP_THRESHOLD_': '4000000000',
 CROP, PATCH = str(TrainConfig.crop_size), str(store.PATCH_SIZE)
 # Side of an image, as MoNuSeg's; for PyTorch padded to U-Net's stride.
 IMAGE, TORCH_IMAGE = '1000', '1008'
-VIEWS = str(inference.TURNS)  # of an image, averaged
+VIEWS = str(tiling.TURNS)  # of an image, averaged
 SHIPPED = '--model_dir=checkpoints/pretrained'
 PRECISIONS = {('tf1', 'off'): 'float32',
               (STOCK, 'on'): 'XLA', (STOCK, 'off'): 'no XLA',
@@ -171,11 +172,11 @@ def measure_torch(table, engine):
 def measure_image(table, engine):
     """Whole-image prediction against the bare forward passes."""
     for views in ('1', VIEWS):
-        segment, bare = side_by_side(
+        rows, bare = side_by_side(
             [worker(engine, 'image', 'unet', how, views)
-             for how in ('segment', 'bare')], REPEATS)
+             for how in ('rows', 'bare')], REPEATS)
         table.add_ratio(f'unet, image of 1000 x 1000, {views} views, '
-                        'prediction / forward pass', engine, (bare, segment),
+                        'prediction / forward pass', engine, (bare, rows),
                         1.15)
 
 
@@ -196,7 +197,7 @@ def measure_files(table, engine):
     table.add_ratio("unet, prediction, plain / StarDist's forward pass, time",
                     engine, (stardist, plain), 1.0)
     table.add_ratio('unet, prediction, averaged / plain, time', engine,
-                    (plain, averaged), inference.TURNS)
+                    (plain, averaged), tiling.TURNS)
 
 
 def run_main(engine, *flags):
@@ -213,8 +214,8 @@ def write_data(folder, copies):
     """Writes train.h5 of 9 * copies synthetic images, and validation.h5."""
     for split, seed, count in (('train', 0, 9 * copies),
                                ('validation', 1, 1)):
-        image, instances = sample.make(np.random.RandomState(seed),
-                                       sample.SIZE)
+        image, instances = synthetic.make(np.random.RandomState(seed),
+                                       synthetic.SIZE)
         with atomic_write(store.store_path(folder, split)) as partial:
             store.write_store(
                 partial, {'source': 'synthetic sample', 'split': split,
@@ -237,7 +238,7 @@ def measure_memory(table, engine, folder):
             f'--model_dir={models}{copies}', '--steps=20', '--accelerate=off')
         table.add(f'unet, training, {81 * copies} patches, peak MiB', engine,
                   f'{peak:.0f}')
-    tile, _ = sample.make(np.random.RandomState(0), 1000)
+    tile, _ = synthetic.make(np.random.RandomState(0), 1000)
     for megapixels in MEGAPIXELS:
         times = round(megapixels ** 0.5)
         path = os.path.join(folder, f'{megapixels}.png')

@@ -14,12 +14,12 @@ import numpy as np
 
 import nets
 from benchmarks.turns import BATCH, STEPS, serve
-from eval import inference, predict
-from eval.instances import THRESHOLD
-from input_pipeline import queues, sample
+from histology import synthetic
+from input_pipeline import queues
 from input_pipeline.preprocessing import normalise, pad_to_stride
+from nets import saved
 from nets.tf1 import acceleration_scope, session_config, tf
-from training import checkpoints
+from prediction import Predictor, predict
 from training.model_fn import model_fn
 from training.records import TrainConfig
 
@@ -105,23 +105,23 @@ def image(net, how, views):
 
     Args:
         net: the network.
-        how: 'segment', the probability and the mask as eval and predict have
-            them, or 'bare', the forward passes of the same pixels alone.
+        how: 'rows', the probability as eval and predict have it, or 'bare',
+            the forward passes of the same pixels alone.
         views: '1', or as many as predict averages over.
     """
     run, stride = untrained(net), nets.stride(net)
     pixels = np.uint8(random_images(1, 1000)[0] * 255)
     padded = normalise(pad_to_stride(pixels, stride))[np.newaxis]
 
-    def segment():
-        inference.segment(pixels, run, stride, THRESHOLD,
-                          inference.MAX_PIXELS, views != '1')
+    def rows():
+        for _ in Predictor(run, stride, average=views != '1').rows(pixels):
+            pass
 
     def bare():
         for _ in range(int(views)):
             run(padded)
 
-    serve({'segment': segment, 'bare': bare}[how], 1, 1)
+    serve({'rows': rows, 'bare': bare}[how], 1, 1)
 
 
 def image_file(net, views):
@@ -132,20 +132,18 @@ def image_file(net, views):
     Args:
         net, views: as for `image`.
     """
-    pixels, _ = sample.make(np.random.RandomState(0), 1000)
-    with tempfile.TemporaryDirectory() as folder, (
-            checkpoints.restored_model(
-                os.path.join(checkpoints.PRETRAINED, net), net)
-    ) as (run, stride, _):
+    pixels, _ = synthetic.make(np.random.RandomState(0), 1000)
+    predictor = Predictor.load(os.path.join(saved.PRETRAINED, net),
+                               average=views != '1')
+    with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'image.png')
         iio.imwrite(path, pixels, plugin='pillow')
 
         def predict_it():
             # The turns are told on stdout.
             with contextlib.redirect_stdout(sys.stderr):
-                predict.predict_files(
-                    [path], os.path.join(folder, 'out'), run, stride,
-                    THRESHOLD, inference.MAX_PIXELS, views != '1')
+                predict.predict_files([path], os.path.join(folder, 'out'),
+                                      predictor)
 
         serve(predict_it, 1, 1)
 

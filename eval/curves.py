@@ -4,7 +4,7 @@ import logging
 import math
 import os
 
-from input_pipeline.files import atomic_write
+from histology.files import atomic_write
 
 EVENT_FILES = 'events.out.tfevents.*'
 TAGS = ('loss', 'accuracy', 'f1', 'aji', 'pq')

@@ -1,58 +1,15 @@
 """Pictures of tissue, masks and nuclear outlines."""
 import numpy as np
 
-from eval import metrics, nuclei_metrics
-from input_pipeline import files
+from eval import nuclei_metrics, pixel_metrics
+from histology import files
+from prediction.writers import nuclear_outlines, overlay
 
-# Absent from haematoxylin and eosin, so it stands out on any tissue.
-OUTLINE_COLOUR = (0, 255, 0)
-STRIP = 1024  # rows drawn on at a time, for memory
 # Of nuclei by how they were found. Far, by CIEDE2000, from each other and from
 # the colours of stained tissue, also to those with two kinds of cones.
 FOUND_COLOURS = {'true': (255, 255, 0), 'false': (0, 128, 255),
                  'missed': (213, 94, 0)}
 FOUND_OPACITY = 0.6  # of these colours within the outlines
-
-
-def overlay(image, labels, out=None):
-    """Draws the outlines of the nuclei on the tissue.
-
-    Args:
-        image: uint8 [H, W, 3].
-        labels: [H, W], 0 in the background and a number for each nucleus, or
-            a mask.
-        out: `image` itself to draw on it, or None to draw on a copy.
-
-    Returns:
-        uint8 [H, W, 3]; see `nuclear_outlines`.
-    """
-    drawn = image.copy() if out is None else out
-    for top in range(0, len(labels), STRIP):
-        # With a row to either side, which an outline depends on.
-        outer = slice(max(top - 1, 0), top + STRIP + 1)
-        edges = nuclear_outlines(labels[outer])[top - outer.start:][:STRIP]
-        np.copyto(drawn[top:top + STRIP], np.uint8(OUTLINE_COLOUR),
-                  where=edges[..., np.newaxis])
-    return drawn
-
-
-def nuclear_outlines(labels):
-    """The outermost pixels of each nucleus, so that touching ones part.
-
-    Args:
-        labels: int [H, W], 0 in the background and a number for each nucleus.
-
-    Returns:
-        bool [H, W], True at the pixels of a nucleus of which one of the four
-        neighbours has another label. The image's edge is no neighbour.
-    """
-    outlines = np.zeros(labels.shape, bool)
-    for values, found in ((labels, outlines), (labels.T, outlines.T)):
-        differ = values[1:] != values[:-1]
-        found[1:] |= differ
-        found[:-1] |= differ
-    outlines &= labels > 0
-    return outlines
 
 
 def found_nuclei(image, labels, truth):
@@ -129,7 +86,7 @@ def display_nuclei(image, labels, image_title='Tissue Image',
     labels = _as_plane(labels, 'labels')
     if labels.dtype.kind not in 'biu':
         raise ValueError(f'labels is of {labels.dtype}; give whole numbers, '
-                         'as eval.instances.label_nuclei does')
+                         'as prediction.instances.label_nuclei does')
     image = _as_image(image, labels, 'labels')
     _show_row([(image_title, image),
                (f'{labels_title}: {len(np.unique(labels[labels > 0]))}',
@@ -200,7 +157,8 @@ def save_comparison(path, whole, mask, labels):
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
     truth = whole.instances > 0
-    f1 = metrics.compute(metrics.confusion_matrix(mask, truth))['f1']
+    f1 = pixel_metrics.compute(
+        pixel_metrics.confusion_matrix(mask, truth))['f1']
     if whole.told_apart:
         values = nuclei_metrics.compute(
             nuclei_metrics.compare(labels, whole.instances))

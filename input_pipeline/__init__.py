@@ -1,1 +1,1 @@
-"""From the annotated images on disk to batches of patches."""
+"""From annotated images to HDF5 stores, and from stores to batches."""

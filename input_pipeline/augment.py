@@ -1,8 +1,8 @@
 """Random changes of a training patch and its mask, as graph ops."""
 import numpy as np
 
+from histology.stains import STAINS
 from input_pipeline.preprocessing import normalise
-from input_pipeline.stains import STAINS
 from nets.tf1 import tf
 
 # Ranges of the uniform draws.

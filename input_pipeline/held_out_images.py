@@ -6,9 +6,9 @@ by the digests of their pixels in the store, and touches no others.
 import contextlib
 import os
 
+from histology.files import InputError
+from histology.images import read_image, write_png
 from input_pipeline import store
-from input_pipeline.files import InputError
-from input_pipeline.images import read_image, write_png
 
 
 def write(folder, path):

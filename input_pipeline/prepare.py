@@ -1,34 +1,31 @@
 """From annotated images to the stores that training and evaluation read."""
 import collections
 import contextlib
-import fnmatch
 import functools
-import hashlib
 import json
 import os
 import sys
 import time
 
-import numpy as np
-
-from input_pipeline import annotations
-from input_pipeline import held_out_images
-from input_pipeline import images
-from input_pipeline import monuseg
-from input_pipeline import outlines
-from input_pipeline import pairs
-from input_pipeline import progress
-from input_pipeline import resolution
-from input_pipeline import sample
-from input_pipeline import sources
-from input_pipeline import store
-from input_pipeline.files import (InputError, atomic_write, locked,
-                                  remove_matching)
+from histology import (
+    annotations,
+    images,
+    listing,
+    monuseg,
+    pairs,
+    progress,
+    rasterize,
+    resample,
+    resolution,
+    synthetic,
+)
+from histology.files import InputError, atomic_write, locked, remove_matching
+from input_pipeline import held_out_images, store
+from input_pipeline import splits as division
 
 SPLITS = ('train', 'validation', 'test')
 HELD_OUT = 'held_out_images'  # folder beside the stores
 MOST_LEFT_OUT = 0.5  # of the images
-LONG_NAMES = 1000  # bytes, of the names of validation images
 
 # The annotated images to prepare:
 #   source: what they are called
@@ -43,8 +40,9 @@ Data = collections.namedtuple('Data', 'source entries digest load '
 
 def find_sample(seed):
     """The Data of the synthetic sample made from a seed."""
-    return Data('synthetic sample', sample.find(seed), '',  # the seed says it
-                lambda entry, said: sample.load(entry), None)
+    return Data('synthetic sample', synthetic.find(seed),
+                '',  # the seed says it
+                lambda entry, said: synthetic.load(entry), None)
 
 
 def find_monuseg(folder, microns_per_pixel=None):
@@ -74,7 +72,7 @@ def find_own(images_dir, annotations_dir, test_dirs=None,
     """
     entries = pairs.find(images_dir, annotations_dir)
     if test_dirs:
-        entries = sources.ordered(
+        entries = listing.ordered(
             entries + pairs.find(*test_dirs, split='test'))
     return _annotated(pairs.source_name(images_dir, annotations_dir), entries,
                       microns_per_pixel)
@@ -83,7 +81,7 @@ def find_own(images_dir, annotations_dir, test_dirs=None,
 def _annotated(source, entries, microns_per_pixel):
     # A folder's name may be no UTF-8, which is what stores hold.
     source = source.encode('utf-8', 'backslashreplace').decode()
-    return Data(source, entries, sources.digest(entries),
+    return Data(source, entries, listing.digest(entries),
                 lambda entry, said: load(entry, microns_per_pixel, said),
                 microns_per_pixel)
 
@@ -101,7 +99,7 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
         output_dir: folder of the stores, made if absent, and locked.
         data: Data.
         seed: of the division into training and validation; 0 to 2**32 - 1.
-        fold, validation: see `assign_splits`.
+        fold, validation: see `splits.assign_splits`.
 
     Returns:
         list of the names that were left out.
@@ -111,14 +109,14 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
             in the folder, the output cannot be written, or a file of the
             user's is in its place.
     """
-    splits = assign_splits(data.entries, seed, fold, validation)
+    splits = division.assign_splits(data.entries, seed, fold, validation)
     rules = {'source': data.source, 'source_digest': data.digest,
              'seed': seed,
-             'fold': _fold_text(fold, splits) if validation else fold,
+             'fold': division.fold_text(fold, splits) if validation else fold,
              'patch_size': store.PATCH_SIZE, 'overlap': store.OVERLAP,
-             'fill_rule': outlines.FILL_RULE, 'mask_background': 0,
+             'fill_rule': rasterize.FILL_RULE, 'mask_background': 0,
              'mask_nucleus': 1, 'microns_per_pixel':
-             data.microns_per_pixel or resolution.MICRONS_PER_PIXEL}
+             data.microns_per_pixel or resample.MICRONS_PER_PIXEL}
     with locked(output_dir, 'data_dir'):
         # What killed processes left, on whatever machine.
         remove_matching(output_dir, *(f'.partial-*-{split}.h5'
@@ -138,94 +136,11 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
     return left_out
 
 
-def assign_splits(entries, seed, fold, validation=()):
-    """Divides entries into the splits of the stores, whole images only.
-
-    Names of TCGA slides begin with the site that took the tissue, so of
-    entries ordered by name neighbours are alike: of each four, one goes into
-    each fold.
-
-    Args:
-        entries: tuples with `name` and `split`, ordered by name.
-        seed: of the choice among each four.
-        fold: '0' to '3', the fold to validate on, or `store.TRAIN_ON_ALL`.
-        validation: names of the training images to validate on instead, or
-            shell patterns of them.
-
-    Returns:
-        dict of lists of entries: 'train', and 'validation' and 'test' where
-        there are any.
-
-    Raises:
-        InputError: there are too few training images, or none has a name.
-    """
-    training = [entry for entry in entries if entry.split == 'training']
-    if validation:
-        held = _named(training, validation)
-    else:
-        rng = np.random.RandomState(seed)
-        folds = [str(k) for start in range(0, len(training), store.FOLDS)
-                 for k in rng.permutation(
-                     min(store.FOLDS, len(training) - start))]
-        held = {entry.name for entry, its_fold in zip(training, folds)
-                if its_fold == fold}
-    splits = {
-        'train': [entry for entry in training if entry.name not in held],
-        'validation': [entry for entry in training if entry.name in held],
-        'test': [entry for entry in entries if entry.split == 'test']}
-    splits = {split: chosen for split, chosen in splits.items() if chosen}
-    if 'train' in splits and (fold == store.TRAIN_ON_ALL
-                              or 'validation' in splits):
-        return splits
-    if validation:
-        raise InputError('--validation: names all training images; leave some '
-                         'to train on')
-    needed = 1 if fold == store.TRAIN_ON_ALL else max(2, int(fold) + 1)
-    raise InputError(f'{len(training)} training images found, --fold={fold} '
-                     f'needs {needed}' + _why_test(splits.get('test', []))
-                     + '; give the folder above the training data, more '
-                     'images, or another --fold or --validation')
-
-
-def _named(entries, patterns):
-    """The names of the entries that patterns fit, each at least one."""
-    held = set()
-    for pattern in patterns:
-        found = {entry.name for entry in entries
-                 if entry.name == pattern  # which may hold brackets
-                 or fnmatch.fnmatchcase(entry.name, pattern)}
-        if not found:
-            names = ', '.join(entry.name for entry in entries[:3])
-            raise InputError(f'--validation: no training image is called '
-                             f'{pattern}; they are {names} ...')
-        held |= found
-    return held
-
-
-def _why_test(entries):
-    """Says which images became test images, and why, for an error."""
-    reasons = collections.defaultdict(list)
-    for entry in entries:
-        reasons[getattr(entry, 'why', None)].append(entry.name)
-    return ''.join(
-        f'. {len(names)} are test images ({names[0]}'
-        f'{" ..." if names[1:] else ""}), {why}'
-        for why, names in reasons.items() if why)
-
-
-def _fold_text(fold, splits):
-    """The attribute `fold` where validation images were named."""
-    names = ','.join(entry.name for entry in splits['validation'])
-    if len(names.encode()) > LONG_NAMES:
-        names = hashlib.sha1(names.encode()).hexdigest()
-    return f'validation={names}'
-
-
 def load(entry, microns_per_pixel, said):
     """Reads an annotated image.
 
     Args:
-        entry: `sources.Entry`.
+        entry: `listing.Entry`.
         microns_per_pixel: see Data.
         said: ReadingLog.
 
@@ -238,18 +153,18 @@ def load(entry, microns_per_pixel, said):
         InputError: a file cannot be read, or the annotation is of another
             image.
     """
-    path, content = sources.path_and_data(entry.image)
+    path, content = listing.path_and_data(entry.image)
     image = images.read_image(path, content)
     image_size = image.shape[:2]
     stated = resolution.read_microns_per_pixel(path, content)
     said.resolution(path, stated)
-    image = resolution.for_network(image, microns_per_pixel, path)
+    image = resample.for_network(image, microns_per_pixel, path)
     size = image.shape[:2]
     yield image
     del image, content  # a large one fills the memory
     instances, kind, microns, left_out = annotations.load(
         entry.annotation, image_size, size)
-    path = sources.name_of(entry.annotation)
+    path = listing.name_of(entry.annotation)
     said.resolution(path, microns)
     said.annotation(path, annotations.format_of(entry.annotation), kind,
                     left_out)
@@ -266,7 +181,7 @@ class ReadingLog:
     def __init__(self, microns_per_pixel):
         self.kinds = collections.Counter()
         self.errors = []
-        self.resolution = resolution.Check(microns_per_pixel)
+        self.resolution = resolution.ResolutionWarner(microns_per_pixel)
 
     def leave_out(self, _, error):
         """Keeps what was wrong with an image that is left out."""
@@ -278,8 +193,7 @@ class ReadingLog:
             kind = form
         self.kinds[kind] += 1
         if left_out:
-            progress.end_line()
-            print(f'{path}: left out: {"; ".join(left_out)}')
+            progress.say(f'{path}: left out: {"; ".join(left_out)}')
 
     def print_all(self):
         """Prints what was left out, and what was taken for how many images.
@@ -341,7 +255,7 @@ def _replace_stores(folder, rules, splits, data):
     Args:
         folder: of the stores.
         rules: dict of attributes, those of all stores.
-        splits: dict of lists of entries, see `assign_splits`.
+        splits: dict of lists of entries, see `splits.assign_splits`.
         data: Data.
 
     Returns:
@@ -352,9 +266,10 @@ def _replace_stores(folder, rules, splits, data):
     _say_what_is_replaced(folder, data.source)
     start = time.time()
     said = ReadingLog(data.microns_per_pixel)
-    report = progress.reporter(sum(map(len, splits.values())), 'image')
     done, summary, left_out = 0, [], []
     with contextlib.ExitStack() as stores:
+        report = stores.enter_context(progress.reporter(
+            sum(map(len, splits.values())), 'image'))
         partials = {}
         for split, entries in splits.items():
             partials[split] = stores.enter_context(

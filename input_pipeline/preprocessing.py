@@ -1,16 +1,10 @@
 """How an image becomes network input: one rule for training and prediction."""
 import numpy as np
 
-from input_pipeline.files import InputError
+from histology.resample import MIN_SIDE
 
-# Stored beside a trained network, so that a later change of rule is noticed.
-NORMALISATION = 'uint8 / 255'
-# And so is this; until there were gaps no record said it.
+# Stored beside a trained network; until there were gaps no record said it.
 TARGET, FORMER_TARGET = 'masks with gaps', 'masks'
-
-# A nucleus is some 25 pixels wide. The networks' strides are at most half of
-# this, so that sides can be reflected up to a multiple of them.
-MIN_SIDE = 32
 
 # A square of so many pixels closes the gaps of `mask_with_gaps`, and so
 # finds them: in the loss, to weigh them, and to give them back to the nuclei.
@@ -30,19 +24,6 @@ def normalise(images):
     if isinstance(images, np.ndarray):
         images = images.astype(np.float32)
     return images / 255
-
-
-def check_size(size, name):
-    """Raises InputError naming an image where a side is below MIN_SIDE.
-
-    Args:
-        size: (height, width), as the networks see it.
-        name: for the message.
-    """
-    height, width = size
-    if min(height, width) < MIN_SIDE:
-        raise InputError(f'{name}: {width} x {height} pixels; both sides must '
-                         f'be at least {MIN_SIDE}, give a larger image')
 
 
 def pad_to_stride(image, stride):

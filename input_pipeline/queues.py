@@ -10,10 +10,13 @@ import itertools
 
 import numpy as np
 
+from histology.files import InputError
 from input_pipeline import augment, store
-from input_pipeline.files import InputError
-from input_pipeline.preprocessing import (mask_with_gaps, normalise,
-                                          pad_to_stride)
+from input_pipeline.preprocessing import (
+    mask_with_gaps,
+    normalise,
+    pad_to_stride,
+)
 from nets.tf1 import tf
 
 BLOCK = 16  # patches read at a time

@@ -26,10 +26,11 @@ import sys
 import h5py
 import numpy as np
 
-from input_pipeline.annotations import COMPONENTS
-from input_pipeline.files import (DAMAGED, MAX_NAME, InputError, open_hdf5,
-                                  reserve_space)
-from input_pipeline.preprocessing import check_size, mask_with_gaps
+from histology.annotations import COMPONENTS
+from histology.files import MAX_NAME, InputError
+from histology.resample import check_min_side
+from input_pipeline.preprocessing import mask_with_gaps
+from nets.hdf5 import HDF5_ERRORS, open_hdf5, reserve_space
 
 SCHEMA_VERSION = 4
 PATCH_SIZE = 256  # pixels
@@ -169,7 +170,7 @@ def _add_image(store, index, name, image):
     Returns:
         its `pixel_digest`
     """
-    check_size(image.shape[:2], name)
+    check_min_side(image.shape[:2], name)
     origins = _origins(*image.shape[:2])
     # Without the flush, what came before might still want room.
     store.flush()
@@ -280,7 +281,7 @@ def open_store(path, identity=None, unseen=(), digests=None):
     store = _open(path)
     try:
         flaw = _flaw(store)
-    except DAMAGED as error:
+    except HDF5_ERRORS as error:
         flaw = str(error).splitlines()[0]
     if flaw:
         atexit.register(_end_quietly)
@@ -323,7 +324,7 @@ def check_replaceable(path):
     with _open(path) as file:
         try:
             ours = 'schema_version' in file.attrs
-        except DAMAGED:
+        except HDF5_ERRORS:
             ours = False
     if not ours:
         raise InputError(f'{path}: not written by this program, or damaged; '
@@ -350,7 +351,7 @@ def reading(store):
         # it was opened.
         if os.path.getsize(store.filename) < store.id.get_filesize():
             raise OSError('the file was cut short')
-    except DAMAGED as error:
+    except HDF5_ERRORS as error:
         reason = str(error).splitlines()[0]
         raise InputError(f'{store.filename}: a read failed ({reason}); check '
                          'the disk, delete the file and prepare with '

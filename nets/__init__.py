@@ -2,7 +2,7 @@
 
     model = nets.build('unet')
     model.load_weights('checkpoints/unet/weights.h5')
-    prediction = inference.predict(model, images)   # of eval/inference.py
+    prediction = tiling.predict(model, images)   # of eval/tiling.py
 
 A network is a module NAME.py of this package with a function
 NAME(images, width, training), from images to logits, and STRIDE, what must
@@ -17,6 +17,9 @@ import importlib
 NETS = ('segnet', 'unet', 'deeplabv3')
 WIDTH = 16
 OUTPUT_STRIDE = 8
+# Of their input. Stored beside a trained network, so that a later change of
+# rule is noticed.
+NORMALISATION = 'uint8 / 255'
 
 
 def module_of(net):

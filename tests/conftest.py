@@ -8,6 +8,7 @@ import sys
 import time
 
 import imageio.v3 as iio
+
 # Lists the fonts, where none has yet, before a process under test has to: one
 # that takes long over it says so on stderr.
 import matplotlib.font_manager  # noqa: F401
@@ -16,7 +17,8 @@ import pytest
 from scipy import ndimage
 from skimage import morphology
 
-from input_pipeline import sample, store
+from histology import synthetic
+from input_pipeline import store
 from nets import NETS  # noqa: F401, for the tests
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -68,7 +70,7 @@ def data_dir(tmp_path_factory):
         rng = np.random.RandomState(seed)
         examples = []
         for index in range(count):
-            image, instances = sample.make(rng, size)
+            image, instances = synthetic.make(rng, size)
             image, instances = image[:, :-7], instances[:, :-7]
             examples.append(example(f'{split}-{index}', image, instances))
         store.write_store(str(folder / f'{split}.h5'),
@@ -143,7 +145,7 @@ def start_long(mode, model_dir, folder):
     Returns:
         The process.
     """
-    image, instances = sample.make(np.random.RandomState(0), 520)
+    image, instances = synthetic.make(np.random.RandomState(0), 520)
     # Images that differ.
     examples = [(f'{index:02}', np.roll(image, index, 0),
                  np.roll(instances, index, 0))
@@ -232,25 +234,25 @@ def masks_of(folder, net, path):
     them: whole images, not averaged, small holes filled and gaps closed.
 
     Args:
-        folder, net: as for `checkpoints.restored_model`.
+        folder, net: as for `Predictor.load`.
         path: of the store.
 
     Returns:
         List of the masks, uint8 [H, W] of 0 and 1, and of the true ones.
     """
     # Here, for tests that need no TensorFlow.
-    from eval import inference
-    from training import checkpoints
-    with store.open_store(path) as file, checkpoints.restored_model(
-            str(folder), net) as (forward, stride, _):
-        return zip(*[(whole_mask(*inference.segment(
-            whole.image, forward, stride, 0.5, inference.MAX_PIXELS)),
-            whole.instances > 0) for whole in store.whole_images(file)])
+    from prediction import Predictor
+    predictor = Predictor.load(str(folder), net, average=False)
+    with store.open_store(path) as file:
+        return zip(*[(whole_mask(np.concatenate(list(
+            predictor.rows(whole.image)))), whole.instances > 0)
+            for whole in store.whole_images(file)])
 
 
-def whole_mask(mask, probability):
-    """What `inference.segment` gives without small holes and gaps, bool."""
-    mask = without_small_holes(mask > 0)
+def whole_mask(probability):
+    """The mask of a float [H, W] without small holes and gaps, bool."""
+    mask = without_small_holes(probability > 0.5)
+    probability = np.rint(255 * probability)
     closed = morphology.binary_closing(np.pad(mask, 9, mode='constant'),
                                        np.ones((5, 5)))[9:-9, 9:-9]
     return without_small_holes(mask | closed & (probability > 51))  # a fifth

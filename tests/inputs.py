@@ -7,8 +7,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from input_pipeline import prepare, sources, store
-from input_pipeline.files import InputError
+from histology import listing
+from histology.files import InputError
+from input_pipeline import prepare, store
 
 SIDE = 300  # of most images, pixels
 
@@ -136,7 +137,7 @@ def found(data):
 
 
 def annotation_of(entry):
-    return sources.name_of(entry.annotation)
+    return listing.name_of(entry.annotation)
 
 
 def prepared(folder):

@@ -14,8 +14,9 @@ from PIL import Image
 from scipy import io as matlab
 
 from conftest import example, one_line
-from input_pipeline import annotations, images, outlines, store
-from input_pipeline.files import InputError
+from histology import annotations, geojson, images, imagescope, rasterize
+from histology.files import InputError
+from input_pipeline import store
 from training import checkpoints
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (60, 50, 3)).astype(np.uint8)
@@ -121,8 +122,8 @@ BOMB = ('<!DOCTYPE a [<!ENTITY l0 "lol">' + ''.join(
 
 
 @pytest.mark.parametrize('parse, data', [
-    (outlines.parse_imagescope, f'<Annotations>{SQUARE * 20}</Annotations>'),
-    (outlines.parse_geojson, f'[{", ".join([POLYGON] * 20)}]')])
+    (imagescope.parse, f'<Annotations>{SQUARE * 20}</Annotations>'),
+    (geojson.parse, f'[{", ".join([POLYGON] * 20)}]')])
 def test_damaged_outlines(parse, data):
     data = data.encode()
     assert len(parse(data, 'whole').nuclei) == 20
@@ -130,7 +131,7 @@ def test_damaged_outlines(parse, data):
     for copy in damaged(data, 200):
         found = answer(parse, copy, 'damaged')
         failed += found is None
-        filled = found and answer(outlines.fill, found.nuclei, 9, 9)
+        filled = found and answer(rasterize.fill, found.nuclei, 9, 9)
         assert filled is None or filled[0].shape == (9, 9)
     assert failed >= 60  # those cut short at least
 
@@ -168,7 +169,7 @@ def test_damaged_inst_maps(tmp_path, compressed):
         SQUARE.replace('X=', 'Z=')))])
 def test_what_is_no_annotation(xml):
     with pytest.raises(InputError, match='^x.xml: '):
-        outlines.parse_imagescope(xml.encode(), 'x.xml')
+        imagescope.parse(xml.encode(), 'x.xml')
 
 
 def test_outlines_that_cross_themselves():
@@ -176,9 +177,9 @@ def test_outlines_that_cross_themselves():
     # diagonals, which are the crossing sides, the rule for centres on an
     # outline decides.
     eight = region((0, 0), (10, 10), (10, 0), (0, 10))
-    found = outlines.parse_imagescope(
+    found = imagescope.parse(
         f'<Annotations>{eight}</Annotations>'.encode(), 'x')
-    instances, _ = outlines.fill(found.nuclei, 30, 30)
+    instances, _ = rasterize.fill(found.nuclei, 30, 30)
     rows, columns = np.mgrid[:10, :10] * 2 - 9  # twice, from the middle
     clear = abs(rows) != abs(columns)
     np.testing.assert_array_equal(

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, SECONDS, one_line, run, train_flags, wait_for
+from histology.files import InputError
 from input_pipeline import queues
-from input_pipeline.files import InputError
+from nets import saved
 from training import checkpoints, cluster, records
 
 # Enough for a killed worker to come back before the last.
@@ -67,14 +68,14 @@ def test_a_cluster_trains_and_a_killed_worker_comes_back(
     assert {task: process.returncode for task, process in processes.items()
             } == dict.fromkeys(processes, 0), logs
     # Some steps are under way when the last is taken.
-    last = checkpoints.checkpoint_step(checkpoints.latest_valid(str(folder)))
+    last = saved.checkpoint_step(checkpoints.latest_valid(str(folder)))
     assert STEPS <= last < STEPS + 10
-    best = checkpoints.read_best(str(folder))
+    best = saved.read_best(str(folder))
     assert STEPS <= best['evaluated'] < STEPS + 10
     # No checkpoint was evaluated twice.
     evaluated = re.findall(r'step \d+: validation', logs['evaluator'])
     assert len(evaluated) == len(set(evaluated)) > 1
-    assert checkpoints.record_of_weights(
+    assert saved.record_of_weights(
         str(folder / 'weights.h5'))['step'] == best['step']
     assert logs['worker'].count(f'training {STEPS} steps') == 1
     assert 'resuming at step' in logs['worker']

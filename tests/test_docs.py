@@ -8,14 +8,14 @@ import sys
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from test_pretrained import f1
 
 import nets
+from benchmarks.diagrams import title_of
 from conftest import ROOT, run
-from docs.diagrams import title_of
-from input_pipeline import sample
-from input_pipeline.images import read_labels
+from histology import synthetic
+from histology.images import read_labels
 from nets.tf1 import tf
-from test_pretrained import f1
 
 PAGES = ['README.md', 'checkpoints/README.md'] + sorted(
     os.path.relpath(path, ROOT) for folder in ('docs', 'benchmarks')
@@ -174,11 +174,12 @@ def test_notebook_is_the_lines_of_the_readme(tmp_path):
 
 
 def test_lines_of_the_readme_on_a_large_image(tmp_path):
-    image, instances = sample.make(np.random.RandomState(6), 1000)
+    image, instances = synthetic.make(np.random.RandomState(6), 1000)
     iio.imwrite(tmp_path / 'large.png', image, plugin='pillow')
     # SegNet is the network that cannot do with just any size.
     lines = (readme_lines().replace('unet', 'segnet')
-             .replace('docs/synthetic.png', str(tmp_path / 'large.png')))
+             .replace('docs/figures/synthetic.png',
+                      str(tmp_path / 'large.png')))
     prediction, shown = predict_in_cells([lines.rstrip() + ';'], tmp_path,
                                          ROOT)
     assert shown == 2 * ['figure of 3']  # nuclei, and the mask

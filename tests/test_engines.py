@@ -24,11 +24,11 @@ PREDICT = '''
 import sys
 import numpy as np
 import nets
-from training import checkpoints
+from nets import saved
 folder, net, images, output = sys.argv[1:]
 images = np.load(images)
-with checkpoints.restored_model(folder, net) as (forward, _, _):
-    restored = forward(images)
+session, model, _ = saved.load_network(folder, net)
+restored = session.run(model.output, {model.input: images})
 model = nets.build(net, width=4)
 model.load_weights(folder + '/weights.h5')
 np.save(output, [restored, model.predict(images)])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from eval import evaluate
+from histology.files import InputError, write_json
 from input_pipeline import store
-from input_pipeline.files import InputError, write_json
 
 NAN = float('nan')
 NUCLEI = ('aji', 'pq', 'dq', 'sq', 'detection_precision', 'detection_recall',

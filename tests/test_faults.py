@@ -8,8 +8,16 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from conftest import (ROOT, SECONDS, one_line, run, start, start_training,
-                      train_flags)
+from conftest import (
+    ROOT,
+    SECONDS,
+    one_line,
+    run,
+    start,
+    start_training,
+    train_flags,
+)
+from nets import saved
 from nets.tf1 import tf
 from training import checkpoints
 
@@ -108,19 +116,19 @@ def test_a_wrong_record_of_the_best_is_refused(tmp_path, text, said):
     (tmp_path / 'best' / 'best.json').write_text(text)
     with pytest.raises(checkpoints.InputError,
                        match=f'best.json: .*{said}.*--model_dir'):
-        checkpoints.read_best(str(tmp_path))
+        saved.read_best(str(tmp_path))
 
 
 def test_a_checkpoint_with_nan_is_never_the_best(folder):
     path = os.path.join(folder, 'model.ckpt-6')
     fill_kernel(np.nan)(path)
-    before = checkpoints.read_best(folder)
+    before = saved.read_best(folder)
     with pytest.raises(checkpoints.InputError,
                        match='model.ckpt-6: .* NaN; .*--learning_rate'):
         checkpoints.record_evaluation(folder, path, {
             'f1': 1.0, 'recall': 1.0, 'aji': 1.0, 'pq': 1.0, 'loss': 0.0,
             'global_step': 6})
-    assert checkpoints.read_best(folder) == before
+    assert saved.read_best(folder) == before
 
 
 HOLD_OPEN = '''
@@ -140,10 +148,10 @@ def test_weights_in_use_are_not_called_damaged(folder):
         assert process.stdout.readline() == b'open\n'
         with pytest.raises(checkpoints.InputError,
                            match='weights.h5: in use by another program'):
-            checkpoints.record_of_weights(path)
+            saved.record_of_weights(path)
     finally:
         process.communicate()
-    assert checkpoints.record_of_weights(path)['net'] == 'unet'
+    assert saved.record_of_weights(path)['net'] == 'unet'
 
 
 def test_training_goes_on_from_the_one_before(program, data_dir, folder):
@@ -249,7 +257,7 @@ def test_a_full_disk_leaves_no_part_of_a_picture(
     disk = tmp_path / 'disk'
     disk.mkdir()
     (model_dir / 'unet' / 'validation_pictures').symlink_to(disk)
-    flags = {'predict': ('--images=docs/synthetic.png',
+    flags = {'predict': ('--images=docs/figures/synthetic.png',
                          f'--output_dir={disk}'),
              'eval': (f'--data_dir={data_dir}',)}
     error, before, after = on_a_small_disk(
@@ -276,7 +284,7 @@ def test_a_second_training_is_refused(program, data_dir, tmp_path):
 
 @pytest.mark.long
 def test_a_huge_image_takes_less_than_3_gb(tmp_path):
-    image = iio.imread(os.path.join(ROOT, 'docs', 'synthetic.png'),
+    image = iio.imread(os.path.join(ROOT, 'docs', 'figures', 'synthetic.png'),
                        plugin='pillow')
     repeats = -(-10000 // len(image))
     iio.imwrite(tmp_path / 'huge.png', np.tile(image, (repeats, repeats, 1))[

@@ -7,8 +7,13 @@ import sys
 import pytest
 
 from conftest import ROOT, SECONDS, run
-from input_pipeline.files import (InputError, atomic_write, locked,
-                                  remove_matching, write_json)
+from histology.files import (
+    InputError,
+    atomic_write,
+    locked,
+    remove_matching,
+    write_json,
+)
 
 
 def test_a_file_appears_at_the_end_in_a_folder_made_for_it(tmp_path):
@@ -64,7 +69,7 @@ def python(code, *arguments):
 # Writes 100000 times a letter to a file, half of them after a line on stdin.
 WRITE = '''
 import sys
-from input_pipeline.files import atomic_write
+from histology.files import atomic_write
 path, letter = sys.argv[1:]
 with atomic_write(path) as partial, open(partial, 'w') as file:
     file.write(letter * 50000)
@@ -129,8 +134,8 @@ def test_a_link_to_a_folder_is_removed_and_not_the_folder(tmp_path):
 WRITE_PNG = '''
 import sys
 import numpy as np
-from input_pipeline.files import InputError
-from input_pipeline.images import write_png
+from histology.files import InputError
+from histology.images import write_png
 noise = np.random.RandomState(0).randint(0, 256, (200, 200, 3), np.uint8)
 try:
     write_png(sys.argv[1], noise)
@@ -159,7 +164,7 @@ def test_a_full_disk_leaves_no_part_of_an_image(tmp_path, size):
 
 LOCK = '''
 import sys
-from input_pipeline.files import locked
+from histology.files import locked
 with locked(sys.argv[1], 'out_dir'):
     print('locked', flush=True)
     sys.stdin.readline()

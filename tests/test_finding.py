@@ -6,13 +6,27 @@ import zipfile
 import numpy as np
 import pytest
 
-from inputs import (NUCLEUS, annotation_of, feature, found, labels, load,
-                    mask, message, pack, pixels, save, save_geojson, save_xml,
-                    square, data_to_test, training_data, write)
-from input_pipeline import monuseg
-from input_pipeline import pairs
+from histology import listing, monuseg, pairs
 from input_pipeline import prepare
-from input_pipeline import sources
+from inputs import (
+    NUCLEUS,
+    annotation_of,
+    data_to_test,
+    feature,
+    found,
+    labels,
+    load,
+    mask,
+    message,
+    pack,
+    pixels,
+    save,
+    save_geojson,
+    save_xml,
+    square,
+    training_data,
+    write,
+)
 
 
 def places(folder, names=None):
@@ -24,7 +38,7 @@ def places(folder, names=None):
 
 def pairing(entries, folder):
     """Maps each image's path below a folder to its annotation's."""
-    return {os.path.relpath(sources.name_of(entry.image), str(folder)):
+    return {os.path.relpath(listing.name_of(entry.image), str(folder)):
             os.path.relpath(annotation_of(entry), str(folder))
             for entry in entries}
 
@@ -40,10 +54,10 @@ def test_hidden_files_are_passed_over(tmp_path):
     places(tmp_path, [
         'a.tif', '.a.tif', '.ipynb_checkpoints/a-checkpoint.tif',
         'b/.DS_Store', 'b/._c.tif', '__MACOSX/b/._c.tif', 'b/c.tif'])
-    assert set(sources.listing(str(tmp_path), 'x')) == {'a.tif', 'b/c.tif'}
+    assert set(listing.list_files(str(tmp_path), 'x')) == {'a.tif', 'b/c.tif'}
     # Not so the folder that was given, or those above it.
     hidden = places(tmp_path / '.cache' / '.data', ['d.tif'])
-    assert set(sources.listing(str(hidden), 'x')) == {'d.tif'}
+    assert set(listing.list_files(str(hidden), 'x')) == {'d.tif'}
 
 
 def test_links_to_folders_are_followed_and_loops_end(tmp_path):
@@ -58,7 +72,7 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path):
     (data / 'a link.tif').symlink_to(tmp_path / 'elsewhere/deep/b.tif')
     (data / 'to nothing.tif').symlink_to(tmp_path / 'none')
     os.mkfifo(str(data / 'pipe.tif'))
-    assert set(sources.listing(str(data), 'x')) == {
+    assert set(listing.list_files(str(data), 'x')) == {
         'own/a.tif', 'linked/deep/b.tif', 'a link.tif', 'to nothing.tif'}
 
 
@@ -82,7 +96,7 @@ def test_a_folder_that_may_not_be_read(tmp_path):
     folder.chmod(0)
     try:
         assert f'{folder}: cannot be read' in message(
-            sources.listing, str(tmp_path), 'x')
+            listing.listing, str(tmp_path), 'x')
     finally:
         folder.chmod(0o755)
 
@@ -103,14 +117,14 @@ def test_a_folder_that_may_not_be_read(tmp_path):
         'Trainees', 'strain', 'retraining', 'protest', 'validation',
         'constraint_training', 'images'))])
 def test_words_that_say_a_split(folder, split):
-    assert sources.split_of(f'{folder}/a.tif')[0] == split
-    assert sources.split_of(f'x/{folder}/y/a.tif')[0] == split
+    assert listing.split_of(f'{folder}/a.tif')[0] == split
+    assert listing.split_of(f'x/{folder}/y/a.tif')[0] == split
     # A file is no folder, and the nearest folder decides.
-    assert sources.split_of(f'x/{folder}.tif') == (None, None)
-    assert sources.split_of(f'test/train/{folder}/a.tif')[0] == (
+    assert listing.split_of(f'x/{folder}.tif') == (None, None)
+    assert listing.split_of(f'test/train/{folder}/a.tif')[0] == (
         split or 'training')
     if split:
-        assert sources.split_of(f'test/train/{folder}/a.tif')[1] == folder
+        assert listing.split_of(f'test/train/{folder}/a.tif')[1] == folder
 
 
 def test_folders_above_the_one_given_say_no_split(tmp_path):
@@ -539,7 +553,7 @@ def test_the_split_of_either(tmp_path, images, annotations, splits):
     places(tmp_path, [*(f'i/{name}.png' for name in images),
                       *(f'o/{name}.tif' for name in annotations)])
     entries = find_pairs(tmp_path, 'i', 'o')
-    found_splits = {sources.name_of(entry.image): entry.split
+    found_splits = {listing.name_of(entry.image): entry.split
                     for entry in entries}
     assert pairing(entries, tmp_path) == {
         f'i/{image}.png': f'o/{annotation}.tif'

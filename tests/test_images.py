@@ -9,8 +9,8 @@ import pytest
 import tifffile
 from PIL import Image, PngImagePlugin
 
-from input_pipeline import images, tiff
-from input_pipeline.files import InputError
+from histology import images, tiff
+from histology.files import InputError
 
 # Smooth, for the compressions that lose something.
 PIXELS = np.array(Image.fromarray(np.random.RandomState(0).randint(

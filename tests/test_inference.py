@@ -8,11 +8,11 @@ from PIL import Image
 
 import nets
 from conftest import NETS, ROOT
-from eval import inference
-from input_pipeline.files import InputError
-from input_pipeline.preprocessing import (check_size, normalise,
-                                          pad_to_stride)
+from histology.files import InputError
+from histology.resample import check_min_side
+from input_pipeline.preprocessing import normalise, pad_to_stride
 from nets.tf1 import tf
+from prediction import tiling
 
 STRIDE = 32
 
@@ -23,7 +23,7 @@ def red_channel(batch):
 
 def predict_image(*arguments, **named):
     """All rows in one array."""
-    return np.concatenate(list(inference.predict_rows(*arguments, **named)))
+    return np.concatenate(list(tiling.predict_rows(*arguments, **named)))
 
 
 def random_image(height, width, seed=1):
@@ -60,8 +60,8 @@ def test_small_images_are_refused():
     with pytest.raises(ValueError, match=r'\[31, 40\]'):
         pad_to_stride(np.zeros((31, 40)), STRIDE)
     with pytest.raises(InputError, match='a.png: 40 x 31 pixels'):
-        check_size((31, 40), 'a.png')
-    check_size((32, 32), 'a.png')
+        check_min_side((31, 40), 'a.png')
+    check_min_side((32, 32), 'a.png')
 
 
 @pytest.mark.parametrize('height, width', [
@@ -107,10 +107,10 @@ def test_tiles_of_a_known_layout():
     Two tiles cover 2 * 160 - 64 = 256, but 2 * 128 - 64 = 192 is too little;
     three cover 3 * 128 - 2 * 64 = 256, and 128 is the shortest side allowed.
     """
-    assert inference._tile_sides(224, STRIDE) == {1: 224, 2: 160, 3: 128}
+    assert tiling._tile_sides(224, STRIDE) == {1: 224, 2: 160, 3: 128}
     # The starts of three are spread over 224 - 128 = 96: the middle one at
     # 48, rounded down to a multiple of the stride.
-    tiles = inference._tiles_along(224, 128, 3, STRIDE)
+    tiles = tiling._tiles_along(224, 128, 3, STRIDE)
     assert [place.start for place, _ in tiles] == [0, 32, 96]
     total = np.zeros(224)
     for place, share in tiles:
@@ -142,7 +142,7 @@ def test_tiles_of_images_just_too_large(height, width, stride, tile, tiles):
         return red_channel(batch)
 
     image = random_image(height, width)
-    probability = predict_image(image, forward, stride, inference.MAX_PIXELS)
+    probability = predict_image(image, forward, stride, tiling.MAX_PIXELS)
     assert sizes == tiles * [tile]
     np.testing.assert_allclose(probability, image[..., 0] / 255, atol=1e-5)
 
@@ -155,11 +155,11 @@ def test_grid_of_tiles(height, width, max_pixels):
     """What holds for every grid, whatever its layout."""
     stride = 16
     padded = [length + -length % stride for length in (height, width)]
-    grid = inference._tile_grid(*padded, stride, max_pixels)
+    grid = tiling._tile_grid(*padded, stride, max_pixels)
     pixels, sides = 1, []
     for length, (grid_length, side, count) in zip(padded, grid):
         assert grid_length == length and side % stride == 0
-        starts = [place.start for place, _ in inference._tiles_along(
+        starts = [place.start for place, _ in tiling._tiles_along(
             length, side, count, stride)]
         assert len(starts) == count
         assert starts[0] == 0 and starts[-1] + side == length
@@ -251,7 +251,7 @@ def test_average_follows_the_tissue():
 def test_segment_takes_what_is_above_the_threshold():
     image = np.zeros((32, 32, 3), np.float32)
     image[0, :3, 0] = 0.25, 0.5, 0.75
-    mask, levels = inference.segment(image, red_channel, STRIDE, 0.5, 1024)
+    mask, levels = tiling.segment(image, red_channel, STRIDE, 0.5, 1024)
     assert mask.dtype == levels.dtype == np.uint8
     assert mask[0, :3].tolist() == [0, 0, 1] and mask.sum() == 1
     # 63.75, 127.5, which rounds to even, and 191.25.
@@ -260,7 +260,7 @@ def test_segment_takes_what_is_above_the_threshold():
 
 def test_segment_puts_each_row_of_tiles_in_its_place():
     image = random_image(333, 517)
-    mask, levels = inference.segment(image, red_channel, STRIDE, 0.5,
+    mask, levels = tiling.segment(image, red_channel, STRIDE, 0.5,
                                      128 * 128)
     np.testing.assert_array_equal(mask, image[..., 0] >= 128)
     np.testing.assert_array_equal(levels, image[..., 0])
@@ -286,7 +286,7 @@ def test_segment_at_another_size(size, max_pixels):
             seen[:] = batch[0, :size[0], :size[1], 0]
         return red_channel(batch)
 
-    mask, levels = inference.segment(image, forward, STRIDE, 0.5, max_pixels,
+    mask, levels = tiling.segment(image, forward, STRIDE, 0.5, max_pixels,
                                      size=size)
     assert mask.shape == levels.shape == image.shape[:2]
     truth = image[..., 0] > 0
@@ -301,14 +301,14 @@ def test_segment_at_another_size(size, max_pixels):
     if seen.any():
         assert seen.mean() == pytest.approx(truth.mean(), rel=0.01)
     if size == image.shape[:2]:
-        for found, expected in zip((mask, levels), inference.segment(
+        for found, expected in zip((mask, levels), tiling.segment(
                 image, red_channel, STRIDE, 0.5, max_pixels)):
             np.testing.assert_array_equal(found, expected)
 
 
 def test_segment_refuses_a_diverged_network():
     with pytest.raises(InputError, match='diverged'):
-        inference.segment(random_image(32, 32), lambda batch: red_channel(
+        tiling.segment(random_image(32, 32), lambda batch: red_channel(
             batch) * np.nan, STRIDE, 0.5, 1024)
 
 
@@ -350,7 +350,7 @@ def reflected(images, stride):
 @pytest.mark.parametrize('height, width', [(100, 70), (32, 33), (96, 80)])
 def test_predict_pads_and_crops(model, height, width, capfd):
     images = np.stack([random_image(height, width, seed) for seed in (1, 2)])
-    probability = inference.predict(model, images)
+    probability = tiling.predict(model, images)
     assert capfd.readouterr() == ('', '')
     assert probability.dtype == np.float32
     assert probability.shape == (2, height, width, 1)
@@ -361,14 +361,14 @@ def test_predict_pads_and_crops(model, height, width, capfd):
     # As floats in [0, 1], of either size.
     for dtype in (np.float32, np.float64):
         np.testing.assert_allclose(
-            inference.predict(model, (images / 255).astype(dtype)),
+            tiling.predict(model, (images / 255).astype(dtype)),
             probability, atol=1e-5)
 
 
 def test_predict_tiles_and_averages_as_the_command_does(model):
     images = random_image(150, 210)[None]
-    probability = inference.predict(model, images, 128 * 128, average=True)
-    _, grey = inference.segment(images[0], model.predict_on_batch,
+    probability = tiling.predict(model, images, 128 * 128, average=True)
+    _, grey = tiling.segment(images[0], model.predict_on_batch,
                                 model.stride, 0.5, 128 * 128, average=True)
     assert probability.shape == (1, 150, 210, 1)
     assert np.abs(probability[0, :, :, 0] * 255 - grey).max() <= 0.501
@@ -380,21 +380,21 @@ def test_predict_at_another_resolution(model):
     finer = np.stack([np.array(Image.fromarray(image).resize(
         (100, 120), Image.BICUBIC))])
     expected = Image.fromarray(
-        inference.predict(model, finer)[0, ..., 0]).resize(
+        tiling.predict(model, finer)[0, ..., 0]).resize(
             (50, 60), Image.BICUBIC)
-    found = inference.predict(model, image[None], microns_per_pixel=0.5)
+    found = tiling.predict(model, image[None], microns_per_pixel=0.5)
     assert found.dtype == np.float32 and found.shape == (1, 60, 50, 1)
     np.testing.assert_allclose(found[0, ..., 0], np.clip(expected, 0, 1),
                                atol=1e-4)
     np.testing.assert_array_equal(
-        inference.predict(model, image[None], microns_per_pixel=0.25),
-        inference.predict(model, image[None]))
+        tiling.predict(model, image[None], microns_per_pixel=0.25),
+        tiling.predict(model, image[None]))
     with pytest.raises(InputError, match='images: 50 x 60 .* 25 x 30 at'):
-        inference.predict(model, image[None], microns_per_pixel=0.125)
+        tiling.predict(model, image[None], microns_per_pixel=0.125)
 
 
 def test_predict_of_no_image(model):
-    assert inference.predict(model, np.zeros((0, 40, 50, 3), np.uint8)
+    assert tiling.predict(model, np.zeros((0, 40, 50, 3), np.uint8)
                              ).shape == (0, 40, 50, 1)
 
 
@@ -410,14 +410,14 @@ def test_predict_of_no_image(model):
     (np.zeros((1, 40, 50, 3), int), 'int64; give uint8')])
 def test_predict_refuses(images, words):
     with pytest.raises(ValueError, match=words) as caught:
-        inference.predict(None, images)
+        tiling.predict(None, images)
     assert '\n' not in str(caught.value)
 
 
 def test_inference_is_cheap_to_import():
     """The command line reads its default of --max_pixels here."""
     subprocess.run(
-        [sys.executable, '-c', 'import sys, eval.inference as i; '
+        [sys.executable, '-c', 'import sys, prediction.tiling as i; '
          'print(i.MAX_PIXELS); '
          'sys.exit(" ".join({"tensorflow", "h5py", "PIL", "matplotlib"} '
          '& set(sys.modules)) or 0)'], cwd=ROOT, check=True)

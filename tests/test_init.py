@@ -10,15 +10,16 @@ import sys
 import h5py
 import numpy as np
 import pytest
-
-from conftest import (ROOT, SECONDS, example, masks_of, one_line,
-                      train_flags)
-from eval import metrics
-from input_pipeline import sample, store
-from input_pipeline.files import InputError
-from nets.tf1 import tf
 from test_cluster import free_port  # noqa: F401, a fixture
-from training import checkpoints, initial, records
+
+from conftest import ROOT, SECONDS, example, masks_of, one_line, train_flags
+from eval import pixel_metrics
+from histology import synthetic
+from histology.files import InputError
+from input_pipeline import store
+from nets import saved
+from nets.tf1 import tf
+from training import initial, records
 
 
 def read_json(*path):
@@ -39,7 +40,7 @@ def write_data(folder, seed, validation=(), side=256):
     rng = np.random.RandomState(seed)
 
     def new(split):
-        image, instances = sample.make(rng, side)
+        image, instances = synthetic.make(rng, side)
         return example(f'{split}-{seed}', image, instances)
 
     for split, more in (('train', ()), ('validation', validation)):
@@ -90,10 +91,10 @@ def test_training_from_weights_and_again_from_its_own(
         program, data_dir, model_dir, tmp_path):
     data = write_data(tmp_path / 'data', 2)
     start = model_dir / 'unet' / 'weights.h5'
-    weights, record = weights_in(start), checkpoints.record_of_weights(
+    weights, record = weights_in(start), saved.record_of_weights(
         str(start))
-    f1 = metrics.compute(metrics.pool(list(map(
-        metrics.confusion_matrix,
+    f1 = pixel_metrics.compute(pixel_metrics.pool(list(map(
+        pixel_metrics.confusion_matrix,
         *masks_of(model_dir / 'unet', 'unet', data / 'validation.h5')))))['f1']
 
     # The width is the start's, 4.
@@ -147,7 +148,7 @@ def test_training_from_weights_and_again_from_its_own(
 
 def test_what_only_gets_worse_leaves_the_start_as_the_best(
         program, data_dir, tmp_path):
-    start = os.path.join(checkpoints.PRETRAINED, 'unet', 'weights.h5')
+    start = os.path.join(saved.PRETRAINED, 'unet', 'weights.h5')
     process = program(*train_flags(data_dir, tmp_path, 'unet', 3),
                       f'--init_checkpoint={start}', '--learning_rate=0.1',
                       '--warmup_steps=0')
@@ -161,11 +162,11 @@ def test_what_only_gets_worse_leaves_the_start_as_the_best(
     written = weights_in(tmp_path / 'unet' / 'weights.h5')
     for name, value in weights_in(start).items():
         assert np.array_equal(written[name], value), name
-    record = checkpoints.record_of_weights(
+    record = saved.record_of_weights(
         str(tmp_path / 'unet' / 'weights.h5'))
     assert record['step'] == 0
     assert record['seen'] == sorted(
-        checkpoints.record_of_weights(start)['trained_on'])
+        saved.record_of_weights(start)['trained_on'])
 
 
 def asking(path, net='unet', **network):
@@ -208,7 +209,7 @@ def test_a_new_head_is_left_fresh_and_said(start, tmp_path, capsys):
 
 def test_a_checkpoint_and_its_weights_are_the_same(model_dir):
     folder = model_dir / 'deeplabv3'
-    best = checkpoints.read_best(str(folder))
+    best = saved.read_best(str(folder))
     of_weights, weights = initial.with_origin(
         asking(folder / 'weights.h5', 'deeplabv3'))
     assert (of_weights.width, of_weights.output_stride) == (4, 8)
@@ -287,8 +288,8 @@ def test_a_cluster_starts_from_weights(data_dir, model_dir, tmp_path,
     folder = tmp_path / 'own' / 'unet'
     check_holds(folder / 'model.ckpt-0', weights_in(start))
     assert f'training 200 steps from {start}' in outputs['chief', 0]
-    best = checkpoints.read_best(str(folder))
+    best = saved.read_best(str(folder))
     assert best['evaluated'] >= 200
-    record = checkpoints.record_of_weights(str(folder / 'weights.h5'))
+    record = saved.record_of_weights(str(folder / 'weights.h5'))
     assert record['step'] == best['step']
     assert record['seen'] == sorted(digests(data_dir))

@@ -5,7 +5,8 @@ from scipy import ndimage
 from skimage import morphology, segmentation
 
 from conftest import whole_mask
-from eval import instances, nuclei_metrics
+from eval import nuclei_metrics
+from prediction import instances
 
 
 def discs(shape, *circles):

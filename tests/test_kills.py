@@ -13,10 +13,12 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import (
-    EventAccumulator)
+    EventAccumulator,
+)
 
 from conftest import ROOT, run, train_flags
 from input_pipeline import store
+from nets import saved
 from training import checkpoints
 
 pytestmark = pytest.mark.long
@@ -39,7 +41,7 @@ def check_whole(folder):
             elif name.endswith('.png'):
                 assert iio.imread(path).size
             elif name == 'weights.h5':
-                assert checkpoints.record_of_weights(path)['net'] == 'unet'
+                assert saved.record_of_weights(path)['net'] == 'unet'
             elif name.endswith('.h5'):
                 with store.open_store(path) as file:
                     assert list(store.whole_images(file))

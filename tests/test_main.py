@@ -11,15 +11,17 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import (
-    EventAccumulator)
+    EventAccumulator,
+)
 
 import nets
 from conftest import NETS, ROOT, masks_of, one_line, run, train_flags
-from eval import display, instances, metrics
+from eval import display, pixel_metrics
+from histology.images import read_labels
 from input_pipeline import store
-from input_pipeline.images import read_labels
+from nets import saved
 from nets.tf1 import tf
-from training import checkpoints
+from prediction import instances
 
 
 def read_json(*path):
@@ -53,7 +55,7 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
         'data_seed': 7, 'data_fold': '0', 'trained_on': digests,
         'init_checkpoint': None, 'init_data_source': None, 'init_step': None,
         'seen': None, 'changes': []}
-    weights = checkpoints.record_of_weights(str(folder / 'weights.h5'))
+    weights = saved.record_of_weights(str(folder / 'weights.h5'))
     assert {key: weights[key] for key in record} == record
     text, = EventAccumulator(str(folder)).Reload().Tensors('config')
     assert '| crop_size | 64 |' in (
@@ -84,8 +86,8 @@ def test_eval_agrees_with_the_evaluation_during_training(
     # restored in another graph. A network that knows so little leaves many
     # holes, or marks nothing at all: no precision then.
     best = read_json(trained, net, 'best', 'best.json')
-    expected = metrics.compute(metrics.pool(list(map(
-        metrics.confusion_matrix,
+    expected = pixel_metrics.compute(pixel_metrics.pool(list(map(
+        pixel_metrics.confusion_matrix,
         *masks_of(trained / net, net, data_dir / 'validation.h5')))))
     for measured in (best, pooled):
         assert {name: np.nan if measured[name] is None else measured[name]
@@ -304,7 +306,7 @@ def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):
     assert results[0] == results[1]
     flags = ('--mode=predict', '--net=unet', f'--model_dir={tmp_path}',
              f'--output_dir={tmp_path}/out',
-             '--images=docs/unet.png')
+             '--images=docs/figures/unet.png')
     one_line(program(*flags, '--width=16'), 'width 4, not 16')
     os.truncate(str(tmp_path / 'unet' / 'weights.h5'), 20000)
     one_line(program(*flags), 'weights.h5')
@@ -316,7 +318,8 @@ def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):
 def test_paths_from_the_home_folder_and_the_default_output(
         program, data_dir, trained, tmp_path):
     shutil.copytree(str(trained / 'unet'), str(tmp_path / 'models' / 'unet'))
-    shutil.copy(os.path.join(ROOT, 'docs', 'synthetic.png'), str(tmp_path))
+    shutil.copy(os.path.join(ROOT, 'docs', 'figures', 'synthetic.png'),
+                str(tmp_path))
     process = run(sys.executable, os.path.join(ROOT, 'main.py'),
                   '--mode=predict', '--net=unet', '--model_dir=~/models',
                   '--images=~/*.png', '--noaverage', cwd=tmp_path,

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from eval import metrics
+from eval import pixel_metrics as metrics
 
 # Two nuclei pixels found, one invented, one missed, two of background right.
 PREDICTION = [[1, 1, 1],

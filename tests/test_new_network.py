@@ -9,8 +9,9 @@ import pytest
 from conftest import ROOT, run, train_flags
 from nets import NETS
 
-PARTS = ('main.py', 'nets', 'input_pipeline', 'eval', 'training', 'docs',
-         'tests', 'pytest.ini', 'README.md')
+PARTS = ('main.py', 'nets', 'histology', 'input_pipeline', 'prediction',
+         'eval', 'training', 'tests', 'pyproject.toml', 'README.md',
+         'benchmarks')
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_the_network_of_the_readme(succeed, data_dir, tmp_path):
     assert 'tinynet' in succeed('main.py', '--help')
     assert '[tinynet]' in succeed('-m', 'pytest', '--collect-only', '-q',
                                   'tests/test_main.py')
-    succeed('-c', 'from docs import diagrams; diagrams.draw("tinynet")')
+    succeed('-c', 'from benchmarks import diagrams; diagrams.draw("tinynet")')
 
 
 def test_the_network_of_the_readme_passes_the_tests_of_networks(succeed):

@@ -7,7 +7,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from skimage import measure
 
-from eval import nuclei
+from prediction import measurements
 
 SHAPE = 130, 150
 
@@ -18,7 +18,7 @@ def table(labels, probability=None, image=None, **options):
         probability = np.zeros(labels.shape, np.uint8)
     if image is None:
         image = np.zeros((*labels.shape, 3), np.uint8)
-    batches = list(nuclei.measure(labels, probability, image, **options))
+    batches = list(measurements.measure(labels, probability, image, **options))
     return {name: np.concatenate([batch.measures[name] for batch in batches])
             for name in batches[0].measures}
 
@@ -161,7 +161,7 @@ def test_strips_of_any_height_give_the_same(strip):
 
 
 def test_no_nuclei():
-    assert list(nuclei.measure(
+    assert list(measurements.measure(
         np.zeros((5, 6), np.int32), np.zeros((5, 6), np.uint8),
         np.zeros((5, 6, 3), np.uint8))) == []
 
@@ -171,13 +171,14 @@ def test_a_nucleus_that_reaches_far_down_is_measured_alone():
     labels = np.zeros((60, 50), np.int32)
     labels[0:3, 2:5], labels[1:50, 30:33], labels[2:4, 10:12] = 1, 2, 3
     labels[8:25, 40:45] = 4  # into the third strip, but not beyond the second
-    batches = list(nuclei.measure(labels, labels.astype(np.uint8), np.zeros(
-        (60, 50, 3), np.uint8), strip=10))
+    batches = list(measurements.measure(
+        labels, labels.astype(np.uint8), np.zeros((60, 50, 3), np.uint8),
+        strip=10))
     assert [batch.measures['label'].tolist() for batch in batches] == [
         [1], [2], [3], [4]]
     assert [batch.left for batch in batches] == [2, 30, 10, 40]
     labels[8:25, 40:45] = 0
     labels[8:20, 40:45] = 4  # not beyond the strip that follows
-    assert [batch.measures['label'].tolist() for batch in nuclei.measure(
+    assert [batch.measures['label'].tolist() for batch in measurements.measure(
         labels, labels.astype(np.uint8), np.zeros((60, 50, 3), np.uint8),
         strip=10)] == [[1], [2], [3, 4]]

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from test_nuclei import blobs
 
 from conftest import ROOT, run
-from eval import nuclei_files, nuclei_metrics
-from eval.nuclei_files import is_written_here, write_labels, write_nuclei
-from input_pipeline import annotations
-from input_pipeline.files import InputError
-from input_pipeline.images import read_labels, write_png
-from test_nuclei import blobs
+from eval import nuclei_metrics
+from histology import annotations
+from histology.files import InputError
+from histology.images import read_labels, write_png
+from prediction import writers
+from prediction.writers import is_written_here, write_labels, write_nuclei
 
 IN_PIXELS = ('label,centroid_x_px,centroid_y_px,box_x_px,box_y_px,'
              'box_width_px,box_height_px,area_px2,perimeter_px,major_axis_px,'
@@ -205,7 +206,7 @@ def test_other_files_are_not(tmp_path, name):
             b'', b'\0', b'\xff' * 3000, b'II*\0', b'II*\0\x08\0\0\0\1\0',
             b'label,centroid_x_px\n1,2\n', IN_PIXELS.encode() + b',mine\n',
             IN_PIXELS.encode(), b'{"type":"FeatureCollection","features":[]}',
-            nuclei_files.GEOJSON_HEAD.encode()[:-1], b'{"type":"Feature'):
+            writers.GEOJSON_HEAD.encode()[:-1], b'{"type":"Feature'):
         path.write_bytes(content)
         assert not is_written_here(str(path))
     path.unlink()
@@ -231,8 +232,8 @@ def test_images_of_other_programs_are_not(tmp_path):
 WRITE = '''
 import sys
 import numpy as np
-from eval.nuclei_files import write_labels, write_nuclei
-from input_pipeline.files import InputError
+from prediction.writers import write_labels, write_nuclei
+from histology.files import InputError
 from test_nuclei import blobs
 folder, kind = sys.argv[1:]
 paths = folder + '/a_labels.png', folder + '/a_labels.tif'

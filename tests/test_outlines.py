@@ -7,12 +7,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from histology import annotations, images, listing, monuseg, rasterize
 from inputs import feature, message, region, ring, save_xml, square, xml
-from input_pipeline import annotations
-from input_pipeline import images
-from input_pipeline import monuseg
-from input_pipeline import outlines
-from input_pipeline import sources
 
 # Pixels by their rows and columns, 400 of them.
 SQUARE = square(20, 30, 40, 50)
@@ -21,7 +17,7 @@ FAR = square(70, 70, 80, 90)  # 200 pixels
 
 def fill(rings, height, width):
     """Fills nuclei of one ring each, of which none is left out."""
-    instances, left_out = outlines.fill(
+    instances, left_out = rasterize.fill(
         [[[np.array(outline, float)]] for outline in rings], height, width)
     assert left_out == []
     return instances
@@ -34,17 +30,17 @@ def filled(parse, data, side=100):
         list of the pixels of each number from 1, and what was left out
     """
     found = parse(data if isinstance(data, bytes) else data.encode(), 'x')
-    instances, left_out = outlines.fill(found.nuclei, side, side)
+    instances, left_out = rasterize.fill(found.nuclei, side, side)
     areas = np.bincount(instances.ravel(), minlength=len(found.nuclei) + 1)
     return areas[1:].tolist(), found.left_out + left_out
 
 
 def imagescope(*layers, **options):
-    return filled(outlines.parse_imagescope, xml(*layers, **options))
+    return filled(imagescope.parse, xml(*layers, **options))
 
 
 def geojson(content):
-    return filled(outlines.parse_geojson, json.dumps(content))
+    return filled(geojson.parse, json.dumps(content))
 
 
 # The rule of filling
@@ -137,7 +133,7 @@ def test_random_outlines_with_holes(seed):
     np.testing.assert_array_equal(
         fill([np.array(outline) / 2], 40, 36), expected)
     expected &= ~covered(hole, 40, 36)
-    instances, _ = outlines.fill(
+    instances, _ = rasterize.fill(
         [[[np.array(outline) / 2, np.array(hole) / 2]]], 40, 36)
     np.testing.assert_array_equal(instances, expected)
 
@@ -156,7 +152,7 @@ def test_outlines_are_clipped_and_the_earlier_wins():
 
 def test_what_reaches_across_the_image_on_all_sides_is_no_nucleus():
     data = xml([region(square(-9, -9, 999, 999)), region(SQUARE)])
-    areas, left_out = filled(outlines.parse_imagescope, data)
+    areas, left_out = filled(imagescope.parse, data)
     assert areas == [0, 400]
     line, = left_out
     assert line == ('an outline of 100% of the image, at x -9 to 999 and y '
@@ -201,7 +197,7 @@ def test_outlines_outside_the_image():
 
 
 def test_no_outlines_make_no_nuclei():
-    instances, left_out = outlines.fill([], 4, 5)
+    instances, left_out = rasterize.fill([], 4, 5)
     np.testing.assert_array_equal(instances, np.zeros((4, 5)))
     assert left_out == []
 
@@ -215,13 +211,13 @@ def with_xml():
 
 
 def nuclei_of(entry):
-    return outlines.parse_imagescope(sources.read(entry.annotation),
+    return imagescope.parse(listing.read(entry.annotation),
                                      'x').nuclei
 
 
 def moved(nuclei, shift):
     """The mask of an image when outlines are moved down and right."""
-    return outlines.fill([[[outline + shift for outline in polygon]
+    return rasterize.fill([[[outline + shift for outline in polygon]
                            for polygon in nucleus] for nucleus in nuclei],
                          1000, 1000)[0] > 0
 
@@ -269,7 +265,7 @@ def test_published_masks_have_the_centre_at_whole_numbers():
 
 
 def test_vertices_of_a_region():
-    found = outlines.parse_imagescope(
+    found = imagescope.parse(
         xml([region([(1, 2), (3.25, 4), (5, 6)])]).encode(), 'x')
     ((outline,),), = found.nuclei
     np.testing.assert_array_equal(outline, [(1, 2), (3.25, 4), (5, 6)])
@@ -281,7 +277,7 @@ def test_layers_together_and_regions_outside_any():
     regions = region(SQUARE) + region(FAR)
     for text in (f'<Annotations>{regions}</Annotations>',
                  f'<Annotations><Regions>{regions}</Regions></Annotations>'):
-        assert filled(outlines.parse_imagescope, text) == ([400, 200], [])
+        assert filled(imagescope.parse, text) == ([400, 200], [])
 
 
 NEGATIVE = 'Type="0" NegativeROA="1"'
@@ -323,8 +319,8 @@ def test_holes_of_two_and_a_nucleus_in_a_hole():
 @pytest.mark.parametrize('shape', ['2', 'Ellipse'])
 def test_ellipses_of_two_vertices(shape, corners):
     data = xml([region(corners, f'Type="{shape}"')]).encode()
-    found = outlines.parse_imagescope(data, 'x')
-    instances, _ = outlines.fill(found.nuclei, 100, 100)
+    found = imagescope.parse(data, 'x')
+    instances, _ = rasterize.fill(found.nuclei, 100, 100)
     rows, columns = np.mgrid[:100, :100] + 0.5
     expected = ((rows - 30) / 10) ** 2 + ((columns - 45) / 15) ** 2 < 1
     assert (instances != expected).sum() <= 2
@@ -366,7 +362,7 @@ def test_halo():
         'Type="Rectangle" NegativeROA="1"><Vertices><V X="75" Y="70"/><V '
         'X="80" Y="75"/></Vertices></Region></Regions></Annotation>'
         '</Annotations>')
-    assert filled(outlines.parse_imagescope, data) == ([400, 200 - 25], [])
+    assert filled(imagescope.parse, data) == ([400, 200 - 25], [])
 
 
 @pytest.mark.parametrize('layer', [
@@ -379,7 +375,7 @@ def test_the_layer_ambiguous_is_left_out(layer):
         '<Attribute Name="Epithelial"/></Attributes><Regions>'
         f'{region(SQUARE)}</Regions></Annotation>{layer}<Regions>'
         f'{region(FAR)}{region(FAR)}</Regions></Annotation></Annotations>')
-    assert filled(outlines.parse_imagescope, data) == (
+    assert filled(imagescope.parse, data) == (
         [400], ['regions of the layer Ambiguous: 2'])
 
 
@@ -388,7 +384,7 @@ def test_the_layer_ambiguous_is_left_out(layer):
     ('', None), *((f'MicronsPerPixel="{text}"', None)
                   for text in ('', '0', '-1', 'nan', 'inf', 'unknown'))])
 def test_microns_per_pixel(text, expected):
-    found = outlines.parse_imagescope(
+    found = imagescope.parse(
         xml([region(SQUARE)], head=text).encode(), 'x')
     assert found.microns_per_pixel == expected
 
@@ -420,14 +416,14 @@ def declared(encoding):
     f'<!-- <Region/> --><!DOCTYPE Annotations>{LAYER}'.encode(),
     f'\n  {declared("utf-8")}'.encode()])
 def test_encodings_and_namespaces(data):
-    assert filled(outlines.parse_imagescope, data) == ([400], [])
+    assert filled(imagescope.parse, data) == ([400], [])
 
 
 @pytest.mark.parametrize('text', [
     xml(), xml([]), xml([], []), '<Annotations/>',
     '<?xml version="1.0"?><Annotations MicronsPerPixel="0.5"></Annotations>'])
 def test_no_regions_are_no_nuclei(text):
-    assert filled(outlines.parse_imagescope, text) == ([], [])
+    assert filled(imagescope.parse, text) == ([], [])
 
 
 ASAP = ('<?xml version="1.0"?><ASAP_Annotations><Annotations><Annotation '
@@ -450,7 +446,7 @@ ASAP = ('<?xml version="1.0"?><ASAP_Annotations><Annotations><Annotation '
     (xml([region(SQUARE)]).replace('Y="40"', 'Y="nan"'), 'not finite'),
     (xml([region(SQUARE)]).replace('Y="40"', 'Y="1e999"'), 'not finite')])
 def test_what_is_no_imagescope_annotation(text, said):
-    line = message(outlines.parse_imagescope, text.encode(), 'a b.xml')
+    line = message(imagescope.parse, text.encode(), 'a b.xml')
     assert line.startswith('a b.xml: ') and said in line
 
 
@@ -475,7 +471,7 @@ FAR_FEATURE = feature(FAR, objectType='detection')
     lambda text: text.encode('utf-16')])
 def test_containers(content, areas, encode):
     data = encode(json.dumps(content))
-    assert filled(outlines.parse_geojson, data) == (areas, [])
+    assert filled(geojson.parse, data) == (areas, [])
 
 
 @pytest.mark.parametrize('kind', [
@@ -557,7 +553,7 @@ WHOLE = json.dumps([SQUARE_FEATURE])
     WHOLE.encode('utf-16')[:-1]])
 def test_what_is_no_geojson(data):
     assert data != WHOLE
-    line = message(outlines.parse_geojson,
+    line = message(geojson.parse,
                    data if isinstance(data, bytes) else data.encode(),
                    'a b.geojson')
     assert line.startswith('a b.geojson: ')

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, run
-from input_pipeline import sample, store
+from histology import synthetic
+from input_pipeline import store
 
 COUNT = 5
 SIZE = 272
@@ -40,7 +41,7 @@ def folder(tmp_path):
     for name in ('images', 'masks'):
         (tmp_path / name).mkdir()
     for index in range(COUNT):
-        image, instances = sample.make(np.random.RandomState(index), SIZE)
+        image, instances = synthetic.make(np.random.RandomState(index), SIZE)
         iio.imwrite(tmp_path / f'images/case {index}.png', image)
         iio.imwrite(tmp_path / f'masks/case {index}.png',
                     np.uint8(255 * (instances > 0)))

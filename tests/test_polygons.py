@@ -6,7 +6,7 @@ from scipy import ndimage
 from shapely import geometry
 from skimage import measure
 
-from eval import polygons
+from prediction import polygons
 
 
 def traced(labels, left=0, top=0):

@@ -7,14 +7,16 @@ import sys
 import imageio.v3
 import numpy as np
 import pytest
-
 from PIL import Image
 
-from conftest import ROOT, one_line, run as run_program
-from eval import OUTPUTS, display, predict
-from input_pipeline import images
-from input_pipeline.files import InputError
-from input_pipeline.images import write_png
+from conftest import ROOT, one_line
+from conftest import run as run_program
+from eval import display
+from histology import images
+from histology.files import InputError
+from histology.images import write_png
+from prediction import predict
+from prediction.writers import OUTPUTS
 
 
 def red_channel(batch):
@@ -245,20 +247,20 @@ def dice(mask, other):
 
 def test_other_magnifications(tmp_path):
     """The program, on a folder with brackets in its name."""
-    whole = Image.open(os.path.join(ROOT, 'docs', 'synthetic.png'))
+    whole = Image.open(os.path.join(ROOT, 'docs', 'figures', 'synthetic.png'))
     folder = tmp_path / '[2024] HE' / 'a' / 'b'
     folder.mkdir(parents=True)
     whole.save(folder / 'whole.tif')
     for name, part, dpi in (('half', 2, 50800), ('fifth', 5, 20320)):
         whole.resize((whole.width // part, whole.height // part), Image.BOX
                      ).save(folder / f'{name}.tif', dpi=(dpi, dpi))
-    for images, out, flags, said in (
+    for pattern, out, flags, said in (
             ('**/*.tif', 'at 40x', [], [0.5, 1.25]),
             ('**/half.tif', 'told', ['--microns_per_pixel=0.5'], []),
             ('a/b/fifth.tif', 'told', ['--magnification=8'], [])):
         process = run_program(
             sys.executable, 'main.py', '--mode=predict', '--net=unet',
-            f'--images={tmp_path}/[2024] HE/{images}',
+            f'--images={tmp_path}/[2024] HE/{pattern}',
             f'--output_dir={tmp_path}/{out}', '--noaverage', *flags,
             '--model_dir=checkpoints/pretrained', cwd=ROOT)
         assert process.returncode == 0, process.stderr

@@ -15,19 +15,33 @@ import pytest
 from PIL import Image
 from scipy import io as matlab
 
-from conftest import (PROGRESS, ROOT, SECONDS, example, messages, one_line,
-                      run)
-from inputs import (AREA, NUCLEUS, SIDE, THREE, data_to_test, feature, labels,
-                    load, mask, message, pixels, prepared, region, save,
-                    save_geojson, save_xml, square, training_data, with_gaps,
-                    write, xml)
-from input_pipeline import images
-from input_pipeline import prepare
-from input_pipeline import store
-from input_pipeline.files import InputError
+from conftest import PROGRESS, ROOT, SECONDS, example, messages, one_line, run
+from histology import images
+from histology.files import InputError
+from histology.listing import Entry
+from input_pipeline import prepare, store
 from input_pipeline.preprocessing import mask_with_gaps
-from input_pipeline.sources import Entry
-
+from inputs import (
+    NUCLEUS,
+    SIDE,
+    THREE,
+    data_to_test,
+    labels,
+    load,
+    mask,
+    message,
+    pixels,
+    prepared,
+    region,
+    save,
+    save_geojson,
+    save_xml,
+    square,
+    training_data,
+    with_gaps,
+    write,
+    xml,
+)
 
 # Labels and masks
 

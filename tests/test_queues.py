@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from conftest import SECONDS, example, spoil
+from histology.files import InputError
 from input_pipeline import augment, queues, store
-from input_pipeline.files import InputError
 from nets.tf1 import tf
 
 SIDE = store.PATCH_SIZE

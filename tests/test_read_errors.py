@@ -5,9 +5,17 @@ import shutil
 import h5py
 import pytest
 
-from conftest import (IMAGES, end_of, messages, one_line, spoil, start_long,
-                      start_training)
+from conftest import (
+    IMAGES,
+    end_of,
+    messages,
+    one_line,
+    spoil,
+    start_long,
+    start_training,
+)
 from input_pipeline import store
+from nets.saved import checkpoint_step
 from training import checkpoints
 
 # A file of which every read from the start fails with EIO.
@@ -46,7 +54,7 @@ def test_training(data_dir, tmp_path, split, change, said):
     one_line(end_of(process), f'error: {path}: {said}')
     # No checkpoint was saved for what would have been the end.
     saved = checkpoints.latest_valid(str(tmp_path / 'unet'))
-    assert checkpoints.checkpoint_step(saved) % 3 == 0
+    assert checkpoint_step(saved) % 3 == 0
 
 
 @pytest.mark.long

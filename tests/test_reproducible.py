@@ -5,7 +5,8 @@ Long: run it by `python -m pytest -m long`.
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import (
-    EventAccumulator)
+    EventAccumulator,
+)
 
 from conftest import NETS, train_flags
 from nets.tf1 import tf

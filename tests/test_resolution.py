@@ -6,8 +6,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from input_pipeline import resolution
-from input_pipeline.files import InputError
+from histology import resample, resolution
+from histology.files import InputError
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (40, 50, 3), np.uint8)
 OME = ('<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.'
@@ -122,7 +122,7 @@ def test_what_is_no_image_says_nothing(tmp_path):
     (None, ['b', '0.5', '--microns_per_pixel=0.5', 'd', '0.2']),
     (0.5, ['a', '0.26', 'd', '0.2'])])
 def test_one_line_for_each_other_resolution(capsys, asked, lines):
-    check = resolution.Check(asked)
+    check = resolution.ResolutionWarner(asked)
     for path, microns in (('a.tif', 0.26), ('b.tif', 0.5), ('c.tif', 0.5),
                           ('d.tif', 0.2), ('e.tif', None)):
         check(path, microns)
@@ -138,31 +138,31 @@ def test_one_line_for_each_other_resolution(capsys, asked, lines):
 
 def test_labels_are_the_nearest():
     labels = np.arange(12).reshape(3, 4)
-    twice = resolution.resample_labels(labels, (6, 8))
+    twice = resample.resample_labels(labels, (6, 8))
     np.testing.assert_array_equal(twice, labels.repeat(2, 0).repeat(2, 1))
     np.testing.assert_array_equal(
-        resolution.resample_labels(twice, (3, 4)), labels)
+        resample.resample_labels(twice, (3, 4)), labels)
     # Of five columns, the centres of four are at 0.625, 1.875, 3.125, 4.375.
-    np.testing.assert_array_equal(resolution.resample_labels(
+    np.testing.assert_array_equal(resample.resample_labels(
         np.arange(5)[np.newaxis], (1, 4)), [[0, 1, 3, 4]])
-    assert resolution.resample_labels(labels, (3, 4)) is labels
+    assert resample.resample_labels(labels, (3, 4)) is labels
     mask = labels > 5
-    assert resolution.resample_labels(mask, (6, 8)).dtype == bool
+    assert resample.resample_labels(mask, (6, 8)).dtype == bool
 
 
 @pytest.mark.parametrize('size', [(80, 100), (20, 25), (44, 57)])
 def test_resampling_moves_nothing(size):
-    found = resolution.resample(PIXELS, size)
+    found = resample.resample(PIXELS, size)
     assert found.shape == (*size, 3) and found.dtype == np.uint8
     np.testing.assert_array_equal(
-        resolution.resample(PIXELS[::-1, ::-1].copy(), size),
+        resample.resample(PIXELS[::-1, ::-1].copy(), size),
         found[::-1, ::-1])
     np.testing.assert_array_equal(
-        resolution.resample(np.full_like(PIXELS, 77), size), 77)
+        resample.resample(np.full_like(PIXELS, 77), size), 77)
     # An edge in the middle stays there.
     edge = np.zeros((40, 50), np.uint8)
     edge[:, 25:] = 200
-    row = resolution.resample(edge, (40, 100))[0].astype(int)
+    row = resample.resample(edge, (40, 100))[0].astype(int)
     np.testing.assert_array_equal(row[:46], 0)
     np.testing.assert_array_equal(row[54:], 200)
     assert row[49] < 100 < row[50]
@@ -181,14 +181,14 @@ SIZES = [((700, 90), (350, 45)), ((700, 90), (616, 80)),
 @pytest.mark.parametrize('size, new_size', SIZES)
 def test_a_ramp_stays_where_it_is(size, new_size):
     """Cubic interpolation keeps it but at the edges, wherever it is cut."""
-    found = resolution.resample(ramp(*size), new_size)
+    found = resample.resample(ramp(*size), new_size)
     assert found.dtype == np.float32 and found.shape == new_size
     inside = slice(6, -6), slice(6, -6)
     # Half a pixel's shift would be 0.0008 at least.
     np.testing.assert_allclose(found[inside], ramp(*new_size)[inside],
                                atol=2e-4)
     grey = np.rint(255 * ramp(*size)).astype(np.uint8)
-    found = resolution.resample(grey, new_size)
+    found = resample.resample(grey, new_size)
     assert np.abs(found - 255 * ramp(*new_size))[inside].max() <= 1.6
 
 
@@ -198,10 +198,10 @@ def test_parts_are_those_of_the_whole(size, new_size):
     whole = np.array(Image.fromarray(pixels).resize(
         new_size[::-1], Image.BICUBIC)).astype(int)
     # The whole in one call of Pillow; rounding differs by where it begins.
-    strips = resolution.resample(pixels, new_size)
+    strips = resample.resample(pixels, new_size)
     assert np.abs(strips - whole).max() <= 1
     assert (strips != whole).mean() < 0.01
-    resampled = resolution.Resampled(pixels, new_size)
+    resampled = resample.Resampled(pixels, new_size)
     assert resampled.shape == (*new_size, 3)
     for rows, columns in ((slice(0, 33), slice(7, 40)),
                           (slice(100, 230), slice(0, 45)),
@@ -210,7 +210,7 @@ def test_parts_are_those_of_the_whole(size, new_size):
         assert np.abs(part - whole[rows, columns]).max() <= 1
     # Floats, as those of a notebook.
     pixels = pixels / 255
-    floats = resolution.resample(pixels, new_size)
+    floats = resample.resample(pixels, new_size)
     assert floats.dtype == np.float64
     for channel in range(3):
         whole = Image.fromarray(np.float32(pixels[..., channel])).resize(
@@ -226,7 +226,7 @@ def test_rows_that_come_in_parts(cuts, size, new_size):
     pixels = np.random.RandomState(1).rand(*size).astype(np.float32)
     parts = np.split(pixels, [cut for cut in cuts if cut < size[0]])
     found = np.concatenate(list(
-        resolution.resample_rows(parts, size, new_size)))
+        resample.resample_rows(parts, size, new_size)))
     assert found.dtype == np.float32
     whole = np.array(Image.fromarray(pixels).resize(
         new_size[::-1], Image.BICUBIC)).clip(0, 1)
@@ -234,16 +234,16 @@ def test_rows_that_come_in_parts(cuts, size, new_size):
 
 
 def test_images_for_the_network():
-    assert resolution.for_network(PIXELS, None, 'x') is PIXELS
-    assert resolution.for_network(PIXELS, 0.25, 'x') is PIXELS
-    assert resolution.for_network(PIXELS, 0.5, 'x').shape == (80, 100, 3)
-    assert resolution.for_network(PIXELS, 0.22, 'x').shape == (35, 44, 3)
+    assert resample.for_network(PIXELS, None, 'x') is PIXELS
+    assert resample.for_network(PIXELS, 0.25, 'x') is PIXELS
+    assert resample.for_network(PIXELS, 0.5, 'x').shape == (80, 100, 3)
+    assert resample.for_network(PIXELS, 0.22, 'x').shape == (35, 44, 3)
     with pytest.raises(InputError, match='^x.png: 50 x 40 .* --magnification'):
-        resolution.for_network(PIXELS, 5000.0, 'x.png')
+        resample.for_network(PIXELS, 5000.0, 'x.png')
     with pytest.raises(InputError, match='^x.png: 50 x 40 pixels would be '
                        '10 x 8 at 0.25 .* at least 32; .* --magnification'):
-        resolution.for_network(PIXELS, 0.05, 'x.png')
+        resample.for_network(PIXELS, 0.05, 'x.png')
     with pytest.raises(InputError, match='^x.png: 50 x 31 .* at least 32'):
-        resolution.for_network(PIXELS[:31], None, 'x.png')
+        resample.for_network(PIXELS[:31], None, 'x.png')
     # Small, but not to the network.
-    assert resolution.network_size((16, 20), 0.5, 'x') == (32, 40)
+    assert resample.network_size((16, 20), 0.5, 'x') == (32, 40)

@@ -1,30 +1,30 @@
 """The synthetic sample: plausible, and the same for the same seed."""
 import numpy as np
 
+from histology import synthetic
 from input_pipeline import prepare
-from input_pipeline import sample
 
 
 def test_find_names_16_images():
-    entries = sample.find(0)
+    entries = synthetic.find(0)
     splits = prepare.assign_splits(entries, 0, '0')
     assert [len(chosen) for chosen in splits.values()] == [9, 3, 4]
     assert len({entry.name for entry in entries}) == 16
 
 
 def test_seed_and_name_make_the_image():
-    first, second = sample.find(0)[:2]
-    image, (instances, kind) = sample.load(first)
-    again, (instances_again, _) = sample.load(first)
+    first, second = synthetic.find(0)[:2]
+    image, (instances, kind) = synthetic.load(first)
+    again, (instances_again, _) = synthetic.load(first)
     np.testing.assert_array_equal(image, again)
     np.testing.assert_array_equal(instances, instances_again)
     assert kind == 'outlines'
-    for other in (second, sample.find(1)[0]):
-        assert (image != next(iter(sample.load(other)))).any()
+    for other in (second, synthetic.find(1)[0]):
+        assert (image != next(iter(synthetic.load(other)))).any()
 
 
 def test_nuclei():
-    image, instances = sample.make(np.random.RandomState(0), 384)
+    image, instances = synthetic.make(np.random.RandomState(0), 384)
     assert image.shape == (384, 384, 3) and image.dtype == np.uint8
     assert instances.shape == (384, 384) and instances.dtype == np.int32
     numbers, areas = np.unique(instances, return_counts=True)
@@ -37,7 +37,7 @@ def test_nuclei():
 
 
 def test_stains():
-    image, instances = sample.make(np.random.RandomState(0), 384)
+    image, instances = synthetic.make(np.random.RandomState(0), 384)
     nuclei = image[instances > 0].mean(axis=0)
     stroma = image[instances == 0].mean(axis=0)
     # Haematoxylin, blue to purple, takes red light most of all that eosin,

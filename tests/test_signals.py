@@ -8,9 +8,20 @@ import numpy as np
 import pytest
 
 import main
-from conftest import (IMAGES, end_of, example, messages, start, start_long,
-                      start_training, train_flags, wait_for)
-from input_pipeline import progress, stopping, store
+from conftest import (
+    IMAGES,
+    end_of,
+    example,
+    messages,
+    start,
+    start_long,
+    start_training,
+    train_flags,
+    wait_for,
+)
+from histology import progress
+from input_pipeline import store
+from nets.saved import checkpoint_step
 from nets.tf1 import tf
 from training import checkpoints
 
@@ -34,7 +45,7 @@ def test_training_saves_a_last_checkpoint(data_dir, tmp_path, number):
     assert checkpoints.checkpoint_flaw(saved) is None
     shown = [int(line.split('/')[0].split()[1])
              for line in process.stdout.splitlines() if '/100000' in line]
-    assert checkpoints.checkpoint_step(saved) >= max(shown, default=3)
+    assert checkpoint_step(saved) >= max(shown, default=3)
 
 
 def test_training_stops_within_an_evaluation(program, data_dir, tmp_path):
@@ -59,7 +70,7 @@ def test_training_stops_within_an_evaluation(program, data_dir, tmp_path):
     assert not (folder / 'best').exists()
     saved = tf.train.latest_checkpoint(str(folder))
     assert checkpoints.checkpoint_flaw(saved) is None
-    step = checkpoints.checkpoint_step(saved)
+    step = checkpoint_step(saved)
     process = program(*flags)
     assert process.returncode == 0, process.stderr
     assert f'step {step}: validation' in process.stdout
@@ -92,10 +103,10 @@ def test_other_modes_leave_nothing_half_written(request, tmp_path, number,
 @pytest.fixture
 def handler(monkeypatch):
     """main.py's handler of SIGTERM, which has had no signal before."""
-    monkeypatch.setattr(stopping, '_received', None)
+    monkeypatch.setattr(progress, '_received', None)
     former = [(number, signal.getsignal(number))
-              for number in stopping.SIGNALS]
-    signal.signal(signal.SIGTERM, stopping.stop)
+              for number in progress.SIGNALS]
+    signal.signal(signal.SIGTERM, progress.stop)
     yield
     for number, action in former:
         signal.signal(number, action)
@@ -103,7 +114,7 @@ def handler(monkeypatch):
 
 def send_and_lose():
     """A signal to this process, whose exception something drops."""
-    with pytest.raises(stopping.Stopped):
+    with pytest.raises(progress.Stopped):
         os.kill(os.getpid(), signal.SIGTERM)
         while True:  # another thread may get it, and the main one a bit later
             time.sleep(0.01)
@@ -113,7 +124,7 @@ def test_work_ends_though_the_exception_was_lost(handler):
     report = progress.reporter(2, 'image')
     report(1)
     send_and_lose()
-    with pytest.raises(stopping.Stopped):
+    with pytest.raises(progress.Stopped):
         report(2)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from conftest import example, train_flags
+from histology.files import InputError
 from input_pipeline import store
-from input_pipeline.files import InputError
+from nets import saved
 from nets.tf1 import tf
 from training import checkpoints, cluster, loop, model_fn, records
 
@@ -89,12 +90,12 @@ def test_keep_best_keeps_one_checkpoint_and_only_a_better_one(tmp_path):
                            (30, 0.4, False), (40, 0.6, True)):
         assert checkpoints.keep_best(folder, checkpoint(tmp_path, step),
                                      {'f1': f1, 'step': step}) == kept
-    assert checkpoints.read_best(folder) == {
+    assert saved.read_best(folder) == {
         'checkpoint': 'model.ckpt-40', 'f1': 0.6, 'step': 40,
         'evaluated': 40}
     checkpoints.keep_best(folder, checkpoint(tmp_path, 50),
                           {'f1': 0.1, 'step': 50})
-    assert checkpoints.read_best(folder) == {
+    assert saved.read_best(folder) == {
         'checkpoint': 'model.ckpt-40', 'f1': 0.6, 'step': 40,
         'evaluated': 50}
     assert sorted(os.listdir(tmp_path / 'best')) == [
@@ -108,7 +109,7 @@ def test_keep_best_of_a_network_that_finds_nothing_yet(tmp_path):
     metrics = {'f1': 0.0, 'precision': math.nan, 'step': 10}
     assert checkpoints.keep_best(str(tmp_path), checkpoint(tmp_path, 10),
                                  metrics)
-    assert checkpoints.read_best(str(tmp_path)) == {
+    assert saved.read_best(str(tmp_path)) == {
         'checkpoint': 'model.ckpt-10', 'f1': 0.0, 'precision': None,
         'step': 10, 'evaluated': 10}
 
@@ -120,8 +121,8 @@ def test_keep_best_where_f1_is_undefined(tmp_path):
                            (50, 0.0, False), (60, 0.1, True)):
         assert checkpoints.keep_best(folder, checkpoint(tmp_path, step),
                                      {'f1': f1, 'step': step}) == kept
-        assert checkpoints.read_best(folder)['evaluated'] == step
-    assert checkpoints.read_best(folder)['step'] == 60
+        assert saved.read_best(folder)['evaluated'] == step
+    assert saved.read_best(folder)['step'] == 60
 
 
 def test_masks_without_nuclei_leave_the_latest(trained, tmp_path, capsys):
@@ -139,7 +140,7 @@ def test_masks_without_nuclei_leave_the_latest(trained, tmp_path, capsys):
         f'step {step}: validation loss 0.500, accuracy 1.000, F1 -, IoU -, '
         f'AJI {nuclei}, PQ {nuclei}'
         for step, nuclei in ((3, '-'), (6, '0.0000'))]
-    best = checkpoints.read_best(folder)
+    best = saved.read_best(folder)
     assert (best['step'], best['f1']) == (6, None)
 
 
@@ -163,7 +164,7 @@ def test_training_and_eval_without_any_nucleus_to_validate_on(
     with open(folder / 'best' / 'best.json') as file:
         best = json.load(file)
     assert (best['step'], best['f1'], best['aji']) == (6, None, None)
-    assert checkpoints.record_of_weights(
+    assert saved.record_of_weights(
         str(folder / 'weights.h5'))['f1'] is None
     process = program('--mode=eval', '--net=unet', f'--data_dir={data}',
                       f'--model_dir={tmp_path}', '--noaverage',
@@ -192,7 +193,7 @@ def test_a_checkpoint_that_has_gone_is_not_kept(tmp_path, capsys):
         assert not checkpoints.keep_best(folder, path,
                                          {'f1': 0.9, 'step': 30})
         assert f'{path}: removed' in capsys.readouterr().err
-    assert checkpoints.read_best(folder)['checkpoint'] == 'model.ckpt-10'
+    assert saved.read_best(folder)['checkpoint'] == 'model.ckpt-10'
     assert sorted(os.listdir(tmp_path / 'best')) == [
         'best.json', 'model.ckpt-10.data-00000-of-00001',
         'model.ckpt-10.index', 'model.ckpt-10.meta']
@@ -218,7 +219,7 @@ def test_the_same_step_kept_again(tmp_path):
     (tmp_path / 'best' / 'model.ckpt-7.notes').touch()
     assert checkpoints.keep_best(folder, checkpoint(tmp_path, 10),
                                  {'f1': 0.6, 'step': 10})
-    name = checkpoints.read_best(folder)['checkpoint']
+    name = saved.read_best(folder)['checkpoint']
     assert sorted(os.listdir(tmp_path / 'best')) == sorted([
         'best.json', 'notes.txt', 'model.ckpt-7.notes',
         f'{name}.data-00000-of-00001',
@@ -243,11 +244,11 @@ def test_the_best_may_change_while_it_is_read(trained, tmp_path):
     thread.start()
     try:
         seen = set()
-        with checkpoints.model_session(
+        with saved.model_session(
                 checkpoints.read_record(folder, 'unet'),
                 tf.ConfigProto()) as (_, model):
             while len(seen) < 2:
-                seen.add(checkpoints.restore_best(folder, model)['step'])
+                seen.add(saved.restore_best(folder, model)['step'])
     finally:
         done.set()
         thread.join()
@@ -307,8 +308,8 @@ def test_training_never_replaces_what_it_did_not_train(tmp_path):
     (tmp_path / 'model.ckpt-3.index').touch()
     with pytest.raises(InputError, match='earlier version, without config'):
         checkpoints.record_to_resume(str(tmp_path), 'unet')
-    (tmp_path / 'link').symlink_to(checkpoints.PRETRAINED)
-    for folder in (checkpoints.PRETRAINED, str(tmp_path / 'link')):
+    (tmp_path / 'link').symlink_to(saved.PRETRAINED)
+    for folder in (saved.PRETRAINED, str(tmp_path / 'link')):
         with pytest.raises(InputError, match='keeps the networks that came'):
             checkpoints.record_to_resume(os.path.join(folder, 'unet'), 'unet')
 
@@ -352,7 +353,7 @@ def test_what_a_user_calls_like_a_checkpoint_is_none(tmp_path):
     for name in ('model.ckpt-backup.index', 'model.ckpt-3.index.bak',
                  'model.ckpt-12.index', 'model.ckpt-9.index'):
         (tmp_path / name).touch()
-    assert [os.path.basename(path) for path in checkpoints.all_checkpoints(
+    assert [os.path.basename(path) for path in saved.all_checkpoints(
         str(tmp_path))] == ['model.ckpt-9', 'model.ckpt-12']
 
 

@@ -11,69 +11,44 @@ A folder with weights.h5 alone is enough to evaluate and to predict.
 import collections
 import contextlib
 import errno
-import functools
 import glob
 import json
 import math
 import os
 import re
-import shlex
 import sys
 
 import h5py
 import numpy as np
 
-import nets
-from input_pipeline.files import (DAMAGED, InputError, atomic_write, locked,
-                                  open_hdf5, remove_matching, reserve_space,
-                                  write_json)
-from nets.tf1 import acceleration_scope, session_config, tf
-from training.records import CONFIG_FILE, check_asked, read_json, read_record
+from histology.files import (
+    InputError,
+    atomic_write,
+    locked,
+    remove_matching,
+    write_json,
+)
+from nets import saved
+from nets.hdf5 import reserve_space
+from nets.saved import BEST_RECORD, CONFIG_FILE, WEIGHTS_FILE
+from nets.tf1 import tf
+from training.records import read_record
 
-# Model folders that come with the code.
-PRETRAINED = os.path.join(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__))), 'checkpoints', 'pretrained')
 # What TensorFlow writes before it is whole; the numbers are random.
 RANDOM = 32 * '[0-9a-f]'
 TEMPORARY = ('model.ckpt-*_temp', f'model.ckpt-*_temp_{RANDOM}',
              f'checkpoint.tmp{RANDOM}', f'graph.pbtxt.tmp{RANDOM}')
 
-WEIGHTS_FILE = 'weights.h5'
-# Datasets of it that hold the record: today's, and that of early versions.
-RECORD_NAMES = ('config', 'network')
-BEST_RECORD = os.path.join('best', 'best.json')
 # The files of a checkpoint in best/, as keep_best writes them.
 BEST_FILE = re.compile(r'(model\.ckpt-\d+(?:-again)?)'
                        r'\.(?:index|meta|data-\d+-of-\d+)')
 
 
-def all_checkpoints(folder):
-    """Path prefixes of the checkpoints in a model folder, by step."""
-    if not os.path.isdir(folder):
-        return []
-    # TensorFlow writes a checkpoint's index last.
-    return sorted((os.path.join(folder, name[:-len('.index')])
-                   for name in os.listdir(folder)
-                   if re.fullmatch(r'model\.ckpt-\d+\.index', name)),
-                  key=checkpoint_step)
-
-
 def holds_training(folder):
     """Says whether a training began in a model folder."""
     # One that failed before its first checkpoint leaves config.json alone.
-    return bool(all_checkpoints(folder)) or os.path.exists(
+    return bool(saved.all_checkpoints(folder)) or os.path.exists(
         os.path.join(folder, BEST_RECORD))
-
-
-def holds_weights(folder):
-    """Says whether a model folder holds weights.h5."""
-    return os.path.exists(os.path.join(folder, WEIGHTS_FILE))
-
-
-def is_shipped(folder):
-    """Says whether a model folder came with the code."""
-    return os.path.realpath(folder).startswith(
-        os.path.realpath(PRETRAINED) + os.sep)
 
 
 def record_to_resume(folder, net, width=None, output_stride=None):
@@ -87,7 +62,7 @@ def record_to_resume(folder, net, width=None, output_stride=None):
         InputError: it holds another network than asked for, or one that
             training would overwrite.
     """
-    if is_shipped(folder):
+    if saved.is_shipped(folder):
         raise InputError(f'{folder}: keeps the networks that came with the '
                          'code; choose another --model_dir')
     if holds_training(folder):
@@ -96,43 +71,19 @@ def record_to_resume(folder, net, width=None, output_stride=None):
                 f'{folder}: trained by an earlier version, without '
                 f'{CONFIG_FILE}; choose another --model_dir or move the '
                 'folder away (its weights.h5 still predicts)')
-        if holds_weights(folder) and read_best(folder) is None:
+        if saved.holds_weights(folder) and saved.read_best(folder) is None:
             raise InputError(
                 f'{folder}: best/ has gone, and training would replace '
                 'weights.h5 by what may be worse; move weights.h5 elsewhere')
         return read_record(folder, net, width, output_stride)
-    if holds_weights(folder):
+    if saved.holds_weights(folder):
         raise InputError(f'{folder}: holds weights.h5 alone, which training '
                          'would replace; choose another --model_dir')
     path = os.path.join(folder, CONFIG_FILE)
-    if os.path.exists(path) and 'net' not in read_json(path):
+    if os.path.exists(path) and 'net' not in saved.read_json(path):
         raise InputError(f'{path}: not written by this program; move it or '
                          'choose another --model_dir')
     return None
-
-
-def record_of_weights(path):
-    """The record that `write_weights` wrote beside the weights, a dict.
-
-    Raises:
-        InputError: the file is not one that training wrote.
-    """
-    remedy = 'copy it again or train again'
-    with open_hdf5(path, remedy, remedy) as file:
-        try:
-            name = next((name for name in RECORD_NAMES if name in file),
-                        RECORD_NAMES[0])
-            record = json.loads(file[name][()])
-            return dict(record, step=record['step'])
-        except DAMAGED as error:
-            raise InputError(
-                f'{path}: not whole, or not written by this program '
-                f'({str(error).splitlines()[0]}); {remedy}') from error
-
-
-def checkpoint_step(checkpoint):
-    """The global step in the path prefix of a checkpoint."""
-    return int(checkpoint.rsplit('-', 1)[1])
 
 
 @contextlib.contextmanager
@@ -177,7 +128,7 @@ def latest_valid(folder):
         InputError: there are checkpoints and none can be read.
     """
     remove_matching(folder, *TEMPORARY)
-    paths = all_checkpoints(folder)
+    paths = saved.all_checkpoints(folder)
     while paths:
         flaw = checkpoint_flaw(paths[-1])
         if flaw is None:
@@ -208,27 +159,6 @@ def checkpoint_flaw(checkpoint):
     return None
 
 
-def read_best(folder):
-    """The record of a model folder's best checkpoint, or None.
-
-    A dict: `checkpoint` (file name prefix within best/), its `step` and
-    validation metrics, and `evaluated`, the last step that was evaluated.
-    """
-    path = os.path.join(folder, BEST_RECORD)
-    if not os.path.exists(path):
-        return None
-    best = read_json(path)
-    for key in ('checkpoint', 'step', 'f1', 'evaluated'):
-        if key not in best:
-            raise InputError(f'{path}: says nothing of {key}; train again '
-                             'into another --model_dir')
-    name = str(best['checkpoint'])
-    if os.path.basename(name) != name:
-        raise InputError(f'{path}: names a checkpoint outside its folder '
-                         f'({name}); train again into another --model_dir')
-    return best
-
-
 def keep_best(folder, checkpoint, metrics):
     """Keeps a checkpoint as the best if its validation F1 is.
 
@@ -252,7 +182,7 @@ def keep_best(folder, checkpoint, metrics):
         InputError: it holds NaN.
     """
     check_finite(checkpoint)
-    former = read_best(folder)
+    former = saved.read_best(folder)
     better = (not former or former['f1'] is None
               or metrics['f1'] is not None and metrics['f1'] > former['f1'])
     record = former
@@ -330,7 +260,7 @@ def record_evaluation(folder, checkpoint, result):
     metrics = {key: float(value) for key, value in result.items()
                if key != 'global_step'}
     metrics['step'] = step = int(result['global_step'])
-    former = read_best(folder)
+    former = saved.read_best(folder)
     # The masks hold no nucleus. One false pixel makes an F1 of 0 out of none,
     # and would win over a network that is right.
     undefined = math.isnan(metrics['recall'])
@@ -348,66 +278,6 @@ def record_evaluation(folder, checkpoint, result):
           + (' (best so far)' if best and not undefined else ''), flush=True)
 
 
-@contextlib.contextmanager
-def model_session(record, session_proto, accelerate=False):
-    """A network in a graph and session of its own, without weights yet.
-
-    Args:
-        record: dict of `net`, `width` and `output_stride`.
-        session_proto: the session's tf.ConfigProto.
-        accelerate: whether the network runs by XLA, which compiles it anew
-            for each size of image, or in bfloat16; see `tf1`.
-
-    Yields:
-        (session, Keras model).
-    """
-    with tf.Graph().as_default(), tf.Session(config=session_proto) as session:
-        tf.keras.backend.set_session(session)
-        with acceleration_scope(accelerate):
-            model = nets.build(record['net'], record['width'],
-                               record['output_stride'])
-        yield session, model
-
-
-def restore_best(folder, model):
-    """Reads a model folder's best checkpoint into a model of `model_session`.
-
-    Returns:
-        The record of `read_best`.
-
-    Raises:
-        InputError: there is none, or it cannot be read.
-    """
-    best = read_best(folder)
-    if best is None:
-        raise InputError(f'{folder}: holds no evaluated checkpoint; train on '
-                         'with the same --mode=train command')
-    path = os.path.join(folder, 'best', best['checkpoint'])
-    try:
-        tf.train.Saver(model.weights).restore(tf.get_default_session(), path)
-    except (tf.errors.OpError, ValueError) as error:
-        if read_best(folder) != best:
-            # A training has found a better one meanwhile.
-            return restore_best(folder, model)
-        raise InputError(f'{path}: cannot be restored '
-                         f'({str(error).splitlines()[0]}); train again '
-                         'into another --model_dir') from error
-    return best
-
-
-def restore_weights(path, model):
-    """Reads a file of `write_weights` into a model of `model_session`.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        model.load_weights(path)
-    except DAMAGED as error:
-        raise InputError(f'{path}: damaged ({str(error).splitlines()[0]}); '
-                         'copy it again or train again') from error
-
-
 def write_weights(folder):
     """Writes the best checkpoint's Keras weights to `weights.h5`.
 
@@ -416,68 +286,24 @@ def write_weights(folder):
     many images. Nothing is done where they are there already.
     """
     path = os.path.join(folder, WEIGHTS_FILE)
-    record = read_json(os.path.join(folder, CONFIG_FILE))
-    best = read_best(folder)
+    record = saved.read_json(os.path.join(folder, CONFIG_FILE))
+    best = saved.read_best(folder)
     record.update(step=best['step'], f1=best['f1'])
     # One that is absent or damaged is written anew.
     with contextlib.suppress(InputError):
-        if record_of_weights(path) == record:
+        if saved.record_of_weights(path) == record:
             return
     # Keras reads weights layer by layer; to prune the graph, and not to
     # optimise it, makes each of these runs cheap.
     pruned = tf.ConfigProto(
         graph_options=tf.GraphOptions(place_pruned_graph=True))
-    with model_session(record, pruned) as (_, model):
-        restore_best(folder, model)
+    with saved.model_session(record, pruned) as (_, model):
+        saved.restore_best(folder, model)
         text = json.dumps(record)
         with atomic_write(path) as partial:
             reserve_space(partial, 4 * model.count_params() + len(text))
             model.save_weights(partial)
             with h5py.File(partial, 'a') as file:
-                file[RECORD_NAMES[0]] = text
+                file[saved.RECORD_NAMES[0]] = text
 
 
-@contextlib.contextmanager
-def restored_model(folder, net, width=None, output_stride=None,
-                   accelerate=False):
-    """The trained network of a model folder as a function.
-
-    Args:
-        folder: the model folder.
-        net, width, output_stride: as for `records.check_asked`.
-        accelerate: as for `model_session`.
-
-    Yields:
-        (function from float32 [N, H, W, 3] in [0, 1], H and W multiples of
-        the stride, to the probability float32 [N, H, W, 1]; the stride; the
-        record of the training with the `step` of the weights).
-
-    Raises:
-        InputError: there is no such network, another one, or it cannot be
-            read.
-    """
-    weights = os.path.join(folder, WEIGHTS_FILE)
-    has_best = os.path.exists(os.path.join(folder, BEST_RECORD))
-    if os.path.exists(os.path.join(folder, CONFIG_FILE)) and (
-            has_best or all_checkpoints(folder) and not holds_weights(folder)):
-        record = read_record(folder, net, width, output_stride)
-        restore = functools.partial(restore_best, folder)
-    elif holds_weights(folder):
-        record = record_of_weights(weights)
-        check_asked(record, weights, net, width, output_stride)
-        restore = functools.partial(restore_weights, weights)
-    else:
-        raise InputError(
-            f'{folder}: holds no trained network; train one with python '
-            f'main.py --mode=train --net={net} '
-            f'--model_dir={shlex.quote(os.path.dirname(folder) or os.curdir)}'
-            + (', or use the one that came with the code by --model_dir='
-               f'{os.path.relpath(PRETRAINED)}'
-               if holds_weights(os.path.join(PRETRAINED, net)) else ''))
-    with model_session(record, session_config(accelerate),
-                       accelerate) as (session, model):
-        best = restore(model)
-        if best:
-            record['step'] = best['step']
-        forward = session.make_callable(model.output, [model.input])
-        yield forward, model.stride, record

@@ -7,11 +7,16 @@ import sys
 import threading
 import time
 
-from input_pipeline.files import InputError
+from histology.files import InputError
+from nets import saved
 from nets.tf1 import tf
 from training import checkpoints
-from training.records import (check_same_data, check_same_origin,
-                              has_validation, read_record)
+from training.records import (
+    check_same_data,
+    check_same_origin,
+    has_validation,
+    read_record,
+)
 
 POLL_SECONDS = 2  # between looks for a new checkpoint, or for another task
 SERVER_STAYS = 5  # seconds after the last step
@@ -130,7 +135,7 @@ def check_own_port(run_config):
 def is_done(folder, steps):
     """Says whether a checkpoint has the last step."""
     latest = tf.train.latest_checkpoint(folder)
-    return bool(latest) and checkpoints.checkpoint_step(latest) >= steps
+    return bool(latest) and saved.checkpoint_step(latest) >= steps
 
 
 def is_listening(address):
@@ -281,7 +286,7 @@ def keep_weights(training):
     if task_type == 'chief' and not has_validation(config):
         latest = tf.train.latest_checkpoint(folder)
         checkpoints.keep_best(folder, latest, {
-            'step': checkpoints.checkpoint_step(latest), 'f1': None})
+            'step': saved.checkpoint_step(latest), 'f1': None})
     keeper = 'evaluator' if has_validation(config) else 'chief'
-    if task_type == keeper and checkpoints.read_best(folder):
+    if task_type == keeper and saved.read_best(folder):
         checkpoints.write_weights(folder)

@@ -4,8 +4,9 @@ import os
 import signal
 import time
 
-from input_pipeline.progress import LOG_INTERVAL, clock
-from input_pipeline.stopping import SIGNALS
+from tqdm import tqdm
+
+from histology.progress import LOG_INTERVAL, SIGNALS
 from nets.tf1 import tf
 
 STEP_DONE = 'step_done'  # the tensor of the global step after a step
@@ -93,7 +94,7 @@ class ProgressHook(tf.train.SessionRunHook):
         left = (self.steps - step) / max(rate, 1e-9)
         print(f'step {step}/{self.steps}  loss {loss:.3f}  '
               f'{rate * self.batch_size:.1f} patches/s  '
-              f'{clock(left)} left', flush=True)
+              f'{tqdm.format_interval(left)} left', flush=True)
 
 
 class EvaluationStopped(Exception):

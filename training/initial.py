@@ -10,7 +10,9 @@ import re
 import numpy as np
 
 import nets
-from input_pipeline.files import DAMAGED, InputError, open_hdf5
+from histology.files import InputError
+from nets import saved
+from nets.hdf5 import HDF5_ERRORS, open_hdf5
 from nets.tf1 import session_config, tf
 from training import checkpoints, records
 from training.model_fn import model_fn
@@ -67,7 +69,7 @@ def read_weights(path):
         InputError: it is absent, damaged, or has no record.
     """
     with open_hdf5(path, CHOOSE, CHOOSE) as file:
-        if not set(checkpoints.RECORD_NAMES) & set(file):
+        if not set(saved.RECORD_NAMES) & set(file):
             raise InputError(
                 f'{path}: lacks the record of its network and of the images '
                 'that it has seen, which --mode=train writes into weights.h5; '
@@ -82,10 +84,10 @@ def read_weights(path):
 
         try:
             file.visititems(add)
-        except DAMAGED as error:
+        except HDF5_ERRORS as error:
             raise InputError(f'{path}: damaged ({str(error).splitlines()[0]})'
                              f'; {CHOOSE}') from error
-    return checkpoints.record_of_weights(path), weights
+    return saved.record_of_weights(path), weights
 
 
 def read_checkpoint(prefix):

@@ -4,12 +4,18 @@ import os
 import sys
 
 import nets
+from histology.files import InputError
 from input_pipeline import queues, store
-from input_pipeline.files import InputError
+from nets import saved
 from nets.tf1 import ACCELERATED, device_line, session_config, tf
 from training import checkpoints, cluster, initial, records
-from training.hooks import (EvaluationListener, EvaluationStopped, StopHook,
-                            StopEvaluationHook, true_error_of)
+from training.hooks import (
+    EvaluationListener,
+    EvaluationStopped,
+    StopEvaluationHook,
+    StopHook,
+    true_error_of,
+)
 from training.model_fn import learning_rate_at, model_fn
 
 SUMMARY_STEPS = 20
@@ -155,7 +161,7 @@ def find_start(config, former, folder, run_config):
     if run_config.is_chief and not latest:
         raise InputError(f'{folder}: holds a best network, but no checkpoint '
                          'to go on from; choose another --model_dir')
-    return checkpoints.checkpoint_step(latest) if latest else None
+    return saved.checkpoint_step(latest) if latest else None
 
 
 def changes_of(config, former, start):
@@ -314,7 +320,7 @@ def train_alone(training):
             return  # the next run evaluates it first
         checkpoints.record_evaluation(folder, checkpoint, result)
 
-    best = checkpoints.read_best(folder)
+    best = saved.read_best(folder)
     with training.stop_hook.handling_signals():
         training.stop_hook.take_signals()
         if (training.resumes or config.init_checkpoint is not None) and (
@@ -327,7 +333,7 @@ def train_alone(training):
                 training.training_input(), max_steps=config.steps,
                 hooks=training.hooks([EvaluationListener(
                     evaluate, training.start, training.stop_hook)]))
-    best = checkpoints.read_best(folder)
+    best = saved.read_best(folder)
     if best:
         checkpoints.write_weights(folder)
         if best['step'] == 0 < best['evaluated']:

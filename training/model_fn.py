@@ -4,10 +4,10 @@ import os
 import numpy as np
 
 import nets
-from eval import metrics, nuclei_metrics
-from eval.instances import THRESHOLD, separate
+from eval import nuclei_metrics, pixel_metrics
 from input_pipeline.preprocessing import GAP_CLOSING
 from nets.tf1 import acceleration_scope, tf
+from prediction.instances import THRESHOLD, separate
 from training.hooks import STEP_DONE, ProgressHook
 
 DICE_SMOOTHING = 1.0  # pixels; keeps the Dice of an empty patch defined
@@ -66,7 +66,7 @@ def learning_rate_at(step, peak, warmup_steps, steps):
 
 
 def confusion_matrix(labels, probability):
-    """Pixels of each kind, float64 [4] in the order of `metrics.Counts`.
+    """Pixels of each kind, float64 [4] in the order of `pixel_metrics.Counts`.
 
     `labels` and `probability` are float32 [N, H, W, 1].
     """
@@ -82,14 +82,14 @@ def confusion_matrix(labels, probability):
 def metric_tensors(counts):
     """Metrics of float64 [4] counts, a dict of float32 scalars by name."""
     return {name: tf.cast(value, tf.float32) for name, value
-            in metrics.compute(
-                metrics.Counts(*tf.unstack(counts))).items()}
+            in pixel_metrics.compute(
+                pixel_metrics.Counts(*tf.unstack(counts))).items()}
 
 
 def image_measures(labels, probability):
     """What --mode=eval measures of an image, as sums: two float64 tensors.
 
-    Those of pixels, [4] in the order of `metrics.Counts`; and those of
+    Those of pixels, [4] in the order of `pixel_metrics.Counts`; and those of
     nuclei, [3]: AJI, PQ and 1, or all 0 where its nuclei are not told apart,
     and where none is found or true. A window of an image too large to
     evaluate whole is an image of its own here.
@@ -102,7 +102,8 @@ def image_measures(labels, probability):
         # Holes are filled in a copy: TensorFlow's arrays must stay.
         mask, truth = mask[0, :, :, 0].copy(), instances[0, :, :, 0]
         found = separate(mask, probability[0, :, :, 0])
-        counts = np.array(metrics.confusion_matrix(mask, truth > 0), float)
+        counts = np.array(
+            pixel_metrics.confusion_matrix(mask, truth > 0), float)
         if not told_apart:
             return counts, np.zeros(3)
         values = nuclei_metrics.compute(nuclei_metrics.compare(found, truth))
@@ -144,7 +145,7 @@ def model_fn(features, labels, mode, params):
     """The Estimator's model_fn, for training and evaluation.
 
     Prediction needs tiles and other sizes than the stores hold:
-    `eval/inference.py` does it.
+    `eval/tiling.py` does it.
 
     Args:
         features: images float32 [N, H', W', 3] in [0, 1].

@@ -5,17 +5,15 @@ resuming, it is config.json in the model folder, the page `config` in
 TensorBoard's text tab, and part of weights.h5 and of eval's results.
 """
 import dataclasses
-import json
 import os
 from typing import Optional
 
 import nets
-from input_pipeline.files import InputError, write_json
-from input_pipeline.preprocessing import (FORMER_TARGET, NORMALISATION,
-                                          TARGET)
+from histology.files import InputError, write_json
+from input_pipeline.preprocessing import FORMER_TARGET, TARGET
 from input_pipeline.store import IDENTITY, TRAIN_ON_ALL
+from nets.saved import CONFIG_FILE, check_asked, read_json
 
-CONFIG_FILE = 'config.json'
 # In place of TrainConfig's defaults where training starts from weights.
 INIT_STEPS = 1000
 INIT_LEARNING_RATE = 5e-4
@@ -72,64 +70,15 @@ class TrainConfig:
     init_data_source: Optional[str] = None
     init_step: Optional[int] = None
     seen: Optional[list] = None
-    normalisation: str = NORMALISATION
+    normalisation: str = nets.NORMALISATION
     target: str = TARGET
 
 
-# What one network or one set of images means: it cannot change on resuming.
-NETWORK = ('net', 'width', 'output_stride', 'normalisation')
+# What one set of images means: it cannot change on resuming.
 DATA = (*IDENTITY, 'trained_on')
 # Neither can this. Records of before it could be asked for lack it, and
 # `target`.
 ORIGIN = ('init_checkpoint', 'init_data_source', 'init_step', 'seen')
-
-
-def read_json(path):
-    """The dict in a JSON file that training wrote.
-
-    Raises:
-        InputError: it is absent, damaged, or holds something else.
-    """
-    try:
-        with open(path) as file:
-            content = json.load(file)
-        if not isinstance(content, dict):
-            raise ValueError('holds no names and values')
-    except (OSError, ValueError) as error:
-        raise InputError(f'{path}: cannot be read ({error}); train again into '
-                         'another --model_dir') from error
-    return content
-
-
-def check_asked(record, path, net, width=None, output_stride=None,
-                needed=NETWORK + DATA, flag='model_dir'):
-    """Refuses another network than asked for.
-
-    Args:
-        record: dict, as read.
-        path: of the file that it was read from.
-        net: the net asked for.
-        width: the width asked for, or None.
-        output_stride: likewise.
-        needed: names that the record must have.
-        flag: that led to the record, without dashes.
-
-    Raises:
-        InputError: something is missing in `record`, or differs.
-    """
-    for key in needed:
-        if key not in record:
-            raise InputError(f'{path}: says nothing of {key}; choose another '
-                             f'--{flag}')
-    asked = {'net': net, 'width': width, 'output_stride': output_stride,
-             'normalisation': NORMALISATION}
-    for key, value in asked.items():
-        if value is not None and record[key] not in (value, None):
-            leave_out = (f'leave out --{key} or '
-                         if key in ('width', 'output_stride') else '')
-            raise InputError(
-                f'{path}: of a network trained with {key} {record[key]}, not '
-                f'{value}; {leave_out}choose another --{flag}')
 
 
 def read_record(folder, net, width=None, output_stride=None):

@@ -1,183 +1,32 @@
-"""Micrometres per pixel: what files say of them, and resampling to others."""
-import io
+"""Images and label images at the networks' micrometres per pixel."""
 import math
-import re
-import sys
-import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 from PIL import Image
 
-from input_pipeline import images, progress, tiff
-from input_pipeline.files import InputError
-from input_pipeline.preprocessing import MIN_SIDE, check_size
+from histology import images, tiff
+from histology.files import InputError
 
 # What the networks see, known as 40x.
 MICRONS_PER_PIXEL = 0.25
-# An objective of 40x has 0.25 micrometres per pixel, one of 20x has 0.5.
-MICRONS_AT_1X = 10
-
-# No microscope's: 72 dots per inch, that programs write for want of any, are
-# 353 micrometres.
-PLAUSIBLE = (0.05, 5)  # micrometres
-SAME_SIDES = 0.01  # relative difference of a pixel's sides
-# Scanners have 0.22 to 0.28 micrometres at 40x; see docs/data.md.
-TOLERANCE = 0.15  # relative
-
-# Micrometres, of the tag ResolutionUnit, and of OME's and ImageJ's names.
-INCH, CENTIMETRE = 2, 3
-RESOLUTION_UNITS = {INCH: 25400.0, CENTIMETRE: 10000.0}
-UNITS = {'m': 1e6, 'cm': 1e4, 'mm': 1e3, 'nm': 1e-3, 'pm': 1e-6,
-         '\u00c5': 1e-4, 'um': 1.0, '\u00b5m': 1.0, '\u03bcm': 1.0,
-         '\\u00b5m': 1.0, 'micron': 1.0, 'microns': 1.0,
-         'micrometer': 1.0, 'in': 25400.0, 'inch': 25400.0}
-
+# A nucleus is some 25 pixels wide. The networks' strides are at most half of
+# this, so that sides can be reflected up to a multiple of them.
+MIN_SIDE = 32
 # A bicubic filter reaches two pixels of the coarser image to each side.
 REACH = 2
 
 
-def read_microns_per_pixel(path, data=None):
-    """What an image file says of its micrometres per pixel.
-
-    Aperio's and OME's own words go before ImageJ's, and these before the
-    resolution that TIFF, PNG and JPEG files have for printing.
+def check_min_side(size, name):
+    """Raises InputError naming an image where a side is below MIN_SIDE.
 
     Args:
-        path, data: as for `images.read_image`.
-
-    Returns:
-        float, or None where it says nothing plausible.
+        size: (height, width), as the networks see it.
+        name: for the message.
     """
-    source = path if data is None else io.BytesIO(data)
-    try:
-        with open(source, 'rb') if data is None else source as file:
-            is_tiff = file.read(4) in tiff.MAGIC
-            file.seek(0)
-            stated = _of_tiff(file) if is_tiff else _of_others(file)
-    except images.DAMAGED + (InputError,):
-        return None  # whoever reads its pixels says what is wrong
-    for x, y in stated:
-        if (PLAUSIBLE[0] <= x <= PLAUSIBLE[1]
-                and abs(x - y) <= SAME_SIDES * x):
-            return x
-    return None
-
-
-def _of_tiff(file):
-    """What a TIFF file says: list of micrometres per pixel in x and in y."""
-    with tiff.opened(file) as content:
-        page = content.pages[0]
-        tags = {name: page.tags[name].value for name in
-                ('ImageDescription', 'XResolution', 'YResolution',
-                 'ResolutionUnit') if name in page.tags}
-    text = tags.get('ImageDescription')
-    text = text if isinstance(text, str) else ''
-    unit = tags.get('ResolutionUnit', INCH)
-    microns = RESOLUTION_UNITS.get(unit if isinstance(unit, int) else None)
-    imagej = re.search(r'^unit=(.*?)\s*$', text, re.M)
-    if text.startswith('ImageJ') and imagej:
-        microns = UNITS.get(imagej.group(1).lower())
-    found = _of_aperio(text) + _of_ome(text)
-    x, y = (_pixels_per_unit(tags.get(f'{axis}Resolution')) for axis in 'XY')
-    if x and y and microns:
-        found.append((microns / x, microns / y))
-    return found
-
-
-def _pixels_per_unit(value):
-    """A resolution tag's number, or None; (numerator, denominator) mostly."""
-    try:
-        x, y = value if isinstance(value, tuple) else (value, 1)
-        return x / y
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-
-
-def _of_aperio(text):
-    found = []
-    for pattern, microns in ((r'\bMPP\s*=\s*([\d.,]+)', lambda value: value),
-                             (r'\bAppMag\s*=\s*([\d.,]+)',
-                              lambda value: MICRONS_AT_1X / value)):
-        match = text.startswith('Aperio') and re.search(pattern, text)
-        if match:
-            value = positive_number(match.group(1).strip('.,'))
-            if value:
-                found.append((microns(value),) * 2)
-    return found
-
-
-def _of_ome(text):
-    if '<OME' not in text[:1000]:
-        return []
-    try:
-        root = ElementTree.fromstring(text.strip().encode())
-    except (ElementTree.ParseError, LookupError, ValueError):
-        return []
-    for element in root.iter():
-        if element.tag.rsplit('}', 1)[-1] == 'Pixels':
-            # Some give x alone.
-            axes = 'XY' if 'PhysicalSizeY' in element.keys() else 'XX'
-            sides = [(positive_number(element.get(f'PhysicalSize{axis}',
-                                                  '').strip('.,')),
-                      UNITS.get(element.get(f'PhysicalSize{axis}Unit',
-                                            '\u00b5m'))) for axis in axes]
-            if all(size and unit for size, unit in sides):
-                return [tuple(size * unit for size, unit in sides)]
-            return []
-    return []
-
-
-def positive_number(text):
-    """A positive, finite float, also with a decimal comma, or None."""
-    try:
-        value = float(text.replace(',', '.'))
-    except ValueError:
-        return None
-    return value if 0 < value < math.inf else None
-
-
-def _of_others(file):
-    """What a PNG or JPEG file says, as `_of_tiff` does."""
-    with images.pillow(file, '') as image:
-        info = image.info
-        if info.get('jfif_unit') == 2:  # some Pillows leave out centimetres
-            per_unit, unit = info['jfif_density'], CENTIMETRE
-        else:
-            per_unit, unit = info.get('dpi'), INCH
-    if not per_unit or not all(per_unit):
-        return []
-    return [tuple(RESOLUTION_UNITS[unit] / float(value)
-                  for value in per_unit)]
-
-
-class Check:
-    """Says once, for each other resolution that files state, which it is.
-
-    Args:
-        asked: micrometres per pixel that the files are taken to have, or None
-            where it was not said, which means MICRONS_PER_PIXEL.
-    """
-
-    def __init__(self, asked):
-        self.asked = asked or MICRONS_PER_PIXEL
-        self.said = set()
-
-    def __call__(self, path, stated):
-        """Prints a line where a file states another resolution.
-
-        Args:
-            path: of the file.
-            stated: its micrometres per pixel, or None.
-        """
-        if stated is None or abs(stated / self.asked - 1) <= TOLERANCE:
-            return
-        stated = f'{stated:.3g}'
-        if stated not in self.said:
-            self.said.add(stated)
-            progress.end_line()
-            print(f'{path}: says {stated} micrometres per pixel, read as '
-                  f'{self.asked:.3g}; if the file is right, give '
-                  f'--microns_per_pixel={stated}', file=sys.stderr)
+    height, width = size
+    if min(height, width) < MIN_SIDE:
+        raise InputError(f'{name}: {width} x {height} pixels; both sides must '
+                         f'be at least {MIN_SIDE}, give a larger image')
 
 
 def network_size(size, microns_per_pixel, name):
@@ -197,7 +46,7 @@ def network_size(size, microns_per_pixel, name):
     factor = (microns_per_pixel or MICRONS_PER_PIXEL) / MICRONS_PER_PIXEL
     height, width = (round(side * factor) for side in size)
     if (height, width) == tuple(size):
-        check_size(size, name)
+        check_min_side(size, name)
         return height, width
     what = None
     if height * width > images.MAX_PIXELS:

@@ -4,9 +4,9 @@ import os
 import posixpath
 import re
 
-from input_pipeline import sources
-from input_pipeline.files import InputError
-from input_pipeline.sources import Entry
+from histology import listing
+from histology.files import InputError
+from histology.listing import Entry
 
 # HALO's are in ImageScope's XML.
 OUTLINE_ENDINGS = ('.xml', '.annotations', '.geojson', '.json')
@@ -45,7 +45,7 @@ def find(images_dir, annotations_dir, split=None):
         split: 'test' where these are test images, or None.
 
     Returns:
-        List of `sources.Entry`, ordered by name.
+        List of `listing.Entry`, ordered by name.
 
     Raises:
         InputError: a folder is absent or cannot be read, there are no images,
@@ -57,7 +57,7 @@ def find(images_dir, annotations_dir, split=None):
     files, tissue, drawn = _candidates(images_dir, annotations_dir, flags)
     if not tissue:
         raise InputError(f'--{flags[0]} {images_dir}: holds no image '
-                         f'({", ".join(sources.IMAGE_ENDINGS)})')
+                         f'({", ".join(listing.IMAGE_ENDINGS)})')
     chosen = _chosen_images(tissue, files)
     annotations, unpaired = _pair(chosen, drawn)
     _check_paired([place for key, place in chosen.items()
@@ -68,13 +68,13 @@ def find(images_dir, annotations_dir, split=None):
         its_split, why = split, f'of --{flags[0]}'
         if split is None:
             # Of the image's folders or else of its annotation's.
-            its_split, folder = max(map(sources.split_of, (place, annotation)),
+            its_split, folder = max(map(listing.split_of, (place, annotation)),
                                     key=lambda found: found[0] is not None)
             why = (f'for their folder is called {folder}' if its_split
                    else None)
         entries.append(Entry(name, its_split or 'training', why,
                              files[place], files[annotation]))
-    return sources.ordered(entries)
+    return listing.ordered(entries)
 
 
 def _pair(chosen, drawn):
@@ -93,8 +93,8 @@ def _pair(chosen, drawn):
                             if its_split == split}) for split in splits}
     annotations, unpaired = collections.defaultdict(list), []
     for place in drawn:
-        stem, ending = sources.stem_and_ending(place)
-        its_split, _ = sources.split_of(place)
+        stem, ending = listing.stem_and_ending(place)
+        its_split, _ = listing.split_of(place)
         # One of them may lie in no split's folder.
         found = [(split, _paired_stem(stem, names[split]))
                  for split in sorted(splits, key=lambda k: k != its_split)
@@ -114,7 +114,7 @@ def source_name(images_dir, annotations_dir):
     """
     paths = [os.path.realpath(path) for path in (images_dir, annotations_dir)]
     folder, name = os.path.split(os.path.commonpath(paths))
-    while folder != os.sep and (sources.SPLIT_WORD.fullmatch(name)
+    while folder != os.sep and (listing.SPLIT_WORD.fullmatch(name)
                                 or IMAGE_FOLDER.fullmatch(name)):
         folder, name = os.path.split(folder)
     return name or os.path.basename(paths[0])
@@ -128,13 +128,13 @@ def _candidates(images_dir, annotations_dir, flags):
         tissue, drawn: places
     """
     roots = [os.path.realpath(path) for path in (images_dir, annotations_dir)]
-    listings = [sources.listing(path, flag) for path, flag
+    listings = [listing.list_files(path, flag) for path, flag
                 in zip((images_dir, annotations_dir), flags)]
     if roots[0] == roots[1]:
         files = listings[0]
-        names = _names({sources.stem_and_ending(place)[0] for place in files
-                        if sources.stem_and_ending(place)[1]
-                        in sources.IMAGE_ENDINGS})
+        names = _names({listing.stem_and_ending(place)[0] for place in files
+                        if listing.stem_and_ending(place)[1]
+                        in listing.IMAGE_ENDINGS})
         drawn = {place for place in files if _is_drawn(place, names)}
         tissue = set(files) - drawn
     else:
@@ -149,12 +149,12 @@ def _candidates(images_dir, annotations_dir, flags):
             for k in range(2)]
         tissue, drawn = within
     for place in tissue | drawn:
-        sources.check_name(place, files[place])
+        listing.check_name(place, files[place])
     return (files,
             sorted(place for place in tissue if
-                   sources.stem_and_ending(place)[1] in sources.IMAGE_ENDINGS),
+                   listing.stem_and_ending(place)[1] in listing.IMAGE_ENDINGS),
             sorted(place for place in drawn if
-                   sources.stem_and_ending(place)[1] in ANNOTATION_ENDINGS))
+                   listing.stem_and_ending(place)[1] in ANNOTATION_ENDINGS))
 
 
 def _is_drawn(place, names):
@@ -164,8 +164,8 @@ def _is_drawn(place, names):
         place: of the file.
         names: of `_names` of all rasters.
     """
-    stem, ending = sources.stem_and_ending(place)
-    if ending not in sources.IMAGE_ENDINGS:
+    stem, ending = listing.stem_and_ending(place)
+    if ending not in listing.IMAGE_ENDINGS:
         return True
     shorter = ADDED.sub('', stem)
     if shorter != stem and _paired_stem(shorter, names) is not None:
@@ -187,8 +187,8 @@ def _chosen_images(tissue, files):
     """
     places = collections.defaultdict(list)
     for place in tissue:
-        places[(sources.split_of(place)[0],
-                sources.stem_and_ending(place)[0])].append(place)
+        places[(listing.split_of(place)[0],
+                listing.stem_and_ending(place)[0])].append(place)
     chosen = {}
     for key, found in places.items():
         # What was made of an image often bears its name.
@@ -202,8 +202,8 @@ def _chosen_images(tissue, files):
             found = slides
         if len(found) > 1:
             raise InputError(
-                f'{sources.name_of(files[found[1]])}: of the same name as '
-                f'{sources.name_of(files[found[0]])}; names must differ, and '
+                f'{listing.name_of(files[found[1]])}: of the same name as '
+                f'{listing.name_of(files[found[0]])}; names must differ, and '
                 'masks must be told from images: rename them, or give '
                 '--annotations_dir a folder without images')
         chosen[key] = found[0]
@@ -236,7 +236,7 @@ def _check_paired(images, annotations, files, flags):
             (annotations, 'annotation', 'image', f'--{flags[0]} needs an '
              'image of that name')):
         if places:
-            names = ', '.join(sources.name_of(files[place])
+            names = ', '.join(listing.name_of(files[place])
                               for place in places[:3])
             raise InputError(
                 f'{names}{" ..." if places[3:] else ""}: {len(places)} '
@@ -250,7 +250,7 @@ def _best(places, files):
         InputError: two are equally good.
     """
     def rank(place):
-        ending = sources.stem_and_ending(place)[1]
+        ending = listing.stem_and_ending(place)[1]
         if ending in OUTLINE_ENDINGS:
             return OUTLINE_ENDINGS.index(ending)
         if place.lower().endswith('_seg.npy'):
@@ -268,7 +268,7 @@ def _best(places, files):
 
     ranked = sorted((rank(place), place) for place in places)
     if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
-        names = [sources.name_of(files[place]) for _, place in ranked[:2]]
+        names = [listing.name_of(files[place]) for _, place in ranked[:2]]
         raise InputError(f'{names[0]} and {names[1]}: two annotations of one '
                          'image; give --annotations_dir the folder of one')
     return ranked[0][1]

@@ -1,7 +1,7 @@
 """Draws the pictures of results in docs/results.md.
 
     MONUSEG_DIR=DIR ./run.sh
-    python -m docs.results         # from the project's folder
+    python -m benchmarks.results         # from the project's folder
 
 writes beside this file NET_best.jpg and NET_worst.jpg, the validation images
 on which each network has its highest and its lowest F1, nuclei.jpg, a part of
@@ -16,13 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import nets
-from docs.diagrams import title_of
+from benchmarks.diagrams import FIGURES, title_of
 from eval import curves, display
+from histology.files import atomic_write
+from histology.images import read_labels
 from input_pipeline import store
-from input_pipeline.files import atomic_write
-from input_pipeline.images import read_labels
 
-DOCS = os.path.dirname(os.path.abspath(__file__))
 MODELS = 'checkpoints'
 STORE = store.store_path(os.path.join('data', 'monuseg'), 'validation')
 PREDICTIONS = os.path.join('predictions', 'monuseg')
@@ -45,7 +44,7 @@ def draw_extremes(net):
         stem = os.path.join(PREDICTIONS, net, row['name'])
         mask = iio.imread(f'{stem}_mask.png') > 0
         labels = read_labels(f'{stem}_labels.png')
-        display.save_comparison(os.path.join(DOCS, f'{net}_{title}.jpg'),
+        display.save_comparison(os.path.join(FIGURES, f'{net}_{title}.jpg'),
                                 images[row['name']], mask, labels)
     return {title: (row['name'], row['f1']) for title, row in chosen.items()}
 
@@ -68,7 +67,7 @@ def draw_nuclei(net, name):
                                  ((0, 0), (0, 12), (0, 0)), 'constant',
                                  constant_values=255)
                           for panel in panels], axis=1)
-    with atomic_write(os.path.join(DOCS, 'nuclei.jpg')) as partial:
+    with atomic_write(os.path.join(FIGURES, 'nuclei.jpg')) as partial:
         iio.imwrite(partial, row, extension='.jpg', quality=90)
 
 
@@ -104,7 +103,7 @@ def draw_curves():
         axis.grid(alpha=0.3)
         axis.legend()
     figure.tight_layout()
-    with atomic_write(os.path.join(DOCS, 'by_minutes.png')) as partial:
+    with atomic_write(os.path.join(FIGURES, 'by_minutes.png')) as partial:
         figure.savefig(partial, dpi=100)
 
 

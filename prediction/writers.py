@@ -7,16 +7,24 @@ import uuid
 
 import numpy as np
 
-from eval import nuclei, polygons
-from input_pipeline import tiff
-from input_pipeline.files import atomic_write
-from input_pipeline.images import DAMAGED, png_software, write_png
+from histology import tiff
+from histology.files import atomic_write
+from histology.images import DAMAGED, png_software, write_png
+from prediction import measurements, polygons
+
+# What is written for an image STEM.*, and what is added to STEM in its name:
+# the mask, 0 and 255; 255 times the probability, rounded; the outlines on the
+# tissue; the nuclei, 0 and 1 to N, beyond 65 535 as TIFF; see `write_nuclei`.
+OUTPUTS = {'mask': ('_mask.png',), 'probability': ('_probability.png',),
+           'overlay': ('_overlay.png',),
+           'labels': ('_labels.png', '_labels.tif'),
+           'csv': ('_nuclei.csv',), 'geojson': ('_nuclei.geojson',)}
 
 # Tells the files written here from others, which are never overwritten.
 SOFTWARE = 'nuclei segmentation'
 
-# Of what `nuclei.measure` measures: what it is measured in, by the power of
-# the length, and its name in QuPath.
+# Of what `measurements.measure` measures: the power of its unit of length, and
+# its name in QuPath.
 MEASURES = {
     'label': (0, 'Label'),
     'centroid_x': (1, 'Centroid X'),
@@ -46,6 +54,10 @@ GEOJSON_HEAD = ('{"type":"FeatureCollection","generator":'
 # Of the names of features, see RFC 4122, 4.3; drawn at random.
 NAMESPACE = uuid.UUID('3f1c9a52-6d0e-4c56-9b57-0f6c4b0e8d21')
 
+# Absent from haematoxylin and eosin, so it stands out on any tissue.
+OUTLINE_COLOUR = (0, 255, 0)
+STRIP = 1024  # rows drawn on at a time, for memory
+
 MAX_PNG_LABEL = 2 ** 16 - 1
 SOFTWARE_TAG = 305
 
@@ -62,7 +74,7 @@ def write_nuclei(csv_path, geojson_path, labels, probability, image,
 
     Args:
         csv_path, geojson_path: files to write, or None.
-        labels, probability, image: as for `nuclei.measure`.
+        labels, probability, image: as for `measurements.measure`.
         microns_per_pixel: float, or None where it is not known.
 
     Raises:
@@ -81,7 +93,7 @@ def write_nuclei(csv_path, geojson_path, labels, probability, image,
         if geojson:
             geojson.write(GEOJSON_HEAD)
         separator = '\n'
-        for batch in nuclei.measure(labels, probability, image):
+        for batch in measurements.measure(labels, probability, image):
             rows = list(zip(*_columns(batch.measures, microns_per_pixel)))
             if table:
                 csv.writer(table, lineterminator='\n').writerows(rows)
@@ -107,6 +119,22 @@ def _names(microns_per_pixel, kind):
                 if power and microns_per_pixel]
 
 
+def table(batches, microns_per_pixel=None):
+    """The columns of the table of nuclei, in memory.
+
+    Args:
+        batches: iterable of `measurements.Batch`.
+        microns_per_pixel: as for `write_nuclei`.
+
+    Returns:
+        dict of the columns' names to float64 arrays [N].
+    """
+    rows = [row for batch in batches
+            for row in zip(*_columns(batch.measures, microns_per_pixel))]
+    names = _names(microns_per_pixel, 0)
+    return dict(zip(names, np.array(rows, float).reshape(-1, len(names)).T))
+
+
 def _header(microns_per_pixel):
     return ','.join(_names(microns_per_pixel, 0)) + '\n'
 
@@ -126,7 +154,7 @@ def _features(batch, rows, name, microns_per_pixel):
     """Yields the texts of GeoJSON's features.
 
     Args:
-        batch: nuclei.Batch.
+        batch: measurements.Batch.
         rows: its measures, as in the table.
         name: of the file.
         microns_per_pixel: as for `write_nuclei`.
@@ -206,3 +234,44 @@ def is_written_here(path):
         return any(start.startswith(head.encode()) for head in heads)
     except DAMAGED:
         return False
+
+
+def overlay(image, labels, out=None):
+    """Draws the outlines of the nuclei on the tissue.
+
+    Args:
+        image: uint8 [H, W, 3].
+        labels: [H, W], 0 in the background and a number for each nucleus, or
+            a mask.
+        out: `image` itself to draw on it, or None to draw on a copy.
+
+    Returns:
+        uint8 [H, W, 3]; see `nuclear_outlines`.
+    """
+    drawn = image.copy() if out is None else out
+    for top in range(0, len(labels), STRIP):
+        # With a row to either side, which an outline depends on.
+        outer = slice(max(top - 1, 0), top + STRIP + 1)
+        edges = nuclear_outlines(labels[outer])[top - outer.start:][:STRIP]
+        np.copyto(drawn[top:top + STRIP], np.uint8(OUTLINE_COLOUR),
+                  where=edges[..., np.newaxis])
+    return drawn
+
+
+def nuclear_outlines(labels):
+    """The outermost pixels of each nucleus, so that touching ones part.
+
+    Args:
+        labels: int [H, W], 0 in the background and a number for each nucleus.
+
+    Returns:
+        bool [H, W], True at the pixels of a nucleus of which one of the four
+        neighbours has another label. The image's edge is no neighbour.
+    """
+    outlines = np.zeros(labels.shape, bool)
+    for values, found in ((labels, outlines), (labels.T, outlines.T)):
+        differ = values[1:] != values[:-1]
+        found[1:] |= differ
+        found[:-1] |= differ
+    outlines &= labels > 0
+    return outlines

@@ -1,8 +1,8 @@
 """Draws each network from the Keras model that `nets.build` gives.
 
-    python -m docs.diagrams        # from the project's folder
+    python -m benchmarks.diagrams        # from the project's folder
 
-writes NET.png beside this file for each network of `nets.NETS`.
+writes docs/figures/NET.png for each network of `nets.NETS`.
 """
 import functools
 import importlib
@@ -13,9 +13,11 @@ import re
 from matplotlib.figure import Figure
 
 import nets
-from input_pipeline.files import atomic_write
+from histology.files import atomic_write
 from nets.tf1 import tf
 
+FIGURES = os.path.join(os.path.dirname(os.path.dirname(
+    os.path.abspath(__file__))), 'docs', 'figures')
 SIDE = 256  # of the image that the networks are built on, pixels
 # The end of a layer's name that makes it part of a greater step.
 PART = r'(?<=unit\d)_.*|(?<=aspp_pool)_.*|_bn$|_relu$'
@@ -158,6 +160,6 @@ def draw(net):
 
 if __name__ == '__main__':
     for name in nets.NETS:
-        path = os.path.join(os.path.dirname(__file__), f'{name}.png')
+        path = os.path.join(FIGURES, f'{name}.png')
         with atomic_write(path) as partial:
             draw(name).savefig(partial)

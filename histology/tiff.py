@@ -6,7 +6,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from input_pipeline.files import InputError
+from histology.files import InputError
 
 MAGIC = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 ORIENTATION_TAG = 274

@@ -10,9 +10,9 @@ import zlib
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from input_pipeline import progress, tiff
-from input_pipeline.files import InputError, atomic_write
-from input_pipeline.tiff import STRIP
+from histology import progress, tiff
+from histology.files import InputError, atomic_write
+from histology.tiff import STRIP
 
 # What Pillow, tifffile and imagecodecs raise for damaged files, found by
 # damaging files at random.
@@ -270,10 +270,9 @@ def _to_8_bits(pixels, alpha, path):
         highest = int(pixels[..., colours].max())
         depth = _depth(highest)
         if depth < 16:
-            progress.end_line()
-            print(f'{path}: its highest value is {highest}: read as {depth} '
-                  'bits in 16; if that is wrong, save it with 8 bits',
-                  file=sys.stderr)
+            progress.say(f'{path}: its highest value is {highest}: read as '
+                         f'{depth} bits in 16; if that is wrong, save it with '
+                         '8 bits', sys.stderr)
         # The highest bits of both are the same.
         np.right_shift(pixels[..., colours], depth - 8,
                        out=scaled[..., colours], casting='unsafe')

@@ -12,7 +12,7 @@ import re
 import zipfile
 import zlib
 
-from input_pipeline.files import MAX_NAME, InputError
+from histology.files import MAX_NAME, InputError
 
 # A member of a zip archive that claims to unpack to more is no image that
 # anyone would zip, and may have been made to fill the memory.
@@ -37,7 +37,7 @@ SPLIT_WORD = re.compile(
     r'(?![a-z])|(?P<capitals>TRAIN(?:ING)?|TEST(?:ING)?)(?![A-Za-z]))')
 
 
-def listing(folder, flag):
+def list_files(folder, flag):
     """Lists the files below a folder or in a zip archive.
 
     Hidden files and folders are passed over. Links to folders are followed,

@@ -24,8 +24,8 @@ import collections
 
 import numpy as np
 
-from eval import polygons
-from input_pipeline.stains import STAINS
+from histology.stains import STAINS
+from prediction import polygons
 
 # Rows in which the nuclei of a batch begin. More of them need more memory.
 STRIP = 256

@@ -85,7 +85,7 @@ def label_nuclei(probability, threshold=THRESHOLD,
 
     Args:
         probability: float [H, W] or [H, W, 1] in [0, 1], of nucleus: see
-            `inference.predict`.
+            `tiling.predict`.
         threshold: nucleus is where the probability is above this, and in
             gaps between nuclei above GAP_THRESHOLD of it.
         microns_per_pixel: of the image, or None for 0.25.
@@ -115,7 +115,7 @@ def label_nuclei(probability, threshold=THRESHOLD,
             raise ValueError(f'microns_per_pixel is {microns_per_pixel}; '
                              'give a number above 0')
         # Here, for a fast start of main.py.
-        from input_pipeline.resolution import MICRONS_PER_PIXEL
+        from histology.resolution import MICRONS_PER_PIXEL
         scale = MICRONS_PER_PIXEL / microns_per_pixel
     return separate((probability > threshold).astype(np.uint8),
                     np.rint(255 * probability).astype(np.uint8),

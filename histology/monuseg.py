@@ -12,10 +12,9 @@ Three layouts are in circulation:
 import posixpath
 import re
 
-from input_pipeline import pairs
-from input_pipeline import sources
-from input_pipeline.files import InputError
-from input_pipeline.sources import Entry
+from histology import listing, pairs
+from histology.files import InputError
+from histology.listing import Entry
 
 # Where the annotation of IMAGE_FOLDER/NAME.tif may be, the best first:
 # outlines are exact, labels tell touching nuclei apart, masks do not.
@@ -49,7 +48,7 @@ def find(folder):
             one of the archives.
 
     Returns:
-        List of `sources.Entry`, ordered by name.
+        List of `listing.Entry`, ordered by name.
 
     Raises:
         InputError: the folder is absent or holds no images in a known
@@ -57,19 +56,19 @@ def find(folder):
             name with another one or has one that is not UTF-8, or an archive
             is damaged.
     """
-    files = sources.listing(folder, 'monuseg_dir')
+    files = listing.list_files(folder, 'monuseg_dir')
     index = {}
     for place in files:
         parent = posixpath.dirname(place)
-        index[(parent, *sources.stem_and_ending(place))] = place
+        index[(parent, *listing.stem_and_ending(place))] = place
     found, rest = {}, []
     for place in files:
-        _, ending = sources.stem_and_ending(place)
+        _, ending = listing.stem_and_ending(place)
         parent = posixpath.dirname(place)
-        if (ending not in sources.IMAGE_ENDINGS
+        if (ending not in listing.IMAGE_ENDINGS
                 or posixpath.basename(parent) in ANNOTATION_FOLDERS):
             continue
-        sources.check_name(place, files[place])
+        listing.check_name(place, files[place])
         entry, rank = _entry(place, files, index)
         if entry is None:
             rest.append(place)
@@ -100,14 +99,14 @@ def source_name(entries, folder):
 def _entry(place, files, index):
     """The entry of the image at a place, or None, and its place in PLACES."""
     parent = posixpath.dirname(place)
-    name, _ = sources.stem_and_ending(place)
+    name, _ = listing.stem_and_ending(place)
     for rank, (folder, suffix, endings) in enumerate(PLACES):
         where = posixpath.normpath(posixpath.join(parent, folder))
         where = '' if where == '.' else where
         for ending in endings:
             annotation = index.get((where, name + suffix, ending))
             if annotation is not None:
-                split, why = sources.split_of(place)
+                split, why = listing.split_of(place)
                 if split:
                     why = f'for their folder is called {why}'
                 elif rank == 0:
@@ -130,7 +129,7 @@ def _one_of_two(first, second):
     if first is None:
         return second
     entries = first[-1], second[-1]
-    names = [sources.name_of(entry.image) for entry in entries]
+    names = [listing.name_of(entry.image) for entry in entries]
     if entries[0].split != entries[1].split:
         raise InputError(f'{names[1]}: also a {entries[0].split} image '
                          f'({names[0]}); remove one of them')
@@ -139,7 +138,7 @@ def _one_of_two(first, second):
     tissue = [finds[folder] for folder in IMAGE_FOLDERS if folder in finds]
     if len(finds) == 2 and len(tissue) == 1:
         return tissue[0]
-    digests = [sources.file_digest(entry.image) for entry in entries]
+    digests = [listing.file_digest(entry.image) for entry in entries]
     if digests[0] != digests[1]:
         raise InputError(f'{names[1]}: another image than {names[0]} of the '
                          'same name; rename or remove one of them')
@@ -152,7 +151,7 @@ def _check_rest(rest, used, files):
     Args:
         rest: places of the images without.
         used: the folders that hold images with one.
-        files: dict of `sources.listing`.
+        files: dict of `listing.listing`.
     """
     lacking = [place for place in rest
                if posixpath.dirname(place) in used
@@ -160,9 +159,9 @@ def _check_rest(rest, used, files):
                in IMAGE_FOLDERS]
     if lacking:
         parent = posixpath.dirname(lacking[0])
-        name, _ = sources.stem_and_ending(lacking[0])
+        name, _ = listing.stem_and_ending(lacking[0])
         raise InputError(
-            f'{sources.name_of(files[lacking[0]])}: no annotation'
+            f'{listing.name_of(files[lacking[0]])}: no annotation'
             + (f', nor have {len(lacking) - 1} more' if lacking[1:] else '')
             + '; put one at ' + ', '.join(
                 posixpath.normpath(posixpath.join(
@@ -171,4 +170,4 @@ def _check_rest(rest, used, files):
                 if endings[0] != '.mat'))
     if rest:
         print(f'{len(rest)} other images without annotations are passed over '
-              f'({sources.name_of(files[rest[0]])} ...)')
+              f'({listing.name_of(files[rest[0]])} ...)')

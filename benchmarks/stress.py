@@ -1,6 +1,6 @@
 """Measures networks on validation images that were changed on purpose.
 
-    python -m docs.stress DATA_DIR MODEL_DIR NET
+    python -m benchmarks.stress DATA_DIR MODEL_DIR NET
 
 from the project's folder: DATA_DIR holds validation.h5 and MODEL_DIR/NET the
 network. Prints a table, averaged over rotations as --mode=eval does.
@@ -13,13 +13,15 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from eval import evaluate, inference, instances
-from input_pipeline import resolution, store
-from input_pipeline.stains import STAINS
-from training import checkpoints
+from eval import evaluate
+from histology import resample
+from histology.stains import STAINS
+from input_pipeline import store
+from prediction import Predictor
 
 
 def as_it_is(whole):
+    """The image itself."""
     return whole
 
 
@@ -31,9 +33,9 @@ def resized(scale):
     """
     def change(whole):
         size = whole.image.shape[:2]
-        small = resolution.resample(
+        small = resample.resample(
             whole.image, [round(side * scale) for side in size])
-        return whole._replace(image=resolution.resample(small, size))
+        return whole._replace(image=resample.resample(small, size))
     return change
 
 
@@ -49,12 +51,14 @@ def stained(haematoxylin, eosin):
 
 
 def blurred(whole):
+    """The image out of focus."""
     image = ndimage.gaussian_filter(whole.image.astype(np.float32),
                                     (1.5, 1.5, 0))
     return whole._replace(image=np.rint(image).astype(np.uint8))
 
 
 def compressed(whole):
+    """The image as a JPEG of low quality."""
     file = io.BytesIO()
     Image.fromarray(whole.image).save(file, 'JPEG', quality=40)
     return whole._replace(image=np.array(Image.open(file)))
@@ -89,6 +93,7 @@ def measures(results):
 
 
 def print_row(*cells):
+    """Prints a row of a Markdown table."""
     print('| ' + ' | '.join(
         f'{cell:.4f}' if isinstance(cell, float) else str(cell)
         for cell in cells) + ' |', flush=True)
@@ -98,16 +103,13 @@ def main(data_dir, model_dir, net):
     """Prints the table."""
     print_row('change', *MEASURES)
     print_row(*['---'] * (1 + len(MEASURES)))
-    with store.open_store(
-            store.store_path(data_dir, 'validation')) as file, (
-            checkpoints.restored_model(os.path.join(model_dir, net), net)
-    ) as (forward, stride, _):
+    predictor = Predictor.load(os.path.join(model_dir, net))
+    with store.open_store(store.store_path(data_dir, 'validation')) as file:
         names = store.image_names(file)
         for change, function in CHANGES.items():
             results = evaluate.evaluate(
-                map(function, store.whole_images(file)), len(names), forward,
-                stride, instances.THRESHOLD, inference.MAX_PIXELS,
-                average=True)
+                map(function, store.whole_images(file)), len(names),
+                predictor)
             print_row(change, *measures(results))
 
 

@@ -1,6 +1,6 @@
 """Trains without one organ at a time and measures on it.
 
-    python -m docs.organs MONUSEG_DIR FOLDER NET [FLAG...]
+    python -m benchmarks.organs MONUSEG_DIR FOLDER NET [FLAG...]
 
 from the project's folder: FOLDER is where data and models go, and FLAGs are
 those of the trainings, as --steps=2000. What is there already is not done
@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 
-from docs.stress import MEASURES, measures, print_row
+from benchmarks.stress import MEASURES, measures, print_row
 from input_pipeline import store
 
 # TCGA's codes of MoNuSeg's training images, by the organ that its paper says.

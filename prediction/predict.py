@@ -6,15 +6,16 @@ import tempfile
 
 import numpy as np
 
-from eval import OUTPUTS, display, inference, instances, nuclei_files
-from input_pipeline import progress, resolution
-from input_pipeline.files import MAX_NAME, InputError
-from input_pipeline.images import read_image, write_png
-from input_pipeline.sources import IMAGE_ENDINGS
+from histology import progress, resample, resolution
+from histology.files import MAX_NAME, InputError
+from histology.images import read_image, write_png
+from histology.listing import IMAGE_ENDINGS
+from prediction import instances, writers
+from prediction.writers import OUTPUTS
 
 
-def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
-                  average, microns_per_pixel=None, outputs=tuple(OUTPUTS)):
+def predict_files(images, output_dir, predictor, microns_per_pixel=None,
+                  outputs=tuple(OUTPUTS)):
     """Segments image files, tells their nuclei apart and writes OUTPUTS.
 
     A line for each tells how many nuclei there are. An image that cannot be
@@ -24,8 +25,7 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
     Args:
         images: list of paths, or what `find_images` takes.
         output_dir: made where missing.
-        forward, stride, threshold, max_pixels, average: as for
-            `inference.find_nuclei`.
+        predictor: Predictor.
         microns_per_pixel: of the images, or None for the networks' own, to
             which they are resampled, and the results back.
         outputs: those of OUTPUTS that are wanted.
@@ -36,7 +36,7 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
     Raises:
         InputError: no image, two of one stem, a result's name taken by
             another file or too long, an output folder that cannot be written
-            to or is the folder of an image, or as `inference.find_nuclei`.
+            to or is the folder of an image, or as `predictor`.
     """
     paths = find_images(images) if isinstance(images, str) else images
     if not paths:
@@ -46,45 +46,41 @@ def predict_files(images, output_dir, forward, stride, threshold, max_pixels,
     _say_what_stays(output_dir, paths, outputs)
 
     skipped = []
-    say_resolution = resolution.Check(microns_per_pixel)
-    report = progress.reporter(len(paths), 'image')
-    for done, path in enumerate(paths):
-        try:
-            image = read_image(path)  # [H, W, 3]
-            size = resolution.network_size(image.shape[:2],
-                                           microns_per_pixel, path)
-        except InputError as error:
-            report(done + 1)  # first, lest a signal be what made it fail
-            progress.end_line()
-            print(f'error: {error} (left out)', file=sys.stderr)
-            skipped.append(path)
-            continue
-        stated = resolution.read_microns_per_pixel(path)
-        say_resolution(path, stated)
-        mask, probability, labels = inference.find_nuclei(
-            image, forward, stride, threshold, max_pixels, average,
-            progress=lambda part, done=done: report(done + part), size=size)
-        _write_results(output_dir, path, outputs, image, mask, probability,
-                       labels, microns_per_pixel or stated)
-        progress.end_line()
-        print(f'{path}: ' + _summary(labels, microns_per_pixel or stated),
-              flush=True)
-        report(done + 1)
-        # Images can be as large as memory allows.
-        del image, mask, probability, labels
+    say_resolution = resolution.ResolutionWarner(microns_per_pixel)
+    with progress.reporter(len(paths), 'image') as report:
+        for done, path in enumerate(paths):
+            try:
+                image = read_image(path)  # [H, W, 3]
+                resample.network_size(image.shape[:2], microns_per_pixel, path)
+            except InputError as error:
+                report(done + 1)  # first, lest a signal be what made it fail
+                progress.say(f'error: {error} (left out)', sys.stderr)
+                skipped.append(path)
+                continue
+            stated = resolution.read_microns_per_pixel(path)
+            say_resolution(path, stated)
+            nuclei = predictor(
+                image, microns_per_pixel, path,
+                progress=lambda part, done=done: report(done + part))
+            nuclei.microns_per_pixel = microns_per_pixel or stated
+            _write_results(output_dir, path, outputs, nuclei)
+            progress.say(f'{path}: ' + _summary(nuclei))
+            report(done + 1)
+            del image, nuclei  # images can be as large as memory allows
     return skipped
 
 
-def _summary(labels, microns_per_pixel):
+def _summary(nuclei):
     """How many nuclei there are, and how large, as text."""
-    areas = instances.areas(labels)[1:]
+    areas = instances.areas(nuclei.labels)[1:]
+    microns_per_pixel = nuclei.microns_per_pixel
     text = f'{len(areas) or "no"} ' + ('nucleus' if len(areas) == 1
                                        else 'nuclei')
     if len(areas):
         median = f', median area {np.median(areas):.0f} pixels'
         if microns_per_pixel:
             square = microns_per_pixel ** 2
-            density = len(areas) / (labels.size * square) * 1e6
+            density = len(areas) / (nuclei.labels.size * square) * 1e6
             text += f', {density:.0f} per mm2'
             median += f' ({np.median(areas) * square:.1f} um2)'
         text += median
@@ -94,32 +90,33 @@ def _summary(labels, microns_per_pixel):
                    '(--magnification=40 adds micrometres)')
 
 
-def _write_results(output_dir, path, outputs, image, mask, probability,
-                   labels, microns_per_pixel):
-    """Writes those outputs that are wanted; `image` is drawn on."""
+def _write_results(output_dir, path, outputs, nuclei):
+    """Writes those outputs that are wanted; the image is drawn on."""
     paths = {output: results for output, results
              in _results(output_dir, path).items() if output in outputs}
     for result in sum(paths.values(), []):
         _check_name(result)  # prediction is long, and it may have come since
     if 'mask' in paths:
-        _write(paths['mask'], mask * np.uint8(255))
+        _write(paths['mask'], nuclei.mask * np.uint8(255))
     if 'probability' in paths:
-        _write(paths['probability'], probability)
+        _write(paths['probability'], nuclei.probability_uint8)
     if 'labels' in paths:
-        written = nuclei_files.write_labels(paths['labels'], labels)
+        written = writers.write_labels(paths['labels'], nuclei.labels)
         for former in set(paths['labels']) - {written}:
             if os.path.lexists(former):  # of an earlier prediction
                 os.remove(former)
     table, geojson = [paths.get(output, [None])[0]
                       for output in ('csv', 'geojson')]
-    nuclei_files.write_nuclei(table, geojson, labels, probability, image,
-                              microns_per_pixel)
+    writers.write_nuclei(table, geojson, nuclei.labels,
+                         nuclei.probability_uint8, nuclei.image,
+                         nuclei.microns_per_pixel)
     if 'overlay' in paths:
-        _write(paths['overlay'], display.overlay(image, labels, out=image))
+        _write(paths['overlay'], writers.overlay(
+            nuclei.image, nuclei.labels, out=nuclei.image))
 
 
 def _write(paths, array):
-    write_png(paths[0], array, nuclei_files.SOFTWARE)
+    write_png(paths[0], array, writers.SOFTWARE)
 
 
 def find_images(name):
@@ -177,7 +174,7 @@ def _stem(path):
 
 def _check_name(path):
     """Refuses to write where a file is that was not written here."""
-    if os.path.lexists(path) and not nuclei_files.is_written_here(path):
+    if os.path.lexists(path) and not writers.is_written_here(path):
         raise InputError(f'{path}: was not written by this prediction, or by '
                          'an earlier version of it; move it or choose another '
                          '--output_dir')
@@ -226,7 +223,7 @@ def _say_what_stays(output_dir, paths, outputs):
     staying = [result for path in paths
                for output, results in _results(output_dir, path).items()
                if output not in outputs
-               for result in results if nuclei_files.is_written_here(result)]
+               for result in results if writers.is_written_here(result)]
     if staying:
         print(f'{staying[0]}'
               + (f' and {len(staying) - 1} more' if staying[1:] else '')

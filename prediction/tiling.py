@@ -5,57 +5,17 @@ pipeline its padding, so that a network is measured on what its users get.
 """
 import numpy as np
 
-from eval import instances
-from input_pipeline.files import InputError
-from input_pipeline.preprocessing import MIN_SIDE, normalise, pad_to_stride
+from histology.files import InputError
+from input_pipeline.preprocessing import normalise, pad_to_stride
 
 # Larger images are cut into tiles; 1000 x 1000, MoNuSeg's, goes through whole.
-MAX_PIXELS = 1536 ** 2
+MAX_TILE_PIXELS = 1536 ** 2
 # At the edge of a tile a network lacks context for about this many pixels.
 MIN_OVERLAP = 64
 # Of a tile's sides. Thin strips would need fewer pixels in all, but little of
 # a strip is far from its edges, and a row of upright ones is a whole image.
 MAX_ASPECT = 2
 TURNS = 4  # right-angle rotations that are averaged over
-# How far an image is after the network, and after the nuclei are told apart;
-# with and without averaging.
-PROGRESS = {True: (0.85, 0.9), False: (0.6, 0.75)}
-
-
-def predict(model, images, max_pixels=MAX_PIXELS, average=False,
-            microns_per_pixel=None):
-    """Predicts images of any size, as --mode=predict does.
-
-    Args:
-        model: a Keras model of `nets.build`, with its weights.
-        images: [N, H, W, 3], uint8 or float in [0, 1]; sides at least
-            MIN_SIDE.
-        max_pixels, average: as for `predict_rows`; --mode=predict averages
-            unless told not to.
-        microns_per_pixel: of the images, or None for the networks' own, to
-            which they are resampled, and the probability back.
-
-    Returns:
-        float32 [N, H, W, 1] in [0, 1], the probability of nucleus.
-
-    Raises:
-        ValueError: `images` is of another shape or dtype, or its values leave
-            their range.
-        InputError: as `predict_rows` and `resolution.network_size`.
-    """
-    images = np.asarray(images)
-    _check_images(images)
-    size = None
-    if microns_per_pixel is not None:
-        from input_pipeline.resolution import network_size  # as below
-        size = network_size(images.shape[1:3], microns_per_pixel, 'images')
-    probability = np.empty(images.shape[:3] + (1,), np.float32)
-    for image, out in zip(images, probability):
-        # Keras's own `predict` draws a progress bar in some versions.
-        rows = _resampled_rows(image, size, model.predict_on_batch,
-                               model.stride, max_pixels, average)
-        np.concatenate(list(rows), out=out[:, :, 0])
-    return probability
 
 
 def predict_rows(image, forward, stride, max_pixels, average=False,
@@ -71,7 +31,7 @@ def predict_rows(image, forward, stride, max_pixels, average=False,
     Args:
         image: [H, W, 3], uint8 or float in [0, 1]; sides at least MIN_SIDE.
             An array, or what gives arrays for slices of rows and columns, as
-            `resolution.Resampled`.
+            `resample.Resampled`.
         forward: the network's forward pass, a function from float32
             [1, h, w, 3] in [0, 1], h and w multiples of `stride`, to
             probabilities [1, h, w, 1].
@@ -113,109 +73,6 @@ def predict_rows(image, forward, stride, max_pixels, average=False,
         # Rounding can carry a sum of shares a hair over 1.
         np.minimum(done, 1, out=done)
         yield done[:height - y.start, :width]
-
-
-def _resampled_rows(image, size, *arguments):
-    """What `predict_rows` yields of an image that is seen at another size.
-
-    Args:
-        size: (height, width) at which the network sees it, or None for its
-            own.
-        image, arguments: as for `predict_rows`.
-    """
-    own_size = image.shape[:2]
-    if size in (None, own_size):
-        return predict_rows(image, *arguments)
-    # Here, for a fast start of main.py.
-    from input_pipeline.resolution import Resampled, resample_rows
-    return resample_rows(predict_rows(Resampled(image, size), *arguments),
-                         size, own_size)
-
-
-def segment(image, forward, stride, threshold, max_pixels, average=False,
-            progress=None, size=None):
-    """Predicts an image and decides for each pixel: nucleus or background.
-
-    Args:
-        threshold: nucleus is where the probability is above this.
-        size: (height, width) at which the network sees the image, or None
-            for its own; what is returned has the image's own.
-        image, forward, stride, max_pixels, average, progress: as for
-            `predict_rows`.
-
-    Returns:
-        The mask, uint8 [H, W] of 0 and 1, and 255 times the probability,
-        rounded, uint8 [H, W].
-
-    Raises:
-        InputError, ValueError: as `predict_rows`.
-    """
-    mask, probability_uint8 = np.empty((2, *image.shape[:2]), np.uint8)
-    top = 0
-    for probability in _resampled_rows(image, size, forward, stride,
-                                       max_pixels, average, progress):
-        rows = slice(top, top + len(probability))
-        mask[rows] = probability > threshold
-        probability *= 255
-        probability_uint8[rows] = np.rint(probability, out=probability)
-        top = rows.stop
-    return mask, probability_uint8
-
-
-def find_nuclei(image, forward, stride, threshold, max_pixels, average=False,
-                progress=None, size=None):
-    """Predicts an image and tells its nuclei apart.
-
-    Args:
-        the arguments: as for `segment`; `progress` gets to less than 1, for
-            what is done with the nuclei takes time, too.
-
-    Returns:
-        The mask, without small holes and gaps between touching nuclei, uint8
-        [H, W] of 0 and 1; 255 times the probability, rounded, uint8 [H, W];
-        and the nuclei, int32 [H, W], see `instances.separate`.
-
-    Raises:
-        InputError, ValueError: as `predict_rows`.
-    """
-    def report(start, end):
-        return progress and (
-            lambda part: progress(start + (end - start) * part))
-
-    forward_end, separation_end = PROGRESS[average]
-    mask, probability = segment(image, forward, stride, threshold, max_pixels,
-                                average, report(0, forward_end), size)
-    scale = len(image) / (size or image.shape)[0]
-    labels = instances.separate(mask, probability, scale, threshold,
-                                progress=report(forward_end, separation_end))
-    return mask, probability, labels
-
-
-def _check_images(images):
-    """Raises ValueError where `predict` cannot take the images."""
-    shape = list(images.shape)
-    if images.ndim == 3 and shape[2] == 3:
-        raise ValueError(f'images is {shape}, a single image; give '
-                         '[N, H, W, 3], here images[None]')
-    if images.ndim == 4 and shape[3] == 4:
-        raise ValueError(f'images is {shape}, with alpha; give '
-                         '[N, H, W, 3], here images[..., :3]')
-    if images.ndim != 4 or shape[3] != 3:
-        raise ValueError(f'images is {shape}; give [N, H, W, 3], RGB')
-    if min(shape[1:3]) < MIN_SIDE:
-        raise ValueError(f'images is {shape}; height and width must be at '
-                         f'least {MIN_SIDE}')
-    if images.dtype == np.uint8:
-        return
-    if images.dtype.kind != 'f':
-        raise ValueError(f'images is of {images.dtype}; give uint8, or '
-                         'floats in [0, 1]')
-    with np.errstate(invalid='ignore'):
-        in_range = ((images >= 0) & (images <= 1)).all()  # NaN is not
-    if not in_range:
-        raise ValueError(f'images holds {images.min():g} to '
-                         f'{images.max():g}; give floats in [0, 1], or '
-                         'uint8 of 0 to 255')
 
 
 def _predict_tile(tile, forward, stride):

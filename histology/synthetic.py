@@ -8,8 +8,8 @@ import collections
 import numpy as np
 from scipy import ndimage
 
-from input_pipeline.annotations import OUTLINES
-from input_pipeline.stains import EOSIN, HAEMATOXYLIN
+from histology.annotations import OUTLINES
+from histology.stains import EOSIN, HAEMATOXYLIN
 
 TRAINING_COUNT = 12  # prepare divides them 9 : 3
 TEST_COUNT = 4

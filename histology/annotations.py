@@ -4,8 +4,8 @@ import posixpath
 
 import numpy as np
 
-from input_pipeline import images, outlines, resolution, sources
-from input_pipeline.files import InputError
+from histology import geojson, images, imagescope, listing, rasterize, resample
+from histology.files import InputError
 
 # What tells the nuclei of an image apart, as the store says it. Components
 # are those of a mask: touching nuclei are one.
@@ -23,7 +23,7 @@ TILE = 1024  # pixels, of the sides of what is looked at together
 
 def format_of(source):
     """What a source holds, for the log: 'XML', 'GeoJSON' or 'raster'."""
-    ending = sources.stem_and_ending(sources.name_of(source))[1]
+    ending = listing.stem_and_ending(listing.name_of(source))[1]
     return {'.xml': 'XML', '.annotations': 'XML', '.geojson': 'GeoJSON',
             '.json': 'GeoJSON'}.get(ending, 'raster')
 
@@ -46,20 +46,20 @@ def load(source, image_size, size):
         InputError: it cannot be read, is of another image, or does not say
             where nuclei are.
     """
-    name = sources.name_of(source)
-    parse = {'XML': outlines.parse_imagescope,
-             'GeoJSON': outlines.parse_geojson}.get(format_of(source))
+    name = listing.name_of(source)
+    parse = {'XML': imagescope.parse,
+             'GeoJSON': geojson.parse}.get(format_of(source))
     if parse is None:
         instances, kind = _from_raster(source, image_size, size)
         return instances, kind, None, []
-    found = parse(sources.read(source), name)
+    found = parse(listing.read(source), name)
     nuclei = found.nuclei
     if tuple(size) != tuple(image_size):
         factor = np.array(size) / image_size
         nuclei = [[[ring * factor for ring in polygon] for polygon in nucleus]
                   for nucleus in nuclei]
     try:
-        instances, left_out = outlines.fill(nuclei, *size)
+        instances, left_out = rasterize.fill(nuclei, *size)
     except InputError as error:
         raise InputError(f'{name}: {error}') from error
     return (instances, OUTLINES, found.microns_per_pixel,
@@ -68,11 +68,11 @@ def load(source, image_size, size):
 
 def _from_raster(source, image_size, size):
     """Instances and kind of a label image or a mask; arguments as above."""
-    name = sources.name_of(source)
+    name = listing.name_of(source)
     if name.lower().endswith('.mat'):
-        values = _read_mat(name, sources.read(source))
+        values = _read_mat(name, listing.read(source))
     else:
-        values = images.read_labels(*sources.path_and_data(source))
+        values = images.read_labels(*listing.path_and_data(source))
     if values.shape != tuple(image_size):
         raise InputError(
             f'{name}: {values.shape[1]} x {values.shape[0]} pixels, but its '
@@ -83,7 +83,7 @@ def _from_raster(source, image_size, size):
         raise InputError(
             f'{name}: nuclei cover {covered:.0%} of the image; give 0 in the '
             'background and other numbers in nuclei')
-    values = resolution.resample_labels(values, size)
+    values = resample.resample_labels(values, size)
     if _is_binary(values):
         from scipy import ndimage
         instances = np.empty(values.shape, np.int32)

@@ -1,0 +1,141 @@
+"""Results as files and as tables."""
+import csv
+import json
+import math
+import os
+
+from eval import nuclei_metrics, pixel_metrics
+from eval.evaluate import METRICS
+from histology.files import InputError, atomic_write, write_json
+
+
+def write_results(folder, name, results, settings):
+    """Writes NAME.json, everything, and NAME.csv, the metrics alone.
+
+    Args:
+        folder: made where missing.
+        name: file name without ending.
+        results: what `evaluate` returned; NaN becomes null in the JSON.
+        settings: dict for the JSON that tells how the results came about;
+            `compare_networks` needs its 'source', the data's origin, and
+            'flags', a dict with 'net'.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    write_json(os.path.join(folder, f'{name}.json'),
+               {'settings': settings, 'results': results})
+    with atomic_write(os.path.join(folder, f'{name}.csv')) as partial:
+        with open(partial, 'w', newline='') as file:
+            writer = csv.DictWriter(file, ('name',) + METRICS)
+            writer.writeheader()
+            writer.writerows(_all_rows(results))
+
+
+def format_table(results):
+    """Returns the results of one network as two tables of text.
+
+    The upper one is of pixels, the lower one of nuclei. Lines below them say
+    how many images the means leave out, if any.
+    """
+    # Without what the title says: detection_ and nuclei_.
+    nuclei = [name.split('_')[-1] for name in nuclei_metrics.METRICS]
+    return '\n\n'.join([
+        _table(results, 'pixels', pixel_metrics.METRICS,
+               pixel_metrics.METRICS),
+        '\n'.join([_table(results, 'nuclei', nuclei_metrics.METRICS, nuclei),
+                   *_remarks(results['per_image'])])])
+
+
+def _table(results, title, columns, names):
+    """A table of some of METRICS, called by names of their own."""
+    return _align_columns([[title, *names]] + [
+        [row['name'], *(_format_value(row[metric], metric)
+                        for metric in columns)]
+        for row in _all_rows(results)])
+
+
+def _remarks(images):
+    """Yields a line on each kind of image that a mean leaves out."""
+    total = len(images)
+    unknown = [row for row in images if math.isnan(row['nuclei_true'])]
+    for name, truth, number in (
+            ('F1', 'mask', sum(math.isnan(row['f1']) for row in images)),
+            ('AJI and PQ', 'annotation', sum(
+                math.isnan(row['aji']) for row in images) - len(unknown))):
+        if number:
+            yield (f'The mean {name} per image leaves out {number} of the '
+                   f'{total} images, where neither the {truth} nor the '
+                   'prediction holds a nucleus.')
+    if unknown:
+        yield (f'Without measures of nuclei are {len(unknown)} of the {total} '
+               'images, whose annotation does not tell touching nuclei '
+               'apart.')
+
+
+def compare_networks(folders, name):
+    """Compares networks by the results that `write_results` left.
+
+    Args:
+        folders: list of folders, one a network.
+        name: the results' file name without ending.
+
+    Returns:
+        Text: one line a network, and below it the source of the data. AJI
+        and PQ are '-' where no image's nuclei are told apart, and where an
+        earlier version wrote the results.
+
+    Raises:
+        InputError: a folder has no results or they cannot be read.
+    """
+    rows = [['net', 'F1', 'F1 per image', 'IoU', 'mean IoU', 'accuracy',
+             'precision', 'recall', 'AJI', 'PQ']]
+    sources = []
+    for folder in folders:
+        path = os.path.join(folder, f'{name}.json')
+        try:
+            with open(path) as file:
+                content = json.load(file)
+            pooled = content['results']['pooled']
+            mean = content['results']['mean_per_image']
+            values = [pooled['f1'], mean['f1']]
+            values += [pooled[metric] for metric in
+                       ('iou', 'mean_iou', 'accuracy', 'precision', 'recall')]
+            net = content['settings']['flags']['net']
+            source = content['settings']['source']
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f'{path}: no results to read ({error}); '
+                             'evaluate the network first') from error
+        values += [mean.get(metric) for metric in ('aji', 'pq')]
+        rows.append([net] + [_format_value(value) for value in values])
+        if source not in sources:
+            sources.append(source)
+    return '\n'.join([
+        _align_columns(rows),
+        '"F1 per image", AJI and PQ are means over images, the others from '
+        'pixels pooled over images.',
+        *(f'Data: {source}' for source in sources)])
+
+
+def _all_rows(results):
+    return results['per_image'] + [
+        {'name': 'pooled', **results['pooled']},
+        {'name': 'mean per image', **results['mean_per_image']}]
+
+
+def _format_value(value, metric=''):
+    if value is None or math.isnan(value):
+        return '-'
+    if isinstance(value, int):
+        return str(value)
+    return f'{value:.1f}' if metric.startswith('nuclei_') else f'{value:.4f}'
+
+
+def _align_columns(rows):
+    """Aligns rows of text: the first column left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return '\n'.join(
+        '  '.join([row[0].ljust(widths[0])]
+                  + [cell.rjust(width)
+                     for cell, width in zip(row[1:], widths[1:])])
+        for row in rows)

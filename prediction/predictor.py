@@ -1,0 +1,160 @@
+"""The one way from an image to its nuclei, for predict, eval and notebooks.
+
+    predictor = Predictor.load('checkpoints/pretrained/unet')
+    nuclei = predictor(image)                    # uint8 [H, W, 3]
+    nuclei.probability, nuclei.mask, nuclei.labels
+"""
+import numpy as np
+
+from histology import resample
+from prediction import instances, measurements, tiling, writers
+from prediction.instances import THRESHOLD
+from prediction.tiling import MAX_TILE_PIXELS
+
+# How far an image is after the network, and after the nuclei are separated;
+# with and without averaging.
+PROGRESS = {True: (0.85, 0.9), False: (0.6, 0.75)}
+
+
+class Predictor:
+    """A trained network and how it is applied.
+
+    Args:
+        forward: the network's forward pass, see `tiling.predict_rows`.
+        stride: the network's stride, pixels.
+        threshold: nucleus is where the probability is above this.
+        max_pixels: larger images are cut into overlapping tiles.
+        average: average over the four right-angle rotations.
+        record: dict, what the network was trained on and how, or None.
+    """
+
+    def __init__(self, forward, stride, threshold=THRESHOLD,
+                 max_pixels=MAX_TILE_PIXELS, average=True, record=None):
+        self.forward = forward
+        self.stride = stride
+        self.threshold = threshold
+        self.max_pixels = max_pixels
+        self.average = average
+        self.record = record
+
+    @classmethod
+    def load(cls, folder, net=None, width=None, output_stride=None,
+             accelerate=False, **settings):
+        """The predictor of a model folder.
+
+        Args:
+            folder: path of a model folder, as checkpoints/pretrained/unet.
+            net, width, output_stride: what the network must be, or None.
+            accelerate: see `nets.tf1`.
+            settings: `threshold`, `max_pixels` and `average` of Predictor.
+
+        Raises:
+            InputError: there is no such network, another one, or it cannot
+                be read.
+        """
+        from nets import saved  # here, for a fast start of main.py
+        session, model, record = saved.load_network(
+            folder, net, width, output_stride, accelerate)
+        forward = session.make_callable(model.output, [model.input])
+        return cls(forward, model.stride, record=record, **settings)
+
+    def rows(self, image, size=None, progress=None):
+        """Computes the probability of nucleus, from top to bottom.
+
+        Args:
+            image: [H, W, 3], uint8.
+            size: (height, width) at which the network sees the image, or
+                None for its own.
+            progress: function called with the fraction of the image done.
+
+        Yields:
+            float32 [h, W] in [0, 1] of rows that are done.
+
+        Raises:
+            InputError: `max_pixels` is too small for a tile, or the
+                network's output is not finite.
+        """
+        own_size = image.shape[:2]
+        resampled = size not in (None, own_size)
+        if resampled:
+            image = resample.Resampled(image, size)
+        rows = tiling.predict_rows(image, self.forward, self.stride,
+                                   self.max_pixels, self.average, progress)
+        return (resample.resample_rows(rows, size, own_size) if resampled
+                else rows)
+
+    def __call__(self, image, microns_per_pixel=None, name='image',
+                 progress=None):
+        """Finds the nuclei of an image.
+
+        Args:
+            image: uint8 [H, W, 3], RGB.
+            microns_per_pixel: of the image, or None for the networks' own,
+                to which it is resampled; what is returned has its own size.
+            name: of the image, for messages.
+            progress: function called with the fraction of the image done; it
+                gets to less than 1, for writing takes time, too.
+
+        Returns:
+            Nuclei.
+
+        Raises:
+            ValueError: `image` is of another shape or dtype.
+            InputError: the image is too small or too large, or as `rows`.
+        """
+        image = np.asarray(image)
+        if (image.ndim, image.dtype) != (3, np.uint8) or image.shape[2] != 3:
+            raise ValueError(f'image is {image.dtype} {list(image.shape)}; '
+                             'give one image, uint8 [H, W, 3], RGB')
+        size = resample.network_size(image.shape[:2], microns_per_pixel, name)
+
+        def report(start, end):
+            return progress and (
+                lambda part: progress(start + (end - start) * part))
+
+        forward_end, separation_end = PROGRESS[self.average]
+        mask, probability = np.empty((2, *image.shape[:2]), np.uint8)
+        top = 0
+        for part in self.rows(image, size, report(0, forward_end)):
+            rows = slice(top, top + len(part))
+            mask[rows] = part > self.threshold
+            part *= 255
+            probability[rows] = np.rint(part, out=part)
+            top = rows.stop
+        labels = instances.separate(
+            mask, probability, len(image) / size[0], self.threshold,
+            progress=report(forward_end, separation_end))
+        return Nuclei(image, mask, probability, labels, microns_per_pixel)
+
+
+class Nuclei:
+    """The nuclei of an image.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        mask: uint8 [H, W] of 0 and 1; small holes and gaps between touching
+            nuclei are closed.
+        probability_uint8: uint8 [H, W], 255 times the probability of nucleus,
+            rounded.
+        labels: int32 [H, W], 0 in the background and 1 to N in the nuclei.
+        microns_per_pixel: of the image, or None where it is not known.
+    """
+
+    def __init__(self, image, mask, probability_uint8, labels,
+                 microns_per_pixel=None):
+        self.image = image
+        self.mask = mask
+        self.probability_uint8 = probability_uint8
+        self.labels = labels
+        self.microns_per_pixel = microns_per_pixel
+
+    @property
+    def probability(self):
+        """float32 [H, W] in [0, 1], in steps of 1 / 255."""
+        return self.probability_uint8 / np.float32(255)
+
+    def table(self):
+        """The columns of the CSV file: a dict of names to arrays [N]."""
+        return writers.table(measurements.measure(
+            self.labels, self.probability_uint8, self.image),
+            self.microns_per_pixel)
