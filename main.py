@@ -5,7 +5,6 @@
   python main.py --mode=eval --net=unet
   python main.py --mode=predict --net=unet --images='DIR/*.tif'
 """
-import importlib.util
 import math
 import os
 import re
@@ -15,33 +14,35 @@ import sys
 if __name__ == '__main__':
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is begun yet
 
-MISSING = [name for name in ('absl', 'h5py', 'imagecodecs', 'matplotlib',
-                             'numpy', 'PIL', 'scipy', 'skimage',
-                             'tensorflow', 'tifffile', 'tqdm')
-           if importlib.util.find_spec(name) is None]
-if MISSING:
-    sys.exit(f'error: {sys.executable} lacks {", ".join(MISSING)}; run '
-             '"./run.sh setup" and then "source .venv/bin/activate"')
 
-from absl import app, flags, logging
+def advice_for_missing(error):
+    """Say which package is missing and how to get it, for stderr."""
+    return (f'error: {sys.executable} lacks {error.name}; run "./run.sh '
+            'setup" and then "source .venv/bin/activate"')
 
-import nets
-from histology import progress
-from histology.files import InputError
-from input_pipeline import store
-from prediction import Predictor
-from prediction.instances import GAP_THRESHOLD, THRESHOLD
-from prediction.tiling import MAX_TILE_PIXELS
-from prediction.writers import OUTPUTS
-from training.records import (
-    INIT_LEARNING_RATE,
-    INIT_STEPS,
-    TrainConfig,
-    seen_images,
-)
+
+try:
+    from absl import app, flags, logging
+
+    import nets
+    from histology import progress
+    from histology.files import InputError
+    from input_pipeline import store
+    from prediction import Predictor
+    from prediction.instances import GAP_THRESHOLD, THRESHOLD
+    from prediction.tiling import MAX_TILE_PIXELS
+    from prediction.writers import OUTPUTS
+    from training.records import (
+        INIT_LEARNING_RATE,
+        INIT_STEPS,
+        TrainConfig,
+        seen_images,
+    )
+except ModuleNotFoundError as error:
+    sys.exit(advice_for_missing(error))
 
 MODES = ('prepare', 'train', 'eval', 'predict')
-LARGEST = 2 ** 31 - 1  # that TensorFlow takes everywhere
+INT32_MAX = 2 ** 31 - 1
 
 
 class PathParser(flags.ArgumentParser):
@@ -58,24 +59,20 @@ def define_path(name, default, help_text, group):
 
 
 def define_flags():
-    """Defines the flags in the groups that --help shows."""
-    group = 'What to do'
+    """Define the flags in groups, each named by the modes that read it."""
+    group = 'prepare, train, eval, predict'
     flags.DEFINE_enum('mode', None, MODES, 'What to do.', module_name=group)
-    flags.DEFINE_enum('net', None, nets.NETS, 'The network.',
-                      module_name=group)
+
+    group = 'prepare, train, eval'
     define_path('data_dir', 'data/monuseg', 'Folder of the HDF5 stores.',
                 group)
-    define_path('model_dir', 'checkpoints', 'Folder of the model folders; '
-                '--net names the one used.', group)
-    flags.DEFINE_integer('seed', TrainConfig.seed, 'Seed of every random '
-                         'choice.', lower_bound=0, upper_bound=LARGEST,
-                         module_name=group)
-    flags.DEFINE_enum('accelerate', 'auto', ('auto', 'on', 'off'), 'Run the '
-                      'network by XLA (TensorFlow 1.15) or in bfloat16 '
-                      '(2.15); auto: in training, where it is faster.',
-                      module_name=group)
 
-    group = 'Preparing'
+    group = 'prepare, train'
+    flags.DEFINE_integer('seed', TrainConfig.seed, 'Seed of every random '
+                         'choice.', lower_bound=0, upper_bound=INT32_MAX,
+                         module_name=group)
+
+    group = 'prepare'
     define_path('monuseg_dir', None, 'Folder or .zip of MoNuSeg as '
                 'downloaded.', group)
     define_path('images_dir', None, 'Folder of images of your own.', group)
@@ -95,7 +92,7 @@ def define_flags():
                 "instead: NAME,NAME, 'PATTERN*' or a text file of such.",
                 group)
 
-    group = 'Preparing and predicting'
+    group = 'prepare, predict'
     flags.DEFINE_float('magnification', None, 'Of the objective; 40 if not '
                        'given. Images are resampled to 40x for the networks.',
                        lower_bound=2, upper_bound=200, module_name=group)
@@ -103,21 +100,35 @@ def define_flags():
                        'per pixel; 0.25 is 40x.', lower_bound=0.05,
                        upper_bound=5, module_name=group)
 
-    group = 'Network (read back from the checkpoint once trained)'
-    flags.DEFINE_integer('width', None, 'Filters of the first layer; '
-                         f'{nets.WIDTH} if not given.', lower_bound=1,
+    group = 'train, eval, predict'
+    flags.DEFINE_enum('net', None, nets.NETS, 'The network.',
+                      module_name=group)
+    define_path('model_dir', 'checkpoints', 'Folder of the model folders; the '
+                'name of the network is appended.', group)
+    flags.DEFINE_integer('width', None, 'Filters of the first layer; of a new '
+                         f'network {nets.WIDTH} if not given.', lower_bound=1,
                          upper_bound=1024, module_name=group)
-    flags.DEFINE_enum('output_stride', None, ('8', '16'), "Stride of "
-                      f"DeepLabV3's encoder; {nets.OUTPUT_STRIDE} if not "
-                      'given.', module_name=group)
+    flags.DEFINE_integer('output_stride', None, "Stride of DeepLabV3's "
+                         'encoder; of a new network '
+                         f'{nets.stride("deeplabv3")} if not given.',
+                         lower_bound=1, upper_bound=1024, module_name=group)
+    flags.DEFINE_enum('accelerate', 'auto', ('auto', 'on', 'off'), 'Run the '
+                      'network by XLA (TensorFlow 1.15) or in bfloat16 '
+                      '(2.15); auto: in training, where it is faster.',
+                      module_name=group)
+    define_training_flags('train')
+    define_measuring_flags()
+    define_checks()
 
-    group = 'Training'
+
+def define_training_flags(group):
+    """Define the flags of training alone."""
     define_path('init_checkpoint', None, 'Start from these weights: a '
                 'weights.h5 or a checkpoint without its ending.', group)
     flags.DEFINE_integer('steps', None, 'Steps in all, resumed ones included; '
                          f'{TrainConfig.steps} if not given, or {INIT_STEPS} '
                          'with --init_checkpoint.', lower_bound=1,
-                         upper_bound=LARGEST, module_name=group)
+                         upper_bound=INT32_MAX, module_name=group)
     flags.DEFINE_integer('batch_size', TrainConfig.batch_size, 'Crops in a '
                          'step.', lower_bound=1, upper_bound=1024,
                          module_name=group)
@@ -129,25 +140,25 @@ def define_flags():
                        f'{INIT_LEARNING_RATE} with --init_checkpoint.',
                        lower_bound=1e-7, upper_bound=1, module_name=group)
     flags.DEFINE_integer('warmup_steps', TrainConfig.warmup_steps, 'Steps '
-                         'until the peak.', lower_bound=0,
-                         upper_bound=LARGEST, module_name=group)
+                         'until the peak; a tenth of --steps if they are more '
+                         'than a quarter.', lower_bound=0,
+                         upper_bound=INT32_MAX, module_name=group)
     flags.DEFINE_integer('evaluate_every', TrainConfig.evaluate_every,
                          'Steps between checkpoints, each evaluated on the '
                          'validation images.', lower_bound=1,
-                         upper_bound=LARGEST, module_name=group)
+                         upper_bound=INT32_MAX, module_name=group)
     flags.DEFINE_integer('augment_threads', TrainConfig.augment_threads,
                          'Threads that augment.', lower_bound=1,
                          upper_bound=64, module_name=group)
 
-    group = 'Evaluating and predicting'
+
+def define_measuring_flags():
+    """Define the flags of eval and predict."""
+    group = 'eval'
     flags.DEFINE_enum('split', 'validation', ('train', 'validation', 'test'),
-                      'The images that eval measures on.', module_name=group)
-    define_path('images', None, "Images to predict: a file, a folder or a "
-                "quoted pattern as 'DIR/*.tif'.", group)
-    define_path('output_dir', None, 'Where predict writes; predictions/NET '
-                'if not given.', group)
-    flags.DEFINE_list('outputs', list(OUTPUTS), 'What predict writes, of '
-                      f'{",".join(OUTPUTS)}.', module_name=group)
+                      'The images to measure on.', module_name=group)
+
+    group = 'eval, predict'
     flags.DEFINE_float('threshold', THRESHOLD, 'Nucleus is where the '
                        'probability is above this; in gaps between touching '
                        f'nuclei, above {GAP_THRESHOLD} times this.',
@@ -157,9 +168,20 @@ def define_flags():
                       'takes about a third of the time.', module_name=group)
     flags.DEFINE_integer('max_pixels', MAX_TILE_PIXELS, 'Larger images are '
                          'cut into overlapping tiles of at most as many '
-                         'pixels.',
-                         lower_bound=1, upper_bound=LARGEST,
+                         'pixels.', lower_bound=1, upper_bound=INT32_MAX,
                          module_name=group)
+
+    group = 'predict'
+    define_path('images', None, "Images: a file, a folder or a quoted pattern "
+                "as 'DIR/*.tif'.", group)
+    define_path('output_dir', None, 'Where to write; predictions/NET if not '
+                'given.', group)
+    flags.DEFINE_list('outputs', list(OUTPUTS), 'What to write, of '
+                      f'{",".join(OUTPUTS)}.', module_name=group)
+
+
+def define_checks():
+    """Define what the values of flags must be, beside their bounds."""
     # NaN is outside no bounds.
     for name in ('learning_rate', 'threshold', 'magnification',
                  'microns_per_pixel'):
@@ -188,12 +210,12 @@ FLAGS = flags.FLAGS
 
 
 def help_text():
-    """The module's docstring and the project's own flags, group by group."""
+    """Write the module's docstring and the project's flags by their modes."""
     lines = [__doc__.rstrip()]
     for group, group_flags in FLAGS.flags_by_module_dict().items():
         if group.startswith('absl'):
             continue
-        lines.append(f'\n{group}:')
+        lines.append(f'\n--mode={group}:')
         for flag in group_flags:
             value = (','.join(flag.value) if isinstance(flag.value, list)
                      else flag.value)
@@ -203,7 +225,7 @@ def help_text():
 
 
 def parse_flags(argv):
-    """Parses the command line; a wrong flag ends in one line."""
+    """Parse the command line; a wrong flag ends in one line."""
     if '--help' in argv or '-h' in argv:
         print(help_text())
         sys.exit(0)
@@ -220,7 +242,7 @@ def parse_flags(argv):
 
 
 def require(*names):
-    """Ends in one line where a flag that the mode needs is missing."""
+    """Refuse to go on without a flag that the mode needs."""
     for name in names:
         if FLAGS[name].value is None:
             raise InputError(f'--{name}: missing; python main.py --help says '
@@ -300,23 +322,35 @@ def validation_names():
     return names
 
 
+def refuse_ignored(mode):
+    """Refuse flags that the mode does not read.
+
+    Raises:
+        InputError: such a flag was given.
+    """
+    for group, group_flags in FLAGS.flags_by_module_dict().items():
+        for flag in group_flags:
+            if (set(group.split(', ')) & set(MODES) and flag.present
+                    and mode not in group.split(', ')):
+                raise InputError(f'--{flag.name}: --mode={mode} does not read '
+                                 f'it (only {group}); omit it')
+
+
 def train(folder, output_stride):
-    """--mode=train; returns the exit status, None where it is 0."""
+    """--mode=train; return the exit status, None where it is 0."""
     from nets.tf1 import acceleration_pays
     from training import cluster, loop
 
-    config = TrainConfig(
-        net=FLAGS.net, data_dir=FLAGS.data_dir, width=FLAGS.width,
-        output_stride=output_stride, steps=FLAGS.steps,
-        batch_size=FLAGS.batch_size, crop_size=FLAGS.crop_size,
-        learning_rate=FLAGS.learning_rate, warmup_steps=FLAGS.warmup_steps,
-        evaluate_every=FLAGS.evaluate_every,
-        augment_threads=FLAGS.augment_threads, seed=FLAGS.seed,
-        init_checkpoint=FLAGS.init_checkpoint,
+    asked = {name: FLAGS[name].value for name in (
+        'net', 'data_dir', 'width', 'steps', 'batch_size', 'crop_size',
+        'learning_rate', 'warmup_steps', 'evaluate_every', 'augment_threads',
+        'seed', 'init_checkpoint')}
+    asked.update(
+        output_stride=output_stride,
         accelerate=(acceleration_pays(nets.xla_pays(FLAGS.net))
                     if FLAGS.accelerate == 'auto'
                     else FLAGS.accelerate == 'on'))
-    stopped_by = loop.train(config, folder, cluster.task())
+    stopped_by = loop.train(asked, folder, cluster.task())
     if stopped_by:
         print(f'stopped; the same command goes on from {folder}',
               file=sys.stderr)
@@ -436,30 +470,31 @@ def predict(folder, output_stride):
 
 
 def run_mode():
-    """Runs the mode that was asked for; returns the exit status or None.
+    """Run the mode that was asked for; return the exit status or None.
 
     Raises:
         InputError: a flag is missing or does not fit the others, and as the
             modes.
     """
     require('mode')
-    if FLAGS.init_checkpoint is not None and FLAGS.mode != 'train':
-        raise InputError('--init_checkpoint: for --mode=train alone; '
-                         '--model_dir says which network others use')
+    refuse_ignored(FLAGS.mode)
     if FLAGS.mode == 'prepare':
         return prepare()
     require('net')
     folder = os.path.join(FLAGS.model_dir, FLAGS.net)
-    output_stride = FLAGS.output_stride and int(FLAGS.output_stride)
-    if output_stride and not nets.has_output_stride(FLAGS.net):
-        raise InputError(f'--output_stride: {FLAGS.net} has none; leave it '
-                         'out')
+    if FLAGS.output_stride:
+        strides = nets.output_strides(FLAGS.net)
+        if FLAGS.output_stride not in strides:
+            raise InputError(
+                f'--output_stride={FLAGS.output_stride}: {FLAGS.net} '
+                + (f'takes {" or ".join(map(str, strides))}' if strides
+                   else 'has none; omit it'))
     mode = {'train': train, 'eval': evaluate, 'predict': predict}
-    return mode[FLAGS.mode](folder, output_stride)
+    return mode[FLAGS.mode](folder, FLAGS.output_stride)
 
 
 def main(_):
-    """Runs the mode; returns the exit status, or a line for stderr.
+    """Run the mode; return the exit status, or a line for stderr.
 
     After a signal the status is 128 and its number, as in shells.
     """
@@ -473,19 +508,35 @@ def main(_):
                 signal.signal(number, signal.SIG_DFL)
     except BaseException as error:
         number = progress.received()
-        if number is None and not isinstance(error, InputError):
-            raise
-        if number is None:
+        if number is not None:
+            print('stopped', file=sys.stderr)
+            return 128 + number
+        if isinstance(error, InputError):
             return f'error: {error}'
-        print('stopped', file=sys.stderr)
-        return 128 + number
+        if isinstance(error, ModuleNotFoundError):
+            return advice_for_missing(error)
+        raise
 
 
-if __name__ == '__main__':
+def run_from_shell():
+    """Run the program; if its output is a pipe that closes, end quietly."""
     # As stderr: names of files may be no UTF-8.
     sys.stdout.reconfigure(errors='backslashreplace')
     define_flags()
     # absl would show what other packages note, as matplotlib when it first
     # lists the fonts.
     logging.set_verbosity(logging.WARNING)
-    app.run(main, flags_parser=parse_flags)
+    try:
+        try:
+            app.run(main, flags_parser=parse_flags)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would flush both once more, and complain.
+        for number in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        sys.exit(128 + signal.SIGPIPE)
+
+
+if __name__ == '__main__':
+    run_from_shell()

@@ -1,7 +1,7 @@
 """DeepLabV3: Chen et al., 2017, arXiv:1706.05587.
 
 A ResNet-18 encoder (arXiv:1512.03385) whose last stages trade stride for
-atrous rate so that the features keep 1/8 or 1/16 of the input's resolution,
+atrous rate so that the features keep a share of the input's resolution,
 atrous spatial pyramid pooling with an image-level branch, and bilinear
 upsampling of the logits.
 
@@ -22,9 +22,10 @@ UNITS = (2, 2, 2, 2)  # of ResNet-18's four stages
 # The paper's (6, 12, 18) are for objects in crops of 513 pixels. Crops here
 # are 256, enlarged: wide kernels would see little but padding in training,
 # and what they never saw in whole images. These reach 8, 16 and 24 pixels of
-# the image to each side at either output stride: rates double at 8, as in the
-# paper. Its multi-grid, which widens the last stage's, is left out likewise.
-ASPP_RATES_AT_16 = (1, 2, 3)
+# the image to each side at either output stride: rates double where the stride
+# halves, as in the paper. Its multi-grid, which widens the last stage's rates,
+# is missing for the same reason.
+ASPP_RATES = (1, 2, 3)  # at the largest output stride
 
 
 def resize(x, factor, name):
@@ -105,21 +106,16 @@ def deeplabv3(images, width, training, output_stride):
             `output_stride`.
         width: filters of the stem; 64 in the paper.
         training: Python bool, the mode of batch norm.
-        output_stride: 8 or 16, the encoder's stride on the enlarged image.
+        output_stride: one of OUTPUT_STRIDES, the encoder's stride on the
+            enlarged image.
 
     Returns:
         float32 [N, H, W, 1].
-
-    Raises:
-        ValueError: another output stride.
     """
-    if output_stride not in OUTPUT_STRIDES:
-        raise ValueError(f'output_stride is {output_stride}; give 8 or 16')
     x = resize(images, ENLARGEMENT, 'enlarged')
     x = encoder(x, width, training, output_stride)
-    factor = 16 // output_stride
-    x = aspp(x, 4 * width, training,
-             [factor * rate for rate in ASPP_RATES_AT_16])
+    factor = max(OUTPUT_STRIDES) // output_stride
+    x = aspp(x, 4 * width, training, [factor * rate for rate in ASPP_RATES])
     x = classifier(x, 'coarse_logits')
     # From [N, 2 * H / output_stride, 2 * W / output_stride, 1].
     return resize(x, output_stride // ENLARGEMENT, 'logits')
