@@ -52,147 +52,100 @@ class PathParser(flags.ArgumentParser):
         return os.path.expanduser(argument)
 
 
-def define_path(name, default, help_text, group):
-    """Defines a flag that takes a path."""
-    flags.DEFINE(PathParser(), name, default, help_text,
-                 serializer=flags.ArgumentSerializer(), module_name=group)
+def define(modes, name, default, help_text, low=None, high=INT32_MAX,
+           values=None):
+    """Define a flag, of the type of its default.
 
-
-def define_flags():
-    """Define the flags in groups, each named by the modes that read it."""
-    group = 'prepare, train, eval, predict'
-    flags.DEFINE_enum('mode', None, MODES, 'What to do.', module_name=group)
-
-    group = 'prepare, train, eval'
-    define_path('data_dir', 'data/monuseg', 'Folder of the HDF5 stores.',
-                group)
-
-    group = 'prepare, train'
-    flags.DEFINE_integer('seed', TrainConfig.seed, 'Seed of every random '
-                         'choice.', lower_bound=0, upper_bound=INT32_MAX,
-                         module_name=group)
-
-    group = 'prepare'
-    define_path('monuseg_dir', None, 'Folder or .zip of MoNuSeg as '
-                'downloaded.', group)
-    define_path('images_dir', None, 'Folder of images of your own.', group)
-    define_path('annotations_dir', None, 'Folder of their annotations, each '
-                'with the name of its image.', group)
-    define_path('test_images_dir', None, 'Folder of test images, if any.',
-                group)
-    define_path('test_annotations_dir', None, 'Folder of their annotations.',
-                group)
-    flags.DEFINE_bool('sample', False, 'Make synthetic images instead.',
-                      module_name=group)
-    folds = [*map(str, range(store.FOLDS)), store.TRAIN_ON_ALL]
-    flags.DEFINE_enum('fold', '0', folds, 'Which quarter of the training '
-                      f'images to validate on; {store.TRAIN_ON_ALL}: train on '
-                      'all.', module_name=group)
-    define_path('validation', None, 'Which training images to validate on '
-                "instead: NAME,NAME, 'PATTERN*' or a text file of such.",
-                group)
-
-    group = 'prepare, predict'
-    flags.DEFINE_float('magnification', None, 'Of the objective; 40 if not '
-                       'given. Images are resampled to 40x for the networks.',
-                       lower_bound=2, upper_bound=200, module_name=group)
-    flags.DEFINE_float('microns_per_pixel', None, 'The same, as micrometres '
-                       'per pixel; 0.25 is 40x.', lower_bound=0.05,
-                       upper_bound=5, module_name=group)
-
-    group = 'train, eval, predict'
-    flags.DEFINE_enum('net', None, nets.NETS, 'The network.',
-                      module_name=group)
-    define_path('model_dir', 'checkpoints', 'Folder of the model folders; the '
-                'name of the network is appended.', group)
-    flags.DEFINE_integer('width', None, 'Filters of the first layer; of a new '
-                         f'network {nets.WIDTH} if not given.', lower_bound=1,
-                         upper_bound=1024, module_name=group)
-    flags.DEFINE_integer('output_stride', None, "Stride of DeepLabV3's "
-                         'encoder; of a new network '
-                         f'{nets.stride("deeplabv3")} if not given.',
-                         lower_bound=1, upper_bound=1024, module_name=group)
-    flags.DEFINE_enum('accelerate', 'auto', ('auto', 'on', 'off'), 'Run the '
-                      'network by XLA (TensorFlow 1.15) or in bfloat16 '
-                      '(2.15); auto: in training, where it is faster.',
-                      module_name=group)
-    define_training_flags('train')
-    define_measuring_flags()
-    define_checks()
-
-
-def define_training_flags(group):
-    """Define the flags of training alone."""
-    define_path('init_checkpoint', None, 'Start from these weights: a '
-                'weights.h5 or a checkpoint without its ending.', group)
-    flags.DEFINE_integer('steps', None, 'Steps in all, resumed ones included; '
-                         f'{TrainConfig.steps} if not given, or {INIT_STEPS} '
-                         'with --init_checkpoint.', lower_bound=1,
-                         upper_bound=INT32_MAX, module_name=group)
-    flags.DEFINE_integer('batch_size', TrainConfig.batch_size, 'Crops in a '
-                         'step.', lower_bound=1, upper_bound=1024,
-                         module_name=group)
-    flags.DEFINE_integer('crop_size', TrainConfig.crop_size, 'Side of the '
-                         'crops taken from the patches, pixels.',
-                         lower_bound=32, module_name=group)
-    flags.DEFINE_float('learning_rate', None, 'Peak learning rate of Adam; '
-                       f'{TrainConfig.learning_rate} if not given, or '
-                       f'{INIT_LEARNING_RATE} with --init_checkpoint.',
-                       lower_bound=1e-7, upper_bound=1, module_name=group)
-    flags.DEFINE_integer('warmup_steps', TrainConfig.warmup_steps, 'Steps '
-                         'until the peak; a tenth of --steps if they are more '
-                         'than a quarter.', lower_bound=0,
-                         upper_bound=INT32_MAX, module_name=group)
-    flags.DEFINE_integer('evaluate_every', TrainConfig.evaluate_every,
-                         'Steps between checkpoints, each evaluated on the '
-                         'validation images.', lower_bound=1,
-                         upper_bound=INT32_MAX, module_name=group)
-    flags.DEFINE_integer('augment_threads', TrainConfig.augment_threads,
-                         'Threads that augment.', lower_bound=1,
-                         upper_bound=64, module_name=group)
-
-
-def define_measuring_flags():
-    """Define the flags of eval and predict."""
-    group = 'eval'
-    flags.DEFINE_enum('split', 'validation', ('train', 'validation', 'test'),
-                      'The images to measure on.', module_name=group)
-
-    group = 'eval, predict'
-    flags.DEFINE_float('threshold', THRESHOLD, 'Nucleus is where the '
-                       'probability is above this; in gaps between touching '
-                       f'nuclei, above {GAP_THRESHOLD} times this.',
-                       lower_bound=0, upper_bound=1, module_name=group)
-    flags.DEFINE_bool('average', True, 'Test-time augmentation: average over '
-                      'the four right-angle rotations; --noaverage '
-                      'takes about a third of the time.', module_name=group)
-    flags.DEFINE_integer('max_pixels', MAX_TILE_PIXELS, 'Larger images are '
-                         'cut into overlapping tiles of at most as many '
-                         'pixels.', lower_bound=1, upper_bound=INT32_MAX,
-                         module_name=group)
-
-    group = 'predict'
-    define_path('images', None, "Images: a file, a folder or a quoted pattern "
-                "as 'DIR/*.tif'.", group)
-    define_path('output_dir', None, 'Where to write; predictions/NET if not '
-                'given.', group)
-    flags.DEFINE_list('outputs', list(OUTPUTS), 'What to write, of '
-                      f'{",".join(OUTPUTS)}.', module_name=group)
-
-
-def define_checks():
-    """Define what the values of flags must be, beside their bounds."""
-    # NaN is outside no bounds.
-    for name in ('learning_rate', 'threshold', 'magnification',
-                 'microns_per_pixel'):
+    Args:
+        modes: those that read it, in the order of MODES and with commas.
+        name: without dashes.
+        default: its value if it is not given, or the type of its values if
+            it has none; a str is a path.
+        help_text: for --help.
+        low, high: bounds of a number, both allowed.
+        values: those that it may have, or None.
+    """
+    kind, default = ((default, None) if isinstance(default, type)
+                     else (type(default), default))
+    if values:
+        flags.DEFINE_enum(name, default, values, help_text, module_name=modes)
+    elif kind is bool:
+        flags.DEFINE_bool(name, default, help_text, module_name=modes)
+    elif kind is list:
+        flags.DEFINE_list(name, default, help_text, module_name=modes)
+    elif kind is str:
+        flags.DEFINE(PathParser(), name, default, help_text,
+                     serializer=flags.ArgumentSerializer(), module_name=modes)
+        flags.register_validator(name, lambda path: path != '',
+                                 'must not be empty')
+    else:
+        define_number = (flags.DEFINE_integer if kind is int
+                         else flags.DEFINE_float)
+        define_number(name, default, help_text, low, high, module_name=modes)
+        # NaN is outside no bounds.
         flags.register_validator(
             name, lambda value: value is None or math.isfinite(value),
             'must be a number')
-    for name in ('data_dir', 'model_dir', 'monuseg_dir', 'images_dir',
-                 'annotations_dir', 'test_images_dir', 'test_annotations_dir',
-                 'validation', 'init_checkpoint', 'images', 'output_dir'):
-        flags.register_validator(name, lambda path: path != '',
-                                 'must not be empty')
+
+
+def define_flags():
+    """Define the flags, by the modes that read them."""
+    modes = 'prepare, train, eval, predict'
+    define(modes, 'mode', str, 'What to do.', values=MODES)
+    modes = 'prepare, train, eval'
+    define(modes, 'data_dir', 'data/monuseg', 'Folder of the HDF5 stores.')
+    modes = 'prepare, train'
+    define(modes, 'seed', TrainConfig.seed, 'Seed of every random choice.', 0)
+    modes = 'prepare'
+    define(modes, 'monuseg_dir', str, 'Folder or .zip of MoNuSeg as '
+           'downloaded.')
+    define(modes, 'images_dir', str, 'Folder of images of your own.')
+    define(modes, 'annotations_dir', str, 'Folder of their annotations, each '
+           'with the name of its image.')
+    define(modes, 'test_images_dir', str, 'Folder of test images, if any.')
+    define(modes, 'test_annotations_dir', str, 'Folder of their annotations.')
+    define(modes, 'sample', False, 'Make synthetic images instead.')
+    folds = [*map(str, range(store.FOLDS)), store.TRAIN_ON_ALL]
+    define(modes, 'fold', '0', 'Which quarter of the training images to '
+           f'validate on; {store.TRAIN_ON_ALL}: train on all.', values=folds)
+    define(modes, 'validation', str, 'Which training images to validate on '
+           "instead: NAME,NAME, 'PATTERN*' or a text file of such.")
+    modes = 'prepare, predict'
+    define(modes, 'magnification', float, 'Of the objective; 40 if not given. '
+           'Images are resampled to 40x for the networks.', 2, 200)
+    define(modes, 'microns_per_pixel', float, 'The same, as micrometres per '
+           'pixel; 0.25 is 40x.', 0.05, 5)
+    modes = 'train, eval, predict'
+    define(modes, 'net', str, 'The network.', values=nets.NETS)
+    define(modes, 'model_dir', 'checkpoints', 'Folder of the model folders; '
+           'the name of the network is appended.')
+    define(modes, 'width', int, 'Filters of the first layer; of a new network '
+           f'{nets.WIDTH} if not given.', 1, 1024)
+    define(modes, 'output_stride', int, "Stride of DeepLabV3's encoder; of a "
+           'new network the smallest if not given.', 1)
+    define(modes, 'accelerate', 'auto', 'Run the network by XLA (TensorFlow '
+           '1.15) or in bfloat16 (2.15); auto: in training, where it is '
+           'faster.', values=('auto', 'on', 'off'))
+    define_flags_of_training('train')
+    modes = 'eval'
+    define(modes, 'split', 'validation', 'The images to measure on.',
+           values=('train', 'validation', 'test'))
+    modes = 'eval, predict'
+    define(modes, 'threshold', THRESHOLD, 'Nucleus is where the probability '
+           'is above this; in gaps between touching nuclei, above '
+           f'{GAP_THRESHOLD} times this.', 0, 1)
+    define(modes, 'average', True, 'Test-time augmentation: average over the '
+           'four right-angle rotations; --noaverage takes about a third of '
+           'the time.')
+    define(modes, 'max_pixels', MAX_TILE_PIXELS, 'Larger images are cut into '
+           'overlapping tiles of at most as many pixels.', 1)
+    modes = 'predict'
+    define(modes, 'images', str, "Images: a file, a folder or a quoted "
+           "pattern as 'DIR/*.tif'.")
+    define(modes, 'output_dir', str, 'Where to write; predictions/NET if not '
+           'given.')
+    define(modes, 'outputs', list(OUTPUTS), 'What to write, of '
+           f'{",".join(OUTPUTS)}.')
     flags.register_validator(
         'outputs', lambda names: names and set(names) <= set(OUTPUTS),
         f'give some of {",".join(OUTPUTS)}, with commas between')
@@ -204,6 +157,28 @@ def define_checks():
         flags.register_validator(
             name, lambda path: not re.search('[\ud800-\udfff]', path or ''),
             'TensorFlow takes only names in UTF-8')
+
+
+def define_flags_of_training(modes):
+    """Define the flags that training alone reads."""
+    define(modes, 'init_checkpoint', str, 'Start from these weights: a '
+           'weights.h5 or a checkpoint without its ending.')
+    define(modes, 'steps', int, 'Steps in all, resumed ones included; '
+           f'{TrainConfig.steps} if not given, or {INIT_STEPS} with '
+           '--init_checkpoint.', 1)
+    define(modes, 'batch_size', TrainConfig.batch_size, 'Crops in a step.', 1,
+           1024)
+    define(modes, 'crop_size', TrainConfig.crop_size, 'Side of the crops '
+           'taken from the patches, pixels.', 32)
+    define(modes, 'learning_rate', float, 'Peak learning rate of Adam; '
+           f'{TrainConfig.learning_rate} if not given, or '
+           f'{INIT_LEARNING_RATE} with --init_checkpoint.', 1e-7, 1)
+    define(modes, 'warmup_steps', TrainConfig.warmup_steps, 'Steps until the '
+           'peak; a tenth of --steps if they are more than a quarter.', 0)
+    define(modes, 'evaluate_every', TrainConfig.evaluate_every, 'Steps '
+           'between checkpoints, each evaluated on the validation images.', 1)
+    define(modes, 'augment_threads', TrainConfig.augment_threads, 'Threads '
+           'that augment.', 1, 64)
 
 
 FLAGS = flags.FLAGS
@@ -330,10 +305,10 @@ def refuse_ignored(mode):
     """
     for group, group_flags in FLAGS.flags_by_module_dict().items():
         for flag in group_flags:
-            if (set(group.split(', ')) & set(MODES) and flag.present
+            if (flag.present and not group.startswith('absl')
                     and mode not in group.split(', ')):
                 raise InputError(f'--{flag.name}: --mode={mode} does not read '
-                                 f'it (only {group}); omit it')
+                                 f'it, only {group}; omit it')
 
 
 def train(folder, output_stride):
