@@ -92,7 +92,6 @@ def define_flags():
     """Define the flags, by the modes that read them."""
     modes = 'prepare, train, eval, predict'
     define(modes, 'mode', str, 'What to do.', values=MODES)
-    modes = 'prepare, train, eval'
     define(modes, 'data_dir', 'data/monuseg', 'Folder of the HDF5 stores.')
     modes = 'prepare, train'
     define(modes, 'seed', TrainConfig.seed, 'Seed of every random choice.', 0)
@@ -127,10 +126,10 @@ def define_flags():
            '1.15) or in bfloat16 (2.15); auto: in training, where it is '
            'faster.', values=('auto', 'on', 'off'))
     define_flags_of_training('train')
-    modes = 'eval'
-    define(modes, 'split', 'validation', 'The images to measure on.',
-           values=('train', 'validation', 'test'))
     modes = 'eval, predict'
+    define(modes, 'split', 'validation', 'The images of --data_dir that eval '
+           'measures on, or that predict takes in place of --images.',
+           values=('train', 'validation', 'test'))
     define(modes, 'threshold', THRESHOLD, 'Nucleus is where the probability '
            'is above this; in gaps between touching nuclei, above '
            f'{GAP_THRESHOLD} times this.', 0, 1)
@@ -368,11 +367,17 @@ def announce(record, folder):
 
     whose = ('shipped with the code' if saved.is_shipped(folder)
              else 'your own')
-    print(f'{folder}: {record["net"]}, {whose}, trained on '
-          f'{record["data_source"]}, step {record["step"]}'
-          + (f', from weights trained on {record["init_data_source"]}'
-             if record.get('init_checkpoint') else '') + '; '
-          f'TensorFlow {tf.__version__}; {device_line()}', flush=True)
+    network = (f'{whose}, trained on {record["data_source"]}, step '
+               f'{record["step"]}')
+    if record.get('init_checkpoint'):
+        network += f', from weights trained on {record["init_data_source"]}'
+    if record['step'] == 0:  # only of --init_checkpoint
+        network = (f'that of {record["init_checkpoint"]}, trained on '
+                   f'{record["init_data_source"]}, step '
+                   f'{record["init_step"]}: no step of your training was '
+                   'better')
+    print(f'{folder}: {record["net"]}, {network}; TensorFlow '
+          f'{tf.__version__}; {device_line()}', flush=True)
 
 
 def evaluate(folder, output_stride):

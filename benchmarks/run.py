@@ -294,7 +294,7 @@ def measure_end(table, engine, data, folder):
     for _ in range(REPEATS):
         with tempfile.TemporaryDirectory() as output:
             seconds['training'].append(seconds_to_end(
-                engine, f'{output}/unet/best/best.json', '--mode=train',
+                engine, f'{output}/unet/weights.h5', '--mode=train',
                 '--net=unet', f'--data_dir={data}', f'--model_dir={output}',
                 '--evaluate_every=20'))
         # After the smallest image comes the one of 16 megapixels.
