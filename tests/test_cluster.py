@@ -112,7 +112,7 @@ def test_a_task_gives_up_without_a_chief(tmp_path, free_port):
 def test_tasks_on_other_data_than_the_chiefs_are_refused(tmp_path):
     config = records.TrainConfig(net='unet', data_dir='own', data_fold='0',
                                  trained_on=['a', 'b'])
-    records.write_record(str(tmp_path), config, [])
+    records.write_record(str(tmp_path), config, None, 0)
     cluster.check_as_chief(config, str(tmp_path))
     for change in ({'data_fold': '1'}, {'trained_on': ['a', 'c']}):
         other = dataclasses.replace(config, **change)

@@ -135,8 +135,8 @@ def test_training_from_weights_and_again_from_its_own(
                       f'--init_checkpoint={folder}/model.ckpt-4')
     assert process.returncode == 0, process.stderr
     assert process.stderr.startswith(
-        f'warning: {folder}/model.ckpt-4 was trained on 1 of the validation '
-        'images (train-0)')
+        'warning: --init_checkpoint was trained on 1 image of '
+        f'{third}/validation.h5 (train-0)')
     assert process.stderr.count('\n') == 1
     config = read_json(tmp_path, 'last', 'unet', 'config.json')
     assert config['seen'] == sorted(digests(data_dir) + digests(data))
@@ -196,12 +196,11 @@ def test_a_new_head_is_left_fresh_and_said(start, tmp_path, capsys):
         file['logits/logits/kernel:0'] = np.repeat(kernel, 3, 3)
         file['logits/logits/scale:0'] = np.ones(3, np.float32)
         del file['logits/logits/bias:0']
-    origin, weights = initial.read(asking(start))
-    config = records.resolve(asking(start), None, origin, {})
-    fit = initial.fitting(config, weights)
+    origin, fit = initial.read(asking(start))
     assert capsys.readouterr().out == (
         f'{start}: not loaded: logits/bias, logits/kernel\n'
         f'{start}: not used: logits/scale\n')
+    config = records.TrainConfig('unet', '', **origin)
     initial.write_checkpoint(config, str(tmp_path / 'new'), fit)
     reader = tf.train.load_checkpoint(str(tmp_path / 'new' / 'model.ckpt-0'))
     fresh = {name: reader.get_tensor(name)
@@ -212,7 +211,8 @@ def test_a_new_head_is_left_fresh_and_said(start, tmp_path, capsys):
     check_holds(tmp_path / 'new' / 'model.ckpt-0', {
         **before, **fresh})
     with pytest.raises(InputError, match='fits only 4 of the .* parameters'):
-        initial.fitting(config, {'logits/kernel': kernel})
+        initial.fitting(str(start), saved.read_weights(str(start))[0],
+                        {'logits/kernel': kernel})
 
 
 def test_a_checkpoint_and_its_weights_are_the_same(model_dir):

@@ -73,8 +73,8 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
     assert weights['step'] in (3, 6)
     assert {key: weights[key] for key in record} == record
     text, = EventAccumulator(str(folder)).Reload().Tensors('config')
-    assert '| crop_size | 64 |' in (
-        text.tensor_proto.string_val[0].decode().splitlines())
+    shown = json.loads(text.tensor_proto.string_val[0].decode())
+    assert shown['crop_size'] == 64
     assert tf.train.latest_checkpoint(str(folder)).endswith('model.ckpt-6')
     # The same tag in both runs puts both curves on one chart.
     training, validation = scalars(folder), scalars(folder / 'eval')

@@ -15,7 +15,7 @@ from histology.files import InputError
 from input_pipeline import store
 from nets import saved
 from nets.tf1 import tf
-from training import checkpoints, cluster, hooks, loop, model_fn, records
+from training import checkpoints, cluster, hooks, model_fn, records
 from training.loss import segmentation_loss
 
 
@@ -235,13 +235,17 @@ def test_the_name_of_the_network_is_appended_to_model_dir(tmp_path):
             function(folder, 'unet')
 
 
-def test_training_on_masks_without_gaps_does_not_go_on(tmp_path):
-    write_config(tmp_path, {**RECORD, **NETWORK, **DATA, 'target': 'masks'})
-    former = checkpoints.record_to_resume(str(tmp_path), 'deeplabv3')
+def test_other_data_or_masks_without_gaps_are_not_trained_on():
+    record = dict(RECORD, **NETWORK, **DATA)
     config = records.TrainConfig(data_dir='d', **NETWORK, **DATA)
-    with pytest.raises(InputError, match='trained it on masks, and this one '
-                       'trains on masks with gaps; choose another'):
-        loop.find_start(config, former, str(tmp_path), cluster.task())
+    records.check_same_data(config, record)
+    for key, value, words in (
+            ('target', 'masks', 'trained its network on masks, and this one '
+             'trains on masks with gaps; choose another --model_dir'),
+            ('data_seed', 1, '--data_dir=d: holds other'),
+            ('trained_on', ['digest', 'b'], '--data_dir=d: holds other')):
+        with pytest.raises(InputError, match=words):
+            records.check_same_data(config, {**record, key: value})
 
 
 def test_a_config_of_another_program_stays(tmp_path):
@@ -258,25 +262,22 @@ def test_what_a_user_calls_like_a_checkpoint_is_none(tmp_path):
         str(tmp_path))] == ['model.ckpt-9', 'model.ckpt-12']
 
 
-def test_other_data_is_refused(tmp_path):
-    write_config(tmp_path, dict(RECORD, **NETWORK, **DATA))
-    former = checkpoints.record_to_resume(str(tmp_path), 'deeplabv3')
-    for key, value in (('data_seed', 1), ('trained_on', ['digest', 'b'])):
-        config = records.TrainConfig(data_dir='d', **{**NETWORK, **DATA,
-                                                      key: value})
-        with pytest.raises(InputError, match='--data_dir=d: holds other'):
-            loop.find_start(config, former, str(tmp_path), cluster.task())
+@pytest.fixture
+def resolved(data_dir):
+    """A function that makes of flags for DeepLabV3 what a training does."""
+    def resolve(former=None, start=None, **asked):
+        if former:
+            former = dict(former, **records.describe_data(str(data_dir)))
+        return records.resolve(
+            {'net': 'deeplabv3', 'data_dir': str(data_dir), 'width': None,
+             'output_stride': None, 'steps': None, 'learning_rate': None,
+             'init_checkpoint': start and start['init_checkpoint'], **asked},
+            former, start)
+
+    return resolve
 
 
-def resolved(former=None, start=None, **asked):
-    """What `records.resolve` makes of flags for DeepLabV3."""
-    return records.resolve(
-        {'net': 'deeplabv3', 'data_dir': 'd', 'width': None,
-         'output_stride': None, 'steps': None, 'learning_rate': None,
-         'init_checkpoint': None, **asked}, former, start, DATA)
-
-
-def test_network_is_that_before_or_the_default():
+def test_network_is_that_before_or_the_default(resolved):
     for asked, found in (({}, (16, 8)), ({'width': 4}, (4, 8)),
                          ({'output_stride': 16}, (16, 16)),
                          ({'former': dict(RECORD, **NETWORK)}, (8, 16))):
@@ -289,7 +290,7 @@ ORIGIN = {'init_checkpoint': 'a/w.h5', 'init_data_source': 'made',
           'init_step': 3, 'seen': ['x']}
 
 
-def test_steps_and_rate_that_were_not_asked_for():
+def test_steps_and_rate_that_were_not_asked_for(resolved):
     start = dict(NETWORK, **ORIGIN)
     for asked, found in (
             ({}, (4000, 2e-3)), ({'start': start}, (1000, 5e-4)),
@@ -302,14 +303,15 @@ def test_steps_and_rate_that_were_not_asked_for():
 @pytest.mark.parametrize('steps, asked, taken', [
     (60, 100, 6), (399, 100, 39), (400, 100, 100), (220, 30, 30), (6, 100, 0),
     (1, 0, 0)])
-def test_a_warm_up_too_long_is_shortened(capsys, steps, asked, taken):
+def test_a_warm_up_too_long_is_shortened(resolved, capsys, steps, asked,
+                                         taken):
     assert resolved(steps=steps, warmup_steps=asked).warmup_steps == taken
     assert capsys.readouterr().out == (
         '' if taken == asked else f'--warmup_steps={asked}: shortened to '
         f'{taken}, a tenth of {steps} steps\n')
 
 
-def test_what_a_training_began_from_stays(tmp_path, monkeypatch):
+def test_what_a_training_began_from_stays(resolved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     began, random = (dict(RECORD, **{**NETWORK, **added})
                      for added in (ORIGIN, {}))
@@ -332,7 +334,7 @@ def test_what_a_training_began_from_stays(tmp_path, monkeypatch):
         task, init_checkpoint='./a/w.h5'), str(tmp_path))
 
 
-def test_what_changes_on_resuming_is_said_and_kept(capsys):
+def test_what_changes_on_resuming_is_said_and_kept(tmp_path, capsys):
     former = records.TrainConfig(net='unet', data_dir='d', steps=4000,
                                  width=16, trained_on=['a', 'b'])
     record = json.loads(json.dumps(dict(dataclasses.asdict(former),
@@ -342,7 +344,8 @@ def test_what_changes_on_resuming_is_said_and_kept(capsys):
     record['loss_weights']['gap_weight'] = 7
     record['separation']['min_area'] = 61
     now = dataclasses.replace(former, steps=8000, batch_size=4)
-    changes = loop.changes_of(now, record, 4000)
+    folder = str(tmp_path)
+    changes = records.write_record(folder, now, record, 4000)['changes']
     assert changes == [
         {'name': name, 'before': before, 'now': value, 'step': 4000}
         for name, before, value in (
@@ -360,22 +363,23 @@ def test_what_changes_on_resuming_is_said_and_kept(capsys):
         'augmentation.scale: [0.5, 2.0] before, [0.8, 1.2] from step 4000 on']
     assert len(lines) == 5
     # The next time they stand in the record.
-    record = dict(dataclasses.asdict(now), changes=changes)
-    assert loop.changes_of(now, record, 5000) == changes
+    record = checkpoints.read_record(folder, 'unet')
+    assert record['changes'] == changes
+    assert records.write_record(folder, now, record, 5000) == record
     assert capsys.readouterr().out == ''
     # A record of before constants belonged to it.
     assert not records.differences(former, {'steps': 4000})
-    table = records.as_markdown(record).splitlines()
-    assert '| steps | 8000 |' in table
-    assert '| loss_weights.gap_weight | 5.0 |' in table
-    assert '| trained_on | 2 images |' in table
-    assert '| seen | 0 images |' in table
-    assert '| from step 4000 | batch_size 4 instead of 8 |' in table
+    text = records.as_markdown(record)
+    assert all(line.startswith('    ') for line in text.splitlines())
+    shown = json.loads(text)
+    assert (shown['steps'], shown['trained_on'], shown['seen']) == (
+        8000, '2 images', '0 images')
+    assert shown['changes'] == changes
 
 
 def test_sizes_that_a_network_cannot_be_trained_with():
     def check(net, **sizes):
-        loop.check_sizes(records.TrainConfig(net=net, data_dir='d', **sizes))
+        records.check_sizes(records.TrainConfig(net, 'd', **sizes))
 
     check('unet', batch_size=1, crop_size=256)
     check('deeplabv3', batch_size=2, crop_size=72)
@@ -495,7 +499,7 @@ def test_images_without_any_nucleus_are_not_trained_on(tmp_path):
     store.write_store(str(tmp_path / 'train.h5'), {'fold': 'none'},
                       [example('a', image, np.zeros((300, 300)))])
     with pytest.raises(InputError, match='train.h5: not one of its images'):
-        loop.describe_data(str(tmp_path))
+        records.describe_data(str(tmp_path))
 
 
 class Terminal(io.StringIO):

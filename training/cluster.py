@@ -194,7 +194,7 @@ def check_as_chief(config, folder):
     """
     record = read_record(folder, config.net, config.width,
                          config.output_stride)
-    check_same_data(config, record, folder)
+    check_same_data(config, record)
     check_same_origin(config.init_checkpoint, record)
 
 

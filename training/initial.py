@@ -8,7 +8,6 @@ import re
 
 import numpy as np
 
-import nets
 from histology.files import InputError
 from histology.progress import say
 from nets import saved
@@ -29,13 +28,12 @@ def read(asked):
             model folder.
 
     Returns:
-        (start: what `records.resolve` takes; weights: dict of the variables'
-        names to arrays)
+        (start: what `records.resolve` takes; weights: see `fitting`)
 
     Raises:
         InputError: there are none, they cannot be read, nothing tells which
-            images they have seen, or they are of another network than asked
-            for.
+            images they have seen, they are of another network than asked
+            for, or few of them fit.
     """
     path = asked['init_checkpoint']
     prefix = re.sub(r'\.(index|meta|data-\d+-of-\d+)$', '', path)
@@ -52,7 +50,8 @@ def read(asked):
     return {'width': record['width'], 'output_stride': record['output_stride'],
             'init_checkpoint': path, 'init_data_source': record['data_source'],
             'init_step': record['step'],
-            'seen': sorted(records.seen_images(record))}, weights
+            'seen': sorted(records.seen_images(record))}, fitting(
+                path, record, weights)
 
 
 def read_checkpoint(prefix):
@@ -79,37 +78,36 @@ def read_checkpoint(prefix):
                           if not saved.OPTIMISER.fullmatch(name)}
 
 
-def fitting(config, weights):
+def fitting(path, record, weights):
     """Choose the weights that the network has variables for.
 
     They fit by name and shape. A line names what is not loaded, and another
     what the network has no place for.
 
     Args:
-        config: TrainConfig with the network.
-        weights: dict of names to arrays.
+        path: where the weights are from.
+        record: dict, of the network.
+        weights: dict of the variables' names to arrays.
 
     Raises:
         InputError: too little of the network would be loaded.
     """
     with tf.Graph().as_default():
         shapes = {variable.op.name: tuple(variable.shape.as_list())
-                  for variable in nets.build(
-                      config.net, config.width, config.output_stride).weights}
+                  for variable in saved.build(record).weights}
     fit = {name: value for name, value in weights.items()
            if value.shape == shapes.get(name)}
     loaded, parameters = (sum(map(np.prod, found)) for found in (
         [shapes[name] for name in fit], shapes.values()))
     if loaded < LEAST_FITTING * parameters:
         raise InputError(
-            f'{config.init_checkpoint}: fits only {loaded} of the '
-            f'{parameters} parameters of {config.net}, by name and shape; '
+            f'{path}: fits only {loaded} of the {parameters} parameters of '
+            f'{record["net"]}, by name and shape; '
             f'{CHOOSE}')
     for what, names in (('not loaded', set(shapes) - set(fit)),
                         ('not used', set(weights) - set(shapes))):
         if names:
-            say(f'{config.init_checkpoint}: {what}: '
-                f'{", ".join(sorted(names))}')
+            say(f'{path}: {what}: {", ".join(sorted(names))}')
     return fit
 
 

@@ -1,6 +1,5 @@
 """Training from the first step to the exported weights."""
 import os
-import sys
 
 import nets
 from histology.files import InputError
@@ -16,7 +15,7 @@ from training.hooks import (
     StopHook,
     true_error_of,
 )
-from training.model_fn import learning_rate_at, model_fn
+from training.model_fn import model_fn
 
 SUMMARY_STEPS = 20
 WORKER_SEEDS = 1000003  # between the seeds of two workers
@@ -46,25 +45,20 @@ def train(asked, folder, run_config):
     """
     former = checkpoints.record_to_resume(
         folder, asked['net'], asked['width'], asked['output_stride'])
+    if run_config.task_type == 'ps':
+        return cluster.serve_parameters(run_config, folder,
+                                        records.last_step(asked, former))
     start, weights = None, None  # that training begins with
     if former is None and asked['init_checkpoint'] is not None:
         start, weights = initial.read(asked)
-    is_server = run_config.task_type == 'ps'
-    config = records.resolve(asked, former, start, {} if is_server
-                             else describe_data(asked['data_dir']))
-    if is_server:
-        return cluster.serve_parameters(run_config, folder, config.steps)
-    check_sizes(config)
-    check_validation(config)
+    config = records.resolve(asked, former, start)
     with checkpoints.exclusive_write(folder, lock=run_config.is_chief):
-        step = find_start(config, former, folder, run_config)
+        step = find_start(former, folder, run_config)
         training = Training(config, folder, run_config, step)
         training.announce()
         if run_config.is_chief and training.start < config.steps:
-            if weights is not None:
-                weights = initial.fitting(config, weights)
-            record = records.write_record(
-                folder, config, changes_of(config, former, training.start))
+            record = records.write_record(folder, config, former,
+                                          training.start)
             show_record(folder, record, training.start)
             if weights is not None:
                 initial.write_checkpoint(config, folder, weights)
@@ -132,73 +126,15 @@ def train_steps(training, alone):
             hooks=training.hooks(listeners))
 
 
-def describe_data(data_dir):
-    """Read what the store of training images says of the data.
-
-    Returns:
-        dict of `records.DATA`
-
-    Raises:
-        InputError: the store cannot be used.
-    """
-    path = store.store_path(data_dir, 'train')
-    with store.open_store(path) as file:
-        if store.attributes(file).get('nuclei') == 0:
-            raise InputError(f'{path}: not one of its images has a nucleus; '
-                             'prepare images that have some')
-        return {**store.identity(file),
-                'trained_on': store.image_digests(file)}
-
-
-def check_validation(config):
-    """Refuse a store of validation images that is not of the same data.
-
-    A line warns of images that the network to start from has seen.
-
-    Raises:
-        InputError: the store cannot be used.
-    """
-    if not records.has_validation(config):
-        return
-    identity = {key: getattr(config, key) for key in store.IDENTITY}
-    with store.open_store(store.store_path(config.data_dir, 'validation'),
-                          identity, config.trained_on) as file:
-        known = store.names_among(file, config.seen or [])
-    if known:
-        say(f'warning: {config.init_checkpoint} was trained on '
-            f'{counted(len(known), "validation image")} ({known[0]}'
-            f'{", ..." if known[1:] else ""}); their F1 will flatter, and '
-            '--mode=eval will refuse them', sys.stderr)
-
-
-def check_sizes(config):
-    """Refuse a crop or a batch that the network cannot be trained with.
-
-    Raises:
-        InputError: the crop is no multiple of the network's stride, or larger
-            than a patch, or the batch is too small.
-    """
-    stride = nets.stride(config.net, config.output_stride)
-    if config.crop_size > store.PATCH_SIZE or config.crop_size % stride:
-        raise InputError(f'--crop_size={config.crop_size}: must be a multiple '
-                         f'of {stride} and at most {store.PATCH_SIZE}, the '
-                         'side of the patches')
-    least = nets.min_batch_size(config.net)
-    if config.batch_size < least:
-        raise InputError(f'--batch_size={config.batch_size}: {config.net} '
-                         f'needs at least {least}, for its batch norm')
-
-
-def find_start(config, former, folder, run_config):
+def find_start(former, folder, run_config):
     """Find the step to go on from; None where there is nothing to go on from.
 
     Raises:
-        InputError: the training in the folder is on other images, or has no
-            checkpoint that can be read.
+        InputError: the training in the folder has no checkpoint that can be
+            read.
     """
     if former is None:
         return None
-    records.check_same_data(config, former, folder)
     if not run_config.is_chief:
         latest = tf.train.latest_checkpoint(folder)
         return saved.checkpoint_step(latest) if latest else None
@@ -208,33 +144,6 @@ def find_start(config, former, folder, run_config):
         raise InputError(f'{folder}: holds a best network, but no checkpoint '
                          'to go on from; choose another --model_dir')
     return saved.checkpoint_step(latest)
-
-
-def changes_of(config, former, start):
-    """List the changes of a record on resuming; print those that are new."""
-    if former is None:
-        return []
-    changes = records.differences(config, former)
-    for change in changes:
-        say(f'{change["name"]}: {change["before"]} before, {change["now"]} '
-            f'from step {start} on' + (rate_jump(config, former, start)
-                                       if change['name'] == 'steps' else ''))
-    return former['changes'] + [dict(change, step=start)
-                                for change in changes]
-
-
-def rate_jump(config, former, start):
-    """Say how the learning rate changes where the steps do."""
-    with tf.Graph().as_default(), tf.Session() as session:
-        before, now = session.run([
-            learning_rate_at(tf.constant(step), peak, warmup, steps)
-            for step, peak, warmup, steps in (
-                (max(start - 1, 0), former['learning_rate'],
-                 former['warmup_steps'], former['steps']),
-                (start, config.learning_rate, config.warmup_steps,
-                 config.steps))])
-    verb = 'rises again' if now > before else 'falls'
-    return f'; the learning rate {verb}, from {before:.2g} to {now:.2g}'
 
 
 def show_record(folder, record, step):

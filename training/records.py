@@ -8,13 +8,14 @@ and part of weights.h5 and of eval's results.
 import dataclasses
 import json
 import os
+import sys
 from typing import Optional
 
 import nets
 from histology.files import InputError, write_json
-from histology.progress import counted
+from histology.progress import counted, say
+from input_pipeline import store
 from input_pipeline.preprocessing import TARGET
-from input_pipeline.store import IDENTITY, TRAIN_ON_ALL
 from nets.saved import CONFIG_FILE, check_asked, check_record, read_json
 
 # In place of TrainConfig's defaults where training starts from weights.
@@ -103,7 +104,7 @@ class TrainConfig:
 
 
 # What one set of images means: it cannot change on resuming.
-DATA = (*IDENTITY, 'trained_on')
+DATA = (*store.IDENTITY, 'trained_on')
 # Neither can this.
 ORIGIN = ('init_checkpoint', 'init_data_source', 'init_step', 'seen')
 
@@ -134,23 +135,33 @@ def read_record(folder, net, width=None, output_stride=None):
     return record
 
 
-def resolve(asked, former, start, data):
-    """Settle what a training does, from what was asked for.
+def last_step(asked, former):
+    """Find the last step of a training; arguments as for `resolve`."""
+    begun = former or asked
+    default = (TrainConfig.steps if begun['init_checkpoint'] is None
+               else INIT_STEPS)
+    return asked['steps'] or default
 
-    Prints a line if the warm-up is too long for the steps.
+
+def resolve(asked, former, start):
+    """Settle what a training does, from what was asked for, and check it.
+
+    Prints a line if the warm-up is too long for the steps, and another if the
+    weights to start from have seen images to validate on.
 
     Args:
         asked: dict of TrainConfig's names that flags give; None is not given.
         former: the record of the training to go on with, or None.
         start: of weights to start from, a dict of their `width`,
             `output_stride` and of ORIGIN; or None.
-        data: dict of DATA.
 
     Returns:
         TrainConfig
 
     Raises:
-        InputError: `former` began from other weights than are asked for.
+        InputError: a store cannot be used, the crop or the batch does not
+            suit the network, or `former` began from other weights or is of
+            other data.
     """
     chosen = {name: value for name, value in asked.items()
               if value is not None}
@@ -162,17 +173,71 @@ def resolve(asked, former, start, data):
                        for name in ('width', 'output_stride', *ORIGIN)})
     elif nets.output_strides(asked['net']):
         chosen.setdefault('output_stride', nets.stride(asked['net']))
+    chosen['steps'] = last_step(asked, former)
     if chosen.get('init_checkpoint') is not None:
-        chosen = {'steps': INIT_STEPS, 'learning_rate': INIT_LEARNING_RATE,
-                  **chosen}
-    config = TrainConfig(**chosen, **data)
+        chosen.setdefault('learning_rate', INIT_LEARNING_RATE)
+    config = TrainConfig(**chosen, **describe_data(
+        asked['data_dir'], chosen.get('seen') if start else None))
     # The learning rate would hardly reach its peak before it falls again.
     if config.warmup_steps > config.steps // 4:
         shorter = config.steps // 10
-        print(f'--warmup_steps={config.warmup_steps}: shortened to {shorter}, '
-              f'a tenth of {counted(config.steps, "step")}')
+        say(f'--warmup_steps={config.warmup_steps}: shortened to {shorter}, a '
+            f'tenth of {counted(config.steps, "step")}')
         config = dataclasses.replace(config, warmup_steps=shorter)
+    check_sizes(config)
+    if former is not None:
+        check_same_data(config, former)
     return config
+
+
+def describe_data(data_dir, seen=None):
+    """Read what the stores to train and validate on say of the data.
+
+    Args:
+        data_dir: their folder.
+        seen: digests of images that the weights to start from have seen; a
+            line warns if some are to validate on.
+
+    Returns:
+        dict of DATA
+
+    Raises:
+        InputError: a store cannot be used, or they do not belong together.
+    """
+    path = store.store_path(data_dir, 'train')
+    with store.open_store(path) as file:
+        identity, trained_on = store.identity(file), store.image_digests(file)
+        if store.attributes(file).get('nuclei') == 0:
+            raise InputError(f'{path}: not one of its images has a nucleus; '
+                             'prepare images that have some')
+    if identity['data_fold'] != store.TRAIN_ON_ALL:
+        path = store.store_path(data_dir, 'validation')
+        with store.open_store(path, identity, trained_on) as file:
+            known = store.names_among(file, seen or [])
+        if known:
+            say('warning: --init_checkpoint was trained on '
+                f'{counted(len(known), "image")} of {path} ({known[0]}'
+                f'{", ..." if known[1:] else ""}); their F1 will flatter, and '
+                '--mode=eval will refuse them', sys.stderr)
+    return {**identity, 'trained_on': trained_on}
+
+
+def check_sizes(config):
+    """Refuse a crop or a batch that the network cannot be trained with.
+
+    Raises:
+        InputError: the crop is no multiple of the network's stride, or larger
+            than a patch, or the batch is too small.
+    """
+    stride = nets.stride(config.net, config.output_stride)
+    if config.crop_size > store.PATCH_SIZE or config.crop_size % stride:
+        raise InputError(f'--crop_size={config.crop_size}: must be a multiple '
+                         f'of {stride} and at most {store.PATCH_SIZE}, the '
+                         'side of the patches')
+    least = nets.min_batch_size(config.net)
+    if config.batch_size < least:
+        raise InputError(f'--batch_size={config.batch_size}: {config.net} '
+                         f'needs at least {least}, for its batch norm')
 
 
 def seen_images(record):
@@ -200,26 +265,26 @@ def check_same_origin(init_checkpoint, record):
             'same or, on resuming, none; or choose another --model_dir')
 
 
-def check_same_data(config, record, folder):
+def check_same_data(config, record):
     """Refuse to train on other images or masks than a training began with.
 
     Raises:
         InputError: the data of `config` are not those of `record`.
     """
     if record['target'] != config.target:
-        raise InputError(f'{folder}: an earlier version trained it on '
-                         f'{record["target"]}, and this one trains on '
+        raise InputError('--model_dir: an earlier version trained its network '
+                         f'on {record["target"]}, and this one trains on '
                          f'{config.target}; choose another --model_dir')
     if any(record[key] != getattr(config, key) for key in DATA):
         raise InputError(f'--data_dir={config.data_dir}: holds other images, '
                          'or another division of them, than the network in '
-                         f'{folder} was trained on; choose another --data_dir '
-                         'or --model_dir')
+                         '--model_dir was trained on; choose another of '
+                         'either')
 
 
 def has_validation(config):
     """Say whether a TrainConfig's data hold images to validate on."""
-    return config.data_fold != TRAIN_ON_ALL
+    return config.data_fold != store.TRAIN_ON_ALL
 
 
 def _flat(record):
@@ -242,34 +307,53 @@ def differences(config, record):
             if name in before and before[name] != value]
 
 
-def write_record(folder, config, changes):
-    """Write config.json.
+def write_record(folder, config, former, step):
+    """Write config.json, and print what changes on resuming.
 
     Args:
         folder: the model folder.
         config: TrainConfig.
-        changes: list of `differences`, each with the `step` it came at.
+        former: the record of the training to go on with, or None.
+        step: that it goes on from.
 
     Returns:
-        The record, a dict.
+        The record, a dict with `changes`: the list of `differences`, each
+        with the `step` it came at.
 
     Raises:
         InputError: it cannot be written.
     """
-    record = dict(dataclasses.asdict(config), changes=changes)
+    changes = differences(config, former) if former else []
+    for change in changes:
+        say(f'{change["name"]}: {change["before"]} before, {change["now"]} '
+            f'from step {step} on' + (rate_jump(config, former, step)
+                                      if change['name'] == 'steps' else ''))
+        change['step'] = step
+    record = dict(dataclasses.asdict(config),
+                  changes=(former['changes'] if former else []) + changes)
     write_json(os.path.join(folder, CONFIG_FILE), record)
     return record
 
 
+def rate_jump(config, former, step):
+    """Say how the learning rate changes where the number of steps does."""
+    from nets.tf1 import tf
+    from training.model_fn import learning_rate_at
+    with tf.Graph().as_default(), tf.Session() as session:
+        before, now = session.run([
+            learning_rate_at(tf.constant(at), peak, warmup, steps)
+            for at, peak, warmup, steps in (
+                (max(step - 1, 0), former['learning_rate'],
+                 former['warmup_steps'], former['steps']),
+                (step, config.learning_rate, config.warmup_steps,
+                 config.steps))])
+    verb = 'rises again' if now > before else 'falls'
+    return f'; the learning rate {verb}, from {before:.2g} to {now:.2g}'
+
+
 def as_markdown(record):
-    """Write a record as a Markdown table, for TensorBoard's text tab."""
-    shown = _flat(record)
-    for key in ('trained_on', 'seen'):
-        shown[key] = counted(len(record[key] or []), 'image')
-    changes = shown.pop('changes')
-    rows = ['| name | value |', '|---|---|',
-            *(f'| {name} | {value} |' for name, value in shown.items()),
-            *(f'| from step {change["step"]} | {change["name"]} '
-              f'{change["now"]} instead of {change["before"]} |'
-              for change in changes)]
-    return '\n'.join(rows)
+    """Write a record as indented text, for TensorBoard's text tab."""
+    images = {key: counted(len(record[key] or []), 'image')
+              for key in ('trained_on', 'seen')}
+    text = json.dumps({**record, **images}, indent=2)
+    return '    ' + text.replace('\n', '\n    ')
