@@ -46,7 +46,7 @@ INT32_MAX = 2 ** 31 - 1
 
 
 class PathParser(flags.ArgumentParser):
-    """Takes a leading ~ for the home folder, as shells do before a space."""
+    """Take a leading ~ for the home folder, as shells do before a space."""
 
     def parse(self, argument):
         return os.path.expanduser(argument)
@@ -125,7 +125,25 @@ def define_flags():
     define(modes, 'accelerate', 'auto', 'Run the network by XLA (TensorFlow '
            '1.15) or in bfloat16 (2.15); auto: in training, where it is '
            'faster.', values=('auto', 'on', 'off'))
-    define_flags_of_training('train')
+    modes = 'train'
+    define(modes, 'init_checkpoint', str, 'Start from these weights: a '
+           'weights.h5 or a checkpoint without its ending.')
+    define(modes, 'steps', int, 'Steps in all, resumed ones included; '
+           f'{TrainConfig.steps} if not given, or {INIT_STEPS} with '
+           '--init_checkpoint.', 1)
+    define(modes, 'batch_size', TrainConfig.batch_size, 'Crops in a step.', 1,
+           1024)
+    define(modes, 'crop_size', TrainConfig.crop_size, 'Side of the crops '
+           'taken from the patches, pixels.', 32)
+    define(modes, 'learning_rate', float, 'Peak learning rate of Adam; '
+           f'{TrainConfig.learning_rate} if not given, or '
+           f'{INIT_LEARNING_RATE} with --init_checkpoint.', 1e-7, 1)
+    define(modes, 'warmup_steps', TrainConfig.warmup_steps, 'Steps until the '
+           'peak; a tenth of --steps if they are more than a quarter.', 0)
+    define(modes, 'evaluate_every', TrainConfig.evaluate_every, 'Steps '
+           'between checkpoints, each evaluated on the validation images.', 1)
+    define(modes, 'augment_threads', TrainConfig.augment_threads, 'Threads '
+           'that augment.', 1, 64)
     modes = 'eval, predict'
     define(modes, 'split', 'validation', 'The images of --data_dir that eval '
            'measures on, or that predict takes in place of --images.',
@@ -156,28 +174,6 @@ def define_flags():
         flags.register_validator(
             name, lambda path: not re.search('[\ud800-\udfff]', path or ''),
             'TensorFlow takes only names in UTF-8')
-
-
-def define_flags_of_training(modes):
-    """Define the flags that training alone reads."""
-    define(modes, 'init_checkpoint', str, 'Start from these weights: a '
-           'weights.h5 or a checkpoint without its ending.')
-    define(modes, 'steps', int, 'Steps in all, resumed ones included; '
-           f'{TrainConfig.steps} if not given, or {INIT_STEPS} with '
-           '--init_checkpoint.', 1)
-    define(modes, 'batch_size', TrainConfig.batch_size, 'Crops in a step.', 1,
-           1024)
-    define(modes, 'crop_size', TrainConfig.crop_size, 'Side of the crops '
-           'taken from the patches, pixels.', 32)
-    define(modes, 'learning_rate', float, 'Peak learning rate of Adam; '
-           f'{TrainConfig.learning_rate} if not given, or '
-           f'{INIT_LEARNING_RATE} with --init_checkpoint.', 1e-7, 1)
-    define(modes, 'warmup_steps', TrainConfig.warmup_steps, 'Steps until the '
-           'peak; a tenth of --steps if they are more than a quarter.', 0)
-    define(modes, 'evaluate_every', TrainConfig.evaluate_every, 'Steps '
-           'between checkpoints, each evaluated on the validation images.', 1)
-    define(modes, 'augment_threads', TrainConfig.augment_threads, 'Threads '
-           'that augment.', 1, 64)
 
 
 FLAGS = flags.FLAGS

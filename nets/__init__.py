@@ -22,7 +22,7 @@ NORMALISATION = 'uint8 / 255'
 
 
 def module_of(net):
-    """The module of a network.
+    """Import the module of a network.
 
     Raises:
         ValueError: there is no such network.
@@ -33,22 +33,22 @@ def module_of(net):
 
 
 def output_strides(net):
-    """The output strides that a network can have, or () without a choice."""
+    """List the output strides that a network can have, () without a choice."""
     return getattr(module_of(net), 'OUTPUT_STRIDES', ())
 
 
 def min_batch_size(net):
-    """The smallest batch that a network can be trained with."""
+    """Return the smallest batch that a network can be trained with."""
     return getattr(module_of(net), 'MIN_BATCH_SIZE', 1)
 
 
 def xla_pays(net):
-    """Says whether XLA makes up for the time it takes to compile a network."""
+    """Say whether XLA makes up for the time it takes to compile a network."""
     return getattr(module_of(net), 'XLA_PAYS', True)
 
 
 def stride(net, output_stride=None):
-    """The number that must divide the height and width of `net`'s input.
+    """Return what must divide the height and width of `net`'s input.
 
     Args:
         net: one of NETS.
@@ -67,7 +67,7 @@ def stride(net, output_stride=None):
 
 
 def build(net, width=WIDTH, output_stride=None, images=None, training=False):
-    """A network as a Keras model.
+    """Build a network as a Keras model.
 
     Args:
         net: one of NETS.

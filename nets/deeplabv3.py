@@ -29,7 +29,7 @@ ASPP_RATES = (1, 2, 3)  # at the largest output stride
 
 
 def resize(x, factor, name):
-    """Bilinear: x [N, h, w, C] to [N, factor * h, factor * w, C]."""
+    """Resize bilinearly: x [N, h, w, C] to [N, factor * h, factor * w, C]."""
     return tf.keras.layers.Lambda(
         lambda t: tf.image.resize_bilinear(
             t, factor * tf.shape(t)[1:3], half_pixel_centers=True),
@@ -37,7 +37,7 @@ def resize(x, factor, name):
 
 
 def residual_unit(x, filters, name, training, strides=1, rate=1):
-    """Two 3x3 convolutions, of stride and atrous rate, and a shortcut.
+    """Apply two 3x3 convolutions, of stride and atrous rate, and a shortcut.
 
     x [N, H, W, C] to [N, H / strides, W / strides, filters].
     """
@@ -59,7 +59,7 @@ def residual_unit(x, filters, name, training, strides=1, rate=1):
 
 
 def encoder(images, width, training, output_stride):
-    """ResNet-18: [N, H, W, 3] to [N, H / stride, W / stride, 8 * width]."""
+    """Apply ResNet-18, to [N, H / stride, W / stride, 8 * width]."""
     x = conv_bn_relu(images, width, 'stem', training, size=7, strides=2)
     x = tf.keras.layers.MaxPooling2D(3, strides=2, padding='same',
                                      name='stem_pool')(x)
@@ -77,7 +77,7 @@ def encoder(images, width, training, output_stride):
 
 
 def image_pooling(x, filters, training):
-    """Image-level features, spread over the map: the ASPP's fifth branch."""
+    """Spread image-level features over the map: the ASPP's fifth branch."""
     pooled = tf.keras.layers.Lambda(
         lambda t: tf.reduce_mean(t, [1, 2], keepdims=True),
         name='aspp_pool_mean')(x)  # [N, 1, 1, C]
@@ -88,7 +88,7 @@ def image_pooling(x, filters, training):
 
 
 def aspp(x, filters, training, rates):
-    """Atrous spatial pyramid pooling: [N, h, w, C] to [N, h, w, filters]."""
+    """Pool by an atrous spatial pyramid, to [N, h, w, filters]."""
     branches = [conv_bn_relu(x, filters, 'aspp_1x1', training, size=1)]
     for rate in rates:
         branches.append(conv_bn_relu(x, filters, f'aspp_rate{rate}', training,
@@ -99,7 +99,7 @@ def aspp(x, filters, training, rates):
 
 
 def deeplabv3(images, width, training, output_stride):
-    """Logits of the nucleus class.
+    """Compute the logits of the nucleus class.
 
     Args:
         images: float32 [N, H, W, 3] in [0, 1]; H and W multiples of

@@ -38,7 +38,7 @@ RECORDED = {'net': [str], 'width': [int], 'output_stride': [int, type(None)],
 
 
 def read_json(path):
-    """Reads the dict in a JSON file that training wrote.
+    """Read the dict in a JSON file that training wrote.
 
     Raises:
         InputError: it is absent, damaged, or holds something else.
@@ -55,7 +55,7 @@ def read_json(path):
 
 
 def check_record(record, path, types, remedy):
-    """Refuses a record that lacks a name or has a value of a wrong type.
+    """Refuse a record that lacks a name or has a value of a wrong type.
 
     Args:
         record: dict, as read.
@@ -79,7 +79,7 @@ def check_record(record, path, types, remedy):
 
 def check_asked(record, path, net, width=None, output_stride=None,
                 flag='model_dir'):
-    """Refuses another network than asked for.
+    """Refuse another network than asked for.
 
     Args:
         record: dict that `check_record` has passed.
@@ -102,7 +102,7 @@ def check_asked(record, path, net, width=None, output_stride=None,
 
 
 def all_checkpoints(folder):
-    """Path prefixes of the checkpoints in a model folder, by step."""
+    """List the path prefixes of a model folder's checkpoints, by step."""
     if not os.path.isdir(folder):
         return []
     # TensorFlow writes a checkpoint's index last.
@@ -113,23 +113,23 @@ def all_checkpoints(folder):
 
 
 def checkpoint_step(checkpoint):
-    """The global step in the path prefix of a checkpoint."""
+    """Read the global step in the path prefix of a checkpoint."""
     return int(checkpoint.rsplit('-', 1)[1])
 
 
 def holds_weights(folder):
-    """Says whether a model folder holds weights.h5."""
+    """Say whether a model folder holds weights.h5."""
     return os.path.exists(os.path.join(folder, WEIGHTS_FILE))
 
 
 def is_shipped(folder):
-    """Says whether a model folder came with the code."""
+    """Say whether a model folder came with the code."""
     return os.path.realpath(folder).startswith(
         os.path.realpath(PRETRAINED) + os.sep)
 
 
 def read_weights(path, remedy=COPY_AGAIN):
-    """Reads a file of `write_weights`, or one from before it had a digest.
+    """Read a file of `write_weights`, or one from before it had a digest.
 
     Args:
         path: of the file.
@@ -186,7 +186,7 @@ def _seal(content):
 
 
 def write_weights(path, record, weights):
-    """Writes weights.h5, with what `read_weights` and Keras read.
+    """Write weights.h5, with what `read_weights` and Keras read.
 
     Args:
         path: of the file; see `files.atomic_write`.
@@ -221,7 +221,7 @@ def write_weights(path, record, weights):
 
 
 def read_checkpoint(prefix, remedy):
-    """Reads all variables of a checkpoint, a dict of names to arrays.
+    """Read all variables of a checkpoint, a dict of names to arrays.
 
     Raises:
         InputError: it is absent or damaged, or holds NaN.
@@ -240,7 +240,7 @@ def read_checkpoint(prefix, remedy):
 
 
 def check_finite(weights, path, remedy):
-    """Refuses weights that hold NaN or infinity.
+    """Refuse weights that hold NaN or infinity.
 
     Raises:
         InputError: as said.
@@ -251,7 +251,7 @@ def check_finite(weights, path, remedy):
 
 
 def read_former_best(folder):
-    """Reads best/, where trainings kept their best network before weights.h5.
+    """Read best/, where trainings kept their best network before weights.h5.
 
     Returns:
         (the checkpoint's path prefix, record, weights), the last two as of
@@ -277,7 +277,7 @@ def read_former_best(folder):
 
 def load_network(folder, net=None, width=None, output_stride=None,
                  accelerate=False):
-    """Loads the trained network of a model folder into a session of its own.
+    """Load the trained network of a model folder into a session of its own.
 
     Args:
         folder: the model folder.
@@ -321,7 +321,7 @@ def load_network(folder, net=None, width=None, output_stride=None,
 
 
 def _advice_without_weights(folder, net):
-    """Says why a model folder has no network to load, and what to do."""
+    """Say why a model folder has no network to load, and what to do."""
     config = os.path.join(folder, CONFIG_FILE)
     parent = os.path.dirname(folder)
     if os.path.exists(config):
@@ -347,7 +347,7 @@ def _advice_without_weights(folder, net):
 
 
 def initialise(variables, values, session):
-    """Gives variables the values of their names, or else their initial ones.
+    """Give variables the values of their names, or else their initial ones.
 
     Args:
         variables: list of tf.Variable.
@@ -360,7 +360,7 @@ def initialise(variables, values, session):
 
 
 def build(record, accelerate=False):
-    """Builds the Keras model of a record's net, width and output stride."""
+    """Build the Keras model of a record's net, width and output stride."""
     from nets.tf1 import acceleration_scope
     with acceleration_scope(accelerate):
         return nets.build(record['net'], record['width'],

@@ -44,7 +44,7 @@ ACCELERATED = ('compiled by XLA: the first steps take long' if VERSION_1
 
 
 def has_bfloat16():
-    """Says whether the processor multiplies bfloat16: by AVX-512 or AMX."""
+    """Say whether the processor multiplies bfloat16: by AVX-512 or AMX."""
     try:
         with open('/proc/cpuinfo') as file:
             return re.search('avx512_bf16|amx_bf16', file.read()) is not None
@@ -53,7 +53,7 @@ def has_bfloat16():
 
 
 def acceleration_pays(xla_pays):
-    """Says whether `accelerate`, below, makes a network's training faster.
+    """Say whether `accelerate`, below, makes a network's training faster.
 
     1.15 can compile by XLA, for the machine's own vector instructions, which
     Intel's build uses without it; `xla_pays` says whether the time of
@@ -68,8 +68,7 @@ def acceleration_pays(xla_pays):
 
 
 def acceleration_scope(accelerate):
-    """A context in which ops are built that, with their gradients, are to run
-    accelerated, or else as they are.
+    """Open a context whose ops, with their gradients, run accelerated or not.
 
     What makes, fills and checks variables never is: XLA would draw other
     initial values from the same seed.
@@ -82,7 +81,7 @@ def acceleration_scope(accelerate):
 
 
 def session_config(accelerate, device_filters=()):
-    """The ConfigProto of a session that runs ops of `acceleration_scope`.
+    """Make the ConfigProto of a session that runs `acceleration_scope`'s ops.
 
     With bfloat16, variables, sums and the loss stay float32.
 
@@ -105,7 +104,7 @@ def session_config(accelerate, device_filters=()):
 
 
 def device_line():
-    """Says what TensorFlow runs on: "GPU 0: NAME, ..." or "CPU, N cores".
+    """Say what TensorFlow runs on: "GPU 0: NAME, ..." or "CPU, N cores".
 
     Where there is a driver but no GPU in use, it says how to find out why.
     """

@@ -48,7 +48,7 @@ class StopHook(tf.train.SessionRunHook):
         self.take_signals()
 
     def stop(self, number, _):
-        """Signal handler; a second signal ends the program at once."""
+        """Handle a signal; a second one ends the program at once."""
         if self.signal is not None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

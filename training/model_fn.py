@@ -15,7 +15,7 @@ IMAGES = 'image_summaries'  # their collection: written less often than others
 
 
 def learning_rate_at(step, peak, warmup_steps, steps):
-    """Linear warm-up to `peak`, then cosine decay to 0 (arXiv:1608.03983).
+    """Warm up linearly to `peak`, then decay to 0 (arXiv:1608.03983).
 
     Args:
         step: integer scalar tensor, the steps done before.
@@ -31,7 +31,7 @@ def learning_rate_at(step, peak, warmup_steps, steps):
 
 
 def confusion_matrix(labels, probability):
-    """Pixels of each kind, float64 [4] in the order of `pixel_metrics.Counts`.
+    """Count pixels, float64 [4] in the order of `pixel_metrics.Counts`.
 
     `labels` and `probability` are float32 [N, H, W, 1].
     """
@@ -45,14 +45,14 @@ def confusion_matrix(labels, probability):
 
 
 def metric_tensors(counts):
-    """Metrics of float64 [4] counts, a dict of float32 scalars by name."""
+    """Compute metrics of float64 [4] counts, float32 scalars by name."""
     return {name: tf.cast(value, tf.float32) for name, value
             in pixel_metrics.compute(
                 pixel_metrics.Counts(*tf.unstack(counts))).items()}
 
 
 def image_measures(labels, probability):
-    """What --mode=eval measures of an image, as sums: two float64 tensors.
+    """Measure an image as --mode=eval does, as two float64 tensors of sums.
 
     Those of pixels, [4] in the order of `pixel_metrics.Counts`; and those of
     nuclei, [3]: AJI, PQ and 1, or all 0 where the annotation has no
@@ -87,7 +87,7 @@ def image_measures(labels, probability):
 
 
 def image_summary(images, labels, probability):
-    """Tissue, mask and prediction side by side, for TensorBoard.
+    """Lay tissue, mask and prediction side by side, for TensorBoard.
 
     Args:
         images: float32 [N, H', W', 3] in [0, 1].
@@ -107,7 +107,7 @@ def image_summary(images, labels, probability):
 
 
 def model_fn(features, labels, mode, params):
-    """The Estimator's model_fn, for training and evaluation.
+    """Be the Estimator's model_fn, for training and evaluation.
 
     Args:
         features: images float32 [N, H', W', 3] in [0, 1].
@@ -144,7 +144,7 @@ def model_fn(features, labels, mode, params):
 
 
 def train_spec(loss, counts, images, updates, params):
-    """The EstimatorSpec of a training step.
+    """Make the EstimatorSpec of a training step.
 
     Args:
         loss: float32 scalar.
@@ -180,7 +180,7 @@ def train_spec(loss, counts, images, updates, params):
 
 
 def running_sum(values):
-    """The sum of a tensor over the batches, and the op that adds to it."""
+    """Make a sum of a tensor over the batches, and the op that adds to it."""
     total = tf.Variable(
         tf.zeros(values.shape, values.dtype), trainable=False,
         collections=[tf.GraphKeys.LOCAL_VARIABLES,
@@ -189,7 +189,7 @@ def running_sum(values):
 
 
 def eval_spec(loss, counts, nuclei, images, params):
-    """The EstimatorSpec of an evaluation.
+    """Make the EstimatorSpec of an evaluation.
 
     Args:
         counts, nuclei: of `image_measures`.
