@@ -124,8 +124,15 @@ def test_the_seed_decides_the_order(twenty):
 def training_input(path, threads, seed=0):
     """The input of small crops, and the list its reader will be in."""
     readers = []
-    return queues.training_input(path, BATCH, CROP, threads, seed,
-                                 readers), readers
+    input_fn = queues.training_input(path, BATCH, CROP, threads, seed,
+                                     readers)
+
+    def unpacked():
+        images, labels = input_fn()
+        assert set(labels) == {'masks'}
+        return images, labels['masks']
+
+    return unpacked, readers
 
 
 def test_training_batches(twenty):
