@@ -9,26 +9,25 @@ Three layouts are in circulation:
     TissueImages/NAME.tif    with GroundTruth/NAME_bin_mask.png, both under
                              Training/ or Test/
 """
+import collections
 import posixpath
 import re
 
-from histology import listing, pairs
+from histology import annotations, listing, pairs
 from histology.files import InputError
 from histology.listing import Entry
+from histology.progress import counted
 
-# Where the annotation of IMAGE_FOLDER/NAME.tif may be, the best first:
-# outlines are exact, labels tell touching nuclei apart, masks do not.
-PLACES = (('', '', ('.xml',)),
-          ('../Annotations', '', ('.xml',)),
-          ('', '', ('.geojson',)),
-          ('../Annotations', '', ('.geojson', '.json')),
-          ('../Label_masks', '', ('.mat', '.npy', '.tif', '.tiff', '.png')),
-          ('../Instance_masks', '', ('.mat', '.npy', '.tif', '.tiff',
-                                     '.png')),
-          ('../Binary_masks', '', ('.png', '.tif', '.tiff')),
-          ('../GroundTruth', '_bin_mask', ('.png', '.tif', '.tiff')))
-ANNOTATION_FOLDERS = ('Annotations', 'Label_masks', 'Instance_masks',
-                      'Binary_masks', 'GroundTruth')
+# Where the annotation of IMAGE_FOLDER/NAME.tif may be: a folder, seen from the
+# image's, what is added to NAME, and an ending for messages. If there are
+# several, the better one is taken, and of equals the first.
+PLACES = (('', '', '.xml'),
+          ('../Annotations', '', '.xml'),
+          ('../Label_masks', '', '.png'),
+          ('../Instance_masks', '', '.png'),
+          ('../Binary_masks', '', '.png'),
+          ('../GroundTruth', '_bin_mask', '.png'))
+ANNOTATION_FOLDERS = [posixpath.basename(place[0]) for place in PLACES[1:]]
 IMAGE_FOLDERS = ('Tissue Images', 'TissueImages')
 
 # The slides of The Cancer Genome Atlas that the challenge's images are of.
@@ -36,12 +35,12 @@ SLIDE = re.compile(r'TCGA-\w\w-\w{4}-01[AZ]-\d\d-(?:DX|TS|BS)\w')
 
 
 def find(folder):
-    """Finds the annotated images in a folder or zip archive.
+    """Find the annotated images in a folder or zip archive.
 
-    An image found twice, in an archive and unpacked say, is taken once, with
-    the better annotation. The nearest folder below the one given that is
-    called train... or test... says the split; failing that, an image beside
-    its XML is a test image, as in the archives.
+    An image that is found twice, for example in an archive and unpacked, is
+    taken once, with the better annotation. The nearest folder below the one
+    given that is called train... or test... says the split. If there is none,
+    an image beside its XML is a test image, as in the archives.
 
     Args:
         folder: a folder at any level above the images and annotations, or
@@ -57,27 +56,29 @@ def find(folder):
             is damaged.
     """
     files = listing.list_files(folder, 'monuseg_dir')
-    index = {}
-    for place in files:
-        parent = posixpath.dirname(place)
-        index[(parent, *listing.stem_and_ending(place))] = place
+    index = collections.defaultdict(list)
+    for path in files:
+        stem, ending = listing.stem_and_ending(path)
+        if ending in annotations.ENDINGS:
+            index[posixpath.dirname(path), stem].append(path)
     found, rest = {}, []
-    for place in files:
-        _, ending = listing.stem_and_ending(place)
-        parent = posixpath.dirname(place)
-        if (ending not in listing.IMAGE_ENDINGS
+    for path in files:
+        parent = posixpath.dirname(path)
+        if (listing.stem_and_ending(path)[1] not in listing.IMAGE_ENDINGS
                 or posixpath.basename(parent) in ANNOTATION_FOLDERS):
             continue
-        listing.check_name(place, files[place])
-        entry, rank = _entry(place, files, index)
-        if entry is None:
-            rest.append(place)
-        # Masks and labels in folders of other names.
-        elif (not PLACES[rank][0] or posixpath.basename(parent)
-              in IMAGE_FOLDERS or not pairs.ANNOTATION_WORDS.search(
+        listing.check_name(path, files[path])
+        best = _best(path, index)
+        if best is None:
+            rest.append(path)
+        # Not masks and labels in folders of other names.
+        elif (posixpath.dirname(best[1]) == parent
+              or posixpath.basename(parent) in IMAGE_FOLDERS
+              or not pairs.ANNOTATION_WORDS.search(
                   posixpath.basename(parent))):
+            entry = _entry(path, best[1], files)
             found[entry.name] = _one_of_two(found.get(entry.name),
-                                            (rank, parent, entry))
+                                            (best[0], parent, entry))
     _check_rest(rest, {parent for _, parent, _ in found.values()}, files)
     if not found:
         raise InputError(
@@ -91,37 +92,57 @@ def find(folder):
 
 
 def source_name(entries, folder):
-    """'MoNuSeg' if the images are its, or else the folder's name."""
+    """Return 'MoNuSeg' if the images are its, or else the folder's name."""
     return ('MoNuSeg' if all(SLIDE.match(entry.name) for entry in entries)
             else folder)
 
 
-def _entry(place, files, index):
-    """The entry of the image at a place, or None, and its place in PLACES."""
-    parent = posixpath.dirname(place)
-    name, _ = listing.stem_and_ending(place)
-    for rank, (folder, suffix, endings) in enumerate(PLACES):
-        where = posixpath.normpath(posixpath.join(parent, folder))
-        where = '' if where == '.' else where
-        for ending in endings:
-            annotation = index.get((where, name + suffix, ending))
-            if annotation is not None:
-                split, why = listing.split_of(place)
-                if split:
-                    why = f'for their folder is called {why}'
-                elif rank == 0:
-                    split, why = 'test', ('for they lie beside their XML, as '
-                                          'in its test archive')
-                return Entry(name, split or 'training', why, files[place],
-                             files[annotation]), rank
-    return None, None
+def _places(path):
+    """Yield PLACES for an image: folder, NAME with its addition, ending."""
+    parent, stem = posixpath.dirname(path), listing.stem_and_ending(path)[0]
+    for folder, added, ending in PLACES:
+        folder = posixpath.normpath(posixpath.join(parent, folder))
+        yield '' if folder == '.' else folder, stem + added, ending
+
+
+def _best(path, index):
+    """Find the best annotation of an image.
+
+    Args:
+        path: of the image.
+        index: dict of (folder, stem) to the paths of annotations.
+
+    Returns:
+        its rank, the lowest being best, and its path; or None
+    """
+    ranked = []
+    for place, (folder, stem, _) in enumerate(_places(path)):
+        for other in index.get((folder, stem), ()):
+            ending = listing.stem_and_ending(other)[1]
+            # Beside an image, other images and .json are no annotations.
+            if place or annotations.is_outlines(ending) and ending != '.json':
+                ranked.append(((annotations.preference(other), place,
+                                annotations.ENDINGS.index(ending)), other))
+    return min(ranked, default=None)
+
+
+def _entry(path, annotation, files):
+    split, why = listing.split_of(path)
+    if split:
+        why = f'for their folder is called {why}'
+    elif (posixpath.dirname(annotation) == posixpath.dirname(path)
+          and listing.stem_and_ending(annotation)[1] == '.xml'):
+        split, why = 'test', ('for they lie beside their XML, as in its test '
+                              'archive')
+    return Entry(listing.stem_and_ending(path)[0], split or 'training', why,
+                 files[path], files[annotation])
 
 
 def _one_of_two(first, second):
-    """Of two finds of one name, that with the better annotation.
+    """Choose from two finds of one name the one with the better annotation.
 
-    A find is (place in PLACES, folder, entry); the first may be None. What
-    lies beside a folder of tissue images was made from them.
+    A find is (rank, folder, entry); the first may be None. Images beside a
+    folder of tissue images were made from those.
 
     Raises:
         InputError: they are of different images or splits.
@@ -146,28 +167,24 @@ def _one_of_two(first, second):
 
 
 def _check_rest(rest, used, files):
-    """Refuses images without annotation where others have one.
+    """Refuse images without annotation in folders where others have one.
 
     Args:
-        rest: places of the images without.
+        rest: paths of the images without.
         used: the folders that hold images with one.
-        files: dict of `listing.listing`.
+        files: dict of `listing.list_files`.
     """
-    lacking = [place for place in rest
-               if posixpath.dirname(place) in used
-               or posixpath.basename(posixpath.dirname(place))
+    lacking = [path for path in rest
+               if posixpath.dirname(path) in used
+               or posixpath.basename(posixpath.dirname(path))
                in IMAGE_FOLDERS]
     if lacking:
-        parent = posixpath.dirname(lacking[0])
-        name, _ = listing.stem_and_ending(lacking[0])
         raise InputError(
             f'{listing.name_of(files[lacking[0]])}: no annotation'
             + (f', nor have {len(lacking) - 1} more' if lacking[1:] else '')
             + '; put one at ' + ', '.join(
-                posixpath.normpath(posixpath.join(
-                    parent, folder, name + suffix + endings[0]))
-                for folder, suffix, endings in PLACES
-                if endings[0] != '.mat'))
+                posixpath.join(folder, stem + ending)
+                for folder, stem, ending in _places(lacking[0])))
     if rest:
-        print(f'{len(rest)} other images without annotations are passed over '
+        print(f'skipped {counted(len(rest), "image")} without annotation '
               f'({listing.name_of(files[rest[0]])} ...)')

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from histology import listing, monuseg, pairs
-from input_pipeline import prepare
+from input_pipeline import prepare, splits
 from inputs import (
     NUCLEUS,
     annotation_of,
@@ -145,7 +145,7 @@ def test_why_nothing_is_left_to_train_on(tmp_path):
              for index in range(3)]
     places(tmp_path, [f'{name}.png' for name in names])
     data = prepare.find_own(str(tmp_path), str(tmp_path))
-    line = message(prepare.assign_splits, data.entries, 0, '0')
+    line = message(splits.assign_splits, data.entries, 0, '0')
     assert line == (
         '0 training images found, --fold=0 needs 2. 3 are test images (0 '
         '...), for their folder is called test_same; give the folder above '
@@ -153,7 +153,7 @@ def test_why_nothing_is_left_to_train_on(tmp_path):
     data_to_test(tmp_path / 'mixed')
     data = prepare.find_monuseg(str(tmp_path / 'mixed'))
     assert ('1 are test images (TCGA-9), for they lie beside their XML, as in '
-            'its test archive;' in message(prepare.assign_splits,
+            'its test archive;' in message(splits.assign_splits,
                                            data.entries, 0, 'none'))
 
 
@@ -207,7 +207,7 @@ def test_ground_truth_layout(tmp_path):
 BESIDE = ['Annotations/A.xml', 'Annotations/A.geojson', 'Annotations/A.json',
           'Label_masks/A.mat', 'Label_masks/A.npy', 'Label_masks/A.tif',
           'Label_masks/A.png', 'Instance_masks/A.mat', 'Instance_masks/A.tif',
-          'Binary_masks/A.png', 'Binary_masks/A.tif',
+          'Binary_masks/A.tif', 'Binary_masks/A.png',
           'GroundTruth/A_bin_mask.png']
 
 
@@ -329,13 +329,13 @@ def test_image_without_annotation(tmp_path):
     assert 'Annotations/TCGA-1.xml' in line
 
 
-def test_other_images_are_passed_over_and_named(tmp_path, capsys):
+def test_other_images_are_skipped_and_named(tmp_path, capsys):
     data = training_data(tmp_path / 'Training', 1)
     save(data / 'figures' / 'overview.png', pixels(1))
     assert len(monuseg.find(str(data))) == 1
     assert capsys.readouterr().out == (
-        '1 other images without annotations are passed over '
-        f'({data}/figures/overview.png ...)\n')
+        f'skipped 1 image without annotation ({data}/figures/overview.png '
+        '...)\n')
 
 
 def test_image_in_both_splits(tmp_path):
@@ -492,6 +492,32 @@ def test_unpaired_files(tmp_path):
     assert '--test_images_dir needs' in line
     for images, annotations in (('o', 'i'), ('', 'i'), ('', 'o')):
         message(find_pairs, tmp_path, images, annotations)
+
+
+def test_a_gzipped_image_is_none(tmp_path):
+    places(tmp_path, ['i/a.tif', 'i/a.tif.gz', 'o/a.xml', 'o/a.tif.gz',
+                      'all/images/a.tif', 'all/images/a.tif.gz',
+                      'all/annotations/a.geojson.gz', 'all/a.png.gz'])
+    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
+        'i/a.tif': 'o/a.xml'}
+    assert pairing(find_pairs(tmp_path / 'all'), tmp_path / 'all') == {
+        'images/a.tif': 'annotations/a.geojson.gz'}
+    places(tmp_path, ['m/Tissue Images/a.tif', 'm/Tissue Images/a.tif.gz',
+                      'm/Annotations/a.xml'])
+    assert len(monuseg.find(str(tmp_path / 'm'))) == 1
+
+
+def test_a_file_in_place_of_a_folder(tmp_path):
+    places(tmp_path, ['i/a.tif', 'o/a.xml'])
+    image, xml = tmp_path / 'i' / 'a.tif', tmp_path / 'o' / 'a.xml'
+    assert message(find_pairs, tmp_path, image, xml) == (
+        f'--images_dir {image}: is a file; give its folder, {image.parent}, '
+        'or a zip archive')
+    assert message(find_pairs, tmp_path, 'i', xml) == (
+        f'--annotations_dir {xml}: is a file; give its folder, {xml.parent}, '
+        'or a zip archive')
+    assert f'--monuseg_dir {image}: is a file;' in message(
+        monuseg.find, str(image))
 
 
 def test_no_images(tmp_path):
