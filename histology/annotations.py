@@ -60,11 +60,6 @@ Nuclei = collections.namedtuple(
     'Nuclei', 'instances kind name microns_per_pixel skipped')
 
 
-def is_outlines(ending):
-    """Say whether files of an ending hold outlines."""
-    return FORMAT_OF[ending].kind == OUTLINES
-
-
 def preference(relative_path):
     """Rank an annotation among several of one image: the lowest is best.
 
@@ -73,7 +68,7 @@ def preference(relative_path):
     """
     ending = listing.stem_and_ending(relative_path)[1]
     rank = ENDINGS.index(ending)
-    if is_outlines(ending):
+    if FORMAT_OF[ending].kind == OUTLINES:
         return rank, 0
     words = relative_path.lower()
     if words.endswith('_seg.npy'):

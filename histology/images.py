@@ -188,7 +188,7 @@ def _on_white(colours, alpha, multiplied=False):
 
 def _check_seen(seen, path):
     if not seen:
-        raise InputError(f'{path}: fully transparent; save it without '
+        raise InputError(f'{path}: wholly transparent; save it without '
                          'transparency')
 
 
@@ -261,7 +261,7 @@ def _to_8_bits(pixels, alpha, path):
         highest = int(pixels[..., colours].max())
         depth = _depth(highest)
         if depth < 16:
-            progress.say(f'{path}: the highest value is {highest}: read as '
+            progress.say(f'{path}: its highest value is {highest}: read as '
                          f'{depth} bits in 16; if that is wrong, save it with '
                          '8 bits', sys.stderr)
         # The highest bits of both are the same.

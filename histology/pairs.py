@@ -50,13 +50,13 @@ def find(images_dir, annotations_dir, split=None):
     """
     flags = [f'{split}_{kind}_dir' if split else f'{kind}_dir'
              for kind in ('images', 'annotations')]
-    files, image_paths, annotation_paths = _candidates(
+    files, image_paths, annotation_paths = candidates(
         images_dir, annotations_dir, flags)
     if not image_paths:
         raise InputError(f'--{flags[0]} {images_dir}: holds no image '
                          f'({", ".join(listing.IMAGE_ENDINGS)})')
     chosen = _chosen_images(image_paths, files)
-    paired, unpaired = _pair(chosen, annotation_paths)
+    paired, unpaired = pair(chosen, annotation_paths)
     _check_paired([path for key, path in chosen.items() if key not in paired],
                   unpaired, files, flags)
     entries = []
@@ -74,11 +74,11 @@ def find(images_dir, annotations_dir, split=None):
     return listing.ordered(entries)
 
 
-def _pair(chosen, annotation_paths):
+def pair(chosen, annotation_paths):
     """Find the image of each annotation.
 
     Args:
-        chosen: see `_chosen_images`.
+        chosen: (split or None, name) of the images.
         annotation_paths: relative paths.
 
     Returns:
@@ -117,8 +117,12 @@ def source_name(images_dir, annotations_dir):
     return name or os.path.basename(paths[0])
 
 
-def _candidates(images_dir, annotations_dir, flags):
+def candidates(images_dir, annotations_dir, flags):
     """List what may be an image, and what an annotation.
+
+    Args:
+        images_dir, annotations_dir: folders or zip archives.
+        flags: that name the two.
 
     Returns:
         files: dict of relative path to source, of both folders

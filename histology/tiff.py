@@ -27,7 +27,6 @@ _COMPRESSIONS = (1, _LZW, _JPEG, 8, 32773, 32946, 33005, 34712, 34925, 50000,
 _PREDICTORS = (1, 2, 3)
 _END_OF_JPEG = b'\xff\xd9'
 _PADDING = 64  # bytes, at most, behind it
-_LZW_OF_ONE_BYTE = b'\x80\x18\x60\x20'
 
 
 class _Complaints(logging.Handler):
@@ -218,9 +217,6 @@ def _is_whole(page, number, place):
         return _END_OF_JPEG in file.read(padding)
     if page.compression == _LZW:
         import imagecodecs
-        # Of one byte two are asked for.
-        if len(imagecodecs.lzw_decode(_LZW_OF_ONE_BYTE, out=2)) == 1:
-            return True  # this version's decoder says it, in half the time
         file.seek(offset)
         data = file.read(length)
         if page.fillorder == 2:

@@ -205,9 +205,9 @@ def test_ground_truth_layout(tmp_path):
 
 
 BESIDE = ['Annotations/A.xml', 'Annotations/A.geojson', 'Annotations/A.json',
-          'Label_masks/A.mat', 'Label_masks/A.npy', 'Label_masks/A.tif',
-          'Label_masks/A.png', 'Instance_masks/A.mat', 'Instance_masks/A.tif',
-          'Binary_masks/A.tif', 'Binary_masks/A.png',
+          'Instance_masks/A.mat', 'Instance_masks/A.tif',
+          'Label_masks/A.mat', 'Label_masks/A.npy', 'Label_masks/A.png',
+          'Label_masks/A.tif', 'Binary_masks/A.png', 'Binary_masks/A.tif',
           'GroundTruth/A_bin_mask.png']
 
 
@@ -326,7 +326,7 @@ def test_image_without_annotation(tmp_path):
         (data / 'Annotations' / f'TCGA-{index}.xml').unlink()
     line = message(monuseg.find, str(data))
     assert 'TCGA-1.tif: no annotation, nor have 1 more' in line
-    assert 'Annotations/TCGA-1.xml' in line
+    assert 'put TCGA-1.xml beside it or into Annotations/' in line
 
 
 def test_other_images_are_skipped_and_named(tmp_path, capsys):
@@ -336,6 +336,14 @@ def test_other_images_are_skipped_and_named(tmp_path, capsys):
     assert capsys.readouterr().out == (
         f'skipped 1 image without annotation ({data}/figures/overview.png '
         '...)\n')
+
+
+def test_a_picture_made_from_an_image_is_skipped(tmp_path):
+    places(tmp_path, ['A.tif', 'A.xml', 'pictures/A.png'])
+    save(tmp_path / 'pictures' / 'A.png', pixels(1))
+    entry, = monuseg.find(str(tmp_path))
+    assert pairing([entry], tmp_path) == {'A.tif': 'A.xml'}
+    assert entry.split == 'test'
 
 
 def test_image_in_both_splits(tmp_path):

@@ -324,7 +324,8 @@ def test_vertices_of_a_region():
 
 
 def test_layers_together_and_regions_outside_any():
-    assert of_imagescope([region(SQUARE)], [], [region(FAR)]) == ([400, 200], [])
+    assert of_imagescope([region(SQUARE)], [], [region(FAR)]) == (
+        [400, 200], [])
     regions = region(SQUARE) + region(FAR)
     for text in (f'<Annotations>{regions}</Annotations>',
                  f'<Annotations><Regions>{regions}</Regions></Annotations>'):
