@@ -124,21 +124,18 @@ def _regions(nuclei, boxes, height, width):
         boxes: theirs, float64 [N, 4].
         height, width: of the image.
     """
-    regions, square = {}, MICRONS_PER_PIXEL ** 2
-    sides = boxes[:, 2:] - boxes[:, :2]
-    covering = ((boxes[:, :2] <= 1)
-                & (boxes[:, 2:] >= (height - 1, width - 1))).all(axis=1)
+    regions, last = {}, np.array((height - 1, width - 1))
     with np.errstate(over='ignore', invalid='ignore'):
-        large = (covering | (sides.prod(axis=1) * square > MOST_AREA)
-                 | (sides.max(axis=1) * MICRONS_PER_PIXEL > MOST_LENGTH))
-        for index in np.flatnonzero(large):
-            area = max(_area(polygon[0]) for polygon in nuclei[index])
+        for index, (nucleus, box) in enumerate(zip(nuclei, boxes)):
+            pixels = max(_area(polygon[0]) for polygon in nucleus)
+            area = pixels * MICRONS_PER_PIXEL ** 2
             length = MICRONS_PER_PIXEL * max(
-                np.ptp(polygon[0], axis=0).max() for polygon in nuclei[index])
-            if covering[index] and area >= (height - 1) * (width - 1):
+                np.ptp(polygon[0], axis=0).max() for polygon in nucleus)
+            if (pixels >= last.prod() and (box[:2] <= 1).all()
+                    and (box[2:] >= last).all()):
                 regions[index] = 'of the whole image'
-            elif area * square > MOST_AREA:
-                regions[index] = f'of {area * square:.0f} square micrometres'
+            elif area > MOST_AREA:
+                regions[index] = f'of {area:.0f} square micrometres'
             elif length > MOST_LENGTH:
                 regions[index] = f'of {length:.0f} micrometres'
     rest = np.setdiff1d(np.arange(len(boxes)), list(regions))
