@@ -21,8 +21,8 @@ from histology.files import InputError
 OUTLINES, LABELS, COMPONENTS = 'outlines', 'labels', 'components'
 
 # A format of annotations:
-#   kind: OUTLINES; LABELS; or None, if the content says LABELS or COMPONENTS
-#   name: of outlines, for the log
+#   kind: OUTLINES, LABELS, or None for labels or masks
+#   name: for the log
 #   read: function of a path and, for a member of an archive, its bytes;
 #       returns `rasterize.Outlines` or numbers [H, W]
 #   endings: of its files
@@ -32,14 +32,13 @@ Format = collections.namedtuple('Format', 'kind name read endings')
 FORMATS = (
     Format(OUTLINES, 'XML', imagescope.parse, ('.xml', '.annotations')),
     Format(OUTLINES, 'GeoJSON', geojson.parse, ('.geojson', '.json')),
-    Format(LABELS, None, matlab.read_labels, ('.mat',)),
-    Format(LABELS, None, images.read_labels, ('.npy',)),
-    Format(None, None, images.read_labels,
+    Format(LABELS, 'raster', matlab.read_labels, ('.mat',)),
+    Format(LABELS, 'raster', images.read_labels, ('.npy',)),
+    Format(None, 'raster', images.read_labels,
            ('.tif', '.tiff', '.png', '.jpg', '.jpeg')),
 )
-RASTERS = {LABELS: 'label images', COMPONENTS: 'masks'}  # for the log
-FORMAT_OF = {ending: form for form in FORMATS for ending in form.endings}
-ENDINGS = tuple(FORMAT_OF)
+BY_ENDING = {ending: form for form in FORMATS for ending in form.endings}
+ENDINGS = tuple(BY_ENDING)
 
 # Nuclei cover 11 to 40 % of MoNuSeg's images: a mask above this share mostly
 # has nuclei and background exchanged.
@@ -50,14 +49,14 @@ MOST_NUCLEI = 2 / 3
 MOST_PIECES = 2  # for each label
 TILE = 1024  # pixels, sides of the tiles that are searched at a time
 
-# The nuclei of an image:
-#   instances: int32 [H, W], 0 in the background and 1 to N in the nuclei
-#   kind: OUTLINES, LABELS or COMPONENTS
-#   name: what the log calls the annotation
-#   microns_per_pixel: what the file says of the image's, or None
-#   skipped: list of texts, what is no nucleus
-Nuclei = collections.namedtuple(
-    'Nuclei', 'instances kind name microns_per_pixel skipped')
+
+def _format(path):
+    return BY_ENDING[listing.stem_and_ending(path)[1]]
+
+
+def format_of(source):
+    """Return what the log calls a source's format, such as 'XML'."""
+    return _format(listing.name_of(source)).name
 
 
 def preference(relative_path):
@@ -66,10 +65,9 @@ def preference(relative_path):
     The order is that of FORMATS; of rasters, labels come before masks. Equal
     ranks mean that nothing says which one is better.
     """
-    ending = listing.stem_and_ending(relative_path)[1]
-    rank = ENDINGS.index(ending)
-    if FORMAT_OF[ending].kind == OUTLINES:
-        return rank, 0
+    kind = _format(relative_path).kind
+    if kind == OUTLINES:
+        return ENDINGS.index(listing.stem_and_ending(relative_path)[1]), 0
     words = relative_path.lower()
     if words.endswith('_seg.npy'):
         group = 4  # Cellpose's own, pickled
@@ -80,8 +78,7 @@ def preference(relative_path):
     elif re.search(r'bin(ary)?(?![a-z])', words):
         group = 3  # masks too may be called labels, but not labels binary
     else:
-        group = 1 if FORMAT_OF[ending].kind or re.search(
-            'label|inst', words) else 2
+        group = 1 if kind or re.search('label|inst', words) else 2
     return len(ENDINGS), group
 
 
@@ -94,17 +91,20 @@ def load(source, image_size, size):
         size: (height, width) of the image that the nuclei are wanted for.
 
     Returns:
-        Nuclei; its instances are int32 [*size].
+        instances: int32 [*size], 0 in the background and 1 to N in the nuclei
+        kind: OUTLINES, LABELS or COMPONENTS
+        microns_per_pixel: what the file says of the image's, or None
+        skipped: list of texts
 
     Raises:
         InputError: it cannot be read, is of another image, or does not say
             where nuclei are.
     """
     path, data = listing.path_and_data(source)
-    form = FORMAT_OF[listing.stem_and_ending(path)[1]]
+    form = _format(path)
     if form.kind != OUTLINES:
         instances, kind = _from_raster(form, path, data, image_size, size)
-        return Nuclei(instances, kind, RASTERS[kind], None, [])
+        return instances, kind, None, []
     found = form.read(path, data)
     nuclei = found.nuclei
     if tuple(size) != tuple(image_size):
@@ -115,8 +115,8 @@ def load(source, image_size, size):
         instances, skipped = rasterize.fill(nuclei, *size)
     except InputError as error:
         raise InputError(f'{path}: {error}') from error
-    return Nuclei(instances, OUTLINES, form.name, found.microns_per_pixel,
-                  found.skipped + skipped)
+    return (instances, OUTLINES, found.microns_per_pixel,
+            found.skipped + skipped)
 
 
 def _from_raster(form, path, data, image_size, size):

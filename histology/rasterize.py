@@ -127,7 +127,7 @@ def _regions(nuclei, boxes, height, width):
     regions, last = {}, np.array((height - 1, width - 1))
     with np.errstate(over='ignore', invalid='ignore'):
         for index, (nucleus, box) in enumerate(zip(nuclei, boxes)):
-            pixels = max(_area(polygon[0]) for polygon in nucleus)
+            pixels = sum(_area(polygon[0]) for polygon in nucleus)
             area = pixels * MICRONS_PER_PIXEL ** 2
             length = MICRONS_PER_PIXEL * max(
                 np.ptp(polygon[0], axis=0).max() for polygon in nucleus)

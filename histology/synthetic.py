@@ -1,4 +1,4 @@
-"""Synthetic images that resemble H&E, to try the code without data.
+"""Synthetic images in the manner of H&E, to try the code without data.
 
 Nuclei, stroma and distractors are painted as amounts of haematoxylin and
 eosin, and turned into colour by the Beer-Lambert law.
@@ -19,7 +19,7 @@ Entry = collections.namedtuple('Entry', 'name split seed')
 
 
 def find(seed):
-    """List the sample made from a seed.
+    """Lists the sample made from a seed.
 
     Returns:
         List of entries, ordered by name:
@@ -33,12 +33,12 @@ def find(seed):
 
 
 def load(entry):
-    """Make the image of an entry of `find`.
+    """Makes the image of an entry of `find`.
 
     Yields:
         uint8 [SIZE, SIZE, 3], RGB
         (int32 [SIZE, SIZE], 0 in the background and 1 to N in the N nuclei;
-        `annotations.OUTLINES`)
+        what tells them apart, for `store.write_store`)
     """
     image, instances = make(np.random.RandomState(entry.seed), SIZE)
     yield image
@@ -46,7 +46,7 @@ def load(entry):
 
 
 def make(rng, size):
-    """Make an image with nuclei of 11 to 18 pixels in radius.
+    """Makes an image with nuclei of 11 to 18 pixels in radius.
 
     Args:
         rng: np.random.RandomState.

@@ -162,11 +162,13 @@ def load(entry, microns_per_pixel, said):
     size = image.shape[:2]
     yield image
     del image, content  # a large one fills the memory
-    found = annotations.load(entry.annotation, image_size, size)
+    instances, kind, microns, left_out = annotations.load(
+        entry.annotation, image_size, size)
     path = listing.name_of(entry.annotation)
-    said.resolution(path, found.microns_per_pixel)
-    said.annotation(path, found)
-    yield found.instances, found.kind, found.microns_per_pixel or stated
+    said.resolution(path, microns)
+    said.annotation(path, annotations.format_of(entry.annotation), kind,
+                    left_out)
+    yield instances, kind, microns or stated
 
 
 class ReadingLog:
@@ -177,7 +179,7 @@ class ReadingLog:
     """
 
     def __init__(self, microns_per_pixel):
-        self.names, self.kinds = collections.Counter(), set()
+        self.kinds = collections.Counter()
         self.errors = []
         self.resolution = resolution.ResolutionWarner(microns_per_pixel)
 
@@ -185,12 +187,13 @@ class ReadingLog:
         """Keeps what was wrong with an image that is left out."""
         self.errors.append(error)
 
-    def annotation(self, path, found):
-        """Counts `annotations.Nuclei`, and prints what of it was skipped."""
-        self.names[found.name] += 1
-        self.kinds.add(found.kind)
-        if found.skipped:
-            progress.say(f'{path}: skipped: {"; ".join(found.skipped)}')
+    def annotation(self, path, form, kind, left_out):
+        """Counts an annotation, and prints what of it was left out."""
+        if form != 'raster':
+            kind = form
+        self.kinds[kind] += 1
+        if left_out:
+            progress.say(f'{path}: left out: {"; ".join(left_out)}')
 
     def print_all(self):
         """Prints what was left out, and what was taken for how many images.
@@ -199,11 +202,13 @@ class ReadingLog:
         """
         for error in self.errors:
             print(f'error: {error} (left out)', file=sys.stderr)
-        if self.names:
+        words = {annotations.LABELS: 'label images',
+                 annotations.COMPONENTS: 'masks'}
+        if self.kinds:
             print('annotations: ' + ', '.join(
-                f'{name} of {progress.counted(count, "image")}'
-                for name, count in sorted(self.names.items())))
-        if annotations.COMPONENTS in self.kinds:
+                f'{words.get(kind, kind)} of {count} images'
+                for kind, count in sorted(self.kinds.items())))
+        if self.kinds[annotations.COMPONENTS]:
             print('masks do not tell touching nuclei apart: their connected '
                   'components count as nuclei')
 
@@ -328,7 +333,7 @@ def _check_written(written, split, said):
             f'used; the first: {said.errors[-len(written.left_out)]}')
     if split == 'train' and not written.nuclei:
         # Whoever outlines nothing may mean it, a black mask is a mistake.
-        if said.kinds - {annotations.OUTLINES}:
+        if set(said.kinds) - {'XML', 'GeoJSON'}:
             raise InputError('not one of the training images has a nucleus: '
                              'their annotations are empty; give others')
         print('not one of the training images has a nucleus: there is nothing '
