@@ -51,20 +51,19 @@ def locked(folder, flag):
         stack.callback(_remove_empty, made)
         try:
             stack.enter_context(_lock(path))
-        except BlockingIOError as error:
-            raise InputError(f'{folder}: another process is writing there; '
-                             'wait for its end or choose another '
-                             f'--{flag}') from error
         except OSError as error:
-            raise InputError(f'{folder}: cannot be written '
-                             f'({error.strerror}); choose another '
-                             f'--{flag}') from error
+            why = ('another process is writing there; wait for its end or'
+                   if isinstance(error, BlockingIOError)
+                   else f'cannot be written ({error.strerror});')
+            raise InputError(
+                f'{folder}: {why} choose another --{flag}') from error
         try:
             yield
         finally:
             # Removed while it is locked; `_lock` says why that is safe.
-            if made and os.listdir(folder) == [os.path.basename(path)]:
-                os.remove(path)
+            with contextlib.suppress(OSError):
+                if made and os.listdir(folder) == [os.path.basename(path)]:
+                    os.remove(path)
 
 
 def _lock(path):

@@ -315,17 +315,10 @@ def _as_numbers(values, alpha, path):
 
 
 def whole_numbers(values, path):
-    """Check that the values of an array can be labels.
-
-    Args:
-        values: array [H, W].
-        path: of its file, for messages.
-
-    Returns:
-        int or bool [H, W]; `values` itself if they are.
+    """Check that an array [H, W] can be labels; floats become int32.
 
     Raises:
-        InputError: they are no whole numbers from 0 to 2 ** 31 - 1.
+        InputError: there are other values than 0 to 2 ** 31 - 1.
     """
     if not values.size:
         raise InputError(f'{path}: without pixels; give a label image')

@@ -99,18 +99,16 @@ def _as_utf_8(data):
     Some programs declare utf-16 and write UTF-8, others do the reverse.
     """
     declared = re.match(rb'\s*<\?xml[^>]*encoding\s*=\s*["\']([\w.-]+)', data)
-    encoding = declared.group(1).decode() if declared else 'utf-8'
+    encoding = declared.group(1).decode().lower() if declared else 'utf-8'
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = 'utf-16'
-    elif data.startswith(codecs.BOM_UTF8):
-        encoding = 'utf-8-sig'
-    elif data[:2].find(b'\0') >= 0:
+    elif b'\0' in data[:2]:
         encoding = 'utf-16-be' if data[:1] == b'\0' else 'utf-16-le'
-    elif encoding.lower() in ('utf-8', 'utf8', 'us-ascii'):
+    elif data.startswith(codecs.BOM_UTF8) or encoding.startswith('utf-16'):
+        encoding = 'utf-8-sig'
+    elif encoding in ('utf-8', 'utf8', 'us-ascii'):
         # Unchanged: a copy of a large file would fill the memory.
         return data if data[:1] == b'<' else data.lstrip()
-    elif encoding.lower().startswith('utf-16'):
-        encoding = 'utf-8'
     text = data.decode(encoding)
     return re.sub(r'\A\s*<\?xml.*?\?>', '', text, flags=re.S).encode()
 

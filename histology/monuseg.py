@@ -116,13 +116,7 @@ def _split(path, annotation_paths):
 
 
 def _check_rest(rest, entries, files):
-    """Refuse images without annotation in folders where others have one.
-
-    Args:
-        rest: paths of the images without.
-        entries: those with an annotation.
-        files: dict of `listing.list_files`.
-    """
+    """Refuse images without annotation in folders where others have one."""
     used = {posixpath.dirname(listing.name_of(entry.image))
             for entry in entries}
     folders = [posixpath.dirname(listing.name_of(files[path]))

@@ -162,12 +162,7 @@ def _ends_in(path, endings):
 
 
 def _is_annotation(path, names):
-    """Say whether a file among tissue images is an annotation.
-
-    Args:
-        path: relative path of the file.
-        names: see `_names`, of all images.
-    """
+    """Say whether a file among images of these names is an annotation."""
     if not _ends_in(path, listing.IMAGE_ENDINGS):
         return True
     stem = listing.stem_and_ending(path)[0]

@@ -2,12 +2,12 @@
 import numpy as np
 
 from histology import synthetic
-from input_pipeline.splits import assign_splits
+from input_pipeline import prepare
 
 
 def test_find_names_16_images():
     entries = synthetic.find(0)
-    splits = assign_splits(entries, 0, '0')
+    splits = prepare.assign_splits(entries, 0, '0')
     assert [len(chosen) for chosen in splits.values()] == [9, 3, 4]
     assert len({entry.name for entry in entries}) == 16
 
