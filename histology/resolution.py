@@ -83,15 +83,15 @@ def _pixels_per_unit(value):
 
 
 def _of_aperio(text):
+    if not text.startswith('Aperio'):
+        return []
     found = []
-    for pattern, microns in ((r'\bMPP\s*=\s*([\d.,]+)', lambda value: value),
-                             (r'\bAppMag\s*=\s*([\d.,]+)',
-                              lambda value: MICRONS_AT_1X / value)):
-        match = text.startswith('Aperio') and re.search(pattern, text)
-        if match:
-            value = positive_number(match.group(1).strip('.,'))
-            if value:
-                found.append((microns(value),) * 2)
+    for key, microns in (('MPP', lambda value: value),
+                         ('AppMag', lambda value: MICRONS_AT_1X / value)):
+        match = re.search(rf'\b{key}\s*=\s*([\d.,]+)', text)
+        value = match and positive_number(match.group(1).strip('.,'))
+        if value:
+            found.append((microns(value),) * 2)
     return found
 
 

@@ -16,6 +16,7 @@ STRIP = 256  # rows that are converted at a time
 
 # Values of tags.
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+_GREY_OR_RGB = (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
 _MOST_CHANNELS = 4
 _REDUCED_OR_MASK = 5  # bits of NewSubfileType
 _LZW, _JPEG = 5, 7
@@ -87,8 +88,9 @@ def read(file, name, labels=False):
         pages = list(tiff.pages)  # before tifffile takes them to be alike
         page = tiff.series[0].keyframe
         check_max_pixels(page.imagewidth, page.imagelength, name)
-        _check_kind(page, name)
-        (_check_label_kind if labels else _check_colours)(page, tiff, name)
+        _check_kind(page, labels, name)
+        if labels:
+            _check_label_kind(page, tiff, name)
         pages = [other for other in pages if other is page or (
             (other.imagelength, other.imagewidth)
             == (page.imagelength, page.imagewidth)
@@ -115,8 +117,8 @@ def check_max_pixels(width, height, name):
                          f'{MAX_IMAGE_PIXELS}; cut it into parts')
 
 
-def _check_kind(page, name):
-    """Refuse what cannot be decoded."""
+def _check_kind(page, labels, name):
+    """Refuse what cannot be decoded, or is not in grey or RGB."""
     bits, channels = page.bitspersample, page.samplesperpixel
     reason = None
     if page.compression not in _COMPRESSIONS:
@@ -129,26 +131,17 @@ def _check_kind(page, name):
         reason = f'{_name(page.photometric)} of {channels} channels'
     elif page.imagedepth != 1:
         reason = f'an image of {page.imagedepth} layers'
+    elif not labels and page.photometric not in _GREY_OR_RGB and (
+            # In JPEG, the decoder turns it into RGB.
+            page.photometric != _YCBCR or page.compression != _JPEG
+            or (bits, channels, page.planarconfig) != (8, 3, 1)):
+        reason = f'the kind of colours {_name(page.photometric)}'
     if reason:
-        raise _not_supported(reason, name)
+        raise InputError(f'{name}: cannot be read ({reason} is not '
+                         'supported); convert it to RGB with LZW, by QuPath '
+                         'or libvips')
     if channels > _MOST_CHANNELS:  # before they take memory
         raise InputError(f'{name}: {channels} channels; save it in RGB')
-
-
-def _check_colours(page, _, name):
-    """Refuse what is not stored in grey or RGB, but for YCbCr in JPEG."""
-    if not (page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
-            # The decoder turns it into RGB.
-            or page.photometric == _YCBCR and page.compression == _JPEG
-            and page.planarconfig == 1
-            and (page.bitspersample, page.samplesperpixel) == (8, 3)):
-        raise _not_supported(f'the kind of colours {_name(page.photometric)}',
-                             name)
-
-
-def _not_supported(reason, name):
-    return InputError(f'{name}: cannot be read ({reason} is not supported); '
-                      'convert it to RGB with LZW, by QuPath or libvips')
 
 
 def _check_label_kind(page, tiff, name):
@@ -156,8 +149,7 @@ def _check_label_kind(page, tiff, name):
     reason = None
     if page.compression == _JPEG:
         reason = 'JPEG, which changes the numbers that it stores'
-    elif page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB,
-                                  _PALETTE):
+    elif page.photometric not in (*_GREY_OR_RGB, _PALETTE):
         reason = f'{_name(page.photometric)}, colours and no numbers'
     elif (page.photometric == _WHITE_IS_ZERO and page.bitspersample > 1
           and not tiff.is_imagej):  # which shows it so, and means the numbers
