@@ -19,7 +19,7 @@ Entry = collections.namedtuple('Entry', 'name split seed')
 
 
 def find(seed):
-    """Lists the sample made from a seed.
+    """List the sample made from a seed.
 
     Returns:
         List of entries, ordered by name:
@@ -46,7 +46,7 @@ def load(entry):
 
 
 def make(rng, size):
-    """Makes an image with nuclei of 11 to 18 pixels in radius.
+    """Make an image with nuclei of 11 to 18 pixels in radius.
 
     Args:
         rng: np.random.RandomState.
