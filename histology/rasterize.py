@@ -127,7 +127,9 @@ def _regions(nuclei, boxes, height, width):
     regions, last = {}, np.array((height - 1, width - 1))
     with np.errstate(over='ignore', invalid='ignore'):
         for index, (nucleus, box) in enumerate(zip(nuclei, boxes)):
-            pixels = sum(_area(polygon[0]) for polygon in nucleus)
+            # Parts all over an image are nuclei of one class, not a nucleus.
+            pixels = (_area(nucleus[0][0]) if len(nucleus) == 1
+                      else (box[2:] - box[:2]).prod())
             area = pixels * MICRONS_PER_PIXEL ** 2
             length = MICRONS_PER_PIXEL * max(
                 np.ptp(polygon[0], axis=0).max() for polygon in nucleus)

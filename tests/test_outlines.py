@@ -194,13 +194,20 @@ def test_the_size_of_an_outline_tells_a_region(outline, side, why):
         [f'an outline {why}'] if why else [])
 
 
-def test_parts_of_one_nucleus_far_apart():
-    """As the classes of a program that writes one object for each."""
-    parts = {'type': 'MultiPolygon', 'coordinates': [
-        [ring(square(top, left, top + 9, left + 9))]
-        for top in (0, 800) for left in (0, 900)]}
-    areas, skipped = filled(geojson.parse, json.dumps(parts), 1000)
-    assert (areas, skipped) == ([4 * 81], [])
+def parts(*corners):
+    """An object of squares of 81 pixels, by their (row, column)."""
+    return json.dumps({'type': 'MultiPolygon', 'coordinates': [
+        [ring(square(row, column, row + 9, column + 9))]
+        for row, column in corners]})
+
+
+def test_parts_all_over_an_image_are_no_nucleus():
+    """As of programs that write one object for all nuclei of a class."""
+    assert filled(geojson.parse, parts((0, 0), (50, 0), (0, 90)), 1000) == (
+        [3 * 81], [])
+    assert filled(geojson.parse, parts((0, 0), (791, 991)), 1000) == (
+        [0], ['an outline of 50000 square micrometres, at x 0 to 1000 and y '
+              '0 to 800'])
 
 
 def test_a_region_takes_neither_time_nor_memory():
