@@ -171,14 +171,14 @@ def test_training_layout_prefers_outlines(tmp_path):
         first, second = monuseg.find(str(folder))
         assert (first.name, first.split) == ('TCGA-0', 'training')
         assert (second.name, second.split) == ('TCGA-1', 'training')
-        image, instances, kind = load(first)
+        image, instances, has_instances = load(first)
         np.testing.assert_array_equal(image, pixels(0))
-        assert kind == 'outlines' and instances.dtype == np.int32
+        assert has_instances is True and instances.dtype == np.int32
         expected = np.zeros((300, 300))
         expected[10:30, 20:60] = 1
         np.testing.assert_array_equal(instances, expected)
-        _, instances, kind = load(second)
-        assert not instances.any() and kind == 'components'
+        _, instances, has_instances = load(second)
+        assert not instances.any() and has_instances is False
 
 
 def test_test_layout(tmp_path):
@@ -199,9 +199,9 @@ def test_ground_truth_layout(tmp_path):
     entries = monuseg.find(str(tmp_path / 'latest'))
     assert [(entry.name, entry.split) for entry in entries] == [
         ('A', 'training'), ('B', 'test')]
-    _, instances, kind = load(entries[1])
+    _, instances, has_instances = load(entries[1])
     np.testing.assert_array_equal(instances, labels())
-    assert kind == 'components'
+    assert has_instances is False
 
 
 BESIDE = ['Annotations/A.xml', 'Annotations/A.geojson', 'Annotations/A.json',
