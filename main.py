@@ -312,8 +312,9 @@ def refuse_trained_on(record, file, path, folder):
             (record['trained_on'], 'was',
              (', all that there were; measure'
               if str(record['data_fold']) == 'none' else
-              f', divided with {division(record)}; prepare with the same, '
-              'measure')),
+              ', divided with ' + division_flags(record['data_seed'],
+                                                 record['data_fold'])
+              + '; prepare with the same, measure')),
             (seen_images(record), 'began from weights', '; measure')):
         known = store.names_among(file, seen)
         if known:
