@@ -242,9 +242,13 @@ def prepare():
     if FLAGS.sample:
         data = preparing.find_sample(FLAGS.seed)
     elif own:
+        test_dirs = FLAGS.test_images_dir, FLAGS.test_annotations_dir
         require('images_dir', 'annotations_dir')
-        data = preparing.find_own(FLAGS.images_dir, FLAGS.annotations_dir,
-                                  test_dirs(), microns_per_pixel)
+        if any(test_dirs):
+            require('test_images_dir', 'test_annotations_dir')
+        data = preparing.find_own(
+            FLAGS.images_dir, FLAGS.annotations_dir,
+            test_dirs if any(test_dirs) else None, microns_per_pixel)
     else:
         data = preparing.find_monuseg(FLAGS.monuseg_dir, microns_per_pixel)
     validation = []
@@ -270,14 +274,6 @@ def asked_microns_per_pixel():
                          'already; give one of them')
     from histology.resolution import MICRONS_AT_1X
     return MICRONS_AT_1X / FLAGS.magnification
-
-
-def test_dirs():
-    """Return the folders of test images and their annotations, or None."""
-    if not FLAGS.test_images_dir and not FLAGS.test_annotations_dir:
-        return None
-    require('test_images_dir', 'test_annotations_dir')
-    return FLAGS.test_images_dir, FLAGS.test_annotations_dir
 
 
 def train(folder, output_stride):

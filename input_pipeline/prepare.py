@@ -38,7 +38,7 @@ ReadingLog = collections.namedtuple('ReadingLog', 'formats check_resolution')
 #   source: the path that was given, MoNuSeg or synthetic sample
 #   entries: list of tuples with `name` and `split`, ordered by name
 #   digest: text that other images would not have
-#   load: function of an entry, see `store.write_store`, and of a ReadingLog
+#   load: as the function below
 #   microns_per_pixel: of the images, which are resampled to the networks'
 #       own; None if it was not given, which means these
 Data = collections.namedtuple('Data', 'source entries digest load '
@@ -47,7 +47,7 @@ Data = collections.namedtuple('Data', 'source entries digest load '
 
 def find_sample(seed):
     """Return the Data of the synthetic sample made from a seed."""
-    def load_sample(entry, _):
+    def load_sample(entry, *_):
         image, instances = synthetic.make(np.random.RandomState(entry.seed),
                                           synthetic.SIZE)
         yield image
@@ -92,8 +92,7 @@ def find_own(images_dir, annotations_dir, test_dirs=None,
 def _annotated(source, entries, microns_per_pixel):
     # A path may be no UTF-8, which is what stores hold.
     source = source.encode('utf-8', 'backslashreplace').decode()
-    return Data(source, entries, listing.digest(entries),
-                lambda entry, log: load(entry, microns_per_pixel, log),
+    return Data(source, entries, listing.digest(entries), load,
                 microns_per_pixel)
 
 
@@ -177,11 +176,9 @@ def load(entry, microns_per_pixel, log):
 
 
 def _skipped_before(folder, rules, splits):
-    """Compare a folder's stores with those that are wanted.
+    """Return the names skipped when the wanted stores were made.
 
-    Returns:
-        list of the names that were skipped when the same stores were made;
-        None if there are others, or not all of them whole.
+    None if they are not there, or not all of them whole.
     """
     skipped = []
     for split in SPLITS:
@@ -222,17 +219,7 @@ def _check_replaceable(folder, rules):
 
 
 def _write_stores(folder, rules, splits, data):
-    """Read the images and write the stores, each under its name at the end.
-
-    Args:
-        folder: of the stores.
-        rules: dict of attributes, those of all stores.
-        splits: dict of lists of entries, see `splits.assign_splits`.
-        data: Data.
-
-    Returns:
-        list of the names that were skipped.
-    """
+    """Read the images, write the stores, and return the skipped names."""
     log = ReadingLog(collections.Counter(),
                      resolution.ResolutionWarner(data.microns_per_pixel))
     done = 0
@@ -241,7 +228,8 @@ def _write_stores(folder, rules, splits, data):
         nonlocal done
         for entry in entries:
             report(done)
-            yield entry.name, functools.partial(data.load, entry, log)
+            yield entry.name, functools.partial(
+                data.load, entry, data.microns_per_pixel, log)
             done += 1
 
     with contextlib.ExitStack() as stack:
@@ -264,14 +252,7 @@ def _write_stores(folder, rules, splits, data):
 
 
 def _print_summary(folder, source, written, log):
-    """Print what was skipped, and what the stores hold.
-
-    Args:
-        folder: of the stores.
-        source: see Data.
-        written: dict of splits to `store.Written`.
-        log: ReadingLog.
-    """
+    """Print what was skipped, and what the stores of all splits hold."""
     for parts in written.values():
         for error in parts.skipped.values():
             print(f'error: {error} (skipped)', file=sys.stderr)
@@ -292,16 +273,7 @@ def _print_summary(folder, source, written, log):
 
 
 def _check_written(written, split, log):
-    """Refuse a split of which too little could be used.
-
-    Args:
-        written: `store.Written`.
-        split: its name.
-        log: ReadingLog.
-
-    Raises:
-        InputError: too little is left.
-    """
+    """Raise InputError if too little of a split could be used."""
     skipped = list(written.skipped.values())
     count = len(written.digests) + len(skipped)
     if len(skipped) > MAX_SKIPPED * count or not written.digests:
