@@ -285,7 +285,8 @@ def test_an_engine_keeps_to_its_folder(machine, tmp_path):
              (later, later))
     process = machine.run(MONUSEG_DIR='MoNuSeg data', FOLD='2', **variables)
     assert process.returncode == 0, process.stderr
-    assert re.findall('--mode=(.*) --net=(.*) --model', process.stdout) == [
+    assert re.findall(f'{prefix} --mode=(.*) --net=(.*) --model',
+                      process.stdout) == [
         ('train', 'tinynet'), ('train', 'unet'), ('eval', 'unet'),
         ('predict', 'unet')]
 
