@@ -352,11 +352,11 @@ def test_a_name_that_is_not_utf_8(tmp_path):
                           (pairs.find, [tmp_path, tmp_path])):
         assert "caf\\udce9.tif': the name is not UTF-8" in message(
             find, *map(str, folders))
-    # A folder's is what data are called by.
+    # A path is what data are called by.
     folder = tmp_path / os.fsdecode(b'\xe9')
     places(folder, ['a.png', 'a.xml'])
     data = prepare.find_own(str(folder), str(folder))
-    assert data.source == '\\udce9'
+    assert data.source == f'{tmp_path}/\\udce9'
 
 
 def test_a_name_that_only_an_archive_can_hold(tmp_path):
@@ -386,21 +386,18 @@ def test_two_images_of_one_name(tmp_path):
     assert 'a/Tissue Images/TCGA-0.tif of the same name' in line
 
 
-def test_monuseg_is_called_so_and_other_data_by_their_folder(tmp_path):
+def test_monuseg_is_called_so_and_other_data_by_their_path(tmp_path):
     slide = 'TCGA-AB-1234-01Z-00-DX1'
     folder = tmp_path / 'liver' / 'x'
     places(folder, [f'Tissue Images/{slide}.tif', f'Annotations/{slide}.xml'])
     assert prepare.find_monuseg(str(folder)).source == 'MoNuSeg'
     places(folder, ['Tissue Images/B.tif', 'Annotations/B.xml'])
-    assert prepare.find_monuseg(str(folder)).source == 'x'
-    assert prepare.find_own(str(folder / 'Tissue Images'),
-                            str(folder / 'Annotations')).source == 'x'
-    assert prepare.find_own(str(folder), str(folder)).source == 'x'
-    assert prepare.find_own(str(folder / 'Tissue Images') + '/',
-                            str(folder)).source == 'x'
-    places(folder, ['C.tif', 'C.xml'])
     relative = os.path.relpath(str(folder))
-    assert prepare.find_own(relative, relative).source == 'x'
+    for given in (str(folder), relative):
+        assert prepare.find_monuseg(given).source == given
+        assert prepare.find_own(f'{given}/Tissue Images',
+                                f'{given}/Annotations').source == (
+                                    f'{given}/Tissue Images')
 
 
 # Anyone's own

@@ -2,19 +2,20 @@
 import numpy as np
 
 from histology import synthetic
-from input_pipeline import prepare
+from input_pipeline.prepare import find_sample
+from input_pipeline.splits import assign_splits
 
 
 def test_find_names_16_images():
     entries = synthetic.find(0)
-    splits = prepare.assign_splits(entries, 0, '0')
+    splits = assign_splits(entries, 0, '0')
     assert [len(chosen) for chosen in splits.values()] == [9, 3, 4]
     assert len({entry.name for entry in entries}) == 16
 
 
 def test_seed_and_name_make_the_image():
     def load(seed, index):
-        data = prepare.find_sample(seed)
+        data = find_sample(seed)
         return list(data.load(data.entries[index], None))
 
     image, (instances, has_instances) = load(0, 0)
