@@ -214,8 +214,8 @@ def _check_replaceable(folder, rules):
            for key in ('source_digest', 'seed', 'fold')):
         print(f'{folder}: replacing its stores of {former.get("source")} '
               f'({division_flags(former.get("seed"), former.get("fold"))}); '
-              'a training on them cannot resume on the new ones. Stop now and '
-              'give another --data_dir to keep both.', flush=True)
+              'networks trained on them cannot resume with the new ones; '
+              'another --data_dir would keep both', flush=True)
 
 
 def _write_stores(folder, rules, splits, data):

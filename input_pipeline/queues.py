@@ -1,10 +1,10 @@
 """Queues that feed training and validation from the HDF5 stores.
 
-Training: one reader thread takes blocks of patches from the store into a
-shuffling queue; several threads draw single patches, augment them in graph
-ops and fill the batch queue that feeds the step. Memory is bounded by the
-queues' capacities, whatever the store's size. MonitoredSession starts and
-joins the threads.
+In training, one reader thread moves blocks of patches from the store to a
+shuffling queue. Several threads draw single patches from it, augment them in
+graph ops and fill the queue of examples that feeds the steps. The queues'
+capacities bound the memory, whatever the store's size. MonitoredSession starts
+and joins the threads.
 """
 import itertools
 
@@ -23,16 +23,15 @@ from nets.tf1 import tf
 BLOCK = 16  # patches read at a time
 SHUFFLE_BUFFER = 256  # patches to draw from: 64 MiB
 BATCHES_AHEAD = 4
-# Validation images are handed to the network whole up to this side, larger
-# ones in parts.
+# Validation images with a larger side are handed to the network in parts.
 MAX_SIDE = 1536  # pixels
 
 
 class Reader:
     """Call a generator from a queue's thread and remember its failure.
 
-    TensorFlow turns a Python exception inside a queue into one of its own,
-    and often reports just a closed queue; `error` keeps the true one.
+    TensorFlow turns a Python exception inside a queue into its own, and often
+    reports just a closed queue; `error` keeps the true one.
     """
 
     def __init__(self, blocks):
@@ -165,8 +164,8 @@ def training_input(path, batch_size, crop_size, threads, seed, readers,
         tf.train.add_queue_runner(
             tf.train.QueueRunner(patches, [patches.enqueue_many(block)]))
         example = augment.augment(patches.dequeue(), crop_size)
-        # tf.train.batch would add a chart of how full its queue is to the
-        # summaries, which is 0 too where the step is fed in time.
+        # tf.train.batch would add a chart of how full its queue is, which
+        # shows 0 although the steps are fed in time.
         examples = tf.FIFOQueue(
             BATCHES_AHEAD * batch_size, [part.dtype for part in example],
             [part.shape for part in example])

@@ -70,15 +70,12 @@ def store_path(data_dir, split):
 
 
 def patch_origins(length):
-    """Return where patches start along an axis, in pixels.
+    """Return where patches start along an axis of a length in pixels.
 
     The last patch ends with the axis, so it overlaps its neighbour more and
-    nothing is padded.
-
-    Args:
-        length: of the axis, at least PATCH_SIZE.
+    nothing is padded. A shorter axis has one patch.
     """
-    last = length - PATCH_SIZE
+    last = max(length - PATCH_SIZE, 0)
     return [*range(0, last, round(PATCH_SIZE * (1 - OVERLAP))), last]
 
 
@@ -128,13 +125,6 @@ def write_store(path, attributes, examples):
         return Written(digests, skipped, len(file['patches/images']), nuclei)
 
 
-def _origins(height, width):
-    """The upper left corners of an image's patches, row by row."""
-    return [[(row, column)
-             for column in patch_origins(max(width, PATCH_SIZE))]
-            for row in patch_origins(max(height, PATCH_SIZE))]
-
-
 def _cut(array, row, column):
     """A patch [P, P, ...] of an image [H, W, ...], reflected if smaller."""
     patch = array[row:row + PATCH_SIZE, column:column + PATCH_SIZE]
@@ -146,22 +136,18 @@ def _cut(array, row, column):
 
 
 def _add_image(file, index, name, image):
-    """Add an image, uint8 [H, W, 3], whole and in patches.
-
-    Returns:
-        its `pixel_digest`
-    """
+    """Add an image, whole and in patches, and return its `pixel_digest`."""
     check_min_side(image.shape[:2], name)
-    origins = _origins(*image.shape[:2])
+    tops, lefts = map(patch_origins, image.shape[:2])
     # Without the flush, what came before might still want room.
     file.flush()
     reserve_space(file.filename, image.nbytes + image[:PATCH_SIZE].nbytes
-                  + sum(map(len, origins)) * PATCH_SIZE ** 2 * 4
+                  + len(tops) * len(lefts) * PATCH_SIZE ** 2 * 4
                   + 4 * (image.shape[0] + PATCH_SIZE) * image.shape[1])
     _add_whole(file, index, 'image', np.uint8, image)
-    for row in origins:
+    for top in tops:
         _append(file['patches/images'],
-                [_cut(image, *origin) for origin in row])
+                [_cut(image, top, left) for left in lefts])
     return pixel_digest(image)
 
 
@@ -170,14 +156,14 @@ def _add_annotation(file, index, annotation):
     instances = annotation.instances
     file[f'images/{index}'].attrs['has_instances'] = annotation.has_instances
     _add_whole(file, index, 'instances', np.int32, instances)
-    for row in _origins(*instances.shape):
+    tops, lefts = map(patch_origins, instances.shape)
+    for top in tops:
         # With the neighbours of its pixels.
-        above = max(row[0][0] - 1, 0)
-        strip = mask_with_gaps(instances[above:row[0][0] + PATCH_SIZE + 1])
-        strip = strip[row[0][0] - above:][:PATCH_SIZE]
+        above = max(top - 1, 0)
+        strip = mask_with_gaps(instances[above:top + PATCH_SIZE + 1])
+        strip = strip[top - above:][:PATCH_SIZE]
         _append(file['patches/masks'],  # [P, P] to [P, P, 1]
-                [_cut(strip, 0, column)[..., np.newaxis]
-                 for _, column in row])
+                [_cut(strip, 0, left)[..., np.newaxis] for left in lefts])
     present = np.zeros(instances.max() + 1, bool)
     for row in instances:
         present[row] = True
@@ -250,30 +236,28 @@ def open_store(path, wanted=None, unseen=(), digests=None):
             that writes to it, damaged, of another schema version, not as the
             schema says, or not the one that is asked for.
     """
-    file = _open(path)
-    remedy = REPLACE_IT
-    try:
-        version = file.attrs.get('schema_version')
-        if version in (None, SCHEMA_VERSION):
-            flaw = _flaw(file)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(_open(path))
+        remedy = REPLACE_IT
+        try:
+            version = file.attrs.get('schema_version', SCHEMA_VERSION)
+            if version == SCHEMA_VERSION:
+                flaw = _flaw(file)
+            else:
+                flaw = (f'of schema {version}, and this version of the '
+                        f'program reads {SCHEMA_VERSION}')
+                remedy = 'prepare again with'
+        except HDF5_ERRORS as error:
+            flaw = str(error).splitlines()[0]
+        if flaw:
+            atexit.register(_end_quietly)
         else:
-            flaw = (f'of schema {version}, and this version of the program '
-                    f'reads {SCHEMA_VERSION}')
-            remedy = 'prepare again with'
-    except HDF5_ERRORS as error:
-        flaw = str(error).splitlines()[0]
-    if flaw:
-        atexit.register(_end_quietly)
-        file.close()
-        raise InputError(f'{path}: {flaw}; {remedy} {prepare_command(path)}')
-    try:
-        conflict = _conflict(file, wanted, unseen, digests)
-        if conflict:
-            raise InputError(f'{path}: {conflict}; prepare both together with '
+            flaw = _conflict(file, wanted, unseen, digests)
+            remedy = 'prepare both together with'
+        if flaw:
+            raise InputError(f'{path}: {flaw}; {remedy} '
                              + prepare_command(path))
-    except InputError:
-        file.close()
-        raise
+        stack.pop_all()
     return file
 
 
@@ -392,10 +376,7 @@ def _texts(dataset):
 
 
 def _conflict(file, wanted, unseen, digests):
-    """Say why a whole store is not the one asked for, or return None.
-
-    The arguments are those of `open_store`.
-    """
+    """Say why a store is not the one that `open_store` is asked for."""
     if (wanted is not None
             and any(identity(file)[key] != wanted[key] for key in IDENTITY)
             or digests is not None and image_digests(file) != list(digests)):

@@ -353,9 +353,9 @@ def test_what_is_replaced_is_said(tmp_path, capsys, options, division):
         file.attrs['schema_version'] = 4
     make(out, data)
     assert capsys.readouterr().out.startswith(
-        f'{out}: replacing its stores of {data} ({division}); a training on '
-        'them cannot resume on the new ones. Stop now and give another '
-        '--data_dir to keep both.\n')
+        f'{out}: replacing its stores of {data} ({division}); networks '
+        'trained on them cannot resume with the new ones; another --data_dir '
+        'would keep both\n')
     # What is the same fits the networks that were trained on it.
     (out / 'validation.h5').unlink()
     make(out, data)
