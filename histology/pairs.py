@@ -26,6 +26,7 @@ OF_IMAGE = re.compile(r'[ _.-](?:image|img|ome|tissue)\Z', re.I)
 ANNOTATION_WORDS = re.compile(
     r'(?:\A|[^a-z])(?:annotations?|annotators?|binary|groundtruth|gt'
     r'|instances?|inst|labels?|masks?)(?:\Z|[^a-z])', re.I)
+IMAGE_FOLDER = re.compile('(?:tissue)?[ _-]?images?', re.I)
 IMAGE_WORDS = re.compile(r'(?:\A|[^a-z])(?:tissue|images?)(?:\Z|[^a-z])',
                          re.I)
 
@@ -104,6 +105,19 @@ def _pair(chosen, drawn):
         elif ending != '.json':
             unpaired.append(place)
     return annotations, unpaired
+
+
+def source_name(images_dir, annotations_dir):
+    """What data are called: the nearest folder above both that has a name.
+
+    Of mylab/train/images and mylab/train/masks it is mylab.
+    """
+    paths = [os.path.realpath(path) for path in (images_dir, annotations_dir)]
+    folder, name = os.path.split(os.path.commonpath(paths))
+    while folder != os.sep and (listing.SPLIT_WORD.fullmatch(name)
+                                or IMAGE_FOLDER.fullmatch(name)):
+        folder, name = os.path.split(folder)
+    return name or os.path.basename(paths[0])
 
 
 def _candidates(images_dir, annotations_dir, flags):
