@@ -146,8 +146,8 @@ def training_input(path, batch_size, crop_size, threads, seed, readers,
 
     Returns:
         A function without arguments that returns (images float32
-        [batch_size, crop_size, crop_size, 3] in [0, 1], masks with gaps,
-        float32 [batch_size, crop_size, crop_size, 1]).
+        [batch_size, crop_size, crop_size, 3] in [0, 1], a dict of `masks`,
+        masks with gaps, float32 [batch_size, crop_size, crop_size, 1]).
     """
     shape = [store.PATCH_SIZE, store.PATCH_SIZE, 4]
 
@@ -171,7 +171,8 @@ def training_input(path, batch_size, crop_size, threads, seed, readers,
             [part.shape for part in example])
         tf.train.add_queue_runner(tf.train.QueueRunner(
             examples, [examples.enqueue(example)] * threads))
-        return examples.dequeue_many(batch_size)
+        images, masks = examples.dequeue_many(batch_size)
+        return images, {'masks': masks}
 
     return input_fn
 

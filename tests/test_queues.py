@@ -138,7 +138,8 @@ def test_training_batches(twenty):
     input_fn, readers = training_input(twenty[0], threads=2)
     batches = run(input_fn, 10)
     assert len(batches) == 10 and readers[0].error is None
-    for images, masks in batches:
+    for images, labels in batches:
+        masks, = labels.values()
         assert images.shape == (BATCH, CROP, CROP, 3)
         assert images.dtype == np.float32
         assert 0 <= images.min() < images.max() <= 1
@@ -149,9 +150,9 @@ def test_training_batches(twenty):
 
 def test_the_inputs_have_shapes_and_add_no_charts(twenty):
     with tf.Graph().as_default() as graph:
-        images, masks = training_input(twenty[0], threads=2)[0]()
+        images, labels = training_input(twenty[0], threads=2)[0]()
         assert images.shape.as_list() == [BATCH, CROP, CROP, 3]
-        assert masks.shape.as_list() == [BATCH, CROP, CROP, 1]
+        assert labels['masks'].shape.as_list() == [BATCH, CROP, CROP, 1]
         image, parts = queues.validation_input(twenty[0], 32, [])()
         assert image.shape.as_list() == [1, None, None, 3]
         assert parts['instances'].shape.as_list() == [1, None, None, 1]
@@ -168,8 +169,8 @@ def test_all_patches_come_each_with_its_mask(twenty, monkeypatch):
         monkeypatch.setattr(augment, name, nothing)
     input_fn, _ = training_input(twenty[0], threads=3)
     seen = []
-    for images, masks in run(input_fn, 80):
-        for image, mask in zip(images, masks):
+    for images, labels in run(input_fn, 80):
+        for image, mask in zip(images, labels['masks']):
             # The mean of the noise tells which it is.
             number = int(255 * image.mean() // 10)
             assert np.all(mask == number % 2)
@@ -184,10 +185,10 @@ def test_seeds_make_the_batches_of_one_thread(twenty):
         return run(training_input(twenty[0], 1, seed)[0], 6, graph_seed)
 
     first, again = batches(1, 2), batches(1, 2)
-    for (images, masks), (same_images, same_masks) in zip(first, again):
+    for (images, labels), (same_images, same_labels) in zip(first, again):
         # The mean in the contrast is summed by threads in any order.
         np.testing.assert_allclose(images, same_images, atol=1e-6)
-        np.testing.assert_array_equal(masks, same_masks)
+        np.testing.assert_array_equal(labels['masks'], same_labels['masks'])
     for other in (batches(2, 2), batches(1, 3)):
         assert np.abs(first[0][0] - other[0][0]).max() > 0.1
 
