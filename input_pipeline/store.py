@@ -347,9 +347,10 @@ def identity(file):
         dict of 'data_source' and IDENTITY to str or int.
     """
     rules = attributes(file)
-    return {'data_source': rules['source'],
-            'data_digest': rules['source_digest'],
-            'data_seed': int(rules['seed']), 'data_fold': rules['fold']}
+    return {'data_source': rules.get('source'),
+            'data_digest': rules.get('source_digest'),
+            'data_seed': int(rules.get('seed', 0)),
+            'data_fold': rules.get('fold')}
 
 
 def image_names(file):
