@@ -293,11 +293,11 @@ for net in "${nets[@]}"; do
   # Bash before 4.4 takes an empty array for an unset one.
   main --mode=train "${use[@]}" --data_dir="$data" \
     ${recipe[@]+"${recipe[@]}"}
-  if [ ! "$folder/$split.json" -nt "$folder/best/best.json" ]; then
+  if [ ! "$folder/$split.json" -nt "$folder/weights.h5" ]; then
     main --mode=eval "${use[@]}" --data_dir="$data" --split=$split
   fi
-  if [ ! "$predictions/$net/done" -nt "$folder/best/best.json" ]; then
-    main --mode=predict "${use[@]}" --images="$data/held_out_images/*.png" \
+  if [ ! "$predictions/$net/done" -nt "$folder/weights.h5" ]; then
+    main --mode=predict "${use[@]}" --data_dir="$data" --split=$split \
       --output_dir="$predictions/$net"
     touch "$predictions/$net/done"
   fi

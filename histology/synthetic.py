@@ -8,7 +8,6 @@ import collections
 import numpy as np
 from scipy import ndimage
 
-from histology.annotations import OUTLINES
 from histology.stains import EOSIN, HAEMATOXYLIN
 
 TRAINING_COUNT = 12  # prepare divides them 9 : 3
@@ -25,24 +24,11 @@ def find(seed):
         List of entries, ordered by name:
             name: 'sample-00' and on
             split: 'training' or 'test'
-            seed: for `load`
+            seed: of the generator for `make`
     """
     splits = ['training'] * TRAINING_COUNT + ['test'] * TEST_COUNT
     return [Entry(f'sample-{index:02}', split, [seed, index])
             for index, split in enumerate(splits)]
-
-
-def load(entry):
-    """Makes the image of an entry of `find`.
-
-    Yields:
-        uint8 [SIZE, SIZE, 3], RGB
-        (int32 [SIZE, SIZE], 0 in the background and 1 to N in the N nuclei;
-        what tells them apart, for `store.write_store`)
-    """
-    image, instances = make(np.random.RandomState(entry.seed), SIZE)
-    yield image
-    yield instances, OUTLINES
 
 
 def make(rng, size):

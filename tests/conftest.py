@@ -55,10 +55,11 @@ def program():
     return functools.partial(run, sys.executable, 'main.py')
 
 
-def example(name, image, instances, kind='outlines'):
+def example(name, image, instances, has_instances=True):
     """What `store.write_store` takes, of arrays or a mask."""
-    instances = np.asarray(instances, np.int32)
-    return name, lambda: iter([image, (instances, kind)])
+    annotation = store.Annotation(np.asarray(instances, np.int32),
+                                  has_instances)
+    return name, lambda: iter([image, annotation])
 
 
 @pytest.fixture(scope='session')

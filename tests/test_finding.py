@@ -171,14 +171,14 @@ def test_training_layout_prefers_outlines(tmp_path):
         first, second = monuseg.find(str(folder))
         assert (first.name, first.split) == ('TCGA-0', 'training')
         assert (second.name, second.split) == ('TCGA-1', 'training')
-        image, instances, kind = load(first)
+        image, instances, has_instances = load(first)
         np.testing.assert_array_equal(image, pixels(0))
-        assert kind == 'outlines' and instances.dtype == np.int32
+        assert has_instances is True and instances.dtype == np.int32
         expected = np.zeros((300, 300))
         expected[10:30, 20:60] = 1
         np.testing.assert_array_equal(instances, expected)
-        _, instances, kind = load(second)
-        assert not instances.any() and kind == 'components'
+        _, instances, has_instances = load(second)
+        assert not instances.any() and has_instances is False
 
 
 def test_test_layout(tmp_path):
@@ -199,9 +199,9 @@ def test_ground_truth_layout(tmp_path):
     entries = monuseg.find(str(tmp_path / 'latest'))
     assert [(entry.name, entry.split) for entry in entries] == [
         ('A', 'training'), ('B', 'test')]
-    _, instances, kind = load(entries[1])
+    _, instances, has_instances = load(entries[1])
     np.testing.assert_array_equal(instances, labels())
-    assert kind == 'components'
+    assert has_instances is False
 
 
 BESIDE = ['Annotations/A.xml', 'Annotations/A.geojson', 'Annotations/A.json',
@@ -360,11 +360,11 @@ def test_a_name_that_is_not_utf_8(tmp_path):
                           (pairs.find, [tmp_path, tmp_path])):
         assert "caf\\udce9.tif': the name is not UTF-8" in message(
             find, *map(str, folders))
-    # A folder's is what data are called by.
+    # A path is what data are called by.
     folder = tmp_path / os.fsdecode(b'\xe9')
     places(folder, ['a.png', 'a.xml'])
     data = prepare.find_own(str(folder), str(folder))
-    assert data.source == '\\udce9'
+    assert data.source == f'{tmp_path}/\\udce9'
 
 
 def test_a_name_that_only_an_archive_can_hold(tmp_path):
@@ -394,21 +394,18 @@ def test_two_images_of_one_name(tmp_path):
     assert 'a/Tissue Images/TCGA-0.tif of the same name' in line
 
 
-def test_monuseg_is_called_so_and_other_data_by_their_folder(tmp_path):
+def test_monuseg_is_called_so_and_other_data_by_their_path(tmp_path):
     slide = 'TCGA-AB-1234-01Z-00-DX1'
     folder = tmp_path / 'liver' / 'x'
     places(folder, [f'Tissue Images/{slide}.tif', f'Annotations/{slide}.xml'])
     assert prepare.find_monuseg(str(folder)).source == 'MoNuSeg'
     places(folder, ['Tissue Images/B.tif', 'Annotations/B.xml'])
-    assert prepare.find_monuseg(str(folder)).source == 'x'
-    assert prepare.find_own(str(folder / 'Tissue Images'),
-                            str(folder / 'Annotations')).source == 'x'
-    assert prepare.find_own(str(folder), str(folder)).source == 'x'
-    assert prepare.find_own(str(folder / 'Tissue Images') + '/',
-                            str(folder)).source == 'x'
-    places(folder, ['C.tif', 'C.xml'])
     relative = os.path.relpath(str(folder))
-    assert prepare.find_own(relative, relative).source == 'x'
+    for given in (str(folder), relative):
+        assert prepare.find_monuseg(given).source == given
+        assert prepare.find_own(f'{given}/Tissue Images',
+                                f'{given}/Annotations').source == (
+                                    f'{given}/Tissue Images')
 
 
 # Anyone's own

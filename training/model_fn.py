@@ -98,13 +98,13 @@ def image_measures(labels, probability):
         labels: what `queues.validation_input` says of the image.
         probability: float32 [1, H, W, 1].
     """
-    def measure(mask, probability, instances, told_apart):
+    def measure(mask, probability, instances, has_instances):
         # Holes are filled in a copy: TensorFlow's arrays must stay.
         mask, truth = mask[0, :, :, 0].copy(), instances[0, :, :, 0]
         found = separate(mask, probability[0, :, :, 0])
         counts = np.array(
             pixel_metrics.confusion_matrix(mask, truth > 0), float)
-        if not told_apart:
+        if not has_instances:
             return counts, np.zeros(3)
         values = nuclei_metrics.compute(nuclei_metrics.compare(found, truth))
         # Both are NaN, or none.
@@ -114,7 +114,7 @@ def image_measures(labels, probability):
     counts, nuclei = tf.py_func(
         measure, [tf.cast(probability > THRESHOLD, tf.uint8),
                   tf.cast(tf.round(255 * probability), tf.uint8),
-                  labels['instances'], labels['told_apart']],
+                  labels['instances'], labels['has_instances']],
         [tf.float64, tf.float64])
     counts.set_shape([4])
     nuclei.set_shape([3])
@@ -149,7 +149,7 @@ def model_fn(features, labels, mode, params):
 
     Args:
         features: images float32 [N, H', W', 3] in [0, 1].
-        labels: in training the masks with gaps, float32 [N, H', W', 1] of 0
+        labels: in training a dict of `masks`, float32 [N, H', W', 1] of 0
             and 1; in evaluation the dict of `queues.validation_input`: the
             images are padded at the bottom and right, and H <= H', W <= W'.
         mode: tf.estimator.ModeKeys.TRAIN or EVAL.
@@ -161,7 +161,7 @@ def model_fn(features, labels, mode, params):
     """
     training = mode == tf.estimator.ModeKeys.TRAIN
     config = params['train_config']
-    masks = labels if training else labels['masks']
+    masks = labels['masks']
     shape = tf.shape(masks)
     with acceleration_scope(params['accelerate']):
         model = nets.build(config.net, config.width, config.output_stride,
