@@ -13,7 +13,6 @@ import socket
 
 MAX_NAME = 255  # bytes of a file's name
 LONG_NAME = 100  # longer ones are shortened in temporary names
-LOCK_ATTEMPTS = 10
 # Of a write to an open file, which does not say its name.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS,
                errno.EFBIG)
@@ -46,63 +45,33 @@ def locked(folder, flag):
             made, written to or locked.
     """
     path = os.path.join(folder, '.lock')
-    made = _missing_folders(folder)
+    made = [folder]
+    while not os.path.lexists(made[-1]):
+        made.append(os.path.dirname(os.path.abspath(made[-1])))
+    made.pop()
     with contextlib.ExitStack() as stack:
-        stack.callback(_remove_empty, made)
         try:
-            stack.enter_context(_lock(path))
+            os.makedirs(folder, exist_ok=True)
+            # To append, so that a user's file keeps its content.
+            file = stack.enter_context(open(path, 'a'))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its owner may have removed it since it was opened.
+            if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                raise BlockingIOError
         except OSError as error:
             why = ('another process is writing there; wait for its end or'
-                   if isinstance(error, BlockingIOError)
+                   if isinstance(error, (BlockingIOError, FileNotFoundError))
                    else f'cannot be written ({error.strerror});')
             raise InputError(
                 f'{folder}: {why} choose another --{flag}') from error
         try:
             yield
         finally:
-            # Removed while it is locked; `_lock` says why that is safe.
             with contextlib.suppress(OSError):
                 if made and os.listdir(folder) == [os.path.basename(path)]:
                     os.remove(path)
-
-
-def _lock(path):
-    """Open a file in a folder, which is made, and lock it.
-
-    Between opening and locking, another process may remove the file. A later
-    process would then lock a new file of that name, so this one has to try
-    again.
-    """
-    for attempt in range(LOCK_ATTEMPTS):
-        with contextlib.ExitStack() as stack:
-            try:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                # To append, so that a user's file keeps its content.
-                file = stack.enter_context(open(path, 'a'))
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                    stack.pop_all()
-                    return file
-            except OSError as error:
-                if (error.errno not in (errno.ENOENT, errno.ESTALE)
-                        or attempt == LOCK_ATTEMPTS - 1):
-                    raise
-    raise BlockingIOError
-
-
-def _missing_folders(folder):
-    """List a folder and the folders above it that do not exist, upwards."""
-    missing, folder = [], os.path.abspath(folder)
-    while not os.path.lexists(folder):
-        missing.append(folder)
-        folder = os.path.dirname(folder)
-    return missing
-
-
-def _remove_empty(folders):
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)
+                    for empty in made:
+                        os.rmdir(empty)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,6 @@ OF_IMAGE = re.compile(r'[ _.-](?:image|img|ome|tissue)\Z', re.I)
 ANNOTATION_WORDS = re.compile(
     r'(?:\A|[^a-z])(?:annotations?|annotators?|binary|groundtruth|gt'
     r'|instances?|inst|labels?|masks?)(?:\Z|[^a-z])', re.I)
-IMAGE_FOLDER = re.compile('(?:tissue)?[ _-]?images?', re.I)
 IMAGE_WORDS = re.compile(r'(?:\A|[^a-z])(?:tissue|images?)(?:\Z|[^a-z])',
                          re.I)
 
@@ -102,19 +101,6 @@ def pair(chosen, annotation_paths):
         elif ending != '.json':  # which may hold anything
             unpaired.append(path)
     return paired, unpaired
-
-
-def source_name(images_dir, annotations_dir):
-    """Name data by the nearest folder above both that has a name of its own.
-
-    The data of mylab/train/images and mylab/train/masks are called mylab.
-    """
-    paths = [os.path.realpath(path) for path in (images_dir, annotations_dir)]
-    folder, name = os.path.split(os.path.commonpath(paths))
-    while folder != os.sep and (listing.SPLIT_WORD.fullmatch(name)
-                                or IMAGE_FOLDER.fullmatch(name)):
-        folder, name = os.path.split(folder)
-    return name or os.path.basename(paths[0])
 
 
 def candidates(images_dir, annotations_dir, flags):
