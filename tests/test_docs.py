@@ -12,7 +12,7 @@ from test_pretrained import f1
 
 import nets
 from benchmarks.diagrams import title_of
-from conftest import ROOT, run
+from conftest import ROOT, run, run_main
 from histology import synthetic
 from histology.images import read_labels
 from nets.tf1 import tf
@@ -102,8 +102,8 @@ def test_every_page_is_linked_from_the_readme():
     assert {page for page in PAGES if page.startswith('docs/')} <= direct
 
 
-def test_commands_use_the_flags_that_there_are(program):
-    process = program('--help')
+def test_commands_use_the_flags_that_there_are():
+    process = run_main('--help')
     assert process.returncode == 0, process.stderr
     known = set(re.findall(r'^  --(\w+)', process.stdout, re.MULTILINE))
     assert {'mode', 'net', 'average', 'images'} <= known

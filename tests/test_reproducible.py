@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
-from conftest import NETS, train_flags
+from conftest import NETS, run_main, train_flags
 from nets.tf1 import tf
 
 STEPS = 200
@@ -16,11 +16,10 @@ STEPS = 200
 
 @pytest.mark.long
 @pytest.mark.parametrize('net', NETS)
-def test_the_same_seed_gives_the_same_training(program, data_dir, tmp_path,
-                                               net):
+def test_the_same_seed_gives_the_same_training(data_dir, tmp_path, net):
     losses, weights = [], []
     for name, seed in (('first', 3), ('second', 3), ('other', 4)):
-        process = program(
+        process = run_main(
             *train_flags(data_dir, tmp_path / name, net, STEPS),
             '--width=4', f'--evaluate_every={STEPS}', f'--seed={seed}')
         assert process.returncode == 0, process.stderr
