@@ -17,7 +17,7 @@ import imageio.v3 as iio
 import matplotlib.font_manager  # noqa: F401
 import numpy as np
 import pytest
-from absl import app, flags
+from absl import app
 from scipy import ndimage
 from skimage import morphology
 
@@ -64,8 +64,8 @@ def run_here(*arguments):
     from nets.tf1 import tf
     handlers = {number: signal.getsignal(number)
                 for number in (signal.SIGINT, signal.SIGTERM)}
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
+    for name in main.FLAGS:
+        main.FLAGS[name].unparse()
     output, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(output), \
             contextlib.redirect_stderr(errors):
