@@ -21,7 +21,8 @@ def test_the_same_seed_gives_the_same_training(data_dir, tmp_path, net):
     for name, seed in (('first', 3), ('second', 3), ('other', 4)):
         process = run_main(
             *train_flags(data_dir, tmp_path / name, net, STEPS),
-            '--width=4', f'--evaluate_every={STEPS}', f'--seed={seed}')
+            '--width=4', f'--evaluate_every={STEPS}', f'--seed={seed}',
+            OMP_NUM_THREADS='2', TF_NUM_INTRAOP_THREADS='2')
         assert process.returncode == 0, process.stderr
         folder = str(tmp_path / name / net)
         losses.append([(event.step, event.value) for event in
