@@ -125,10 +125,11 @@ def once(tmp_path_factory):
     return make_once
 
 
-def example(name, image, instances, kind='outlines'):
+def example(name, image, instances, has_instances=True):
     """What `store.write_store` takes, of arrays or a mask."""
-    instances = np.asarray(instances, np.int32)
-    return name, lambda: iter([image, (instances, kind)])
+    annotation = store.Annotation(np.asarray(instances, np.int32),
+                                  has_instances)
+    return name, lambda: iter([image, annotation])
 
 
 def write_stores(folder):

@@ -141,7 +141,7 @@ def test_table_of_nuclei():
     assert remark.startswith('Without measures of nuclei are 1 of the 3 ')
 
 
-def test_no_nuclei_told_apart_at_all(tmp_path):
+def test_no_instances_at_all(tmp_path):
     results = evaluate.evaluate(list(with_nuclei())[2:], 1, red_channel, 32,
                                 0.5, 1024 * 1024, False)
     evaluate.write_results(str(tmp_path), 'test', results, {

@@ -24,6 +24,7 @@ from conftest import (
     messages,
     one_line,
     run,
+    run_main,
     train_flags,
 )
 from eval import display, pixel_metrics
@@ -382,8 +383,8 @@ def test_a_closed_pipe_ends_quietly(flags, tmp_path):
     assert not list(tmp_path.rglob('.partial-*'))
 
 
-def test_help_is_short_and_lists_only_our_flags(program):
-    process = program('--help')
+def test_help_is_short_and_lists_only_our_flags():
+    process = run_main('--help')
     assert process.returncode == 0
     assert '--learning_rate' in process.stdout
     assert 'logtostderr' not in process.stdout
