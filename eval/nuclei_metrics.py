@@ -13,8 +13,9 @@
     nuclei_found, nuclei_true
                their numbers.
 
-A measure whose denominator is 0 is NaN. Without any match sq is NaN and pq 0,
-unless there are no nuclei at all.
+A measure with a denominator of 0 is NaN. Without any match sq is NaN and pq 0,
+unless there are no nuclei at all. It stays by hand because neither TensorFlow
+nor scikit-image has AJI or PQ.
 """
 import collections
 
