@@ -159,7 +159,7 @@ def save_comparison(path, whole, mask, labels):
     truth = whole.instances > 0
     f1 = pixel_metrics.compute(
         pixel_metrics.confusion_matrix(mask, truth))['f1']
-    if whole.told_apart:
+    if whole.has_instances:
         values = nuclei_metrics.compute(
             nuclei_metrics.compare(labels, whole.instances))
         title = f'Nuclei, AJI {values["aji"]:.3f}, PQ {values["pq"]:.3f}'

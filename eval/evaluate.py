@@ -46,7 +46,7 @@ def evaluate(images, total, predictor, picture_folder=None):
                 nuclei.mask, whole.instances > 0)])
             sums.append([nuclei_metrics.compare(nuclei.labels,
                                                 whole.instances)]
-                        if whole.told_apart else [])
+                        if whole.has_instances else [])
             rows.append({'name': whole.name,
                          **_measures(counts[-1], sums[-1])})
             if picture_folder and done < MAX_PICTURES:

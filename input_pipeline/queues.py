@@ -103,14 +103,14 @@ def validation_windows(path, stride, identity=None, unseen=()):
     Yields:
         (image float32 [1, H', W', 3] in [0, 1], reflect-padded to multiples
         of `stride`; mask with gaps, float32 [1, H, W, 1] of 0 and 1, not
-        padded; instances int32 [1, H, W, 1]; told_apart, bool), the last two
+        padded; instances int32 [1, H, W, 1]; has_instances, bool), the last two
         as in `store.WholeImage`.
 
     Raises:
         InputError: as `store.open_store` and `store.reading`.
     """
     with store.open_store(path, identity, unseen) as file:
-        for _, image, instances, told_apart in store.whole_images(file):
+        for _, image, instances, has_instances in store.whole_images(file):
             for window in itertools.product(*map(_windows, instances.shape)):
                 padded = pad_to_stride(image[window], stride)
                 # A nucleus that the window's border cuts stays as it is.
@@ -118,7 +118,7 @@ def validation_windows(path, stride, identity=None, unseen=()):
                 mask = mask_with_gaps(nuclei).astype(np.float32)
                 yield (normalise(padded)[np.newaxis],
                        mask[np.newaxis, ..., np.newaxis],
-                       nuclei[np.newaxis, ..., np.newaxis], told_apart)
+                       nuclei[np.newaxis, ..., np.newaxis], has_instances)
 
 
 def _windows(length):
@@ -187,7 +187,7 @@ def validation_input(path, stride, readers, identity=None, unseen=()):
     Returns:
         A function without arguments that returns the image that
         `validation_windows` yields, and a dict of its `masks`, `instances`
-        and `told_apart`.
+        and `has_instances`.
     """
     def input_fn():
         reader = Reader(validation_windows(path, stride, identity, unseen))
@@ -196,12 +196,12 @@ def validation_input(path, stride, readers, identity=None, unseen=()):
         queue = tf.FIFOQueue(2, dtypes)
         tf.train.add_queue_runner(tf.train.QueueRunner(
             queue, [queue.enqueue(tf.py_func(reader, [], dtypes))]))
-        image, mask, instances, told_apart = queue.dequeue()
+        image, mask, instances, has_instances = queue.dequeue()
         image.set_shape([1, None, None, 3])
         mask.set_shape([1, None, None, 1])
         instances.set_shape([1, None, None, 1])
-        told_apart.set_shape([])
+        has_instances.set_shape([])
         return image, {'masks': mask, 'instances': instances,
-                       'told_apart': told_apart}
+                       'has_instances': has_instances}
 
     return input_fn

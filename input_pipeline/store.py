@@ -64,7 +64,7 @@ Written = collections.namedtuple('Written', 'names left_out patches nuclei')
 # 1 to N, and whether these are single nuclei or, False, also groups of
 # touching ones.
 WholeImage = collections.namedtuple('WholeImage',
-                                    'name image instances told_apart')
+                                    'name image instances has_instances')
 
 
 def store_path(data_dir, split):

@@ -154,14 +154,14 @@ YELLOW, BLUE, VERMILION = [255, 255, 0], [0, 128, 255], [213, 94, 0]
 TINTS = [[233, 213, 76], [80, 137, 229], [208, 116, 76]]
 
 
-def comparable(told_apart=True):
+def comparable(has_instances=True):
     """Tissue with one nucleus found, one invented, one missed; the mask and
     the labels found. Both found ones touch."""
     labels, truth = np.zeros((2, 40, 40), np.int32)
     labels[5:15, 5:15], labels[5:15, 15:25] = 1, 2
     truth[5:15, 6:15], truth[25:35, 20:30] = 3, 7
     image = np.full((40, 40, 3), TISSUE, np.uint8)
-    return (store.WholeImage('a', image, truth, told_apart),
+    return (store.WholeImage('a', image, truth, has_instances),
             np.uint8(labels > 0), labels)
 
 
@@ -214,7 +214,7 @@ def test_the_comparison_shows_nuclei_in_colours(tmp_path):
 
 def test_the_comparison_without_nuclei_told_apart(tmp_path):
     path = str(tmp_path / 'a.png')
-    display.save_comparison(path, *comparable(told_apart=False))
+    display.save_comparison(path, *comparable(has_instances=False))
     colour_at, below = last_panel(path)
     # One outline around both, inside the edge.
     assert colour_at(10, 5) == colour_at(5, 15) == GREEN

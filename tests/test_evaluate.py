@@ -73,14 +73,14 @@ def test_evaluate(tmp_path):
 
 def with_nuclei():
     """Yields three images of 64 x 64 pixels, red where nuclei are found."""
-    def whole(name, red, true, told_apart=True):
+    def whole(name, red, true, has_instances=True):
         image = np.zeros((64, 64, 3), np.uint8)
         truth = np.zeros((64, 64), np.int32)
         for top, left, side in red:
             image[top:top + side, left:left + side, 0] = 255
         for number, (top, left, side) in enumerate(true, 1):
             truth[top:top + side, left:left + side] = number
-        return store.WholeImage(name, image, truth, told_apart)
+        return store.WholeImage(name, image, truth, has_instances)
 
     # One found 2 columns beside where it is, one invented, one missed.
     first = whole('first', [(10, 10, 12), (40, 40, 12)],

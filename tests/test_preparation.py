@@ -256,7 +256,7 @@ def test_store_holds_what_was_written(tmp_path):
             for _, image, _ in examples]
         for index, (whole, expected) in enumerate(zip(
                 store.whole_images(file), examples)):
-            assert whole.name == expected[0] and whole.told_apart is True
+            assert whole.name == expected[0] and whole.has_instances is True
             np.testing.assert_array_equal(whole.image, expected[1])
             np.testing.assert_array_equal(whole.instances, expected[2])
             assert whole.instances.dtype == np.int32
@@ -1100,7 +1100,7 @@ def test_what_users_have(tmp_path, capsys, name):
     assert contents(out) == {'train.h5': ['A', 'B']}
     printed = capsys.readouterr()
     with store.open_store(out / 'train.h5') as file:
-        for index, (_, image, instances, told_apart) in enumerate(
+        for index, (_, image, instances, has_instances) in enumerate(
                 store.whole_images(file)):
             if name != 'jpeg':
                 np.testing.assert_array_equal(image, pixels(index))
@@ -1111,7 +1111,7 @@ def test_what_users_have(tmp_path, capsys, name):
             assert (instances > 0).sum() == sum(sizes)
         assert store.attributes(file)['nuclei'] == 2 * len(sizes)
         kind = file['images/0'].attrs['instances_from'].decode()
-        assert told_apart == (kind != 'components')
+        assert has_instances == (kind != 'components')
         for masks, (_, top, left) in zip(file['patches/masks'],
                                          file['patches/positions']):
             np.testing.assert_array_equal(

@@ -305,8 +305,8 @@ def test_validation_is_one_pass_over_padded_images(tmp_path):
     batches = run(queues.validation_input(path, 32, readers))
     assert readers[0].error is None
     for _, parts in batches:
-        assert set(parts) == {'masks', 'instances', 'told_apart'}
-        assert parts['told_apart'] and parts['masks'].dtype == np.float32
+        assert set(parts) == {'masks', 'instances', 'has_instances'}
+        assert parts['has_instances'] and parts['masks'].dtype == np.float32
         np.testing.assert_array_equal(parts['masks'], parts['instances'] > 0)
     batches = [(image, parts['instances']) for image, parts in batches]
     assert [(image.shape, mask.shape) for image, mask in batches] == [
@@ -333,7 +333,7 @@ def test_validation_fits_the_networks(tmp_path):
         image, parts = queues.validation_input(path, 32, [])()
         assert image.shape.as_list() == [1, None, None, 3]
         assert parts['instances'].shape.as_list() == [1, None, None, 1]
-        assert parts['told_apart'].shape.as_list() == []
+        assert parts['has_instances'].shape.as_list() == []
 
 
 def test_validation_says_whether_nuclei_are_told_apart(tmp_path):
@@ -344,7 +344,7 @@ def test_validation_says_whether_nuclei_are_told_apart(tmp_path):
     store.write_store(path, {}, [
         example(kind, image, instances, kind) for kind in kinds])
     batches = run(queues.validation_input(path, 32, []))
-    assert [parts['told_apart'] for _, parts in batches] == [
+    assert [parts['has_instances'] for _, parts in batches] == [
         True, False, True]
     for _, parts in batches:
         np.testing.assert_array_equal(parts['instances'][0, :, :, 0],
@@ -383,8 +383,8 @@ def test_each_pixel_of_a_large_image_comes_once(tmp_path, shape, rows,
     found_image, found = [], []
     for _ in rows:
         line = [next(parts) for _ in columns]
-        for padded, _, part, told_apart in line:
-            assert told_apart is True
+        for padded, _, part, has_instances in line:
+            assert has_instances is True
             _, height, width, _ = part.shape
             assert padded.shape == (1, -(-height // 16) * 16,
                                     -(-width // 16) * 16, 3)

@@ -504,18 +504,18 @@ IMAGES = [
     ([(5, 5, 12)], [(5, 5, 12)], False, (0, 0, 0), (144, 0, 0))]
 
 
-def measures_of(found, true, told_apart, between=0.1):
+def measures_of(found, true, has_instances, between=0.1):
     probability = np.where(nuclei_of(found) > 0, 0.9,
                            between).astype(np.float32)
     return model_fn.image_measures(
         {'instances': tf.constant(nuclei_of(true)),
-         'told_apart': tf.constant(told_apart)}, tf.constant(probability))
+         'has_instances': tf.constant(has_instances)}, tf.constant(probability))
 
 
-@pytest.mark.parametrize('found, true, told_apart, nuclei, pixels', IMAGES)
-def test_measures_of_an_image_in_evaluation(found, true, told_apart, nuclei,
+@pytest.mark.parametrize('found, true, has_instances, nuclei, pixels', IMAGES)
+def test_measures_of_an_image_in_evaluation(found, true, has_instances, nuclei,
                                             pixels):
-    counts, measured = value(measures_of(found, true, told_apart))
+    counts, measured = value(measures_of(found, true, has_instances))
     assert counts.tolist() == [*pixels, 48 ** 2 - sum(pixels)]
     assert measured == pytest.approx(np.array(nuclei))
 

@@ -98,12 +98,12 @@ def image_measures(labels, probability):
         labels: what `queues.validation_input` says of the image.
         probability: float32 [1, H, W, 1].
     """
-    def measure(mask, probability, instances, told_apart):
+    def measure(mask, probability, instances, has_instances):
         truth = instances[0, :, :, 0]
         found, mask = separate(mask[0, :, :, 0], probability[0, :, :, 0])
         counts = np.array(
             pixel_metrics.confusion_matrix(mask, truth > 0), float)
-        if not told_apart:
+        if not has_instances:
             return counts, np.zeros(3)
         values = nuclei_metrics.compute(nuclei_metrics.compare(found, truth))
         # Both are NaN, or none.
@@ -113,7 +113,7 @@ def image_measures(labels, probability):
     counts, nuclei = tf.py_func(
         measure, [tf.cast(probability > THRESHOLD, tf.uint8),
                   tf.cast(tf.round(255 * probability), tf.uint8),
-                  labels['instances'], labels['told_apart']],
+                  labels['instances'], labels['has_instances']],
         [tf.float64, tf.float64])
     counts.set_shape([4])
     nuclei.set_shape([3])
