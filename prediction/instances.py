@@ -29,7 +29,7 @@ MARGIN = 128
 
 
 def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
-             window=WINDOW, progress=None):
+             window=WINDOW):
     """Separate the nuclei of a mask.
 
     The relief is the distance to the edge of the mask plus the probability,
@@ -42,7 +42,6 @@ def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
         scale: pixels of the image for one at 0.25 micrometres per pixel.
         threshold: of the mask; see GAP_THRESHOLD.
         window: larger images are separated in windows of this side, pixels.
-        progress: function called with the fraction of the image done.
 
     Returns:
         labels: int32 [H, W], 0 in the background, and 1 to N in the nuclei by
@@ -55,7 +54,7 @@ def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
     closed = np.zeros(mask.shape, np.uint8)
     count = 0
     windows = list(_windows(mask.shape, window, int(MARGIN * scale)))
-    for done, (core, outer) in enumerate(windows):
+    for core, outer in windows:
         regions, peaks, filled = _separate_window(
             mask[outer] > 0, probability[outer], scale,
             255 * GAP_THRESHOLD * threshold)
@@ -66,8 +65,6 @@ def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
         mine = np.all([(axis >= part.start) & (axis < part.stop)
                        for axis, part in zip(peaks, inner)], axis=0)
         count += _add(labels[outer], regions, mine, count)
-        if progress:
-            progress((done + 1) / len(windows))
     for core, _ in windows:
         # What reaches further than a margin from its peak.
         rest, pieces = _pieces_left((closed[core] > 0) & (labels[core] == 0),

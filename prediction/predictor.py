@@ -15,9 +15,9 @@ from prediction import instances, measurements, tiling, writers
 from prediction.instances import THRESHOLD
 from prediction.tiling import MAX_TILE_PIXELS
 
-# How far an image is after the network, and after the nuclei are separated;
-# with and without averaging.
-PROGRESS = {True: (0.85, 0.9), False: (0.6, 0.75)}
+# The network's part of the time that an image takes; the rest is separating
+# nuclei, measuring and writing.
+NETWORK_PART = 0.8
 
 
 class Predictor:
@@ -111,8 +111,8 @@ class Predictor:
                 The network sees the image resampled to its own; the results
                 have the size of the image.
             name: of the image, for messages.
-            progress: function called with the fraction of the image done; it
-                gets to less than 1, because writing takes time, too.
+            progress: function called with the fraction of the image done, up
+                to NETWORK_PART.
 
         Returns:
             Nuclei.
@@ -131,23 +131,21 @@ class Predictor:
             _check_range('microns_per_pixel', microns_per_pixel, *PLAUSIBLE)
         size = resample.network_size(image.shape[:2], microns_per_pixel, name)
 
-        def report(start, end):
-            return progress and (
-                lambda part: progress(start + (end - start) * part))
+        def report(part):
+            if progress:
+                progress(NETWORK_PART * part)
 
-        forward_end, separation_end = PROGRESS[bool(self.average)]
         mask, probability = [np.empty(image.shape[:2], np.uint8)
                              for _ in range(2)]
         top = 0
-        for part in self.rows(image, size, report(0, forward_end)):
+        for part in self.rows(image, size, report):
             rows = slice(top, top + len(part))
             mask[rows] = part > self.threshold
             part *= 255
             probability[rows] = np.rint(part, out=part)
             top = rows.stop
         labels, mask = instances.separate(
-            mask, probability, len(image) / size[0], self.threshold,
-            progress=report(forward_end, separation_end))
+            mask, probability, len(image) / size[0], self.threshold)
         return Nuclei(image, mask, probability, labels, microns_per_pixel)
 
 
