@@ -142,8 +142,9 @@ def define_flags():
 
     group = 'Evaluating and predicting'
     flags.DEFINE_enum('split', 'validation', ('train', 'validation', 'test'),
-                      'The images of --data_dir '
-                      'that eval measures on, and predict takes if given.', module_name=group)
+                      'The images of --data_dir that eval measures on, or '
+                      'that predict takes in place of --images.',
+                      module_name=group)
     define_path('images', None, "Images to predict: a file, a folder or a "
                 "quoted pattern as 'DIR/*.tif'.", group)
     define_path('output_dir', None, 'Where predict writes; predictions/NET '
