@@ -103,8 +103,8 @@ def validation_windows(path, stride, identity=None, unseen=()):
     Yields:
         (image float32 [1, H', W', 3] in [0, 1], reflect-padded to multiples
         of `stride`; mask with gaps, float32 [1, H, W, 1] of 0 and 1, not
-        padded; instances int32 [1, H, W, 1]; has_instances, bool), the last two
-        as in `store.WholeImage`.
+        padded; instances int32 [1, H, W, 1]; has_instances, bool), the last
+        two as in `store.WholeImage`.
 
     Raises:
         InputError: as `store.open_store` and `store.reading`.

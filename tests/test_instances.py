@@ -146,7 +146,7 @@ def test_small_hills_are_no_nuclei():
 def by_h_maxima(mask, probability):
     """The same by scikit-image's markers."""
     unclosed = morphology.remove_small_holes(mask > 0, instances.MAX_HOLE)
-    mask = morphology.remove_small_objects(whole_mask(mask, probability),
+    mask = morphology.remove_small_objects(whole_mask(probability / 255),
                                            instances.MIN_AREA)
     land = ndimage.gaussian_filter(
         ndimage.distance_transform_edt(unclosed & mask)

@@ -509,7 +509,8 @@ def measures_of(found, true, has_instances, between=0.1):
                            between).astype(np.float32)
     return model_fn.image_measures(
         {'instances': tf.constant(nuclei_of(true)),
-         'has_instances': tf.constant(has_instances)}, tf.constant(probability))
+         'has_instances': tf.constant(has_instances)},
+        tf.constant(probability))
 
 
 @pytest.mark.parametrize('found, true, has_instances, nuclei, pixels', IMAGES)
