@@ -15,10 +15,10 @@ MIN_OVERLAP = 64
 # Of a tile's sides. Thin strips would need fewer pixels in all, but little of
 # a strip is far from its edges, and a row of upright ones is a whole image.
 MAX_ASPECT = 2
-# Sides of tiles are multiples of this many pixels, beyond 256 of twice as many,
-# and beyond 2048 of about an eighth of the side. On 2.15 oneDNN compiles
-# kernels for each size of tile, and they stay: some 4 MB a size. Images from 100
-# to 800 pixels have 64 sizes this way, and 1936 if sides were multiples of 16.
+# Sides of tiles are multiples of this many pixels, beyond 256 of twice as
+# many, and beyond 2048 of about an eighth of the side. On 2.15 oneDNN compiles
+# kernels for each size of tile, and they stay: some 4 MB a size. Images from
+# 100 to 800 pixels have 64 sizes this way, and 1936 in multiples of 16.
 SIDE_STEP = 64
 STEPS_IN_SIDE = 8
 TURNS = 4  # right-angle rotations that are averaged over
