@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from skimage.segmentation import find_boundaries
 
+from benchmarks import diagrams
 from eval import display, evaluate, nuclei_metrics, pixel_metrics
 from input_pipeline import store
 from prediction import writers
@@ -240,3 +241,22 @@ def test_save_comparison_writes_one_wide_png(tmp_path):
     write_comparison(path, *comparable())
     height, width = imageio.v3.imread(path).shape[:2]
     assert width > 3 * height
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.jpg'])
+def test_figures_are_written_only_if_their_pixels_change(
+        tmp_path, monkeypatch, name):
+    monkeypatch.setattr(diagrams, 'FIGURES', str(tmp_path))
+
+    def figure(colour):
+        return plt.Figure(figsize=(1, 1), facecolor=colour)
+
+    diagrams.save_figure(name, figure('red'))
+    path = tmp_path / name
+    # The same pixels in another file, as another version would write them.
+    path.write_bytes(path.read_bytes() + b'more')
+    before = path.read_bytes()
+    diagrams.save_figure(name, figure('red'))
+    assert path.read_bytes() == before
+    diagrams.save_figure(name, figure('blue'))
+    assert path.read_bytes() != before
