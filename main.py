@@ -30,6 +30,7 @@ import nets
 from histology import progress
 from histology.files import InputError
 from input_pipeline import store
+from input_pipeline.splits import division_flags, read_names
 from prediction import Predictor
 from prediction.instances import GAP_THRESHOLD, THRESHOLD
 from prediction.tiling import MAX_TILE_PIXELS
@@ -231,7 +232,7 @@ def require(*names):
 
 
 def prepare():
-    """--mode=prepare; returns the exit status: 1 if images are left out."""
+    """--mode=prepare; return the exit status: 1 if images are skipped."""
     from input_pipeline import prepare as preparing
 
     microns_per_pixel = asked_microns_per_pixel()
@@ -244,63 +245,38 @@ def prepare():
     if FLAGS.sample:
         data = preparing.find_sample(FLAGS.seed)
     elif own:
-        for name in ('images_dir', 'annotations_dir'):
-            if FLAGS[name].value is None:
-                raise InputError(f'--{name}: missing; give the folder of '
-                                 'images to train on and that of their '
-                                 'annotations, which may be the same')
-        data = preparing.find_own(FLAGS.images_dir, FLAGS.annotations_dir,
-                                  test_dirs(), microns_per_pixel)
+        test_dirs = FLAGS.test_images_dir, FLAGS.test_annotations_dir
+        require('images_dir', 'annotations_dir')
+        if any(test_dirs):
+            require('test_images_dir', 'test_annotations_dir')
+        data = preparing.find_own(
+            FLAGS.images_dir, FLAGS.annotations_dir,
+            test_dirs if any(test_dirs) else None, microns_per_pixel)
     else:
         data = preparing.find_monuseg(FLAGS.monuseg_dir, microns_per_pixel)
-    left_out = preparing.prepare(FLAGS.data_dir, data, FLAGS.seed, FLAGS.fold,
-                                 validation_names())
-    if left_out:
-        print(f'{len(left_out)} of the images left out: {left_out[0]}'
-              + (' ...' if left_out[1:] else ''))
-    return 1 if left_out else 0
+    validation = []
+    if FLAGS.validation is not None:
+        if not FLAGS['fold'].using_default_value:
+            raise InputError('--fold: --validation says already what to '
+                             'validate on; give one of them')
+        validation = read_names(FLAGS.validation)
+    skipped = preparing.prepare(FLAGS.data_dir, data, FLAGS.seed, FLAGS.fold,
+                                validation)
+    if skipped:
+        print(f'{progress.counted(len(skipped), "image")} skipped: '
+              f'{skipped[0]}' + (' ...' if skipped[1:] else ''))
+    return 1 if skipped else 0
 
 
 def asked_microns_per_pixel():
-    """The images' micrometres per pixel, or None where no flag says it."""
+    """Return the images' micrometres per pixel, or None if no flag says it."""
     if FLAGS.magnification is None:
         return FLAGS.microns_per_pixel
     if FLAGS.microns_per_pixel is not None:
         raise InputError('--magnification: --microns_per_pixel says it '
-                         'already; leave one of them out')
+                         'already; give one of them')
     from histology.resolution import MICRONS_AT_1X
     return MICRONS_AT_1X / FLAGS.magnification
-
-
-def test_dirs():
-    """The folders of test images and of their annotations, or None."""
-    if not FLAGS.test_images_dir and not FLAGS.test_annotations_dir:
-        return None
-    require('test_images_dir', 'test_annotations_dir')
-    return FLAGS.test_images_dir, FLAGS.test_annotations_dir
-
-
-def validation_names():
-    """The names that --validation gives, or that its file holds."""
-    given = FLAGS.validation
-    if given is None:
-        return []
-    if not FLAGS['fold'].using_default_value:
-        raise InputError('--fold: --validation says already what to validate '
-                         'on; leave one of them out')
-    separator = ','
-    if os.path.isfile(given):
-        separator = '\n'
-        try:
-            with open(given, encoding='utf-8-sig') as file:
-                given = file.read()
-        except (OSError, ValueError) as error:
-            raise InputError(f'--validation {given}: cannot be read '
-                             f'({error})') from error
-    names = [name.strip() for name in given.split(separator) if name.strip()]
-    if not names:
-        raise InputError('--validation: holds no names; give at least one')
-    return names
 
 
 def train(folder, output_stride):
@@ -342,8 +318,9 @@ def refuse_trained_on(record, file, path, folder):
             (record['trained_on'], 'was',
              (', all that there were; measure'
               if str(record['data_fold']) == 'none' else
-              f', divided with {division(record)}; prepare with the same, '
-              'measure')),
+              ', divided with ' + division_flags(record['data_seed'],
+                                                 record['data_fold'])
+              + '; prepare with the same, measure')),
             (seen_images(record), 'began from weights', '; measure')):
         known = store.names_among(file, seen)
         if known:
@@ -352,14 +329,6 @@ def refuse_trained_on(record, file, path, folder):
                 + (f' and {len(known) - 1} more of its images' if known[1:]
                    else '')
                 + f'{remedy} on other images, or choose another --model_dir')
-
-
-def division(record):
-    """The flags that divided the images that a network was trained on."""
-    fold = record['data_fold']
-    if str(fold).startswith('validation='):
-        return f'--{fold}'
-    return f'--seed={record["data_seed"]} --fold={fold}'
 
 
 def announce(record, folder):

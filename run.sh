@@ -30,6 +30,7 @@ fi
 cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")"
 
 uv_version=0.6.17  # from 0.8 on it offers no Python 3.7
+no_cuda='NVIDIA driver found, but no CUDA 10.0 (libcudart.so.10.0)'
 
 fail() {
   printf '%s\n' "error: $1" "${@:2}" >&2
@@ -66,29 +67,23 @@ print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$version" ]; then
 # Sets $uv to a uv in a folder of the project, installed there if need be, or
 # to the user's where that cannot be.
 get_uv() {
-  local pip=python3
-  uv=.uv/uv-$uv_version/bin/uv
+  local pip=python3 folder=.uv/uv-$uv_version
+  uv=$folder/bin/uv
   if [ -x "$uv" ]; then
     return
   fi
   # Some distributions have pip, some venv, and Debian may have neither.
   if ! python3 -m pip --version; then
-    if python3 -m venv --clear .uv/venv; then
-      pip=.uv/venv/bin/python
-    elif command -v uv; then
-      uv=uv
-      return
-    else
+    pip=.uv/venv/bin/python
+    if ! python3 -m venv --clear .uv/venv; then
+      uv=$(command -v uv) && return
       echo 'python3 has neither pip nor venv (Debian and Ubuntu: sudo apt' \
         'install python3-pip)'
       return 1
     fi
   fi
-  rm -rf .uv/partial
   "$pip" -m pip install --disable-pip-version-check --only-binary :all: \
-    --target .uv/partial "uv==$uv_version" || return
-  rm -rf ".uv/uv-$uv_version"
-  mv .uv/partial ".uv/uv-$uv_version"
+    --upgrade --target "$folder" "uv==$uv_version"
 }
 
 # Downloads a Python of one version into .uv/python and sets $python to it.
@@ -140,7 +135,7 @@ choose_engine() {
     if [ -z "$python" ]; then
       reason='No Python 3.7 found'
     elif [ -z "$PYTHON" ] && has_driver && ! finds_cuda; then
-      reason='NVIDIA driver found, but no CUDA 10.0 (libcudart.so.10.0)'
+      reason=$no_cuda
     fi
   fi
   if [ -n "$reason" ]; then
@@ -159,11 +154,10 @@ and 2.15 (ENGINE=tf2) 3.9 to 3.11." \
     download_python "${versions[0]}"
   fi
   gpu=false
-  case $engine in
-    tf1) if has_driver && finds_cuda; then gpu=true; fi ;;
-    tf1-gpu) gpu=true ;;
-    tf2) if has_driver; then gpu=true; fi ;;
-  esac
+  if { [ "$engine" = tf1-gpu ] || has_driver; } \
+    && { [ "$engine" != tf1 ] || finds_cuda; }; then
+    gpu=true
+  fi
 }
 
 requirements() {
@@ -191,19 +185,16 @@ is_ready() {
 
 make_environment() {
   echo "Setting up $venv with $("$python" --version)"
-  case $engine-$gpu in
-    tf1-false)
-      if has_driver; then
-        echo 'NVIDIA driver found, but no CUDA 10.0 (libcudart.so.10.0):' \
-          "Intel's build of TensorFlow 1.15, without the GPU; ENGINE=tf2" \
-          'uses it.'
-      else
-        echo "No NVIDIA driver found: Intel's build of TensorFlow 1.15," \
-          'faster without a GPU, in place of tensorflow-gpu.'
-      fi ;;
-    tf2-true)
-      echo "NVIDIA driver found: with CUDA 12.2's libraries, some 2 GB." ;;
-  esac
+  if [ "$engine-$gpu" = tf2-true ]; then
+    echo "NVIDIA driver found: with CUDA 12.2's libraries, some 2 GB."
+  elif [ "$engine-$gpu" = tf1-false ]; then
+    local reason='No NVIDIA driver found'
+    if has_driver; then
+      reason=$no_cuda
+    fi
+    echo "$reason: Intel's build of TensorFlow 1.15, faster without a GPU." \
+      'ENGINE=tf2 uses any NVIDIA GPU.'
+  fi
   "$python" -m venv --clear "$venv"
   requirements > "$venv/requirements.partial"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
@@ -260,7 +251,9 @@ case ${1:-} in
   setup)
     echo "$venv is ready; next: source $venv/bin/activate"
     exit ;;
-  test) exec "$venv/bin/python" -m pytest -q "${@:2}" ;;
+  test)  # two at once, each on one core
+    export OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1
+    exec "$venv/bin/python" -m pytest -q -n 2 --dist worksteal "${@:2}" ;;
 esac
 
 if [ -n "$MONUSEG_DIR" ]; then
@@ -293,11 +286,11 @@ for net in "${nets[@]}"; do
   # Bash before 4.4 takes an empty array for an unset one.
   main --mode=train "${use[@]}" --data_dir="$data" \
     ${recipe[@]+"${recipe[@]}"}
-  if [ ! "$folder/$split.json" -nt "$folder/best/best.json" ]; then
+  if [ ! "$folder/$split.json" -nt "$folder/weights.h5" ]; then
     main --mode=eval "${use[@]}" --data_dir="$data" --split=$split
   fi
-  if [ ! "$predictions/$net/done" -nt "$folder/best/best.json" ]; then
-    main --mode=predict "${use[@]}" --images="$data/held_out_images/*.png" \
+  if [ ! "$predictions/$net/done" -nt "$folder/weights.h5" ]; then
+    main --mode=predict "${use[@]}" --data_dir="$data" --split=$split \
       --output_dir="$predictions/$net"
     touch "$predictions/$net/done"
   fi

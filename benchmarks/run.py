@@ -17,7 +17,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from benchmarks.turns import ratio, side_by_side
-from histology import annotations, synthetic
+from histology import synthetic
 from histology.files import atomic_write
 from input_pipeline import store
 from nets import NETS
@@ -220,7 +220,7 @@ def write_data(folder, copies):
                 partial, {'source': 'synthetic sample', 'split': split,
                           'source_digest': '', 'seed': 0, 'fold': '0'},
                 ((f'{index}',
-                  lambda: iter([image, (instances, annotations.OUTLINES)]))
+                  lambda: iter([image, store.Annotation(instances, True)]))
                  for index in range(count)))
 
 

@@ -1,87 +1,136 @@
-"""Reading an image's annotation, whatever its format, as labelled nuclei."""
-import io
+"""From an annotation in any format to numbered nuclei."""
+import collections
 import posixpath
+import re
 
 import numpy as np
 
-from histology import geojson, images, imagescope, listing, rasterize, resample
+from histology import (
+    geojson,
+    images,
+    imagescope,
+    listing,
+    matlab,
+    rasterize,
+    resample,
+)
 from histology.files import InputError
 
-# What tells the nuclei of an image apart, as the store says it. Components
-# are those of a mask: touching nuclei are one.
+# What says which pixels are one nucleus, as the store records it. Components
+# are the connected parts of a mask: touching nuclei are one.
 OUTLINES, LABELS, COMPONENTS = 'outlines', 'labels', 'components'
 
-# Nuclei cover 11 to 40 % of MoNuSeg's images, so that nearly all masks with
-# nuclei and background exchanged exceed this.
+# A format of annotations:
+#   kind: OUTLINES, LABELS, or None for labels or masks
+#   name: for the log
+#   read: function of a path and, for a member of an archive, its bytes;
+#       returns `rasterize.Outlines` or numbers [H, W]
+#   endings: of its files
+Format = collections.namedtuple('Format', 'kind name read endings')
+# A new format is a line here. If an image has several annotations, the first
+# format and the first ending are preferred.
+FORMATS = (
+    Format(OUTLINES, 'XML', imagescope.parse, ('.xml', '.annotations')),
+    Format(OUTLINES, 'GeoJSON', geojson.parse, ('.geojson', '.json')),
+    Format(LABELS, 'raster', matlab.read_labels, ('.mat',)),
+    Format(LABELS, 'raster', images.read_labels, ('.npy',)),
+    Format(None, 'raster', images.read_labels,
+           ('.tif', '.tiff', '.png', '.jpg', '.jpeg')),
+)
+BY_ENDING = {ending: form for form in FORMATS for ending in form.endings}
+ENDINGS = tuple(BY_ENDING)
+
+# Nuclei cover 11 to 40 % of MoNuSeg's images: a mask above this share mostly
+# has nuclei and background exchanged.
 MOST_NUCLEI = 2 / 3
 
 # Classes and shades of grey look like labels, but each of them is in many
-# places. A nucleus may be cut in two by one that lies over it.
+# pieces. A nucleus may be cut in two by another one.
 MOST_PIECES = 2  # for each label
-TILE = 1024  # pixels, of the sides of what is looked at together
+TILE = 1024  # pixels, sides of the tiles that are searched at a time
+
+
+def _format(path):
+    return BY_ENDING[listing.stem_and_ending(path)[1]]
 
 
 def format_of(source):
-    """What a source holds, for the log: 'XML', 'GeoJSON' or 'raster'."""
-    ending = listing.stem_and_ending(listing.name_of(source))[1]
-    return {'.xml': 'XML', '.annotations': 'XML', '.geojson': 'GeoJSON',
-            '.json': 'GeoJSON'}.get(ending, 'raster')
+    """Return what the log calls a source's format, such as 'XML'."""
+    return _format(listing.name_of(source)).name
+
+
+def preference(relative_path):
+    """Rank an annotation among several of one image: the lowest is best.
+
+    The order is that of FORMATS; of rasters, labels come before masks. Equal
+    ranks mean that nothing says which one is better.
+    """
+    kind = _format(relative_path).kind
+    if kind == OUTLINES:
+        return ENDINGS.index(listing.stem_and_ending(relative_path)[1]), 0
+    words = relative_path.lower()
+    if words.endswith('_seg.npy'):
+        group = 4  # Cellpose's own, pickled
+    elif 'label masks modify' in words:
+        # CryoNuSeg's and NuInsSeg's other label images add the numbers where
+        # nuclei overlap.
+        group = 0
+    elif re.search(r'bin(ary)?(?![a-z])', words):
+        group = 3  # masks too may be called labels, but not labels binary
+    else:
+        group = 1 if kind or re.search('label|inst', words) else 2
+    return len(ENDINGS), group
 
 
 def load(source, image_size, size):
-    """Reads an annotation and lays it on its image, resampled or not.
+    """Read an annotation and fill in its nuclei, resampled or not.
 
     Args:
-        source: see `sources`.
+        source: see `listing`.
         image_size: (height, width) of the image as it is in its file.
-        size: of the image that the nuclei are wanted for.
+        size: (height, width) of the image that the nuclei are wanted for.
 
     Returns:
         instances: int32 [*size], 0 in the background and 1 to N in the nuclei
         kind: OUTLINES, LABELS or COMPONENTS
-        microns_per_pixel: what the file says of image_size's, or None
-        left_out: list of texts
+        microns_per_pixel: what the file says of the image's, or None
+        skipped: list of texts
 
     Raises:
         InputError: it cannot be read, is of another image, or does not say
             where nuclei are.
     """
-    name = listing.name_of(source)
-    parse = {'XML': imagescope.parse,
-             'GeoJSON': geojson.parse}.get(format_of(source))
-    if parse is None:
-        instances, kind = _from_raster(source, image_size, size)
+    path, data = listing.path_and_data(source)
+    form = _format(path)
+    if form.kind != OUTLINES:
+        instances, kind = _from_raster(form, path, data, image_size, size)
         return instances, kind, None, []
-    found = parse(listing.read(source), name)
+    found = form.read(path, data)
     nuclei = found.nuclei
     if tuple(size) != tuple(image_size):
         factor = np.array(size) / image_size
         nuclei = [[[ring * factor for ring in polygon] for polygon in nucleus]
                   for nucleus in nuclei]
     try:
-        instances, left_out = rasterize.fill(nuclei, *size)
+        instances, skipped = rasterize.fill(nuclei, *size)
     except InputError as error:
-        raise InputError(f'{name}: {error}') from error
+        raise InputError(f'{path}: {error}') from error
     return (instances, OUTLINES, found.microns_per_pixel,
-            found.left_out + left_out)
+            found.skipped + skipped)
 
 
-def _from_raster(source, image_size, size):
-    """Instances and kind of a label image or a mask; arguments as above."""
-    name = listing.name_of(source)
-    if name.lower().endswith('.mat'):
-        values = _read_mat(name, listing.read(source))
-    else:
-        values = images.read_labels(*listing.path_and_data(source))
+def _from_raster(form, path, data, image_size, size):
+    """Read instances and kind of a label image or a mask; see `load`."""
+    values = form.read(path, data)
     if values.shape != tuple(image_size):
         raise InputError(
-            f'{name}: {values.shape[1]} x {values.shape[0]} pixels, but its '
+            f'{path}: {values.shape[1]} x {values.shape[0]} pixels, but its '
             f'image has {image_size[1]} x {image_size[0]}; give the '
             'annotation of this image')
     covered = np.count_nonzero(values) / values.size
     if covered > MOST_NUCLEI:
         raise InputError(
-            f'{name}: nuclei cover {covered:.0%} of the image; give 0 in the '
+            f'{path}: nuclei cover {covered:.0%} of the image; give 0 in the '
             'background and other numbers in nuclei')
     values = resample.resample_labels(values, size)
     if _is_binary(values):
@@ -89,62 +138,24 @@ def _from_raster(source, image_size, size):
         instances = np.empty(values.shape, np.int32)
         ndimage.label(values, np.ones((3, 3)), output=instances)
         return instances, COMPONENTS
-    if posixpath.basename(posixpath.dirname(name)) == 'Binary_masks':
+    if posixpath.basename(posixpath.dirname(path)) == 'Binary_masks':
         found = ', '.join(map(str, np.unique(values)[:5]))
-        raise InputError(f'{name}: no binary mask (values {found} ...); give '
+        raise InputError(f'{path}: no binary mask (values {found} ...); give '
                          'one with values 0 and 1, or 0 and 255, or move it '
                          'to Label_masks')
-    return _numbered(values, name), LABELS
-
-
-def _read_mat(name, data):
-    """The array inst_map of a MATLAB file, as Kumar's, CPM's and CoNSeP's.
-
-    Returns:
-        int array [H, W]
-    """
-    from scipy import io as matlab
-    try:
-        try:
-            content = matlab.loadmat(io.BytesIO(data),
-                                     variable_names=['inst_map'])
-            values = content.get('inst_map')
-        except NotImplementedError:  # version 7.3 is HDF5, by columns
-            import h5py
-            with h5py.File(io.BytesIO(data), 'r') as file:
-                values = (file['inst_map'][()].T if 'inst_map' in file
-                          else None)
-    except Exception as error:  # for damaged files scipy raises anything
-        raise InputError(f'{name}: cannot be read (damaged or no MATLAB '
-                         'file); save or download it again') from error
-    if values is None:
-        raise InputError(f'{name}: holds no inst_map; save the label image '
-                         'under this name')
-    if values.ndim != 2 or values.dtype.kind not in 'uifb':
-        raise InputError(f'{name}: inst_map is {values.dtype} '
-                         f'{list(values.shape)}; save a number for each '
-                         'pixel')
-    if values.dtype.kind == 'f' and not (np.isfinite(values).all()
-                                         and (values % 1 == 0).all()):
-        raise InputError(f'{name}: inst_map holds fractions; save whole '
-                         'numbers')
-    if values.size and (values.min() < 0
-                        or values.max() > np.iinfo(np.int32).max):
-        raise InputError(f'{name}: inst_map holds {values.min()} to '
-                         f'{values.max()}; save 0 and positive numbers')
-    return values.astype(np.int32) if values.dtype.kind == 'f' else values
+    return _numbered(values, path), LABELS
 
 
 def _is_binary(values):
-    """Says whether an array holds 0 and 1, 0 and 255 or 0 and 65535 alone."""
+    """Say whether an array holds only 0 and 1, 255 or 65535."""
     highest = values.max()
     return highest in (0, 1, 255, 65535) and all(
         np.isin(values[top:top + TILE], (0, highest)).all()
         for top in range(0, len(values), TILE))
 
 
-def _numbered(values, name):
-    """Labels as int32 [H, W], numbered anew from 1 in their order.
+def _numbered(values, path):
+    """Number labels anew from 1, in their order, as int32 [H, W].
 
     Raises:
         InputError: what they number are no nuclei.
@@ -161,10 +172,10 @@ def _numbered(values, name):
             pieces += measure.label(tile, background=0, connectivity=2).max()
     if pieces > MOST_PIECES * parts:
         raise InputError(
-            f'{name}: its {len(labels)} values lie in {pieces} pieces, as '
+            f'{path}: its {len(labels)} values lie in {pieces} pieces, as '
             'classes or shades of grey do; give a number for each nucleus, '
             'or a mask with values 0 and 1, or 0 and 255')
-    # In place where it can be: a large image's labels fill the memory.
+    # In place if the type allows: a large image's labels fill the memory.
     instances = (values.view(np.int32) if values.dtype.itemsize == 4
                  else np.empty(values.shape, np.int32))
     for row, numbered in zip(values, instances):

@@ -1,5 +1,6 @@
-"""Errors that the user can mend, and outputs that appear only when whole."""
+"""Errors that users can mend, locks, and outputs that appear when whole."""
 import contextlib
+import errno
 import fcntl
 import functools
 import glob
@@ -12,87 +13,123 @@ import socket
 
 MAX_NAME = 255  # bytes of a file's name
 LONG_NAME = 100  # longer ones are shortened in temporary names
+# Of a write to an open file, which does not say its name.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS,
+               errno.EFBIG)
 
 
 class InputError(Exception):
-    """Something the user gave is wrong.
+    """Something that the user gave is wrong.
 
-    The message is one line that names the file or flag, says what is wrong
-    with it and what to do. `main.py` prints it and exits with status 1; every
-    other exception is a bug of ours and keeps its traceback.
+    The message is one line: it names the file or flag, says what is wrong and
+    what to do. `main.py` prints it and exits with status 1. Every other
+    exception is a bug of ours and keeps its traceback.
     """
 
 
 @contextlib.contextmanager
 def locked(folder, flag):
-    """Keeps out other processes that lock the same folder.
+    """Keep out other processes that lock the same folder.
 
-    The lock is that of a file opened for writing: Linux makes it one that
-    holds among all machines that mount the folder by NFS, which a lock of the
-    folder itself would not be. It ends with the block or the process.
+    The lock ends with the block or the process. It is the lock of a file
+    opened for writing: Linux shares that one among all machines that mount
+    the folder by NFS, but not the lock of a folder.
 
     Args:
-        folder: made if absent.
+        folder: made if absent; what was made and is still empty at the end is
+            removed.
         flag: that names the folder, without dashes.
 
     Raises:
         InputError: another process has the lock, or the folder cannot be
             made, written to or locked.
     """
+    path = os.path.join(folder, '.lock')
+    made = [folder]
+    while not os.path.lexists(made[-1]):
+        made.append(os.path.dirname(os.path.abspath(made[-1])))
+    made.pop()
     with contextlib.ExitStack() as stack:
         try:
             os.makedirs(folder, exist_ok=True)
-            # It stays behind: were it removed, a process that has opened it
-            # would lock a file that the next one does not find. Opened to
-            # append, lest a file of the user's be emptied.
-            file = stack.enter_context(
-                open(os.path.join(folder, '.lock'), 'a'))
+            # To append, so that a user's file keeps its content.
+            file = stack.enter_context(open(path, 'a'))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f'{folder}: another process is writing there; '
-                             'wait for its end or choose another '
-                             f'--{flag}') from error
+            # Its owner may have removed it since it was opened.
+            if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                raise BlockingIOError
         except OSError as error:
-            raise InputError(f'{folder}: cannot be written '
-                             f'({error.strerror}); choose another '
-                             f'--{flag}') from error
-        yield
+            why = ('another process is writing there; wait for its end or'
+                   if isinstance(error, (BlockingIOError, FileNotFoundError))
+                   else f'cannot be written ({error.strerror});')
+            raise InputError(
+                f'{folder}: {why} choose another --{flag}') from error
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if made and os.listdir(folder) == [os.path.basename(path)]:
+                    os.remove(path)
+                    for empty in made:
+                        os.rmdir(empty)
 
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Yields a temporary path beside `path`, renamed to `path` on success.
+    """Yield a temporary path beside `path`, renamed to `path` on success.
 
-    Nothing is left behind when the block raises; what a killed process left
-    is removed by the next one that writes to the folder. The temporary name
-    is this process's own, so that two may write the same file, and keeps the
-    ending, because image and HDF5 writers choose their format by it.
+    Nothing is left behind when the block raises. What a killed process left
+    is removed by the next process that writes to the folder. The temporary
+    name holds the process's number, so that two processes may write the same
+    file. It keeps the ending, by which writers of images choose the format.
 
     Raises:
         InputError: the folder cannot be made or written to.
     """
     folder, name = os.path.split(os.path.abspath(path))
     if len(os.fsencode(name)) > LONG_NAME:
-        # With what is added to it, it might be too long for a file name.
+        # The temporary name might be too long for a file.
         name = (hashlib.sha1(os.fsencode(name)).hexdigest()
                 + os.path.splitext(name)[1])
     partial = os.path.join(folder, _partial_prefix() + f'{os.getpid()}-{name}')
-    try:
+    with _named_as_output(path):
         os.makedirs(folder, exist_ok=True)
         _remove_partials_of_killed(folder)
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f'{path}: cannot be written '
-                         f'({error.strerror or error}); choose another folder '
-                         'or make room') from error
+    try:
+        with _named_as_output(path, partial):
+            yield partial
+        with _named_as_output(path):
+            os.replace(partial, path)
     finally:
         if os.path.exists(partial):
             os.remove(partial)
 
 
+@contextlib.contextmanager
+def _named_as_output(path, partial=None):
+    """Make an InputError that names an output of an OSError in the block.
+
+    Args:
+        path: of the output.
+        partial: None if every OSError concerns the output; or the temporary
+            path, and errors of other files stay as they are.
+    """
+    try:
+        yield
+    except OSError as error:
+        # HDF5 says the number in its text alone.
+        told = re.search(r'errno = (\d+)', str(error))
+        number = error.errno or told and int(told.group(1))
+        if partial is not None and error.filename != partial and (
+                error.filename is not None or number not in DISK_ERRORS):
+            raise
+        reason = os.strerror(number) if number else error
+        raise InputError(f'{path}: cannot be written ({reason}); choose '
+                         'another folder or make room') from error
+
+
 def _partial_prefix():
-    # Process numbers are those of one machine, a folder may be on several.
+    # Two machines that share a folder may use one process number.
     return f'.partial-{socket.gethostname()}-'
 
 
@@ -100,7 +137,7 @@ def _partial_prefix():
 def _remove_partials_of_killed(folder):
     for name in os.listdir(folder):
         owner = re.match(re.escape(_partial_prefix()) + r'(\d{1,9})-', name)
-        # Nothing of this process is there before it first writes there.
+        # This process has written nothing there yet.
         if owner and (int(owner.group(1)) == os.getpid()
                       or not _is_running(int(owner.group(1)))):
             with contextlib.suppress(FileNotFoundError):  # others do it too
@@ -118,7 +155,7 @@ def _is_running(process_id):
 
 
 def remove_matching(folder, *patterns):
-    """Removes what matches one of the glob patterns in a folder."""
+    """Remove what matches one of the glob patterns in a folder."""
     for pattern in patterns:
         for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
             if os.path.isdir(path) and not os.path.islink(path):
@@ -128,7 +165,7 @@ def remove_matching(folder, *patterns):
 
 
 def write_json(path, content):
-    """Writes a dict as indented JSON; the file appears only when whole.
+    """Write a dict as indented JSON; the file appears only when whole.
 
     NaN, which JSON does not know, becomes null.
 

@@ -6,20 +6,21 @@ import zlib
 
 import numpy as np
 
+from histology import listing
 from histology.files import InputError
 from histology.rasterize import checked
 
 
-def parse(data, path):
-    """Parses a GeoJSON file of QuPath, 0.2 and later, also gzipped.
+def parse(path, data=None):
+    """Parse a GeoJSON file of QuPath 0.2 and later, also gzipped.
 
-    Annotations and detections alike are nuclei. Of a cell it is its
-    `nucleusGeometry`; one without has none. Other geometries than Polygon and
-    MultiPolygon enclose nothing.
+    Annotations and detections are nuclei. The nucleus of a cell is its
+    `nucleusGeometry`; a cell without one is skipped, and so are geometries
+    that enclose nothing: only Polygon and MultiPolygon do.
 
     Args:
-        data: bytes of the file.
-        path: what to call it in messages.
+        path: file to read, or what to call `data` in messages.
+        data: bytes of the file if they are already at hand.
 
     Returns:
         Outlines.
@@ -27,14 +28,15 @@ def parse(data, path):
     Raises:
         InputError: it is no whole GeoJSON.
     """
-    nuclei, left_out = [], collections.Counter()
+    nuclei, skipped = [], collections.Counter()
     try:
+        data = listing.read(path, data)
         if data.startswith(b'\x1f\x8b'):
             data = gzip.decompress(data)
         for feature in _features(json.loads(data)):
             polygons = _polygons(feature)
             if isinstance(polygons, str):
-                left_out[polygons] += 1
+                skipped[polygons] += 1
             else:
                 nuclei.append([[_ring(ring) for ring in polygon]
                                for polygon in polygons])
@@ -43,11 +45,11 @@ def parse(data, path):
         raise InputError(f'{path}: not a whole GeoJSON file of QuPath '
                          f'({str(error) or type(error).__name__}); export it '
                          'again') from error
-    return checked(nuclei, None, left_out, path)
+    return checked(nuclei, None, skipped, path)
 
 
 def _features(content):
-    """The Features, or bare geometries, in what a GeoJSON file may hold."""
+    """List the Features, or bare geometries, of a GeoJSON file."""
     if isinstance(content, list):
         return content
     if content['type'] == 'FeatureCollection':
@@ -56,7 +58,7 @@ def _features(content):
 
 
 def _polygons(feature):
-    """A feature's polygons as lists, or why it has none."""
+    """Return a feature's polygons as lists, or why it has none."""
     geometry = feature
     if feature['type'] == 'Feature':
         properties = feature.get('properties') or {}
@@ -83,7 +85,7 @@ def _polygons(feature):
 
 
 def _ring(coordinates):
-    """A ring of GeoJSON's x, y as (row, column)."""
+    """Convert a ring of GeoJSON's x, y to (row, column)."""
     ring = np.array([(y, x) for x, y, *_ in coordinates], np.float64)
     if len(ring) < 3:
         raise ValueError('a ring of fewer than three vertices')

@@ -1,6 +1,5 @@
 """Reading images and label images, and writing PNG."""
 import contextlib
-import io
 import struct
 import sys
 import tokenize
@@ -10,16 +9,15 @@ import zlib
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from histology import progress, tiff
+from histology import listing, progress, tiff
 from histology.files import InputError, atomic_write
 from histology.tiff import STRIP
 
 # What Pillow, tifffile and imagecodecs raise for damaged files, found by
 # damaging files at random.
-DAMAGED = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError,
-           AttributeError, RuntimeError, ArithmeticError, EOFError,
-           struct.error, tokenize.TokenError, zlib.error)
-MAX_PIXELS = 2 ** 29  # of an image: 1.5 GiB in RGB
+DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError,
+                  IndexError, AttributeError, RuntimeError, ArithmeticError,
+                  EOFError, struct.error, tokenize.TokenError, zlib.error)
 MAX_TEXT = 2 ** 26  # bytes, of a text or colour profile in a PNG
 
 PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
@@ -34,45 +32,43 @@ DEPTHS = (8, 10, 12, 14, 16)
 
 
 def read_image(path, data=None):
-    """Reads a TIFF, PNG or JPEG file; its content says which it is.
+    """Read a TIFF, PNG or JPEG file; its content says which it is.
 
-    Of several images the first, of a pyramid the largest is read. Grey is
+    The first of several images is read, and the largest of a pyramid. Grey is
     repeated in the three channels, three grey images are RGB, transparency is
     laid on white, and the image is turned as its orientation says. 16-bit RGB
-    is scaled from the bits that its highest value needs, float RGB from
-    [0, 1].
+    is scaled by the smallest bit depth that holds the brightest pixel, float
+    RGB from [0, 1].
 
     Args:
         path: file to read, or what to call `data` in messages.
-        data: bytes of the file where they are already at hand.
+        data: bytes of the file if they are already at hand.
 
     Returns:
         uint8 [H, W, 3], RGB.
 
     Raises:
         InputError: the file is missing or damaged, is of a kind that is not
-            read, or has more than MAX_PIXELS pixels.
+            read, or has more than `tiff.MAX_IMAGE_PIXELS`.
     """
     with _reading(path, data) as (file, head):
-        found = None
         if head.startswith(tiff.MAGIC):
-            found = tiff.read(file, path, MAX_PIXELS)
-            file.seek(0)
+            found = tiff.read(file, path)
         elif _is_deep(head, RGB_TYPES):
             found = _read_deep_png(file, path)
-        elif not head.startswith((PNG_MAGIC, JPEG_MAGIC)):
-            raise _no_image(head, path)
-        if found is None:
+        elif head.startswith((PNG_MAGIC, JPEG_MAGIC)):
             with pillow(file, path) as image:
                 return _pixels(image, path)
+        else:
+            raise _no_image(head, path)
         return _as_rgb(*found, path)
 
 
 def read_labels(path, data=None):
-    """Reads a label image or a mask from a TIFF, PNG or .npy file.
+    """Read a label image or a mask from a TIFF, PNG or .npy file.
 
-    A palette's indices count, not its colours. Of channels that are equal one
-    is taken; those that differ must hold 0 and one other value, which counts
+    The indices of a palette count, not its colours. Of equal channels one is
+    taken; different channels must hold 0 and one other value, which counts
     wherever a channel has it. Transparency says nothing about nuclei.
 
     Args:
@@ -85,41 +81,39 @@ def read_labels(path, data=None):
         InputError: the file is missing or damaged, or holds no such numbers.
     """
     with _reading(path, data) as (file, head):
-        found = None
         if head.startswith(NPY_MAGIC):
             found = _read_npy(file, path), None
         elif head.startswith(tiff.MAGIC):
-            found = tiff.read(file, path, MAX_PIXELS, labels=True)
-            file.seek(0)
+            found = tiff.read(file, path, labels=True)
         elif _is_deep(head, (*RGB_TYPES, GREY_WITH_ALPHA)):
             found = _read_deep_png(file, path)
-        elif head.startswith(JPEG_MAGIC):
-            raise InputError(f'{path}: JPEG, which changes the numbers that '
-                             'it stores; give a PNG, TIFF or .npy file')
-        elif not head.startswith(PNG_MAGIC):
-            raise _no_image(head, path, 'TIFF, PNG or .npy')
-        if found is None:
+        elif head.startswith(PNG_MAGIC):
             with pillow(file, path) as image:
                 image.load()
                 alpha = tiff.UNASSOCIATED if image.mode[-1] == 'A' else None
                 found = (tiff.upright(np.array(image), _orientation(image)),
                          alpha)
+        elif head.startswith(JPEG_MAGIC):
+            raise InputError(f'{path}: JPEG, which changes the numbers that '
+                             'it stores; give a PNG, TIFF or .npy file')
+        else:
+            raise _no_image(head, path, 'TIFF, PNG or .npy')
         return _as_numbers(*found, path)
 
 
 @contextlib.contextmanager
 def _reading(path, data):
-    """Opens a file and says in one line what is wrong with it.
+    """Open a file and say in one line what is wrong with it.
 
     Yields:
         binary file object, its first bytes
     """
     try:
-        with (open(path, 'rb') if data is None else io.BytesIO(data)) as file:
+        with listing.opened(path, data) as file:
             head = file.read(HEAD)
             file.seek(0)
             yield file, head
-    except DAMAGED as error:
+    except DECODER_ERRORS as error:
         reason = getattr(error, 'strerror', None) or 'damaged'
         if isinstance(error, UnidentifiedImageError):
             reason += ' or of a rare kind'
@@ -135,31 +129,28 @@ def _no_image(head, path, kinds='TIFF, PNG or JPEG'):
 
 @contextlib.contextmanager
 def pillow(file, path):
-    """Opens an image by Pillow, whose limits of size are replaced by ours."""
+    """Open a PNG or JPEG by Pillow, with limits of size of our own."""
     limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
     Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, MAX_TEXT
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # the errors say it
-            with Image.open(file, formats=['TIFF', 'PNG', 'JPEG']) as image:
-                tiff.check_size(image.width, image.height, MAX_PIXELS, path)
+            with Image.open(file, formats=['PNG', 'JPEG']) as image:
+                tiff.check_max_pixels(image.width, image.height, path)
                 yield image
     finally:
         Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limits
 
 
 def _orientation(image):
-    """The orientation that a loaded Pillow image still has to be turned by."""
-    if image.format == 'TIFF':
-        return 1  # Pillow has done it
     try:
         return image.getexif().get(tiff.ORIENTATION_TAG, 1)
-    except DAMAGED:
+    except DECODER_ERRORS:
         return 1  # what cannot be read is of no matter to the pixels
 
 
 def _pixels(image, path):
-    """A Pillow image as uint8 [H, W, 3], upright, on white."""
+    """Turn a Pillow image into uint8 [H, W, 3], upright, on white."""
     if image.mode.startswith('I'):
         raise InputError(f'{path}: grey with more than 8 bits; save it in RGB '
                          'or with 8 bits')
@@ -180,14 +171,14 @@ def _pixels(image, path):
 
 
 def _strips(image):
-    """Yields some rows of a Pillow image at a time: which, and their image."""
+    """Yield some rows of a Pillow image at a time: slice, and their image."""
     for top in range(0, image.height, STRIP):
         bottom = min(top + STRIP, image.height)
         yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
 def _on_white(colours, alpha, multiplied=False):
-    """Lays uint8 colours [H, W, C] with alpha [H, W, 1] on white."""
+    """Lay uint8 colours [H, W, C] with alpha [H, W, 1] on white."""
     alpha = alpha.astype(np.uint16)
     if multiplied:
         return np.minimum(colours + (255 - alpha), 255).astype(np.uint8)
@@ -202,16 +193,16 @@ def _check_seen(seen, path):
 
 
 def _is_deep(head, types):
-    """Says whether a file begins as a PNG with 16 bits, of some types."""
+    """Say whether a file begins as a PNG with 16 bits, of some types."""
     return (head.startswith(PNG_MAGIC) and len(head) == HEAD
             and head[24] == 16 and head[25] in types)
 
 
 def _read_deep_png(file, path):
-    """What `tiff.read` returns, of a PNG of RGB with 16 bits.
+    """Return what `tiff.read` does, of a PNG of RGB with 16 bits.
 
     Pillow takes the upper byte of each number. Told that the lower byte comes
-    first, it takes the one that comes second, which is the lower one.
+    first, it takes the second one, which is the lower byte.
     """
     pixels = None
     for order, shift in (('16B', 8), ('16L', 0)):
@@ -238,7 +229,7 @@ def _read_deep_png(file, path):
 
 
 def _as_rgb(pixels, alpha, path):
-    """What `tiff.read` returns as uint8 [H, W, 3]."""
+    """Turn what `tiff.read` returns into uint8 [H, W, 3]."""
     channels = pixels.shape[2] - bool(alpha)
     deep = pixels.dtype != np.uint8
     if channels not in (1, 3) or deep and channels == 1:
@@ -262,7 +253,7 @@ def _as_rgb(pixels, alpha, path):
 
 
 def _to_8_bits(pixels, alpha, path):
-    """Scales RGB of 16 bits, or of floats in [0, 1], to uint8."""
+    """Scale RGB of 16 bits, or of floats in [0, 1], to uint8."""
     scaled = np.empty(pixels.shape, np.uint8)
     if pixels.dtype == np.uint16:
         # Colours that alpha multiplies have its range.
@@ -299,7 +290,7 @@ def _depth(highest):
 
 
 def _read_npy(file, path):
-    """A NumPy file's array [H, W]; of CoNSeP's [H, W, 2] the numbers."""
+    """Read an array [H, W]; of CoNSeP's [H, W, 2], the numbers."""
     read_head = {(1, 0): np.lib.format.read_array_header_1_0,
                  (2, 0): np.lib.format.read_array_header_2_0}
     shape, _, dtype = read_head[np.lib.format.read_magic(file)](file)
@@ -308,7 +299,7 @@ def _read_npy(file, path):
     if len(shape) != 2 and not (len(shape) == 3 and shape[2] in (1, 2)):
         raise InputError(f'{path}: an array {list(shape)}; give a label image '
                          '[height, width]')
-    tiff.check_size(shape[1], shape[0], MAX_PIXELS, path)
+    tiff.check_max_pixels(shape[1], shape[0], path)
     file.seek(0)
     values = np.load(file, allow_pickle=False)
     values = values.astype(values.dtype.newbyteorder('='), copy=False)
@@ -316,10 +307,19 @@ def _read_npy(file, path):
 
 
 def _as_numbers(values, alpha, path):
-    """An array as in a file as numbers [H, W]; see `read_labels`."""
+    """Turn an array of a file into numbers [H, W]; see `read_labels`."""
     if values.ndim == 3:
         values = _one_channel(
             values[..., :values.shape[2] - bool(alpha)], path)
+    return whole_numbers(values, path)
+
+
+def whole_numbers(values, path):
+    """Check that an array [H, W] can be labels; floats become int32.
+
+    Raises:
+        InputError: there are other values than 0 to 2 ** 31 - 1.
+    """
     if not values.size:
         raise InputError(f'{path}: without pixels; give a label image')
     if values.dtype.kind == 'f':
@@ -339,7 +339,7 @@ def _as_numbers(values, alpha, path):
 
 
 def _one_channel(colours, path):
-    """Of channels [H, W, C] the one that they all are, or a mask's."""
+    """Reduce equal channels [H, W, C], or those of a mask, to one."""
     if colours.shape[2] == 1:
         return colours[..., 0]
     highest = colours.max()
@@ -358,13 +358,13 @@ def _one_channel(colours, path):
 
 
 def write_png(path, array, software=None):
-    """Writes a PNG file; it appears only when whole.
+    """Write a PNG file; it appears only when whole.
 
     Args:
         path: file to write.
         array: uint8 [H, W] or [H, W, 3], or uint16 [H, W].
-        software: name of the program that made them, or None; kept in the
-            file as PNG's text 'Software'.
+        software: name of the program that made it, or None; kept in the file
+            as PNG's text 'Software'.
 
     Raises:
         InputError: as `files.atomic_write`.
@@ -379,13 +379,9 @@ def write_png(path, array, software=None):
 
 
 def png_software(path):
-    """Returns the text 'Software' of a PNG file.
-
-    None where there is no such text, or no whole PNG file.
-    """
+    """Return the text 'Software' of a PNG file, or None if it has none."""
     try:
         with open(path, 'rb') as file, pillow(file, path) as image:
-            return (image.info.get('Software') if image.format == 'PNG'
-                    else None)
-    except (InputError, *DAMAGED):
+            return image.info.get('Software')
+    except (InputError, *DECODER_ERRORS):
         return None

@@ -1,4 +1,4 @@
-"""Reading Aperio ImageScope's annotations, and HALO's, which look alike."""
+"""Reading annotations of Aperio ImageScope, and of HALO, which look alike."""
 import codecs
 import collections
 import io
@@ -7,8 +7,9 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 
+from histology import listing
 from histology.files import InputError
-from histology.rasterize import checked
+from histology.rasterize import checked, overlapping
 from histology.resolution import positive_number
 
 ELLIPSE_VERTICES = 360  # cover 0.99995 of its area
@@ -18,18 +19,17 @@ SHAPES = {'0': 'polygon', '1': 'rectangle', '2': 'ellipse',
           'ellipse': 'ellipse'}
 
 
-def parse(data, path):
-    """Parses an Aperio ImageScope annotation: a Region for each nucleus.
+def parse(path, data=None):
+    """Parse an Aperio ImageScope annotation: a Region for each nucleus.
 
     Regions of all layers are read together. A negative region is a hole in
-    those of its layer that do not lie within it; one that is a hole in none
-    is counted. A layer called Ambiguous, as
-    MoNuSAC's test images have it, holds what the annotators were not sure of,
-    and is left out.
+    the regions of its layer that do not lie within it; one that is a hole in
+    none is counted. A layer called Ambiguous, as in MoNuSAC's test images,
+    holds what the annotators were not sure of, and is skipped.
 
     Args:
-        data: bytes of the XML file.
-        path: what to call it in messages.
+        path: file to read, or what to call `data` in messages.
+        data: bytes of the XML file if they are already at hand.
 
     Returns:
         Outlines.
@@ -37,32 +37,33 @@ def parse(data, path):
     Raises:
         InputError: it is no whole ImageScope annotation.
     """
-    nuclei, left_out = [], collections.Counter()
+    nuclei, skipped = [], collections.Counter()
     microns_per_pixel = None
     try:
-        for name, microns, positive, negative, odd in _layers(data):
+        for name, microns, positive, negative, odd in _layers(
+                listing.read(path, data)):
             microns_per_pixel = microns_per_pixel or microns
             if name.lower() == 'ambiguous':
-                left_out['regions of the layer Ambiguous'] += len(positive)
+                skipped['regions of the layer Ambiguous'] += len(positive)
                 continue
-            left_out['regions that enclose nothing (arrows, rulers, points)'
-                     ] += odd
-            holes = [_holes(ring, negative) for ring in positive]
-            nuclei += [[[ring, *its]] for ring, its in zip(positive, holes)]
-            left_out['negative regions outside their layer\'s outlines'] += (
-                len(negative) - len({id(hole) for its in holes
-                                     for hole in its}))
+            skipped['regions that enclose nothing (arrows, rulers, points)'
+                    ] += odd
+            holes = _holes(positive, negative)
+            nuclei += [[[ring, *(negative[hole] for hole in its)]]
+                       for ring, its in zip(positive, holes)]
+            skipped['negative regions outside their layer\'s outlines'] += (
+                len(negative) - len(set().union(*holes)))
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise InputError(f'{path}: not a whole ImageScope annotation '
                          f'({error}); export or download it again') from error
-    return checked(nuclei, microns_per_pixel, left_out, path)
+    return checked(nuclei, microns_per_pixel, skipped, path)
 
 
 def _layers(data):
-    """Yields (name, microns per pixel, positive, negative, odd) of a layer.
+    """Yield (name, microns per pixel, positive, negative, odd) of a layer.
 
-    `positive` and `negative` are lists of rings, `odd` the number of regions
-    that are none.
+    `positive` and `negative` are lists of rings; `odd` is the number of
+    regions that enclose nothing.
     """
     microns, name, rings, odd = None, '', ([], []), 0
     root = None
@@ -93,29 +94,27 @@ def _layers(data):
 
 
 def _as_utf_8(data):
-    """An XML file's bytes in UTF-8, declared so or not at all.
+    """Convert an XML file's bytes to UTF-8, declared so or not at all.
 
-    Programs write utf-16 there and UTF-8 after it, and the other way round.
+    Some programs declare utf-16 and write UTF-8, others do the reverse.
     """
     declared = re.match(rb'\s*<\?xml[^>]*encoding\s*=\s*["\']([\w.-]+)', data)
-    encoding = declared.group(1).decode() if declared else 'utf-8'
+    encoding = declared.group(1).decode().lower() if declared else 'utf-8'
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = 'utf-16'
-    elif data.startswith(codecs.BOM_UTF8):
-        encoding = 'utf-8-sig'
-    elif data[:2].find(b'\0') >= 0:
+    elif b'\0' in data[:2]:
         encoding = 'utf-16-be' if data[:1] == b'\0' else 'utf-16-le'
-    elif encoding.lower() in ('utf-8', 'utf8', 'us-ascii'):
-        # As it is: a copy of a large file would fill the memory.
+    elif data.startswith(codecs.BOM_UTF8) or encoding.startswith('utf-16'):
+        encoding = 'utf-8-sig'
+    elif encoding in ('utf-8', 'utf8', 'us-ascii'):
+        # Unchanged: a copy of a large file would fill the memory.
         return data if data[:1] == b'<' else data.lstrip()
-    elif encoding.lower().startswith('utf-16'):
-        encoding = 'utf-8'
     text = data.decode(encoding)
     return re.sub(r'\A\s*<\?xml.*?\?>', '', text, flags=re.S).encode()
 
 
 def _region(element):
-    """The ring of a Region element, or None where it encloses nothing."""
+    """Return the ring of a Region, or None if it encloses nothing."""
     shape = SHAPES.get((element.get('Type') or '0').lower())
     vertices = np.array(
         [(float(vertex.attrib['Y']), float(vertex.attrib['X']))
@@ -137,13 +136,17 @@ def _region(element):
             * np.stack([np.sin(angle), np.cos(angle)], axis=1))
 
 
-def _holes(ring, negative):
-    """Of a layer's negative rings, those that may take from a positive one."""
+def _holes(positive, negative):
+    """List, for each positive ring, the negative ones that may cut it."""
     from skimage.measure import points_in_poly
-    low, high = ring.min(axis=0), ring.max(axis=0)
-    return [hole for hole in negative
-            if (hole.min(axis=0) < high).all()
-            and (hole.max(axis=0) > low).all()
-            and not ((hole.min(axis=0) < low).all()
-                     and (hole.max(axis=0) > high).all()
-                     and points_in_poly(ring, hole).all())]
+    if not negative:
+        return [[]] * len(positive)
+    boxes, others = (
+        np.array([[*ring.min(axis=0), *ring.max(axis=0)] for ring in rings]
+                 ).reshape(-1, 4) for rings in (positive, negative))
+    return [[hole for hole in near
+             if not ((others[hole, :2] < box[:2]).all()
+                     and (others[hole, 2:] > box[2:]).all()
+                     and points_in_poly(ring, negative[hole]).all())]
+            for ring, box, near in zip(positive, boxes,
+                                       overlapping(boxes, others))]

@@ -1,11 +1,12 @@
 """Files in folders and in zip archives, under one kind of name.
 
-A source is (path,) of a file or (path of a zip archive, member). The place of
-a source is its name below the folder that was given, with / between folders,
-inside archives as inside folders.
+A source is (path,) of a file or (path of a zip archive, member). Its relative
+path is below the folder that was given, with / between folders; an archive
+counts as a folder.
 """
 import collections
 import hashlib
+import io
 import os
 import posixpath
 import re
@@ -14,8 +15,7 @@ import zlib
 
 from histology.files import MAX_NAME, InputError
 
-# A member of a zip archive that claims to unpack to more is no image that
-# anyone would zip, and may have been made to fill the memory.
+# A member that claims to unpack to more may be made to fill the memory.
 MEMBER_BYTES = 2 ** 31
 DIGEST_BLOCK = 2 ** 20  # bytes
 
@@ -28,9 +28,8 @@ IMAGE_ENDINGS = ('.tif', '.tiff', '.svs', '.png', '.jpg', '.jpeg')
 #   image, annotation: sources
 Entry = collections.namedtuple('Entry', 'name split why image annotation')
 
-# A folder's name that says the split begins with one of these words; of
-# MoNuSeg's and MoNuSAC's own folders too. Lower case goes on as one word:
-# Testis is an organ.
+# Names of folders that say a split begin with one of these words, maybe after
+# MoNuSeg or MoNuSAC. Other letters may not follow: Testis is an organ.
 SPLIT_WORD = re.compile(
     r'(?:MoNuS(?:eg|AC)[ _]?(?:\d{4}[ _]?)?)?'
     r'(?:(?P<word>[Tt]rain(?:ing)?|[Tt]est(?:ing)?)(?:data|set|images)?'
@@ -38,48 +37,54 @@ SPLIT_WORD = re.compile(
 
 
 def list_files(folder, flag):
-    """Lists the files below a folder or in a zip archive.
+    """List the files below a folder or in a zip archive.
 
-    Hidden files and folders are passed over. Links to folders are followed,
-    each folder being listed once. Archives inside the folder are read as if
-    unpacked.
+    Hidden files and folders are skipped. Links to folders are followed; each
+    folder is listed once. Archives inside the folder count as folders.
 
     Args:
         folder: path.
         flag: that names it, for messages.
 
     Returns:
-        dict of place to source
+        dict of relative path to source
 
     Raises:
-        InputError: the folder is absent, cannot be read, or an archive is
-            damaged.
+        InputError: the folder is absent, is a file, or cannot be read, or an
+            archive is damaged.
     """
     if os.path.isdir(folder):
         paths = {os.path.relpath(path, folder): path
                  for path in sorted(_walk(folder, set()))}
-    elif os.path.isfile(folder):
-        paths = {os.path.basename(folder): folder}
-    else:
+    elif not os.path.isfile(folder):
         raise InputError(f'--{flag} {folder}: no such folder or zip archive; '
                          'unpack or copy the data there')
+    elif _is_archive(folder) or zipfile.is_zipfile(folder):
+        paths = {os.path.basename(folder): folder}
+    else:
+        raise InputError(f'--{flag} {folder}: is a file; give its folder, '
+                         f'{os.path.dirname(folder) or "."}, or a zip archive')
     files, members = {}, {}
-    for place, path in paths.items():
-        place = place.replace(os.sep, '/')
-        if path == folder or path.lower().endswith('.zip'):
-            members.update((f'{place}/{member}', (path, member))
+    for relative_path, path in paths.items():
+        relative_path = relative_path.replace(os.sep, '/')
+        if path == folder or _is_archive(path):
+            members.update((f'{relative_path}/{member}', (path, member))
                            for member in _members(path))
         else:
-            files[place] = (path,)
+            files[relative_path] = (path,)
     files.update(members)
     return files
 
 
-def _walk(folder, seen):
-    """Yields the paths of the files below a folder.
+def _is_archive(path):
+    return path.lower().endswith('.zip')
 
-    Those of the folders whose real paths are in the set `seen` come no more;
-    the others are added.
+
+def _walk(folder, seen):
+    """Yield the paths of the files below a folder.
+
+    Folders whose real paths are in the set `seen` are skipped; the others are
+    added to it.
     """
     def fail(error):
         raise InputError(f'{error.filename}: cannot be read '
@@ -105,13 +110,13 @@ def _walk(folder, seen):
             yield from _walk(link, seen)
 
 
-def is_hidden(place):
-    """Says whether a file, or a folder above it, is hidden.
+def is_hidden(relative_path):
+    """Say whether a file, or a folder above it, is hidden.
 
-    What macOS adds to archives is, too: __MACOSX/._NAME.tif is no image.
+    So are the files that macOS adds to archives, as __MACOSX/._NAME.tif.
     """
     return any(part.startswith('.') or part == '__MACOSX'
-               for part in place.split('/') if part not in ('.', '..'))
+               for part in relative_path.split('/') if part not in ('.', '..'))
 
 
 def _members(path):
@@ -125,42 +130,57 @@ def _members(path):
 
 
 def name_of(source):
-    """A source's name for messages: its path, and its place in an archive."""
+    """Name a source for messages: its path, inside an archive too."""
     return '/'.join(source)
 
 
-def read(source):
-    """Returns the bytes of a source; members are never unpacked to disk.
+def path_and_data(source):
+    """Return what readers take: a path, and a member's bytes or None.
+
+    Members are never unpacked to disk.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the member cannot be read.
     """
-    path, *member = source
+    if not source[1:]:
+        return source[0], None
+    path, member = source
     try:
-        if member:
-            with zipfile.ZipFile(path) as archive:
-                if archive.getinfo(*member).file_size > MEMBER_BYTES:
-                    raise zipfile.BadZipFile(
-                        f'unpacks to more than {MEMBER_BYTES} bytes')
-                return archive.read(*member)
-        with open(path, 'rb') as file:
-            return file.read()
-    # RuntimeError: encrypted, or compressed by a method Python lacks.
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo(member).file_size > MEMBER_BYTES:
+                raise zipfile.BadZipFile(
+                    f'unpacks to more than {MEMBER_BYTES} bytes')
+            return name_of(source), archive.read(member)
+    # RuntimeError: encrypted, or compressed by a method that Python lacks.
     except (OSError, EOFError, RuntimeError, zlib.error,
             zipfile.BadZipFile) as error:
         raise InputError(f'{name_of(source)}: cannot be read ({error}); '
                          'copy or download it again') from error
 
 
-def path_and_data(source):
-    """What `images.read_image` takes: a path, and bytes of members alone."""
-    return name_of(source), read(source) if source[1:] else None
+def opened(path, data=None):
+    """Open what `path_and_data` returns as a binary file."""
+    return open(path, 'rb') if data is None else io.BytesIO(data)
+
+
+def read(path, data=None):
+    """Return the bytes of what `path_and_data` returns.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        with opened(path, data) as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read ({error}); copy or '
+                         'download it again') from error
 
 
 def digest(entries):
-    """Returns a SHA-1 hex digest of the entries' names, splits and files.
+    """Return a SHA-1 hex digest of the entries' names, splits and files.
 
-    A file that cannot be read counts as empty: it will be left out.
+    A file that cannot be read counts as empty: it will be skipped.
     """
     sha = hashlib.sha1()
     for entry in entries:
@@ -171,29 +191,26 @@ def digest(entries):
 
 
 def file_digest(source):
-    """SHA-1 hex digest of a source, or '' where it cannot be read."""
+    """Return the SHA-1 hex digest of a source, or '' if it is unreadable."""
     sha = hashlib.sha1()
     try:
-        if source[1:]:
-            sha.update(read(source))
-        else:
-            with open(*source, 'rb') as file:
-                for block in iter(lambda: file.read(DIGEST_BLOCK), b''):
-                    sha.update(block)
+        with opened(*path_and_data(source)) as file:
+            for block in iter(lambda: file.read(DIGEST_BLOCK), b''):
+                sha.update(block)
     except (OSError, InputError):
         return ''
     return sha.hexdigest()
 
 
-def check_name(place, source):
-    """Refuses a name that no store could hold.
+def check_name(relative_path, source):
+    """Refuse a name that no store could hold.
 
     Raises:
-        InputError: it is not UTF-8, or longer than files' names can be
+        InputError: it is not UTF-8, or longer than a file's name can be
             outside of archives.
     """
     try:
-        base = posixpath.basename(place.encode())
+        base = posixpath.basename(relative_path.encode())
     except UnicodeEncodeError as error:
         raise InputError(f'{name_of(source)!r}: the name is not UTF-8; rename '
                          'it') from error
@@ -203,7 +220,7 @@ def check_name(place, source):
 
 
 def ordered(entries):
-    """Entries by name and split.
+    """Sort entries by name and split.
 
     Raises:
         InputError: two of one split have one name.
@@ -218,22 +235,25 @@ def ordered(entries):
     return entries
 
 
-def stem_and_ending(place):
-    """('NAME', '.ending in lower case') of a place; .gz is no ending."""
-    base = posixpath.basename(place)
-    if base.lower().endswith('.gz'):
-        base = base[:-len('.gz')]
-    stem, ending = posixpath.splitext(base)
+def stem_and_ending(relative_path):
+    """Split off a file's name: ('NAME', '.ending in lower case').
+
+    The .gz of gzipped GeoJSON is no ending of its own; that of NAME.tif.gz
+    is, and such a file is neither image nor annotation.
+    """
+    base = posixpath.basename(relative_path)
+    stem, ending = posixpath.splitext(
+        re.sub(r'(?<=json)\.gz\Z', '', base, flags=re.I))
     return stem, ending.lower()
 
 
-def split_of(place):
-    """The split that the nearest folder of a place says, and that folder.
+def split_of(relative_path):
+    """Find the nearest folder whose name says a split.
 
     Returns:
         ('training' or 'test', the folder's name), or (None, None)
     """
-    for part in reversed(posixpath.dirname(place).split('/')):
+    for part in reversed(posixpath.dirname(relative_path).split('/')):
         found = SPLIT_WORD.match(part)
         if found:
             word = (found.group('word') or found.group('capitals')).lower()

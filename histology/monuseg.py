@@ -9,26 +9,15 @@ Three layouts are in circulation:
     TissueImages/NAME.tif    with GroundTruth/NAME_bin_mask.png, both under
                              Training/ or Test/
 """
+import collections
 import posixpath
 import re
 
-from histology import listing, pairs
+from histology import annotations, listing, pairs
 from histology.files import InputError
 from histology.listing import Entry
+from histology.progress import counted
 
-# Where the annotation of IMAGE_FOLDER/NAME.tif may be, the best first:
-# outlines are exact, labels tell touching nuclei apart, masks do not.
-PLACES = (('', '', ('.xml',)),
-          ('../Annotations', '', ('.xml',)),
-          ('', '', ('.geojson',)),
-          ('../Annotations', '', ('.geojson', '.json')),
-          ('../Label_masks', '', ('.mat', '.npy', '.tif', '.tiff', '.png')),
-          ('../Instance_masks', '', ('.mat', '.npy', '.tif', '.tiff',
-                                     '.png')),
-          ('../Binary_masks', '', ('.png', '.tif', '.tiff')),
-          ('../GroundTruth', '_bin_mask', ('.png', '.tif', '.tiff')))
-ANNOTATION_FOLDERS = ('Annotations', 'Label_masks', 'Instance_masks',
-                      'Binary_masks', 'GroundTruth')
 IMAGE_FOLDERS = ('Tissue Images', 'TissueImages')
 
 # The slides of The Cancer Genome Atlas that the challenge's images are of.
@@ -36,12 +25,12 @@ SLIDE = re.compile(r'TCGA-\w\w-\w{4}-01[AZ]-\d\d-(?:DX|TS|BS)\w')
 
 
 def find(folder):
-    """Finds the annotated images in a folder or zip archive.
+    """Find the annotated images in a folder or zip archive.
 
-    An image found twice, in an archive and unpacked say, is taken once, with
-    the better annotation. The nearest folder below the one given that is
-    called train... or test... says the split; failing that, an image beside
-    its XML is a test image, as in the archives.
+    An image that is found twice, for example in an archive and unpacked, is
+    taken once, with the better annotation. The nearest folder below the one
+    given that is called train... or test... says the split. If there is none,
+    an image beside its XML is a test image, as in the archives.
 
     Args:
         folder: a folder at any level above the images and annotations, or
@@ -56,30 +45,19 @@ def find(folder):
             name with another one or has one that is not UTF-8, or an archive
             is damaged.
     """
-    files = listing.list_files(folder, 'monuseg_dir')
-    index = {}
-    for place in files:
-        parent = posixpath.dirname(place)
-        index[(parent, *listing.stem_and_ending(place))] = place
-    found, rest = {}, []
-    for place in files:
-        _, ending = listing.stem_and_ending(place)
-        parent = posixpath.dirname(place)
-        if (ending not in listing.IMAGE_ENDINGS
-                or posixpath.basename(parent) in ANNOTATION_FOLDERS):
-            continue
-        listing.check_name(place, files[place])
-        entry, rank = _entry(place, files, index)
-        if entry is None:
-            rest.append(place)
-        # Masks and labels in folders of other names.
-        elif (not PLACES[rank][0] or posixpath.basename(parent)
-              in IMAGE_FOLDERS or not pairs.ANNOTATION_WORDS.search(
-                  posixpath.basename(parent))):
-            found[entry.name] = _one_of_two(found.get(entry.name),
-                                            (rank, parent, entry))
-    _check_rest(rest, {parent for _, parent, _ in found.values()}, files)
-    if not found:
+    files, image_paths, annotation_paths = pairs.candidates(
+        folder, folder, ('monuseg_dir',) * 2)
+    images = collections.defaultdict(list)
+    for path in image_paths:
+        images[listing.stem_and_ending(path)[0]].append(path)
+    paired, _ = pairs.pair({(None, name) for name in images},
+                           annotation_paths)
+    entries = [_entry(name, images[name], found, files)
+               for (_, name), found in sorted(paired.items())]
+    _check_rest([path for name, paths in images.items()
+                 if (None, name) not in paired for path in paths],
+                entries, files)
+    if not entries:
         raise InputError(
             f'{folder}: no MoNuSeg images; looked for Tissue Images/NAME.tif '
             'with Annotations/NAME.xml, Label_masks/NAME.png or '
@@ -87,87 +65,72 @@ def find(folder):
             'TissueImages/NAME.tif with GroundTruth/NAME_bin_mask.png, '
             'unpacked or in a .zip; give images of your own by --images_dir '
             'and --annotations_dir')
-    return sorted(entry for _, _, entry in found.values())
+    return entries
 
 
 def source_name(entries, folder):
-    """'MoNuSeg' if the images are its, or else the folder's name."""
+    """Return 'MoNuSeg' if the images are its, or else the folder's name."""
     return ('MoNuSeg' if all(SLIDE.match(entry.name) for entry in entries)
             else folder)
 
 
-def _entry(place, files, index):
-    """The entry of the image at a place, or None, and its place in PLACES."""
-    parent = posixpath.dirname(place)
-    name, _ = listing.stem_and_ending(place)
-    for rank, (folder, suffix, endings) in enumerate(PLACES):
-        where = posixpath.normpath(posixpath.join(parent, folder))
-        where = '' if where == '.' else where
-        for ending in endings:
-            annotation = index.get((where, name + suffix, ending))
-            if annotation is not None:
-                split, why = listing.split_of(place)
-                if split:
-                    why = f'for their folder is called {why}'
-                elif rank == 0:
-                    split, why = 'test', ('for they lie beside their XML, as '
-                                          'in its test archive')
-                return Entry(name, split or 'training', why, files[place],
-                             files[annotation]), rank
-    return None, None
-
-
-def _one_of_two(first, second):
-    """Of two finds of one name, that with the better annotation.
-
-    A find is (place in PLACES, folder, entry); the first may be None. What
-    lies beside a folder of tissue images was made from them.
+def _entry(name, image_paths, annotation_paths, files):
+    """Make an Entry of the files of one name.
 
     Raises:
         InputError: they are of different images or splits.
     """
-    if first is None:
-        return second
-    entries = first[-1], second[-1]
-    names = [listing.name_of(entry.image) for entry in entries]
-    if entries[0].split != entries[1].split:
-        raise InputError(f'{names[1]}: also a {entries[0].split} image '
-                         f'({names[0]}); remove one of them')
-    finds = {posixpath.basename(find[1]): find for find in (first, second)
-             if posixpath.dirname(find[1]) == posixpath.dirname(first[1])}
-    tissue = [finds[folder] for folder in IMAGE_FOLDERS if folder in finds]
-    if len(finds) == 2 and len(tissue) == 1:
-        return tissue[0]
-    digests = [listing.file_digest(entry.image) for entry in entries]
-    if digests[0] != digests[1]:
-        raise InputError(f'{names[1]}: another image than {names[0]} of the '
-                         'same name; rename or remove one of them')
-    return min(first, second, key=lambda find: find[0])
+    def unpacked(path):
+        return len(files[path]), path
+
+    # What lies elsewhere was made from an image.
+    beside = {posixpath.dirname(path) for path in annotation_paths}
+    tissue = [path for path in image_paths if posixpath.dirname(path) in beside
+              or posixpath.basename(posixpath.dirname(path)) in IMAGE_FOLDERS]
+    first, *others = sorted(tissue or image_paths, key=unpacked)
+    split, why = _split(first, annotation_paths)
+    for other in others:
+        its_split, _ = _split(other, annotation_paths)
+        one, two = (listing.name_of(files[path]) for path in (first, other))
+        if its_split != split:
+            raise InputError(f'{two}: also a {split} image ({one}); remove '
+                             'one of them')
+        if (listing.file_digest(files[first])
+                != listing.file_digest(files[other])):
+            raise InputError(f'{two}: another image than {one} of the same '
+                             'name; rename or remove one of them')
+    best = min(annotation_paths, key=lambda path: (
+        annotations.preference(path), unpacked(path)))
+    return Entry(name, split, why, files[first], files[best])
 
 
-def _check_rest(rest, used, files):
-    """Refuses images without annotation where others have one.
+def _split(path, annotation_paths):
+    """Find the split of an image, and what decided it."""
+    split, folder = listing.split_of(path)
+    if split:
+        return split, f'for their folder is called {folder}'
+    if any(posixpath.dirname(other) == posixpath.dirname(path)
+           and other.lower().endswith('.xml') for other in annotation_paths):
+        return 'test', 'for they lie beside their XML, as in its test archive'
+    return 'training', None
 
-    Args:
-        rest: places of the images without.
-        used: the folders that hold images with one.
-        files: dict of `listing.listing`.
-    """
-    lacking = [place for place in rest
-               if posixpath.dirname(place) in used
-               or posixpath.basename(posixpath.dirname(place))
+
+def _check_rest(rest, entries, files):
+    """Refuse images without annotation in folders where others have one."""
+    used = {posixpath.dirname(listing.name_of(entry.image))
+            for entry in entries}
+    folders = [posixpath.dirname(listing.name_of(files[path]))
+               for path in rest]
+    lacking = [path for path, folder in zip(rest, folders)
+               if folder in used or posixpath.basename(folder)
                in IMAGE_FOLDERS]
     if lacking:
-        parent = posixpath.dirname(lacking[0])
-        name, _ = listing.stem_and_ending(lacking[0])
+        stem, _ = listing.stem_and_ending(lacking[0])
         raise InputError(
             f'{listing.name_of(files[lacking[0]])}: no annotation'
             + (f', nor have {len(lacking) - 1} more' if lacking[1:] else '')
-            + '; put one at ' + ', '.join(
-                posixpath.normpath(posixpath.join(
-                    parent, folder, name + suffix + endings[0]))
-                for folder, suffix, endings in PLACES
-                if endings[0] != '.mat'))
+            + f'; put {stem}.xml beside it or into Annotations/, {stem}.png '
+            'into Label_masks/ or Binary_masks/')
     if rest:
-        print(f'{len(rest)} other images without annotations are passed over '
+        print(f'skipped {counted(len(rest), "image")} without annotation '
               f'({listing.name_of(files[rest[0]])} ...)')

@@ -18,11 +18,11 @@ _received = None
 
 
 class Stopped(BaseException):
-    """Ends the work on a signal; no handler of errors takes it."""
+    """The work ends on a signal; no handler of errors takes it."""
 
 
 def stop(number, _):
-    """Ends the work on a signal, as its handler."""
+    """End the work on a signal, as its handler."""
     global _received
     _received = number
     raise Stopped
@@ -38,7 +38,7 @@ def received():
 
 
 def check():
-    """Ends the work, should a signal have come whose exception was lost.
+    """End the work if a signal came and its exception was lost.
 
     Raises:
         Stopped: one has.
@@ -53,7 +53,7 @@ def counted(number, one, several=None):
 
 
 def say(text, file=None):
-    """Prints a line, above the bar if there is one.
+    """Print a line, above the bar if there is one.
 
     Args:
         text: without a line break at its end.
@@ -66,7 +66,7 @@ def say(text, file=None):
 
 @contextlib.contextmanager
 def reporter(total, unit):
-    """Shows the progress on stderr: a bar on a terminal, lines in a log.
+    """Show the progress on stderr: a bar on a terminal, lines in a log.
 
     Args:
         total: number of pieces of work.

@@ -1,16 +1,18 @@
 """From outlines of nuclei to their pixels.
 
-A nucleus is a list of polygons, and a polygon a list of rings, of which the
-first is its outline and the others are holes, as in GeoJSON's MultiPolygon. A
-ring is float64 [V, 2], vertices as (row, column) in pixels, counted from the
-upper left corner of the upper left pixel, as ImageScope and QuPath do: the
-centre of pixel (r, c) is at (r + 0.5, c + 0.5).
+A nucleus is a list of polygons, and a polygon a list of rings: its outline,
+then its holes, as in GeoJSON's MultiPolygon. A ring is float64 [V, 2],
+vertices as (row, column) in pixels, counted from the upper left corner of the
+upper left pixel, as ImageScope and QuPath do: the centre of pixel (r, c) is at
+(r + 0.5, c + 0.5).
 """
 import collections
 
 import numpy as np
 
 from histology.files import InputError
+from histology.progress import counted
+from histology.resample import MICRONS_PER_PIXEL
 
 FILL_RULE = ('pixel centre, at (row + 0.5, column + 0.5), inside the outline; '
              'of centres on the outline, those on upper sides, and on the '
@@ -24,129 +26,180 @@ CENTRE = 0.5  # of a pixel, from its corner
 # centre on the outline lies, as MATLAB's poly2mask does.
 NUDGE = np.array([1e-7, 1e-9])
 
-# Whoever outlines the region that was annotated, or the whole image, draws
-# no nucleus: larger ones than this share of the image ...
-MOST_OF_IMAGE = 0.25
-# ... and those around so many others are left out.
+# Larger or longer than any nucleus, those of giant cells and of fibres
+# included: regions of interest. Both also bound memory and time.
+MOST_AREA = 2000  # square micrometres, a circle of 50 micrometres
+MOST_LENGTH = 100  # micrometres, height or width
+# Outlines around more than so many others are regions, too.
 MOST_WITHIN = 2
 
-# What a file says: the nuclei; micrometres per pixel, or None; and what was
-# left out, a list of texts.
+# What a file says: the nuclei; micrometres per pixel, or None; and a list of
+# texts, what was skipped.
 Outlines = collections.namedtuple('Outlines',
-                                  'nuclei microns_per_pixel left_out')
+                                  'nuclei microns_per_pixel skipped')
 
 
-def checked(nuclei, microns_per_pixel, left_out, path):
-    """Outlines, of which every vertex is finite, or else InputError."""
+def checked(nuclei, microns_per_pixel, skipped, path):
+    """Return Outlines, after a check that every vertex is finite.
+
+    Args:
+        nuclei, microns_per_pixel: see Outlines.
+        skipped: dict of text to number.
+        path: of the file, for messages.
+
+    Raises:
+        InputError: a vertex is not finite.
+    """
     if not all(np.isfinite(ring).all() for nucleus in nuclei
                for polygon in nucleus for ring in polygon):
         raise InputError(f'{path}: a vertex is not finite; export or download '
                          'it again')
     return Outlines(nuclei, microns_per_pixel,
-                    [f'{what}: {count}' for what, count in left_out.items()
+                    [f'{what}: {count}' for what, count in skipped.items()
                      if count])
 
 
 def fill(nuclei, height, width):
-    """Fills nuclei by FILL_RULE.
+    """Fill nuclei by FILL_RULE.
 
     Overlaps go to the earlier outline, as in the challenge's own conversion
     (Kumar et al., IEEE TMI 2020). A nucleus wholly under others has no pixel,
-    and its number stays unused. Outlines that are no nuclei are left out, see
-    MOST_OF_IMAGE and MOST_WITHIN, and so are those outside the image.
+    and its number stays unused. Outlines that are no nuclei are skipped, and
+    so are those outside the image; see MOST_AREA, MOST_LENGTH, MOST_WITHIN.
+    An outline of the whole image is no nucleus either, however small it is.
 
     Args:
-        nuclei: N nuclei, see the head of this module.
+        nuclei: N nuclei, see the head of this module; at the networks'
+            micrometres per pixel.
         height, width: size of the image in pixels; outlines are clipped.
 
     Returns:
         int32 [height, width], 0 in the background and 1 to N in the nuclei
-        list of texts, what was left out
+        list of texts, what was skipped
 
     Raises:
         InputError: all nuclei lie outside the image.
     """
     instances = np.zeros((height, width), np.int32)
-    boxes = _boxes(nuclei)  # [N, 4]
+    boxes = np.array([_box(polygon[0] for polygon in nucleus)
+                      for nucleus in nuclei]).reshape(-1, 4)
     outside = ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= (height, width))
                ).any(axis=1)
     if len(nuclei) and outside.all():
         low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
         raise InputError(
-            f'all {len(nuclei)} outlines lie outside the image of {width} x '
-            f'{height} pixels, at x {low[1]:.0f} to {high[1]:.0f} and y '
-            f'{low[0]:.0f} to {high[0]:.0f}; export them in pixels of this '
-            'image, not of the slide')
-    around = _around_others(nuclei, boxes)
-    left_out = [f'outlines outside the image: {outside.sum()}'
-                ] if outside.any() else []
-    for index in np.flatnonzero(~outside)[::-1]:
-        window, inside = _inside(nuclei[index], height, width)
-        if inside is None:
+            f'{counted(len(nuclei), "outline")}, all outside the image of '
+            f'{width} x {height} pixels, at x {low[1]:.0f} to {high[1]:.0f} '
+            f'and y {low[0]:.0f} to {high[0]:.0f}; export them in pixels of '
+            'this image, not of the slide')
+    skipped = [f'outlines outside the image: {outside.sum()}'
+               ] if outside.any() else []
+    within = np.flatnonzero(~outside)
+    regions = _regions([nuclei[index] for index in within], boxes[within],
+                       height, width)
+    regions = {within[index]: why for index, why in regions.items()}
+    for index in within[::-1]:
+        if index in regions:
+            top, left, bottom, right = boxes[index]
+            skipped.append(f'an outline {regions[index]}, at x {left:.0f} to '
+                           f'{right:.0f} and y {top:.0f} to {bottom:.0f}')
             continue
-        why = (f'around {around[index]} others' if index in around else
-               f'of {inside.sum() / (height * width):.0%} of the image'
-               if inside.sum() > MOST_OF_IMAGE * height * width else None)
-        if why:
-            left, top, right, bottom = boxes[index, [1, 0, 3, 2]]
-            left_out.append(f'an outline {why}, at x {left:.0f} to '
-                            f'{right:.0f} and y {top:.0f} to {bottom:.0f}')
-        else:
+        for polygon in nuclei[index]:
+            window, inside = _inside(polygon, height, width)
             instances[window][inside] = index + 1
-    return instances, left_out
+    return instances, skipped
 
 
-def _boxes(nuclei):
-    """float64 [N, 4]: least row and column, highest row and column."""
-    boxes = np.empty((len(nuclei), 4))
-    for box, nucleus in zip(boxes, nuclei):
-        vertices = np.concatenate([polygon[0] for polygon in nucleus])
-        box[:2], box[2:] = vertices.min(axis=0), vertices.max(axis=0)
-    return boxes
+def _box(rings):
+    """Find the least row and column, highest row and column, float64 [4]."""
+    vertices = np.concatenate(list(rings))
+    return np.concatenate([vertices.min(axis=0), vertices.max(axis=0)])
 
 
-def _around_others(nuclei, boxes):
-    """Maps the index of each nucleus around many others to their number."""
+def _regions(nuclei, boxes, height, width):
+    """Map the index of each nucleus that is a region to what tells so.
+
+    Args:
+        nuclei: those that lie at least partly in the image.
+        boxes: theirs, float64 [N, 4].
+        height, width: of the image.
+    """
+    regions, last = {}, np.array((height - 1, width - 1))
+    with np.errstate(over='ignore', invalid='ignore'):
+        for index, (nucleus, box) in enumerate(zip(nuclei, boxes)):
+            # Parts all over an image are nuclei of one class, not a nucleus.
+            pixels = (_area(nucleus[0][0]) if len(nucleus) == 1
+                      else (box[2:] - box[:2]).prod())
+            area = pixels * MICRONS_PER_PIXEL ** 2
+            length = MICRONS_PER_PIXEL * max(
+                np.ptp(polygon[0], axis=0).max() for polygon in nucleus)
+            if (pixels >= last.prod() and (box[:2] <= 1).all()
+                    and (box[2:] >= last).all()):
+                regions[index] = 'of the whole image'
+            elif area > MOST_AREA:
+                regions[index] = f'of {area:.0f} square micrometres'
+            elif length > MOST_LENGTH:
+                regions[index] = f'of {length:.0f} micrometres'
+    rest = np.setdiff1d(np.arange(len(boxes)), list(regions))
+    for index, others in zip(rest, overlapping(boxes[rest], boxes[rest])):
+        if len(others) > MOST_WITHIN:
+            count = _count_within(nuclei[index], boxes[index],
+                                  boxes[rest[others]])
+            if count > MOST_WITHIN:
+                regions[index] = f'around {count} others'
+    return regions
+
+
+def _area(ring):
+    """Compute the area by the shoelace formula, relative to a vertex."""
+    rows, columns = (ring - ring[0]).T
+    return abs(rows[:-1] @ columns[1:] - columns[:-1] @ rows[1:]) / 2
+
+
+def overlapping(boxes, others):
+    """Find the boxes that overlap each of some boxes.
+
+    Args:
+        boxes: float64 [N, 4], least row and column, highest row and column.
+        others: float64 [M, 4].
+
+    Yields:
+        for each of `boxes`, int [K], which of `others`. Near linear time if
+        none of `others` is far wider than most.
+    """
+    order = np.argsort(others[:, 1])
+    lefts = others[order, 1]
+    widest = (others[:, 3] - others[:, 1]).max() if len(others) else 0
+    for top, left, bottom, right in boxes:
+        near = order[slice(*np.searchsorted(lefts, (left - widest, right)))]
+        found = others[near]
+        yield near[(found[:, 0] < bottom) & (found[:, 2] > top)
+                   & (found[:, 1] < right) & (found[:, 3] > left)]
+
+
+def _count_within(nucleus, box, others):
+    """Count the boxes that lie within a nucleus."""
+    within = others[(others[:, :2] > box[:2]).all(axis=1)
+                    & (others[:, 2:] < box[2:]).all(axis=1)]
     from skimage.measure import points_in_poly
-    found = {}
-    order = np.argsort(boxes[:, 1])
-    lefts = boxes[order, 1]
-    for index, (top, left, bottom, right) in enumerate(boxes):
-        # Those whose left side lies within: few, but for a large outline.
-        others = order[slice(*np.searchsorted(lefts, (left, right)))]
-        others = others[(boxes[others, 0] > top) & (boxes[others, 2] < bottom)
-                        & (boxes[others, 1] > left)
-                        & (boxes[others, 3] < right)]
-        if len(others) <= MOST_WITHIN:
-            continue
-        centres = (boxes[others, :2] + boxes[others, 2:]) / 2
-        count = sum(points_in_poly(centres, polygon[0]).sum()
-                    for polygon in nuclei[index])
-        if count > MOST_WITHIN:
-            found[index] = count
-    return found
+    centres = (within[:, :2] + within[:, 2:]) / 2
+    return sum(points_in_poly(centres, polygon[0]).sum()
+               for polygon in nucleus)
 
 
-def _inside(nucleus, height, width):
-    """The pixels of a nucleus: a window of the image and which of it.
+def _inside(polygon, height, width):
+    """Find the pixels of a polygon: a window of the image and which of it.
 
     Returns:
-        slices, and bool of the window's shape, or None where it has no pixel
+        slices, and bool of the window's shape
     """
     from skimage.draw import polygon as pixels  # for a fast start of main.py
-    rings = [[ring - CENTRE - NUDGE for ring in polygon]
-             for polygon in nucleus]
-    vertices = np.concatenate([polygon[0] for polygon in rings])
-    low = np.maximum(np.floor(vertices.min(axis=0)), 0).astype(int)
-    high = np.minimum(np.ceil(vertices.max(axis=0)) + 1,
-                      (height, width)).astype(int)
-    window = tuple(map(slice, low, high))
-    if (low >= high).any():
-        return window, None
+    rings = [ring - CENTRE - NUDGE for ring in polygon]
+    low, high = (np.clip(corner, 0, (height, width)).astype(int) for corner in
+                 (np.floor(rings[0].min(axis=0)),
+                  np.ceil(rings[0].max(axis=0)) + 1))
     inside = np.zeros(high - low, bool)
-    for polygon in rings:
-        part = np.zeros_like(inside)
-        for ring, value in zip(polygon, [True] + [False] * len(polygon)):
-            part[pixels(*(ring - low).T, part.shape)] = value
-        inside |= part
-    return window, inside
+    if inside.size:
+        for ring, value in zip(rings, [True] + [False] * len(rings)):
+            inside[pixels(*(ring - low).T, inside.shape)] = value
+    return tuple(map(slice, low, high)), inside

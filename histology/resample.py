@@ -4,7 +4,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from histology import images, tiff
+from histology import tiff
 from histology.files import InputError
 
 # What the networks see, known as 40x.
@@ -17,7 +17,7 @@ REACH = 2
 
 
 def check_min_side(size, name):
-    """Raises InputError naming an image where a side is below MIN_SIDE.
+    """Raise InputError if a side of an image is below MIN_SIDE.
 
     Args:
         size: (height, width), as the networks see it.
@@ -30,7 +30,7 @@ def check_min_side(size, name):
 
 
 def network_size(size, microns_per_pixel, name):
-    """The size of an image at the networks' micrometres per pixel.
+    """Compute the size of an image at the networks' micrometres per pixel.
 
     Args:
         size: (height, width), pixels.
@@ -49,8 +49,8 @@ def network_size(size, microns_per_pixel, name):
         check_min_side(size, name)
         return height, width
     what = None
-    if height * width > images.MAX_PIXELS:
-        what = f'more than {images.MAX_PIXELS} pixels; cut it into parts'
+    if height * width > tiff.MAX_IMAGE_PIXELS:
+        what = f'more than {tiff.MAX_IMAGE_PIXELS} pixels; cut it into parts'
     elif min(height, width) < MIN_SIDE:
         what = (f'and both sides must be at least {MIN_SIDE}; give a larger '
                 'image')
@@ -63,14 +63,14 @@ def network_size(size, microns_per_pixel, name):
 
 
 def for_network(image, microns_per_pixel, name):
-    """Resamples an image to the networks' micrometres per pixel.
+    """Resample an image to the networks' micrometres per pixel.
 
     Args:
         image: uint8 [H, W, 3], RGB.
         microns_per_pixel, name: as for `network_size`.
 
     Returns:
-        uint8 [H', W', 3]; `image` itself where it has them.
+        uint8 [H', W', 3]; `image` itself if it has them.
 
     Raises:
         InputError: as `network_size`.
@@ -80,11 +80,11 @@ def for_network(image, microns_per_pixel, name):
 
 
 class Resampled:
-    """An image at another size, of which parts are made when asked for.
+    """An image at another size; its parts are made when they are read.
 
-    `resampled[rows, columns]`, two slices, is what they would be of the
-    whole, up to rounding. The filter is Pillow's bicubic one, which keeps out
-    aliases; centres of pixels are at + 0.5.
+    `resampled[rows, columns]`, by two slices, is that part of the whole, up to
+    rounding. The filter is Pillow's bicubic one, which avoids aliases; centres
+    of pixels are at + 0.5.
 
     Args:
         image: uint8 or float in [0, 1], [H, W, 3] or [H, W].
@@ -101,7 +101,7 @@ class Resampled:
 
 
 def resample(image, size):
-    """Resamples an image; memory: beside both images, little.
+    """Resample an image; memory: both images, and little more.
 
     Args:
         image, size: as for `Resampled`.
@@ -120,7 +120,7 @@ def resample(image, size):
 
 
 def resample_rows(parts, size, new_size):
-    """Resamples an image that comes in parts, from top to bottom.
+    """Resample an image that comes in parts, from top to bottom.
 
     Memory: a part and a strip of rows.
 
@@ -150,16 +150,16 @@ def resample_rows(parts, size, new_size):
 
 
 def _margin(scale):
-    """Pixels that the filter needs beside those that a part covers."""
+    """Count the pixels that the filter needs on each side of a part."""
     return math.ceil(REACH * max(scale, 1)) + 1
 
 
 def _resize(array, top, size, new_size, place):
-    """Part of an image at another size.
+    """Resample a part of an image.
 
     Args:
-        array: [h, W, 3] or [h, W], uint8 or float in [0, 1], the rows from
-            `top` on that the part needs.
+        array: [h, W, 3] or [h, W], uint8 or float in [0, 1], the rows that
+            the part needs; the first one is `top`.
         size: (H, W), of the image.
         new_size: (H', W').
         place: slices of rows and columns at the new size.
@@ -193,7 +193,7 @@ def _resize(array, top, size, new_size, place):
 
 
 def resample_labels(labels, size):
-    """Resamples numbers, which are not mixed: the nearest pixel's is taken.
+    """Resample numbers, which are not mixed: the nearest pixel counts.
 
     Args:
         labels: [H, W], of any type.

@@ -1,19 +1,17 @@
-"""What files say of their micrometres per pixel."""
-import io
+"""Finding the micrometres per pixel that files state."""
 import math
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
 
-from histology import images, progress, tiff
+from histology import images, listing, progress, tiff
 from histology.files import InputError
 from histology.resample import MICRONS_PER_PIXEL
 
 # An objective of 40x has 0.25 micrometres per pixel, one of 20x has 0.5.
 MICRONS_AT_1X = 10
 
-# No microscope's: 72 dots per inch, that programs write for want of any, are
-# 353 micrometres.
+# Of microscopes. Programs write 72 dots per inch, 353 micrometres, by default.
 PLAUSIBLE = (0.05, 5)  # micrometres
 SAME_SIDES = 0.01  # relative difference of a pixel's sides
 # Scanners have 0.22 to 0.28 micrometres at 40x; see docs/data.md.
@@ -29,25 +27,24 @@ UNITS = {'m': 1e6, 'cm': 1e4, 'mm': 1e3, 'nm': 1e-3, 'pm': 1e-6,
 
 
 def read_microns_per_pixel(path, data=None):
-    """What an image file says of its micrometres per pixel.
+    """Read the micrometres per pixel that an image file states.
 
-    Aperio's and OME's own words go before ImageJ's, and these before the
-    resolution that TIFF, PNG and JPEG files have for printing.
+    The order is: Aperio's and OME's own words, ImageJ's, and the resolution
+    that TIFF, PNG and JPEG files have for printing.
 
     Args:
         path, data: as for `images.read_image`.
 
     Returns:
-        float, or None where it says nothing plausible.
+        float, or None if it states nothing plausible.
     """
-    source = path if data is None else io.BytesIO(data)
     try:
-        with open(source, 'rb') if data is None else source as file:
+        with listing.opened(path, data) as file:
             is_tiff = file.read(4) in tiff.MAGIC
             file.seek(0)
             stated = _of_tiff(file) if is_tiff else _of_others(file)
-    except images.DAMAGED + (InputError,):
-        return None  # whoever reads its pixels says what is wrong
+    except (*images.DECODER_ERRORS, InputError):
+        return None  # reading the pixels says what is wrong
     for x, y in stated:
         if (PLAUSIBLE[0] <= x <= PLAUSIBLE[1]
                 and abs(x - y) <= SAME_SIDES * x):
@@ -56,7 +53,7 @@ def read_microns_per_pixel(path, data=None):
 
 
 def _of_tiff(file):
-    """What a TIFF file says: list of micrometres per pixel in x and in y."""
+    """List what a TIFF file states: micrometres per pixel in x and in y."""
     with tiff.opened(file) as content:
         page = content.pages[0]
         tags = {name: page.tags[name].value for name in
@@ -77,7 +74,7 @@ def _of_tiff(file):
 
 
 def _pixels_per_unit(value):
-    """A resolution tag's number, or None; (numerator, denominator) mostly."""
+    """Convert a resolution tag, a number or a fraction, to float or None."""
     try:
         x, y = value if isinstance(value, tuple) else (value, 1)
         return x / y
@@ -86,15 +83,15 @@ def _pixels_per_unit(value):
 
 
 def _of_aperio(text):
+    if not text.startswith('Aperio'):
+        return []
     found = []
-    for pattern, microns in ((r'\bMPP\s*=\s*([\d.,]+)', lambda value: value),
-                             (r'\bAppMag\s*=\s*([\d.,]+)',
-                              lambda value: MICRONS_AT_1X / value)):
-        match = text.startswith('Aperio') and re.search(pattern, text)
-        if match:
-            value = positive_number(match.group(1).strip('.,'))
-            if value:
-                found.append((microns(value),) * 2)
+    for key, microns in (('MPP', lambda value: value),
+                         ('AppMag', lambda value: MICRONS_AT_1X / value)):
+        match = re.search(rf'\b{key}\s*=\s*([\d.,]+)', text)
+        value = match and positive_number(match.group(1).strip('.,'))
+        if value:
+            found.append((microns(value),) * 2)
     return found
 
 
@@ -120,7 +117,7 @@ def _of_ome(text):
 
 
 def positive_number(text):
-    """A positive, finite float, also with a decimal comma, or None."""
+    """Convert to a positive, finite float, or None; a comma may be used."""
     try:
         value = float(text.replace(',', '.'))
     except ValueError:
@@ -129,10 +126,10 @@ def positive_number(text):
 
 
 def _of_others(file):
-    """What a PNG or JPEG file says, as `_of_tiff` does."""
+    """List what a PNG or JPEG file states, as `_of_tiff` does."""
     with images.pillow(file, '') as image:
         info = image.info
-        if info.get('jfif_unit') == 2:  # some Pillows leave out centimetres
+        if info.get('jfif_unit') == 2:  # some Pillows ignore centimetres
             per_unit, unit = info['jfif_density'], CENTIMETRE
         else:
             per_unit, unit = info.get('dpi'), INCH
@@ -143,19 +140,19 @@ def _of_others(file):
 
 
 class ResolutionWarner:
-    """Says once, for each other resolution that files state, which it is.
+    """Warns once of each unexpected resolution that files state.
 
     Args:
-        asked: micrometres per pixel that the files are taken to have, or None
-            where it was not said, which means MICRONS_PER_PIXEL.
+        asked: micrometres per pixel that the files are taken to have; None
+            means MICRONS_PER_PIXEL.
     """
 
     def __init__(self, asked):
         self.asked = asked or MICRONS_PER_PIXEL
-        self.said = set()
+        self.stated = set()
 
     def __call__(self, path, stated):
-        """Prints a line where a file states another resolution.
+        """Print a line if a file states another resolution.
 
         Args:
             path: of the file.
@@ -164,8 +161,8 @@ class ResolutionWarner:
         if stated is None or abs(stated / self.asked - 1) <= TOLERANCE:
             return
         stated = f'{stated:.3g}'
-        if stated not in self.said:
-            self.said.add(stated)
+        if stated not in self.stated:
+            self.stated.add(stated)
             progress.say(f'{path}: says {stated} micrometres per pixel, read '
                          f'as {self.asked:.3g}; if the file is right, give '
                          f'--microns_per_pixel={stated}', sys.stderr)

@@ -8,7 +8,6 @@ import collections
 import numpy as np
 from scipy import ndimage
 
-from histology.annotations import OUTLINES
 from histology.stains import EOSIN, HAEMATOXYLIN
 
 TRAINING_COUNT = 12  # prepare divides them 9 : 3
@@ -19,34 +18,21 @@ Entry = collections.namedtuple('Entry', 'name split seed')
 
 
 def find(seed):
-    """Lists the sample made from a seed.
+    """List the sample made from a seed.
 
     Returns:
         List of entries, ordered by name:
             name: 'sample-00' and on
             split: 'training' or 'test'
-            seed: for `load`
+            seed: of the generator for `make`
     """
     splits = ['training'] * TRAINING_COUNT + ['test'] * TEST_COUNT
     return [Entry(f'sample-{index:02}', split, [seed, index])
             for index, split in enumerate(splits)]
 
 
-def load(entry):
-    """Makes the image of an entry of `find`.
-
-    Yields:
-        uint8 [SIZE, SIZE, 3], RGB
-        (int32 [SIZE, SIZE], 0 in the background and 1 to N in the N nuclei;
-        what tells them apart, for `store.write_store`)
-    """
-    image, instances = make(np.random.RandomState(entry.seed), SIZE)
-    yield image
-    yield instances, OUTLINES
-
-
 def make(rng, size):
-    """Makes an image with nuclei of 11 to 18 pixels in radius.
+    """Make an image with nuclei of 11 to 18 pixels in radius.
 
     Args:
         rng: np.random.RandomState.
@@ -57,27 +43,27 @@ def make(rng, size):
         instances: int32 [size, size], 0 in the background and 1 to N in the
             N nuclei
     """
-    density = (size / 512) ** 2
+    area_scale = (size / 512) ** 2
     eosin, haematoxylin = _stroma(rng, size)
     # Red blood cells: round as nuclei are, but of eosin only.
-    for _ in range(int(30 * density)):
+    for _ in range(int(30 * area_scale)):
         blob, _ = _blob(rng, size, rng.uniform(6, 10))
         eosin[blob] += rng.uniform(0.2, 0.4)
     # Nuclei outside the focal plane: faint, blurred and not annotated.
     shadows = np.zeros((size, size))
-    for _ in range(int(15 * density)):
+    for _ in range(int(15 * area_scale)):
         blob, _ = _blob(rng, size, rng.uniform(8, 14))
         shadows[blob] = 0.5
     haematoxylin += ndimage.gaussian_filter(shadows, 5)
     # Debris: as dark as nuclei, but far smaller.
-    for _ in range(int(40 * density)):
+    for _ in range(int(40 * area_scale)):
         blob, _ = _blob(rng, size, rng.uniform(1.5, 4))
         haematoxylin[blob] += rng.uniform(0.3, 0.6)
 
     instances = np.zeros((size, size), np.int32)
     chromatin = _noise(rng, (size, size), 1.5)
     count = 0
-    for _ in range(int(190 * density)):
+    for _ in range(int(190 * area_scale)):
         blob, depth = _blob(rng, size, rng.uniform(11, 18))
         # Nuclei touch and overlap a little, as they do in thin sections.
         if not depth.size or (instances[blob] > 0).mean() > 0.08:
@@ -94,15 +80,15 @@ def make(rng, size):
     # Slides are stained and scanned differently: vary each image as a whole.
     stains = np.stack([haematoxylin * rng.uniform(0.75, 1.25),
                        eosin * rng.uniform(0.75, 1.25)], axis=-1)
-    density = stains.clip(min=0) @ [HAEMATOXYLIN, EOSIN]  # [size, size, 3]
-    light = 10 ** -density
+    optical_density = stains.clip(min=0) @ [HAEMATOXYLIN, EOSIN]
+    light = 10 ** -optical_density  # [size, size, 3]
     light = ndimage.gaussian_filter(light, (0.8, 0.8, 0))
     light += 0.02 * rng.standard_normal(light.shape)
     return (light * 255).round().clip(0, 255).astype(np.uint8), instances
 
 
 def _stroma(rng, size):
-    """Returns the amounts of eosin and haematoxylin between the nuclei."""
+    """Return the amounts of eosin and haematoxylin between the nuclei."""
     shape = (size, size)
     # Fibres: noise smoothed far in one direction and little across it, made
     # larger than the image and turned.
@@ -119,13 +105,13 @@ def _stroma(rng, size):
 
 
 def _noise(rng, shape, sigma):
-    """Returns smooth noise of mean 0 and standard deviation 1."""
+    """Return smooth noise of mean 0 and standard deviation 1."""
     noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma)
     return (noise - noise.mean()) / noise.std()
 
 
 def _blob(rng, size, radius):
-    """Returns the pixels of a dented ellipse somewhere in the image.
+    """Return the pixels of a dented ellipse somewhere in the image.
 
     Returns:
         (rows, columns): int [K] each, the pixels inside the image

@@ -4,39 +4,34 @@ import logging
 import re
 
 import numpy as np
-from PIL import Image
 
 from histology.files import InputError
 
 MAGIC = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+MAX_IMAGE_PIXELS = 2 ** 29  # 1.5 GiB in RGB
 ORIENTATION_TAG = 274
 # Extra samples that are transparency: colours multiplied by it, or not.
 ASSOCIATED, UNASSOCIATED = 1, 2
-STRIP = 256  # rows, of what is converted together
+STRIP = 256  # rows that are converted at a time
 
 # Values of tags.
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = 0, 1, 2, 3
-_CMYK, _YCBCR = 5, 6
-_CHANNELS = {_RGB: 3, _CMYK: 4, _YCBCR: 3}  # without extra ones; others: 1
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+_GREY_OR_RGB = (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
 _MOST_CHANNELS = 4
 _REDUCED_OR_MASK = 5  # bits of NewSubfileType
 _LZW, _JPEG = 5, 7
-_CCITT = (2, 3, 4)  # fax machines', which Pillow decodes
-# None, LZW, Deflate, PackBits, LZMA, ZSTD
-_LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)
-# JPEG 2000 in RGB, LERC, WebP, JPEG XL. Of the others that imagecodecs knows,
-# 2021.11.20 ends the process for damaged PNG and JPEG XR, and JPEG 2000 of
-# 33003 holds colours that are not RGB.
-_COMPRESSIONS = _LOSSLESS + _CCITT + (_JPEG, 33005, 34712, 34887, 50001,
-                                      50002)
+# None, LZW, JPEG, Deflate, PackBits, JPEG 2000 in RGB, LZMA, WebP, ZSTD. Of
+# the others that imagecodecs knows, version 2021.11.20 ends the process for
+# damaged PNG and JPEG XR, and JPEG 2000 of 33003 holds other colours.
+_COMPRESSIONS = (1, _LZW, _JPEG, 8, 32773, 32946, 33005, 34712, 34925, 50000,
+                 50001)
 _PREDICTORS = (1, 2, 3)
 _END_OF_JPEG = b'\xff\xd9'
 _PADDING = 64  # bytes, at most, behind it
-_LZW_OF_ONE_BYTE = b'\x80\x18\x60\x20'
 
 
 class _Complaints(logging.Handler):
-    """Makes an error of what tifffile fills with black and only logs."""
+    """Make an error of what tifffile fills with black and only logs."""
 
     def emit(self, record):
         if 'incomplete tile' in record.getMessage():
@@ -50,7 +45,7 @@ _logger.propagate = False  # the errors here say what concerns the user
 
 @contextlib.contextmanager
 def opened(file):
-    """Opens a TIFF file, without the warnings that tifffile logs.
+    """Open a TIFF file, without the warnings that tifffile logs.
 
     Args:
         file: path or binary file object.
@@ -69,20 +64,18 @@ def opened(file):
         raise ValueError(str(error)) from error
 
 
-def read(file, name, max_pixels, labels=False):
-    """Reads the first image of a TIFF file, of a pyramid the largest.
+def read(file, name, labels=False):
+    """Read the first image of a TIFF file, and the largest of a pyramid.
 
     Three grey images of one size are one in RGB.
 
     Args:
         file: path or binary file object.
         name: for messages.
-        max_pixels: more are refused.
-        labels: whether the numbers are wanted that are stored, such as a
-            palette's indices, and not the colours that they stand for.
+        labels: whether the stored numbers are wanted, such as the indices of
+            a palette, and not colours.
 
     Returns:
-        None where Pillow has to decode it; or else
         array [H, W, C], of the type in the file, upright; colours of up to 8
             bits are uint8
         kind of its last channel: ASSOCIATED, UNASSOCIATED or None
@@ -94,8 +87,8 @@ def read(file, name, max_pixels, labels=False):
     with opened(file) as tiff:
         pages = list(tiff.pages)  # before tifffile takes them to be alike
         page = tiff.series[0].keyframe
-        check_size(page.imagewidth, page.imagelength, max_pixels, name)
-        _check_kind(page, name)
+        check_max_pixels(page.imagewidth, page.imagelength, name)
+        _check_kind(page, labels, name)
         if labels:
             _check_label_kind(page, tiff, name)
         pages = [other for other in pages if other is page or (
@@ -107,9 +100,6 @@ def read(file, name, max_pixels, labels=False):
             raise InputError(f'{name}: {count} images of one size in one '
                              'file; save the one that is meant'
                              + ('' if labels else ', or tissue in RGB'))
-        if page.compression in _CCITT:
-            _check_whole(page, name, tiff.filehandle.size)
-            return None
         if count == 3 and _is_grey(page):
             pixels = np.concatenate(_planes(tiff, page, pages, name), axis=2)
         else:
@@ -120,17 +110,16 @@ def read(file, name, max_pixels, labels=False):
         return upright(pixels, tag.value if tag else 1), alpha
 
 
-def check_size(width, height, max_pixels, name):
-    """Raises InputError where an image has too many pixels."""
-    if width * height > max_pixels:
+def check_max_pixels(width, height, name):
+    """Raise InputError if an image has more than MAX_IMAGE_PIXELS pixels."""
+    if width * height > MAX_IMAGE_PIXELS:
         raise InputError(f'{name}: {width} x {height} pixels, more than '
-                         f'{max_pixels}; cut it into parts')
+                         f'{MAX_IMAGE_PIXELS}; cut it into parts')
 
 
-def _check_kind(page, name):
-    """Refuses what cannot be decoded, or not turned into colours."""
-    photometric, bits = page.photometric, page.bitspersample
-    channels, expected = page.samplesperpixel, _CHANNELS.get(photometric, 1)
+def _check_kind(page, labels, name):
+    """Refuse what cannot be decoded, or is not in grey or RGB."""
+    bits, channels = page.bitspersample, page.samplesperpixel
     reason = None
     if page.compression not in _COMPRESSIONS:
         reason = f'compression {_name(page.compression)}'
@@ -138,35 +127,29 @@ def _check_kind(page, name):
         reason = f'predictor {_name(page.predictor)}'
     elif page.dtype is None or bits < 8 and bits not in (1, 2, 4):
         reason = f'a sample of {bits} bits'
-    elif (photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE,
-                              _CMYK, _YCBCR)
-          # Some decoders turn it into RGB, others do not.
-          or photometric == _YCBCR
-          and (page.compression not in (*_LOSSLESS, _JPEG)
-               or page.compression == _JPEG and page.planarconfig == 2)):
-        reason = f'the kind of colours {_name(photometric)}'
-    elif photometric in (_CMYK, _YCBCR) and (bits, channels) != (8, expected):
-        reason = f'{channels} x {bits} bits of {_name(photometric)}'
-    elif channels < expected:
-        reason = f'{_name(photometric)} of {channels} channels'
-    elif page.is_subsampled and page.compression != _JPEG:
-        reason = f'subsampled {_name(photometric)} without JPEG'
+    elif channels < _colour_channels(page):
+        reason = f'{_name(page.photometric)} of {channels} channels'
     elif page.imagedepth != 1:
         reason = f'an image of {page.imagedepth} layers'
+    elif not labels and page.photometric not in _GREY_OR_RGB and (
+            # In JPEG, the decoder turns it into RGB.
+            page.photometric != _YCBCR or page.compression != _JPEG
+            or (bits, channels, page.planarconfig) != (8, 3, 1)):
+        reason = f'the kind of colours {_name(page.photometric)}'
     if reason:
         raise InputError(f'{name}: cannot be read ({reason} is not '
-                         'supported); convert it, by QuPath or libvips say, '
-                         'to RGB with LZW')
+                         'supported); convert it to RGB with LZW, by QuPath '
+                         'or libvips')
     if channels > _MOST_CHANNELS:  # before they take memory
         raise InputError(f'{name}: {channels} channels; save it in RGB')
 
 
 def _check_label_kind(page, tiff, name):
-    """Refuses what holds no numbers, or leaves open which they are."""
+    """Refuse what holds no numbers, or leaves open which they are."""
     reason = None
     if page.compression == _JPEG:
         reason = 'JPEG, which changes the numbers that it stores'
-    elif page.photometric in (_CMYK, _YCBCR):
+    elif page.photometric not in (*_GREY_OR_RGB, _PALETTE):
         reason = f'{_name(page.photometric)}, colours and no numbers'
     elif (page.photometric == _WHITE_IS_ZERO and page.bitspersample > 1
           and not tiff.is_imagej):  # which shows it so, and means the numbers
@@ -177,17 +160,22 @@ def _check_label_kind(page, tiff, name):
                          'with LZW')
 
 
+def _colour_channels(page):
+    """Count the channels of a page without extra ones."""
+    return 3 if page.photometric in (_RGB, _YCBCR) else 1
+
+
 def _is_grey(page):
     return (page.samplesperpixel == 1
             and page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO))
 
 
 def _count(tiff, page, pages):
-    """How many images of one size there are, or are said to be."""
+    """Count the images of one size that there are, or should be."""
     said = int(np.prod(tiff.series[0].shape, dtype=np.int64)) // (
         page.imagelength * page.imagewidth * page.samplesperpixel)
     in_imagej = (tiff.imagej_metadata or {}).get('images', 1)
-    # Of OME some may be in other files.
+    # Some images of OME may be in other files.
     element = re.search(r'<(\w+:)?Pixels\b[^>]*>', tiff.ome_metadata or '')
     in_ome = int(np.prod([int(size) for size in re.findall(
         r'\bSize[CZT]="(\d+)"', element.group() if element else '')]))
@@ -196,7 +184,12 @@ def _count(tiff, page, pages):
 
 
 def _check_whole(page, name, size):
-    """Refuses a page of which a part is missing, in a file of `size` bytes."""
+    """Refuse a page of which a part is missing, in a file of `size` bytes.
+
+    By hand, because the decoders do not say it: they draw a missing part of
+    JPEG in grey and one of other compressions in black, and what is missing
+    of LZW is undefined in imagecodecs 2021.11.20.
+    """
     parts = list(zip(page.dataoffsets, page.databytecounts))
     if (len(parts) < np.prod(page.chunked)
             or any(not length or offset + length > size
@@ -207,11 +200,7 @@ def _check_whole(page, name, size):
 
 
 def _is_whole(page, number, place):
-    """Says whether a strip or tile has all that decoders take to be there.
-
-    Of JPEG they draw what is missing in grey, and of LZW it is undefined in
-    imagecodecs 2021.11.20.
-    """
+    """Say whether a strip or tile has all that decoders take to be there."""
     offset, length = place
     file = page.parent.filehandle
     if page.compression == _JPEG and page.jpegheader is None:
@@ -220,9 +209,6 @@ def _is_whole(page, number, place):
         return _END_OF_JPEG in file.read(padding)
     if page.compression == _LZW:
         import imagecodecs
-        # Of one byte two are asked for.
-        if len(imagecodecs.lzw_decode(_LZW_OF_ONE_BYTE, out=2)) == 1:
-            return True  # then the decoder says it, in half the time
         file.seek(offset)
         data = file.read(length)
         if page.fillorder == 2:
@@ -232,7 +218,7 @@ def _is_whole(page, number, place):
 
 
 def _length(page, number):
-    """Bytes of a strip or tile when it is decoded."""
+    """Compute the bytes of a strip or tile when it is decoded."""
     if page.is_tiled:
         rows, columns = page.tilelength, page.tilewidth
     else:
@@ -245,12 +231,12 @@ def _length(page, number):
 
 
 def _name(value):
-    """A tag's value as number and, where it is known, name."""
+    """Name a tag's value by its number and, if known, its name."""
     return f'{int(value)} ({getattr(value, "name", "unknown")})'
 
 
 def _pixels(page, name, size):
-    """The pixels of a page, [H, W, C]."""
+    """Read the pixels of a page, [H, W, C]."""
     _check_whole(page, name, size)
     pixels = page.asarray(squeeze=False)[:, 0]  # [planes, H, W, C]
     if page.planarconfig == 2 and page.samplesperpixel > 1:
@@ -259,7 +245,7 @@ def _pixels(page, name, size):
 
 
 def _planes(tiff, page, pages, name):
-    """The pixels of three grey images, each [H, W, 1]."""
+    """Read the pixels of three grey images, each [H, W, 1]."""
     size = tiff.filehandle.size
     if len(pages) == 3:
         if any((other.dtype, other.photometric, other.samplesperpixel)
@@ -282,14 +268,14 @@ def _planes(tiff, page, pages, name):
 
 
 def _without_unknown(pixels, page):
-    """Leaves out of RGB what is neither colour nor transparency.
+    """Remove from RGB what is neither colour nor transparency.
 
     Returns:
         array [H, W, C]
         kind of its last channel: ASSOCIATED, UNASSOCIATED or None
     """
     extra = [int(kind) for kind in page.extrasamples or ()]
-    if page.samplesperpixel > _CHANNELS.get(page.photometric, 1):
+    if page.samplesperpixel > _colour_channels(page):
         if page.photometric == _RGB and not extra:
             return pixels, UNASSOCIATED  # as Pillow takes it
         if extra and extra[-1] in (ASSOCIATED, UNASSOCIATED):
@@ -300,22 +286,13 @@ def _without_unknown(pixels, page):
 
 
 def _numbers(pixels, page, _):
-    """The numbers that are stored; of one bit, True where it is white."""
+    """Return the stored numbers; of one bit, True for white."""
     return (~pixels if pixels.dtype == bool
             and page.photometric == _WHITE_IS_ZERO else pixels)
 
 
 def _colours(pixels, page, alpha):
-    """Grey or RGB, with the last channel as it is where it is `alpha`."""
-    if page.photometric == _PALETTE:
-        table = page.colormap.T  # [numbers, 3]
-        if table.max() > 255:
-            table = table >> 8
-        return _in_strips(pixels, lambda strip: table[strip[..., 0]])
-    if page.photometric == _CMYK:
-        return _in_strips(pixels, lambda strip: _by_pillow(strip, 'CMYK'))
-    if page.photometric == _YCBCR and page.compression != _JPEG:
-        return _in_strips(pixels, lambda strip: _by_pillow(strip, 'YCbCr'))
+    """Return grey or RGB, with the last channel unchanged if it is alpha."""
     if page.bitspersample < 8:
         step = 255 // (2 ** page.bitspersample - 1)
         pixels = pixels.astype(np.uint8) * np.uint8(step)
@@ -325,30 +302,15 @@ def _colours(pixels, page, alpha):
     return pixels
 
 
-def _in_strips(pixels, convert):
-    """uint8 [H, W, 3] of what `convert` makes of some rows at a time."""
-    converted = np.empty((*pixels.shape[:2], 3), np.uint8)
-    for top in range(0, len(pixels), STRIP):
-        converted[top:top + STRIP] = convert(pixels[top:top + STRIP])
-    return converted
-
-
-def _by_pillow(pixels, mode):
-    """uint8 [H, W, C] as RGB."""
-    return np.array(Image.frombytes(
-        mode, pixels.shape[1::-1], np.ascontiguousarray(pixels).tobytes()
-    ).convert('RGB'))
-
-
 def upright(pixels, orientation):
-    """Turns an image as the tag Orientation of TIFF and EXIF says.
+    """Turn an image as the tag Orientation of TIFF and EXIF says.
 
     Args:
         pixels: array [H, W, ...].
         orientation: 1 to 8; others mean 1.
 
     Returns:
-        array [H, W, ...] or [W, H, ...]; `pixels` itself where upright.
+        array [H, W, ...] or [W, H, ...]; `pixels` itself if it is upright.
     """
     if orientation in (5, 6, 7, 8):
         pixels = np.swapaxes(pixels, 0, 1)

@@ -1,4 +1,4 @@
-"""Random changes of a training patch and its mask, as graph ops."""
+"""Change a training patch and its mask at random, as graph ops."""
 import numpy as np
 
 from histology.stains import STAINS
@@ -13,19 +13,19 @@ CONTRAST = (0.8, 1.2)  # multiplied, about the patch's mean
 STAIN_FACTOR = (0.6, 1.4)  # multiplied, in optical density
 STAIN_SHIFT = 0.1  # added, in optical density
 
-# Padding, glass and what scanners leave out, which hold no nuclei.
+# Rectangles like padding, glass and gaps of the scanner: without nuclei.
 BLANK = 0.1  # share of the crops that get a blank rectangle
-BLANK_SIDE = 2.0  # at most, of the crop's side: some cover the whole crop
+BLANK_SIDE = 2.0  # at most, in sides of the crop: some cover all of it
 BLANK_COLOURS = ((0.0, 0.05), (0.9, 1.0), (0.0, 1.0))  # one range is drawn
 BLANK_TINT = 0.03  # between the channels
 
 
 def source_coordinates(patch_size, crop_size):
-    """Where in a patch each pixel of a random crop comes from.
+    """Draw where in a patch each pixel of a random crop comes from.
 
     One of the eight flips and right-angle rotations, a small rotation, a
-    scale and a position are drawn. The scale gives way where the crop would
-    leave the patch, so padding never enters.
+    scale and a position are drawn. The scale is lowered if the crop would
+    leave the patch, so that no padding is needed.
 
     Args:
         patch_size: side of the square patch, pixels.
@@ -56,7 +56,7 @@ def source_coordinates(patch_size, crop_size):
 
 
 def sample_bilinear(image, row, column):
-    """The image at fractional positions, by bilinear interpolation.
+    """Sample an image at fractional positions by bilinear interpolation.
 
     Args:
         image: uint8 [H, W, 4].
@@ -66,8 +66,8 @@ def sample_bilinear(image, row, column):
         float32 [h, w, 4].
     """
     height, width = image.shape.as_list()[:2]
-    # The four channels of a pixel as one word: a gather takes as long for it
-    # as for one of them.
+    # The four channels of a pixel as one word, which a gather takes as fast as
+    # a single channel.
     words = tf.reshape(tf.bitcast(image, tf.int32), [-1])  # [H * W]
     down = (row - tf.floor(row))[..., tf.newaxis]  # [h, w, 1]
     right = (column - tf.floor(column))[..., tf.newaxis]
@@ -89,11 +89,10 @@ def sample_bilinear(image, row, column):
 
 
 def jitter_stain(image):
-    """Draws each stain's amount anew, in optical density.
+    """Draw each stain's amount anew, in optical density.
 
     After Tellez et al., "Whole-slide mitosis detection in H&E breast
-    histology", 2018. `image` is float32 [h, w, 3] in [0, 1], and so is what
-    is returned.
+    histology", 2018. `image` and the result are float32 [h, w, 3] in [0, 1].
     """
     factors = tf.random.uniform([3], *STAIN_FACTOR)
     shifts = tf.random.uniform([3], -STAIN_SHIFT, STAIN_SHIFT)
@@ -106,7 +105,7 @@ def jitter_stain(image):
 
 
 def jitter_brightness_and_contrast(image):
-    """Brightness and contrast drawn anew; float32 [h, w, 3] in [0, 1]."""
+    """Draw brightness and contrast anew; float32 [h, w, 3] in [0, 1]."""
     mean = tf.reduce_mean(image)
     image = (image - mean) * tf.random.uniform([], *CONTRAST) + mean
     image += tf.random.uniform([], -BRIGHTNESS, BRIGHTNESS)
@@ -114,17 +113,17 @@ def jitter_brightness_and_contrast(image):
 
 
 def blank_rectangle(image, mask):
-    """Blanks a random rectangle of some images, and clears the mask there.
+    """Blank a random rectangle of some images, and clear the mask there.
 
-    After random erasing, Zhong et al., arXiv:1708.04896, with one colour for
-    the rectangle: black, nearly white as glass is, or any grey.
+    After random erasing, Zhong et al., arXiv:1708.04896. The rectangle has one
+    colour: black, nearly white like glass, or any grey.
 
     Args:
         image: float32 [h, w, 3] in [0, 1].
         mask: float32 [h, w, 1].
 
     Returns:
-        The two, changed alike.
+        (image, mask), both changed.
     """
     height, width = image.shape.as_list()[:2]
 
@@ -145,7 +144,7 @@ def blank_rectangle(image, mask):
 
 
 def augment(patch, crop_size):
-    """A random crop of a training patch, randomly changed.
+    """Take a random crop of a training patch and change it at random.
 
     Args:
         patch: uint8 [P, P, 4]: red, green, blue and the mask, 0 or 1.

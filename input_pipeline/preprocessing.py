@@ -1,4 +1,4 @@
-"""How an image becomes network input: one rule for training and prediction."""
+"""From an image to network input, alike in training and prediction."""
 import numpy as np
 
 from histology.resample import MIN_SIDE
@@ -6,13 +6,14 @@ from histology.resample import MIN_SIDE
 # Stored beside a trained network; until there were gaps no record said it.
 TARGET, FORMER_TARGET = 'masks with gaps', 'masks'
 
-# A square of so many pixels closes the gaps of `mask_with_gaps`, and so
-# finds them: in the loss, to weigh them, and to give them back to the nuclei.
+# A closing with a square of this many pixels fills the gaps of
+# `mask_with_gaps`. It finds them for their weight in the loss, and gives them
+# back to the nuclei in prediction.
 GAP_CLOSING = 5
 
 
 def normalise(images):
-    """Scales pixel values 0 to 255 to [0, 1].
+    """Scale pixel values 0 to 255 to [0, 1].
 
     Args:
         images: NumPy uint8 array, or a float32 TensorFlow tensor that holds
@@ -27,7 +28,7 @@ def normalise(images):
 
 
 def pad_to_stride(image, stride):
-    """Pads bottom and right up to the next multiple of `stride`.
+    """Pad bottom and right up to the next multiple of `stride`.
 
     The tissue is reflected about its last row and column, which are not
     repeated. Zeros would be black, a colour that tissue never has.
@@ -37,7 +38,7 @@ def pad_to_stride(image, stride):
         stride: pixels.
 
     Returns:
-        [H', W', ...] array; `image` itself where nothing is to be added.
+        [H', W', ...] array; `image` itself if it needs no padding.
 
     Raises:
         ValueError: a side is below MIN_SIDE.
@@ -54,11 +55,11 @@ def pad_to_stride(image, stride):
 
 
 def mask_with_gaps(instances):
-    """The mask that networks learn: touching nuclei have a gap between them.
+    """Return the mask that networks learn, with gaps between touching nuclei.
 
-    Pixels of a nucleus with another nucleus among their eight neighbours are
-    background, as in Ronneberger et al., arXiv:1505.04597, so that a network
-    can tell touching nuclei apart.
+    A pixel of a nucleus is background if another nucleus is among its eight
+    neighbours, so that a network learns to separate touching nuclei. After
+    Ronneberger et al., arXiv:1505.04597.
 
     Args:
         instances: int [H, W], 0 in the background and 1 to N in the nuclei.

@@ -1,16 +1,17 @@
 """Queues that feed training and validation from the HDF5 stores.
 
-Training: one reader thread takes blocks of patches from the store into a
-shuffling queue; several threads draw single patches, augment them in graph
-ops and fill the batch queue that feeds the step. Memory is bounded by the
-queues' capacities, whatever the store's size. MonitoredSession starts and
-joins the threads.
+In training, one reader thread moves blocks of patches from the store to a
+shuffling queue. Several threads draw single patches from it, augment them in
+graph ops and fill the queue of examples that feeds the steps. The queues'
+capacities bound the memory, whatever the store's size. MonitoredSession starts
+and joins the threads.
 """
 import itertools
 
 import numpy as np
 
 from histology.files import InputError
+from histology.progress import counted
 from input_pipeline import augment, store
 from input_pipeline.preprocessing import (
     mask_with_gaps,
@@ -22,16 +23,15 @@ from nets.tf1 import tf
 BLOCK = 16  # patches read at a time
 SHUFFLE_BUFFER = 256  # patches to draw from: 64 MiB
 BATCHES_AHEAD = 4
-# Validation images are handed to the network whole up to this side, larger
-# ones in parts.
+# Validation images with a larger side are handed to the network in parts.
 MAX_SIDE = 1536  # pixels
 
 
 class Reader:
-    """Calls a generator from a queue's thread and remembers its failure.
+    """Call a generator from a queue's thread and remember its failure.
 
-    TensorFlow turns a Python exception inside a queue into one of its own,
-    and often reports just a closed queue; `error` keeps the true one.
+    TensorFlow turns a Python exception inside a queue into its own, and often
+    reports just a closed queue; `error` keeps the true one.
     """
 
     def __init__(self, blocks):
@@ -49,13 +49,13 @@ class Reader:
 
 
 def patch_blocks(path, seed, shard=(0, 1), identity=None, digests=None):
-    """Endless random blocks of a store's patches, each patch once an epoch.
+    """Yield random blocks of patches without end, each patch once an epoch.
 
     Args:
         path: the store.
         seed: of the order.
         shard: (k, n): only every n-th patch, from the k-th on.
-        identity, digests: as for `store.open_store`.
+        identity, digests: `wanted` and `digests` of `store.open_store`.
 
     Yields:
         uint8 [B, P, P, 4], B <= BLOCK: red, green, blue and the mask with
@@ -70,9 +70,10 @@ def patch_blocks(path, seed, shard=(0, 1), identity=None, digests=None):
         images, masks = file['patches/images'], file['patches/masks']
         worker, workers = shard
         if len(images) < workers:
-            raise InputError(f'{path}: {len(images)} patches for {workers} '
-                             'workers, which need one each; start fewer '
-                             'workers or prepare more images')
+            patches = counted(len(images), 'patch', 'patches')
+            raise InputError(f'{path}: {patches} for {workers} workers, which '
+                             'need one each; start fewer workers or prepare '
+                             'more images')
         while True:
             order = rng.permutation(np.arange(len(images))[worker::workers])
             for start in range(0, len(order), BLOCK):
@@ -85,20 +86,20 @@ def patch_blocks(path, seed, shard=(0, 1), identity=None, digests=None):
 
 
 def stack_channels(image, mask):
-    """uint8 [P, P, 3] and [P, P, 1] as one, [P, P, 4]."""
+    """Stack uint8 [P, P, 3] and [P, P, 1] into [P, P, 4]."""
     # NumPy puts planes together three times as fast as pixels.
     return np.stack([*np.moveaxis(image, -1, 0), mask[..., 0]], axis=-1)
 
 
 def validation_windows(path, stride, identity=None, unseen=()):
-    """A store's images, ready for the network, each pixel once.
+    """Yield a store's images, ready for the network, each pixel once.
 
     Images with a side above MAX_SIDE come in windows of nearly equal size.
 
     Args:
         path: the store.
         stride: the network's stride, pixels.
-        identity, unseen: as for `store.open_store`.
+        identity, unseen: `wanted` and `unseen` of `store.open_store`.
 
     Yields:
         (image float32 [1, H', W', 3] in [0, 1], reflect-padded to multiples
@@ -122,7 +123,7 @@ def validation_windows(path, stride, identity=None, unseen=()):
 
 
 def _windows(length):
-    """Slices that part an axis; they differ by one pixel at most."""
+    """Cut an axis into slices whose lengths differ by one pixel at most."""
     count = -(-length // MAX_SIDE)
     edges = [length * index // count for index in range(count + 1)]
     return [slice(*pair) for pair in zip(edges, edges[1:])]
@@ -130,7 +131,7 @@ def _windows(length):
 
 def training_input(path, batch_size, crop_size, threads, seed, readers,
                    shard=(0, 1), identity=None, digests=None):
-    """An Estimator's input_fn of endless augmented batches.
+    """Make an Estimator's input_fn of endless augmented batches.
 
     Args:
         path: the store.
@@ -145,8 +146,8 @@ def training_input(path, batch_size, crop_size, threads, seed, readers,
 
     Returns:
         A function without arguments that returns (images float32
-        [batch_size, crop_size, crop_size, 3] in [0, 1], masks with gaps,
-        float32 [batch_size, crop_size, crop_size, 1]).
+        [batch_size, crop_size, crop_size, 3] in [0, 1], a dict of `masks`,
+        masks with gaps, float32 [batch_size, crop_size, crop_size, 1]).
     """
     shape = [store.PATCH_SIZE, store.PATCH_SIZE, 4]
 
@@ -163,26 +164,27 @@ def training_input(path, batch_size, crop_size, threads, seed, readers,
         tf.train.add_queue_runner(
             tf.train.QueueRunner(patches, [patches.enqueue_many(block)]))
         example = augment.augment(patches.dequeue(), crop_size)
-        # tf.train.batch would add a chart of how full its queue is to the
-        # summaries, which is 0 too where the step is fed in time.
+        # tf.train.batch would add a chart of how full its queue is, which
+        # shows 0 although the steps are fed in time.
         examples = tf.FIFOQueue(
             BATCHES_AHEAD * batch_size, [part.dtype for part in example],
             [part.shape for part in example])
         tf.train.add_queue_runner(tf.train.QueueRunner(
             examples, [examples.enqueue(example)] * threads))
-        return examples.dequeue_many(batch_size)
+        images, masks = examples.dequeue_many(batch_size)
+        return images, {'masks': masks}
 
     return input_fn
 
 
 def validation_input(path, stride, readers, identity=None, unseen=()):
-    """An Estimator's input_fn of one pass over a store's whole images.
+    """Make an Estimator's input_fn of one pass over a store's whole images.
 
     Args:
         path: the store.
         stride: the network's stride, pixels.
         readers: list to which the `Reader` is added.
-        identity, unseen: as for `store.open_store`; checked in each pass.
+        identity, unseen: as for `validation_windows`; checked in each pass.
 
     Returns:
         A function without arguments that returns the image that

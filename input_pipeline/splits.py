@@ -1,21 +1,24 @@
-"""Which images train, validate and test."""
+"""Dividing images into those that train, validate and test."""
 import collections
 import fnmatch
 import hashlib
+import os
 
 import numpy as np
 
+from histology import listing
 from histology.files import InputError
+from histology.progress import counted
 from input_pipeline import store
 
 LONG_NAMES = 1000  # bytes, of the names of validation images
 
 
 def assign_splits(entries, seed, fold, validation=()):
-    """Divides entries into the splits of the stores, whole images only.
+    """Divide entries into the splits of the stores, whole images only.
 
-    Names of TCGA slides begin with the site that took the tissue, so of
-    entries ordered by name neighbours are alike: of each four, one goes into
+    Names of TCGA slides begin with the site that took the tissue, so that
+    neighbours in the order of names are alike: of each four, one goes into
     each fold.
 
     Args:
@@ -23,10 +26,10 @@ def assign_splits(entries, seed, fold, validation=()):
         seed: of the choice among each four.
         fold: '0' to '3', the fold to validate on, or `store.TRAIN_ON_ALL`.
         validation: names of the training images to validate on instead, or
-            shell patterns of them.
+            shell patterns of them, with or without the ending of a file.
 
     Returns:
-        dict of lists of entries: 'train', and 'validation' and 'test' where
+        dict of lists of entries: 'train', and 'validation' and 'test' if
         there are any.
 
     Raises:
@@ -54,29 +57,63 @@ def assign_splits(entries, seed, fold, validation=()):
         raise InputError('--validation: names all training images; leave some '
                          'to train on')
     needed = 1 if fold == store.TRAIN_ON_ALL else max(2, int(fold) + 1)
-    raise InputError(f'{len(training)} training images found, --fold={fold} '
-                     f'needs {needed}' + _why_test(splits.get('test', []))
+    raise InputError(f'{counted(len(training), "training image")} found, '
+                     f'--fold={fold} needs {needed}'
+                     + _why_test(splits.get('test', []))
                      + '; give the folder above the training data, more '
                      'images, or another --fold or --validation')
 
 
+def read_names(given):
+    """Return the names that --validation gives.
+
+    Args:
+        given: names with commas between, or the path of a text file with a
+            name in each line. The path of an image is the image's name.
+
+    Raises:
+        InputError: the file cannot be read, or there are no names.
+    """
+    names = given.split(',')
+    if os.path.isfile(given) and not _is_image(given):
+        try:
+            with open(given, encoding='utf-8-sig') as file:
+                names = file.readlines()
+        except (OSError, ValueError) as error:
+            raise InputError(f'--validation {given}: cannot be read as text '
+                             f'({error}); give names, or a text file of '
+                             'them') from error
+    names = [name.strip() for name in names if name.strip()]
+    if not names:
+        raise InputError('--validation: holds no names; give at least one')
+    return names
+
+
+def _is_image(name):
+    return listing.stem_and_ending(name)[1] in listing.IMAGE_ENDINGS
+
+
 def _named(entries, patterns):
-    """The names of the entries that patterns fit, each at least one."""
+    """Return the names of the entries that patterns fit, each at least one."""
     held = set()
     for pattern in patterns:
-        found = {entry.name for entry in entries
-                 if entry.name == pattern  # which may hold brackets
-                 or fnmatch.fnmatchcase(entry.name, pattern)}
+        spellings = {pattern}
+        if _is_image(pattern):
+            spellings.add(listing.stem_and_ending(pattern)[0])
+        found = {entry.name for entry in entries for one in spellings
+                 if entry.name == one  # which may hold brackets
+                 or fnmatch.fnmatchcase(entry.name, one)}
         if not found:
             names = ', '.join(entry.name for entry in entries[:3])
             raise InputError(f'--validation: no training image is called '
-                             f'{pattern}; they are {names} ...')
+                             f'{pattern:.100}; they are {names}'
+                             + (' ...' if entries[3:] else ''))
         held |= found
     return held
 
 
 def _why_test(entries):
-    """Says which images became test images, and why, for an error."""
+    """Say which images became test images, and why, for an error."""
     reasons = collections.defaultdict(list)
     for entry in entries:
         reasons[getattr(entry, 'why', None)].append(entry.name)
@@ -86,9 +123,16 @@ def _why_test(entries):
         for why, names in reasons.items() if why)
 
 
-def fold_text(fold, splits):
-    """The attribute `fold` where validation images were named."""
+def fold_text(splits):
+    """Return the attribute `fold` of stores whose validation was named."""
     names = ','.join(entry.name for entry in splits['validation'])
     if len(names.encode()) > LONG_NAMES:
         names = hashlib.sha1(names.encode()).hexdigest()
     return f'validation={names}'
+
+
+def division_flags(seed, fold):
+    """Return the flags of a division, from the attributes of its stores."""
+    if str(fold).startswith('validation='):
+        return f'--{fold}'
+    return f'--seed={seed} --fold={fold}'

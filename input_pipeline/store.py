@@ -1,18 +1,16 @@
-"""The prepared images and patches of one split in one HDF5 file, schema 4.
+"""The prepared images and patches of one split in one HDF5 file, a store.
 
+Schema 5:
     names                     [N] text in UTF-8
     digests                   [N] text, SHA-1 of each image's pixels
     patches/images            uint8 [P, 256, 256, 3], RGB
     patches/masks             uint8 [P, 256, 256, 1], 0 and 1, with gaps
-    patches/positions         int32 [P, 3]: image, row, column
     images/<index>/image      uint8 [H, W, 3], RGB
     images/<index>/instances  int32 [H, W], 0, and 1 to N in the nuclei
 
-Patches of smaller images are reflected up to their size; the gaps are those
-of `preprocessing.mask_with_gaps`. Attributes of the file say by which rules it
-was made. Those of an image's group say what told its nuclei apart,
-`instances_from` (see `annotations`), and, where they do, what its files stated
-before it was resampled, `stated_microns_per_pixel`.
+Smaller images are reflected up to the size of a patch. The gaps are those of
+`preprocessing.mask_with_gaps`. The file's attributes hold the rules that made
+it. Each image's group has the attribute `has_instances`, see `Annotation`.
 """
 import atexit
 import collections
@@ -26,19 +24,20 @@ import sys
 import h5py
 import numpy as np
 
-from histology.annotations import COMPONENTS
 from histology.files import MAX_NAME, InputError
+from histology.progress import counted
 from histology.resample import check_min_side
 from input_pipeline.preprocessing import mask_with_gaps
 from nets.hdf5 import HDF5_ERRORS, open_hdf5, reserve_space
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 PATCH_SIZE = 256  # pixels
-FOLDS = 4  # one of them to validate on
-TRAIN_ON_ALL = 'none'  # the attribute `fold` where no image validates
-# What `identity` says of a store.
-IDENTITY = ('data_source', 'data_digest', 'data_seed', 'data_fold')
 OVERLAP = 0.2  # of neighbouring patches, as a fraction of PATCH_SIZE
+FOLDS = 4  # one of them to validate on
+TRAIN_ON_ALL = 'none'  # the attribute `fold` if no image validates
+# Stores of one division of the same images agree in these of `identity`. The
+# source is not among them: a folder may have moved.
+IDENTITY = ('data_digest', 'data_seed', 'data_fold')
 
 # What to do about a flaw; the file may be none of the program's.
 REPLACE_IT = 'move it elsewhere or delete it, and prepare with'
@@ -46,112 +45,84 @@ REPLACE_IT = 'move it elsewhere or delete it, and prepare with'
 # Of fixed length, as attributes are: HDF5 keeps no checksum of other texts.
 TEXTS = {'names': np.dtype(f'S{MAX_NAME}'), 'digests': np.dtype('S40')}
 
-# Dtype and shape of each row, and the rows in a chunk. Chunks are read whole:
-# one patch in each makes random reads fast. Blocks of 16 patches are read 5
-# times as fast uncompressed as with LZF, which would save a quarter of the
-# space.
-PATCHES = {
-    'images': (np.uint8, (PATCH_SIZE, PATCH_SIZE, 3), 1),
-    'masks': (np.uint8, (PATCH_SIZE, PATCH_SIZE, 1), 1),
-    'positions': (np.int32, (3,), 1024),
-}
+# Shape of each patch, uint8. A chunk is read whole: one patch in each makes
+# random reads fast. Blocks of 16 patches are read 5 times as fast uncompressed
+# as with LZF, which would save a quarter of the space.
+PATCHES = {'images': (PATCH_SIZE, PATCH_SIZE, 3),
+           'masks': (PATCH_SIZE, PATCH_SIZE, 1)}
 
-# What `write_store` wrote: names of the images, names of those left out,
-# numbers of patches and of nuclei.
-Written = collections.namedtuple('Written', 'names left_out patches nuclei')
+# An image's nuclei: int32 [H, W], 0 and 1 to N, and whether each number is a
+# single nucleus. If not, it may be a group of touching ones, as in masks.
+Annotation = collections.namedtuple('Annotation', 'instances has_instances')
 
-# An image of a store: uint8 [H, W, 3], RGB, its nuclei, int32 [H, W], 0 and
-# 1 to N, and whether these are single nuclei or, False, also groups of
-# touching ones.
+# What `write_store` wrote: a dict of names to `pixel_digest`, a dict of the
+# names that were skipped to their InputError, and numbers.
+Written = collections.namedtuple('Written', 'digests skipped patches nuclei')
+
+# An image of a store: uint8 [H, W, 3], RGB, and the parts of its Annotation.
 WholeImage = collections.namedtuple('WholeImage',
                                     'name image instances has_instances')
 
 
 def store_path(data_dir, split):
-    """Path of the store of the 'train', 'validation' or 'test' images."""
+    """Return the path of the store of 'train', 'validation' or 'test'."""
     return os.path.join(data_dir, f'{split}.h5')
 
 
-def patch_origins(length, patch_size=PATCH_SIZE, overlap=OVERLAP):
-    """Returns where patches start along an axis, in pixels.
+def patch_origins(length):
+    """Return where patches start along an axis of a length in pixels.
 
     The last patch ends with the axis, so it overlaps its neighbour more and
-    nothing is padded.
-
-    Args:
-        length: of the axis, at least `patch_size`.
-        patch_size: in pixels.
-        overlap: fraction of `patch_size`, from 0 to less than 1.
+    nothing is padded. A shorter axis has one patch.
     """
-    step = round(patch_size * (1 - overlap))
-    last = length - patch_size
-    return [*range(0, last, step), last]
+    last = max(length - PATCH_SIZE, 0)
+    return [*range(0, last, round(PATCH_SIZE * (1 - OVERLAP))), last]
 
 
-def write_store(path, attributes, examples, leave_out=None):
-    """Writes one split, holding one image in memory at a time.
+def write_store(path, attributes, examples):
+    """Write one split, holding one image in memory at a time.
 
     Args:
         path: file to write; see `files.atomic_write`.
         attributes: dict of the split and the rules, see `prepare.prepare`.
         examples: iterable of (name, load). `load()` yields the image, uint8
-            [H, W, 3], and then (instances, kind) or (instances, kind,
-            microns): int32 [H, W], the text for `instances_from`, and the
-            micrometres per pixel that the files state.
-        leave_out: function of the name and the InputError of an example that
-            cannot be used, or None: then it is raised.
+            [H, W, 3], and then its Annotation. An image is skipped if `load`
+            raises InputError or a side is too small.
 
     Returns:
         Written
 
     Raises:
-        InputError: an image is too small, or as `load`, without `leave_out`.
         OSError: there is no room on the disk.
     """
     reserve_space(path, 0)
     # The format of HDF5 1.8 has checksums of all but the data, which have
     # their own below: HDF5 can crash on damage that it does not see.
-    with h5py.File(path, 'w', libver='v108') as store:
-        for key, value in attributes.items():
-            store.attrs[key] = _as_attribute(value)
-        store.attrs['schema_version'] = SCHEMA_VERSION
-        for name, (dtype, shape, rows) in PATCHES.items():
-            store.create_dataset(
-                f'patches/{name}', (0, *shape), dtype,
-                maxshape=(None, *shape), chunks=(rows, *shape),
-                fletcher32=True)
-        names, digests, left_out, nuclei = [], [], [], 0
+    with h5py.File(path, 'w', libver='v108') as file:
+        for name, shape in PATCHES.items():
+            file.create_dataset(
+                f'patches/{name}', (0, *shape), np.uint8,
+                maxshape=(None, *shape), chunks=(1, *shape), fletcher32=True)
+        digests, skipped, nuclei = {}, {}, 0
         for name, load in examples:
-            patches = len(store['patches/images'])
+            index, patches = len(digests), len(file['patches/images'])
             try:
                 parts = iter(load())
-                digests.append(_add_image(store, len(names), name,
-                                          next(parts)))
-                nuclei += _add_nuclei(store, len(names), *next(parts))
-                names.append(name)
+                digest = _add_image(file, index, name, next(parts))
+                nuclei += _add_annotation(file, index, next(parts))
+                digests[name] = digest
             except InputError as error:
-                if leave_out is None:
-                    raise
-                _remove_image(store, len(names), patches)
-                del digests[len(names):]
-                left_out.append(name)
-                leave_out(name, error)
-        if names:
-            _add_texts(store, {'names': names, 'digests': digests})
-        store.attrs['left_out'] = _as_attribute(json.dumps(left_out))
-        store.attrs['nuclei'] = nuclei
-        return Written(names, left_out, len(store['patches/images']), nuclei)
-
-
-def _as_attribute(value):
-    return np.bytes_(value.encode()) if isinstance(value, str) else value
-
-
-def _origins(height, width):
-    """The upper left corners of an image's patches, row by row."""
-    return [[(row, column)
-             for column in patch_origins(max(width, PATCH_SIZE))]
-            for row in patch_origins(max(height, PATCH_SIZE))]
+                _remove_image(file, index, patches)
+                skipped[name] = error
+        if digests:
+            _add_texts(file, {'names': list(digests),
+                              'digests': list(digests.values())})
+        for key, value in {**attributes, 'schema_version': SCHEMA_VERSION,
+                           'skipped': json.dumps(list(skipped)),
+                           'nuclei': nuclei}.items():
+            file.attrs[key] = (np.bytes_(value.encode())
+                               if isinstance(value, str) else value)
+        return Written(digests, skipped, len(file['patches/images']), nuclei)
 
 
 def _cut(array, row, column):
@@ -164,68 +135,55 @@ def _cut(array, row, column):
     return patch
 
 
-def _add_image(store, index, name, image):
-    """Adds an image, uint8 [H, W, 3], whole and in patches.
-
-    Returns:
-        its `pixel_digest`
-    """
+def _add_image(file, index, name, image):
+    """Add an image, whole and in patches, and return its `pixel_digest`."""
     check_min_side(image.shape[:2], name)
-    origins = _origins(*image.shape[:2])
+    tops, lefts = map(patch_origins, image.shape[:2])
     # Without the flush, what came before might still want room.
-    store.flush()
-    reserve_space(store.filename, image.nbytes + image[:PATCH_SIZE].nbytes
-                  + sum(map(len, origins)) * PATCH_SIZE ** 2 * 4
+    file.flush()
+    reserve_space(file.filename, image.nbytes + image[:PATCH_SIZE].nbytes
+                  + len(tops) * len(lefts) * PATCH_SIZE ** 2 * 4
                   + 4 * (image.shape[0] + PATCH_SIZE) * image.shape[1])
-    _add_whole(store, index, 'image', np.uint8, image)
-    for row in origins:
-        _append(store['patches/images'],
-                [_cut(image, *origin) for origin in row])
-        _append(store['patches/positions'],
-                [(index, *origin) for origin in row])
+    _add_whole(file, index, 'image', np.uint8, image)
+    for top in tops:
+        _append(file['patches/images'],
+                [_cut(image, top, left) for left in lefts])
     return pixel_digest(image)
 
 
-def _add_nuclei(store, index, instances, kind, microns=None):
-    """Adds an image's nuclei, int32 [H, W], and masks; returns how many."""
-    group = store[f'images/{index}']
-    group.attrs['instances_from'] = _as_attribute(kind)
-    if microns is not None:
-        group.attrs['stated_microns_per_pixel'] = microns
-    _add_whole(store, index, 'instances', np.int32, instances)
-    for row in _origins(*instances.shape):
+def _add_annotation(file, index, annotation):
+    """Add an image's Annotation, whole and as masks; return its nuclei."""
+    instances = annotation.instances
+    file[f'images/{index}'].attrs['has_instances'] = annotation.has_instances
+    _add_whole(file, index, 'instances', np.int32, instances)
+    tops, lefts = map(patch_origins, instances.shape)
+    for top in tops:
         # With the neighbours of its pixels.
-        above = max(row[0][0] - 1, 0)
-        strip = mask_with_gaps(instances[above:row[0][0] + PATCH_SIZE + 1])
-        strip = strip[row[0][0] - above:][:PATCH_SIZE]
-        _append(store['patches/masks'],  # [P, P] to [P, P, 1]
-                [_cut(strip, 0, column)[..., np.newaxis]
-                 for _, column in row])
+        above = max(top - 1, 0)
+        strip = mask_with_gaps(instances[above:top + PATCH_SIZE + 1])
+        strip = strip[top - above:][:PATCH_SIZE]
+        _append(file['patches/masks'],  # [P, P] to [P, P, 1]
+                [_cut(strip, 0, left)[..., np.newaxis] for left in lefts])
     present = np.zeros(instances.max() + 1, bool)
     for row in instances:
         present[row] = True
     return np.count_nonzero(present[1:])
 
 
-def _add_whole(store, index, name, dtype, array):
-    dataset = store.create_dataset(
+def _add_whole(file, index, name, dtype, array):
+    dataset = file.create_dataset(
         f'images/{index}/{name}', array.shape, dtype, fletcher32=True,
         chunks=(min(PATCH_SIZE, array.shape[0]), *array.shape[1:]))
     for top in range(0, array.shape[0], PATCH_SIZE):  # for memory
         dataset[top:top + PATCH_SIZE] = array[top:top + PATCH_SIZE]
 
 
-def _remove_image(store, index, patches):
-    """Removes what there is of an image, the last one.
-
-    Args:
-        index: of the image.
-        patches: the number of patches before it.
-    """
-    if f'images/{index}' in store:
-        del store[f'images/{index}']
+def _remove_image(file, index, patches):
+    """Remove what there is of the last image; `patches` came before it."""
+    if f'images/{index}' in file:
+        del file[f'images/{index}']
     for name in PATCHES:
-        store[f'patches/{name}'].resize(patches, axis=0)
+        file[f'patches/{name}'].resize(patches, axis=0)
 
 
 def _append(dataset, rows):
@@ -234,21 +192,21 @@ def _append(dataset, rows):
     dataset[start:] = rows
 
 
-def _add_texts(store, texts):
-    """Adds a dict of lists of str, one of each for each image."""
+def _add_texts(file, texts):
+    """Add a dict of lists of str, one of each for each image."""
     count = len(texts['names'])
-    store.flush()
-    reserve_space(store.filename,
+    file.flush()
+    reserve_space(file.filename,
                   count * sum(dtype.itemsize for dtype in TEXTS.values()))
     for kind, values in texts.items():
-        store.create_dataset(
+        file.create_dataset(
             kind, data=np.array([value.encode() for value in values],
                                 TEXTS[kind]),
             chunks=(count,), fletcher32=True)
 
 
 def pixel_digest(image):
-    """A digest of an image's pixels, whatever its file and name.
+    """Return a digest of an image's pixels, whatever its file and name.
 
     Args:
         image: uint8 [H, W, 3], RGB.
@@ -259,14 +217,14 @@ def pixel_digest(image):
     return hashlib.sha1(np.ascontiguousarray(image)).hexdigest()
 
 
-def open_store(path, identity=None, unseen=(), digests=None):
-    """Opens a file of `write_store` to read, and checks it.
+def open_store(path, wanted=None, unseen=(), digests=None):
+    """Open a file of `write_store` to read, and check it.
 
     Open it in the process and thread that reads it, and close it after use.
 
     Args:
         path: of the file.
-        identity: what `identity` must say of the store, or None.
+        wanted: what `identity` must return for IDENTITY, or None.
         unseen: digests of images that it must not hold.
         digests: those of just the images that it must hold, or None.
 
@@ -278,25 +236,29 @@ def open_store(path, identity=None, unseen=(), digests=None):
             that writes to it, damaged, of another schema version, not as the
             schema says, or not the one that is asked for.
     """
-    store = _open(path)
-    try:
-        flaw = _flaw(store)
-    except HDF5_ERRORS as error:
-        flaw = str(error).splitlines()[0]
-    if flaw:
-        atexit.register(_end_quietly)
-        store.close()
-        raise InputError(f'{path}: {flaw}; {REPLACE_IT} '
-                         + prepare_command(path))
-    try:
-        conflict = _conflict(store, identity, unseen, digests)
-        if conflict:
-            raise InputError(f'{path}: {conflict}; prepare both together with '
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(_open(path))
+        remedy = REPLACE_IT
+        try:
+            version = file.attrs.get('schema_version', SCHEMA_VERSION)
+            if version == SCHEMA_VERSION:
+                flaw = _flaw(file)
+            else:
+                flaw = (f'of schema {version}, and this version of the '
+                        f'program reads {SCHEMA_VERSION}')
+                remedy = 'prepare again with'
+        except HDF5_ERRORS as error:
+            flaw = str(error).splitlines()[0]
+        if flaw:
+            atexit.register(_end_quietly)
+        else:
+            flaw = _conflict(file, wanted, unseen, digests)
+            remedy = 'prepare both together with'
+        if flaw:
+            raise InputError(f'{path}: {flaw}; {remedy} '
                              + prepare_command(path))
-    except InputError:
-        store.close()
-        raise
-    return store
+        stack.pop_all()
+    return file
 
 
 def _open(path):
@@ -306,29 +268,31 @@ def _open(path):
 
 
 def prepare_command(path):
-    """The command that makes a store, for messages."""
+    """Return the command that makes a store, for messages."""
     folder = shlex.quote(os.path.dirname(path) or os.curdir)
     return (f'python main.py --mode=prepare --data_dir={folder} '
             '--monuseg_dir=DIR (or --images_dir and --annotations_dir, or '
             '--sample)')
 
 
-def check_replaceable(path):
-    """Makes sure that a file, if there is one, is of `write_store`.
+def replaceable(path):
+    """Return the attributes of a store that a new one may replace.
+
+    Returns:
+        dict, also of stores of an earlier schema; None if there is no file.
 
     Raises:
-        InputError: it is not, or cannot be read.
+        InputError: the file is not of `write_store`, or cannot be read.
     """
     if not os.path.exists(path):
-        return
+        return None
     with _open(path) as file:
-        try:
-            ours = 'schema_version' in file.attrs
-        except HDF5_ERRORS:
-            ours = False
-    if not ours:
-        raise InputError(f'{path}: not written by this program, or damaged; '
-                         'move it elsewhere or choose another --data_dir')
+        with contextlib.suppress(*HDF5_ERRORS):
+            found = attributes(file)
+            if 'schema_version' in found:
+                return found
+    raise InputError(f'{path}: not written by this program, or damaged; move '
+                     'it elsewhere or choose another --data_dir')
 
 
 def _end_quietly():
@@ -339,8 +303,8 @@ def _end_quietly():
 
 
 @contextlib.contextmanager
-def reading(store):
-    """Turns a failure to read an open store into one clear line.
+def reading(file):
+    """Turn a failure to read an open store into one clear line.
 
     Raises:
         InputError: a read within the block failed.
@@ -349,69 +313,61 @@ def reading(store):
         yield
         # HDF5 reads zeros beyond the end of a file that was cut short after
         # it was opened.
-        if os.path.getsize(store.filename) < store.id.get_filesize():
+        if os.path.getsize(file.filename) < file.id.get_filesize():
             raise OSError('the file was cut short')
     except HDF5_ERRORS as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f'{store.filename}: a read failed ({reason}); check '
+        raise InputError(f'{file.filename}: a read failed ({reason}); check '
                          'the disk, delete the file and prepare with '
-                         + prepare_command(store.filename)) from error
+                         + prepare_command(file.filename)) from error
 
 
-def whole_images(store):
-    """Yields the WholeImage of each image of an open store."""
-    for index, name in enumerate(image_names(store)):
-        with reading(store):
-            kind = store[f'images/{index}'].attrs['instances_from'].decode()
-        yield WholeImage(name, whole_array(store, index, 'image'),
-                         whole_array(store, index, 'instances'),
-                         kind != COMPONENTS)
+def whole_images(file):
+    """Yield the WholeImage of each image of an open store."""
+    for index, name in enumerate(image_names(file)):
+        with reading(file):
+            group = file[f'images/{index}']
+            whole = WholeImage(name, group['image'][()],
+                               group['instances'][()],
+                               bool(group.attrs['has_instances']))
+        yield whole
 
 
-def whole_array(store, index, kind):
-    """An array of one image: its 'image' or 'instances'."""
-    with reading(store):
-        return store[f'images/{index}/{kind}'][()]
-
-
-def attributes(store):
-    """The attributes of an open store as `write_store` was given them."""
-    with reading(store):
+def attributes(file):
+    """Return the attributes of an open store, those of `write_store`."""
+    with reading(file):
         return {key: value.decode() if isinstance(value, bytes) else value
-                for key, value in store.attrs.items()}
+                for key, value in file.attrs.items()}
 
 
-def identity(store):
-    """What an open store was made from.
+def identity(file):
+    """Return what an open store was made from.
 
     Returns:
-        dict of IDENTITY to str, int or None.
-
-    Stores of other images, or of another division of the same images, differ
-    in it.
+        dict of 'data_source' and IDENTITY to str or int.
     """
-    rules = attributes(store)
-    seed = rules.get('seed')
-    return dict(zip(IDENTITY, (
-        rules.get('source'), rules.get('source_digest'),
-        None if seed is None else int(seed), rules.get('fold'))))
+    rules = attributes(file)
+    return {'data_source': rules.get('source'),
+            'data_digest': rules.get('source_digest'),
+            'data_seed': int(rules.get('seed', 0)),
+            'data_fold': rules.get('fold')}
 
 
-def image_names(store):
-    """Returns the names of the images of an open store, a list of N str."""
-    return _texts(store['names'])
+def image_names(file):
+    """Return the names of the images of an open store, a list of N str."""
+    return _texts(file['names'])
 
 
-def image_digests(store):
-    """Returns `pixel_digest` of each image of an open store, N str."""
-    return _texts(store['digests'])
+def image_digests(file):
+    """Return `pixel_digest` of each image of an open store, N str."""
+    return _texts(file['digests'])
 
 
-def names_among(store, digests):
-    """The names of those images of an open store that have given digests."""
+def names_among(file, digests):
+    """Return the names of an open store's images of given digests."""
     digests = set(digests)
-    return [name for name, digest in zip(image_names(store),
-                                         image_digests(store))
+    return [name for name, digest in zip(image_names(file),
+                                         image_digests(file))
             if digest in digests]
 
 
@@ -420,33 +376,29 @@ def _texts(dataset):
         return [text.decode() for text in dataset[()]]
 
 
-def _conflict(store, wanted, unseen, digests):
-    """Says why a whole store is not the one asked for, or returns None.
-
-    The arguments are those of `open_store`.
-    """
-    found = image_digests(store)
-    if (wanted is not None and identity(store) != wanted
-            or digests is not None and found != list(digests)):
+def _conflict(file, wanted, unseen, digests):
+    """Say why a store is not the one that `open_store` is asked for."""
+    if (wanted is not None
+            and any(identity(file)[key] != wanted[key] for key in IDENTITY)
+            or digests is not None and image_digests(file) != list(digests)):
         return ('made from other images, or by another division of them, '
                 'than the train.h5 that training uses')
-    seen = names_among(store, unseen)
+    seen = names_among(file, unseen)
     if seen:
-        return (f'holds images that are trained on, {len(seen)} of them '
-                f'({seen[0]}{", ..." if seen[1:] else ""})')
+        return (f'holds {counted(len(seen), "image")} that the network trains '
+                f'on ({seen[0]}{", ..." if seen[1:] else ""})')
     return None
 
 
-def _flaw(store):
-    """Says what is wrong with a store, or returns None."""
-    version = store.attrs.get('schema_version')
-    if version != SCHEMA_VERSION:
-        return f'schema version {version}, this code reads {SCHEMA_VERSION}'
-    for path, dtype, shape in _schema(store):
-        dataset = store.get(path)
+def _flaw(file):
+    """Say what is wrong with a store, or return None."""
+    if 'schema_version' not in file.attrs:
+        return 'not written by this program'
+    for path, dtype, shape in _schema(file):
+        dataset = file.get(path)
         if not isinstance(dataset, h5py.Dataset):
             return f'dataset {path} is missing'
-        if (dataset.file.filename != store.filename or dataset.external
+        if (dataset.file.filename != file.filename or dataset.external
                 or dataset.is_virtual):
             return f'dataset {path} lies in another file'
         if dataset.dtype != dtype or len(dataset.shape) != len(shape) or any(
@@ -454,9 +406,9 @@ def _flaw(store):
                 for wanted, length in zip(shape, dataset.shape)):
             return (f'dataset {path} is {dataset.dtype} {dataset.shape}, not '
                     f'{np.dtype(dtype)} {shape}')
-    if not len(store['names']) or not len(store['patches/images']):
+    if not len(file['names']) or not len(file['patches/images']):
         return 'it holds no images'
-    for text in store['names'][()]:
+    for text in file['names'][()]:
         name = text.decode()
         # Pictures are written under it.
         if (os.path.basename(name) != name or '\0' in name
@@ -465,19 +417,19 @@ def _flaw(store):
     return None
 
 
-def _schema(store):
-    """Yields (path, dtype, shape) of each dataset; None is any length.
+def _schema(file):
+    """Yield (path, dtype, shape) of each dataset; None is any length.
 
     Shapes depend on datasets yielded before, which must have been checked.
     """
     yield 'names', TEXTS['names'], (None,)
-    yield 'digests', TEXTS['digests'], (len(store['names']),)
+    yield 'digests', TEXTS['digests'], (len(file['names']),)
     count = None
-    for name, (dtype, shape, _) in PATCHES.items():
-        yield f'patches/{name}', dtype, (count, *shape)
-        count = len(store[f'patches/{name}'])
-    for index in range(len(store['names'])):
+    for name, shape in PATCHES.items():
+        yield f'patches/{name}', np.uint8, (count, *shape)
+        count = len(file[f'patches/{name}'])
+    for index in range(len(file['names'])):
         image = f'images/{index}/image'
         yield image, np.uint8, (None, None, 3)
-        size = store[image].shape[:2]
+        size = file[image].shape[:2]
         yield f'images/{index}/instances', np.int32, size

@@ -9,7 +9,7 @@ import numpy as np
 
 from histology import tiff
 from histology.files import atomic_write
-from histology.images import DAMAGED, png_software, write_png
+from histology.images import DECODER_ERRORS, png_software, write_png
 from prediction import measurements, polygons
 
 # What is written for an image STEM.*, and what follows STEM in the names: the
@@ -240,7 +240,7 @@ def is_written_here(path):
         with open(path, 'rb') as file:
             start = file.read(max(map(len, heads), default=0))
         return any(start.startswith(head.encode()) for head in heads)
-    except DAMAGED:
+    except DECODER_ERRORS:
         return False
 
 

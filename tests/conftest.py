@@ -1,8 +1,11 @@
 """Small real stores, and the program run as a user runs it."""
-import functools
+import contextlib
+import fcntl
+import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,9 +17,11 @@ import imageio.v3 as iio
 import matplotlib.font_manager  # noqa: F401
 import numpy as np
 import pytest
+from absl import app
 from scipy import ndimage
 from skimage import morphology
 
+import main
 from histology import synthetic
 from input_pipeline import store
 from nets import NETS  # noqa: F401, for the tests
@@ -28,6 +33,9 @@ SECONDS = 1800
 # Images of `start_long`, enough to leave seconds of work after the first.
 IMAGES = {'prepare': 40, 'eval': 12, 'predict': 12}
 PROGRESS = re.compile(r'\d+ of \d+ \w+, .*(/s|s/\w+), .* left *')
+
+main.define_flags()
+os.chdir(ROOT)  # what the flags name lies here
 
 
 def run(*command, cwd=ROOT, **environment):
@@ -49,22 +57,83 @@ def wait_for(condition, *processes):
         time.sleep(0.01)
 
 
+def run_here(*arguments):
+    """Runs main.py with flags as `run` does, in this process: to import
+    TensorFlow takes another one seconds. An error that is a bug is raised.
+    """
+    from nets.tf1 import tf
+    handlers = {number: signal.getsignal(number)
+                for number in (signal.SIGINT, signal.SIGTERM)}
+    for name in main.FLAGS:
+        main.FLAGS[name].unparse()
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), \
+            contextlib.redirect_stderr(errors):
+        try:
+            app.run(main.main, ['main.py', *map(str, arguments)],
+                    flags_parser=main.parse_flags)
+        except SystemExit as end:
+            status = end.code
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            tf.summary.FileWriterCache.clear()
+    if isinstance(status, str):
+        errors.write(status + '\n')
+        status = 1
+    return subprocess.CompletedProcess(arguments, status or 0,
+                                       output.getvalue(), errors.getvalue())
+
+
+def run_main(*arguments, **variables):
+    """Runs main.py with flags in a process of its own, as a user does."""
+    return run(sys.executable, 'main.py', *arguments, **variables)
+
+
 @pytest.fixture(scope='session')
 def program():
-    """A function that runs main.py with flags and returns the process."""
-    return functools.partial(run, sys.executable, 'main.py')
+    """A function that runs main.py with flags and returns what `run` does.
 
-
-def example(name, image, instances, kind='outlines'):
-    """What `store.write_store` takes, of arrays or a mask."""
-    instances = np.asarray(instances, np.int32)
-    return name, lambda: iter([image, (instances, kind)])
+    It starts no process, unless it is to have variables of its own.
+    """
+    return lambda *arguments, **variables: (
+        run_main(*arguments, **variables) if variables
+        else run_here(*arguments))
 
 
 @pytest.fixture(scope='session')
-def data_dir(tmp_path_factory):
-    """Stores of synthetic images: 18 patches, and sizes no stride divides."""
-    folder = tmp_path_factory.mktemp('data')
+def once(tmp_path_factory):
+    """A function that returns a folder which the first of the processes that
+    share the tests fills.
+
+    It takes the folder's name and a function that fills the empty folder.
+    """
+    def make_once(name, fill):
+        parent = tmp_path_factory.getbasetemp()
+        if 'PYTEST_XDIST_WORKER' in os.environ:
+            parent = parent.parent
+        folder, done = parent / name, parent / f'{name}.done'
+        with open(str(parent / f'{name}.lock'), 'w') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(str(folder), ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make_once
+
+
+def example(name, image, instances, has_instances=True):
+    """What `store.write_store` takes, of arrays or a mask."""
+    annotation = store.Annotation(np.asarray(instances, np.int32),
+                                  has_instances)
+    return name, lambda: iter([image, annotation])
+
+
+def write_stores(folder):
+    """Writes train.h5 and validation.h5 of synthetic images."""
     for split, seed, count, size in (('train', 0, 2, 520),
                                      ('validation', 1, 2, 300)):
         rng = np.random.RandomState(seed)
@@ -78,7 +147,12 @@ def data_dir(tmp_path_factory):
                            'source_digest': 'made here', 'seed': 7,
                            'fold': '0'},
                           examples)
-    return folder
+
+
+@pytest.fixture(scope='session')
+def data_dir(once):
+    """Stores of synthetic images: 18 patches, and sizes no stride divides."""
+    return once('data', write_stores)
 
 
 def spoil(path, pattern):
@@ -214,19 +288,21 @@ def one_line(process, *words):
 
 
 @pytest.fixture(scope='session')
-def trained(program, data_dir, tmp_path_factory):
+def trained(once, program, data_dir):
     """A folder with each network trained for a few steps."""
-    folder = tmp_path_factory.mktemp('models')
-    for net in NETS:
-        # XLA takes a minute for SegNet and more for the others: one must do.
-        accelerate = 'auto' if net == 'segnet' else 'off'
-        process = program(*train_flags(data_dir, folder, net, 6), '--width=4',
-                          f'--accelerate={accelerate}')
-        assert process.returncode == 0, process.stderr
-        assert process.stderr == ''
-        assert 'step 6/6' in process.stdout
-        assert 'step 3: validation loss' in process.stdout
-    return folder
+    def train(folder):
+        for net in NETS:
+            # XLA takes a minute for SegNet and more for the others: one must
+            # do.
+            accelerate = 'auto' if net == 'segnet' else 'off'
+            process = program(*train_flags(data_dir, folder, net, 6),
+                              '--width=4', f'--accelerate={accelerate}')
+            assert process.returncode == 0, process.stderr
+            assert process.stderr == ''
+            assert 'step 6/6' in process.stdout
+            assert 'step 3: validation loss' in process.stdout
+
+    return once('models', train)
 
 
 def masks_of(folder, net, path):

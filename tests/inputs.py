@@ -1,4 +1,5 @@
 """Images and annotations as users have them, written for the tests."""
+import collections
 import json
 import zipfile
 
@@ -125,10 +126,10 @@ def pack(archive, folder):
 
 
 def load(entry):
-    """The image, instances and kind of an entry, and what was said of it."""
-    said = prepare.ReadingLog(None)
-    image, (instances, kind, _) = prepare.load(entry, None, said)
-    return image, instances, kind
+    """The image, instances and has_instances of an entry."""
+    log = prepare.ReadingLog(collections.Counter(), lambda *_: None)
+    image, annotation = prepare.load(entry, None, log)
+    return (image, *annotation)
 
 
 def found(data):
@@ -145,8 +146,8 @@ def prepared(folder):
     result = {}
     for path in sorted(folder.glob('*.h5')):
         with store.open_store(path) as file:
-            for index, name in enumerate(store.image_names(file)):
-                result[name] = store.whole_array(file, index, 'instances')
+            result.update((whole.name, whole.instances)
+                          for whole in store.whole_images(file))
     return result
 
 

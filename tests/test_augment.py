@@ -50,13 +50,6 @@ def test_bilinear_sampling():
         values, [np.concatenate([expected, expected + 100], 1)], rtol=1e-6)
 
 
-def test_sampling_at_each_pixel_returns_the_image():
-    image = np.random.RandomState(0).randint(0, 256, (7, 5, 4), np.uint8)
-    (sampled,) = draws(lambda: augment.sample_bilinear(
-        tf.constant(image), *np.mgrid[:7, :5].astype(np.float32)), 1)
-    np.testing.assert_array_equal(sampled, image)
-
-
 # Geometry
 
 
@@ -268,14 +261,6 @@ def test_brightness_and_contrast():
     assert abs(np.corrcoef(contrast, brightness)[0, 1]) < 0.3
 
 
-def test_a_constant_image_only_shifts():
-    image = np.full((4, 4, 3), 0.3, np.float32)
-    for found in draws(lambda: augment.jitter_brightness_and_contrast(
-            tf.constant(image)), 20):
-        assert np.ptp(found) == 0
-        assert 0.2 - 1e-6 < found[0, 0, 0] < 0.4 + 1e-6
-
-
 def test_brightness_and_contrast_stay_in_range():
     image = np.random.RandomState(0).randint(0, 2, (8, 8, 3))
     found = np.array(draws(lambda: augment.jitter_brightness_and_contrast(
@@ -333,14 +318,6 @@ def augmented(seed, count=3):
     image = np.random.RandomState(0).randint(0, 256, (64, 64, 3), np.uint8)
     patch = np.concatenate([image, disc_and_bar()], axis=2)
     return draws(lambda: augment.augment(tf.constant(patch), 32), count, seed)
-
-
-def test_types_and_ranges():
-    for image, mask in augmented(seed=0, count=30):
-        assert image.shape == (32, 32, 3) and image.dtype == np.float32
-        assert 0 <= image.min() and image.max() <= 1
-        assert mask.shape == (32, 32, 1) and mask.dtype == np.float32
-        assert set(np.unique(mask)) <= {0, 1}
 
 
 def test_the_graphs_seed_decides():

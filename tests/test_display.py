@@ -226,7 +226,7 @@ def test_the_comparison_shows_nuclei_in_colours(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ['a.png']
 
 
-def test_the_comparison_without_nuclei_told_apart(tmp_path):
+def test_the_comparison_without_instances(tmp_path):
     path = str(tmp_path / 'a.png')
     write_comparison(path, *comparable(has_instances=False))
     colour_at, below = last_panel(path)

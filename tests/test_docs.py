@@ -12,7 +12,7 @@ from test_pretrained import f1
 
 import nets
 from benchmarks.diagrams import title_of
-from conftest import ROOT, run
+from conftest import ROOT, run, run_main
 from histology import synthetic
 from histology.images import read_labels
 from nets.tf1 import tf
@@ -35,26 +35,27 @@ def show(*args, **kwargs):
     Gcf.destroy_all()
 '''
 
-# Runs cells as IPython does, which displays the value of an expression that
-# ends a cell, unless a semicolon follows it, and figures left open.
+# Runs lists of cells as IPython does, which displays the value of an
+# expression that ends a cell, unless a semicolon follows it, and figures left
+# open.
 RUNNER = '''
 import ast, json, sys
 import numpy
 sys.displayhook = lambda value: value is None or print('value', type(value))
-cells, output = sys.argv[1:]
-names = {'__name__': '__main__'}
-for cell in json.loads(cells):
-    *body, last = ast.parse(cell).body
-    exec(compile(ast.Module(body=body, type_ignores=[]), 'cell', 'exec'),
-         names)
-    if cell.rstrip().endswith(';'):
-        exec(compile(ast.Module(body=[last], type_ignores=[]), 'cell',
-                     'exec'), names)
-    else:
-        exec(compile(ast.Interactive([last]), 'cell', 'single'), names)
-    if 'matplotlib.pyplot' in sys.modules:
-        sys.modules['matplotlib.pyplot'].show()
-numpy.save(output, names['prediction'])
+for index, cells in enumerate(json.loads(sys.argv[1])):
+    names = {'__name__': '__main__'}
+    for cell in cells:
+        *body, last = ast.parse(cell).body
+        exec(compile(ast.Module(body=body, type_ignores=[]), 'cell', 'exec'),
+             names)
+        if cell.rstrip().endswith(';'):
+            exec(compile(ast.Module(body=[last], type_ignores=[]), 'cell',
+                         'exec'), names)
+        else:
+            exec(compile(ast.Interactive([last]), 'cell', 'single'), names)
+        if 'matplotlib.pyplot' in sys.modules:
+            sys.modules['matplotlib.pyplot'].show()
+    numpy.save(f'{sys.argv[2]}/{index}.npy', names['prediction'])
 '''
 
 
@@ -102,8 +103,8 @@ def test_every_page_is_linked_from_the_readme():
     assert {page for page in PAGES if page.startswith('docs/')} <= direct
 
 
-def test_commands_use_the_flags_that_there_are(program):
-    process = program('--help')
+def test_commands_use_the_flags_that_there_are():
+    process = run_main('--help')
     assert process.returncode == 0, process.stderr
     known = set(re.findall(r'^  --(\w+)', process.stdout, re.MULTILINE))
     assert {'mode', 'net', 'average', 'images'} <= known
@@ -145,45 +146,30 @@ def cells_of_notebook():
             if cell['cell_type'] == 'code']
 
 
-def predict_in_cells(cells, tmp_path, cwd):
-    """Runs cells in a process of their own.
-
-    Returns:
-        The array `prediction` and what was shown, a line for each thing.
-    """
-    (tmp_path / 'notebook_backend.py').write_text(BACKEND)
-    process = run(sys.executable, '-c', RUNNER, json.dumps(cells),
-                  tmp_path / 'prediction.npy', cwd=cwd,
-                  MPLBACKEND='module://notebook_backend',
-                  PYTHONPATH=str(tmp_path))
-    assert process.returncode == 0, process.stderr
-    return np.load(tmp_path / 'prediction.npy'), process.stdout.splitlines()
-
-
-def test_notebook_is_the_lines_of_the_readme(tmp_path):
+def test_notebook_and_lines_of_the_readme(tmp_path):
     cells = cells_of_notebook()
     # The first goes to the project's folder.
     assert '\n'.join(cells[1:]).split() == readme_lines().split()
-    prediction, shown = predict_in_cells(cells, tmp_path,
-                                         os.path.join(ROOT, 'docs'))
-    assert shown == 2 * ['figure of 3']  # nuclei, and the mask
-    assert prediction.shape == (1, 320, 320, 1)
-    assert prediction.dtype == np.float32
-    assert set(np.unique(prediction)) == {0, 1}
-    assert f1(prediction[0, :, :, 0] > 0) > 0.8
-
-
-def test_lines_of_the_readme_on_a_large_image(tmp_path):
-    image, instances = synthetic.make(np.random.RandomState(6), 1000)
-    iio.imwrite(tmp_path / 'large.png', image, plugin='pillow')
     # SegNet is the network that cannot do with just any size.
-    lines = (readme_lines().replace('unet', 'segnet')
-             .replace('docs/figures/synthetic.png',
-                      str(tmp_path / 'large.png')))
-    prediction, shown = predict_in_cells([lines.rstrip() + ';'], tmp_path,
-                                         ROOT)
-    assert shown == 2 * ['figure of 3']  # nuclei, and the mask
-    assert prediction.shape == (1, 1000, 1000, 1)
+    image, instances = synthetic.make(np.random.RandomState(6), 600)
+    iio.imwrite(tmp_path / 'other.png', image, plugin='pillow')
+    others = (readme_lines().replace('unet', 'segnet')
+              .replace('docs/figures/synthetic.png',
+                       str(tmp_path / 'other.png'))).rstrip() + ';'
+    (tmp_path / 'notebook_backend.py').write_text(BACKEND)
+    process = run(sys.executable, '-c', RUNNER, json.dumps([cells, [others]]),
+                  tmp_path, cwd=os.path.join(ROOT, 'docs'),
+                  MPLBACKEND='module://notebook_backend',
+                  PYTHONPATH=str(tmp_path))
+    assert process.returncode == 0, process.stderr
+    # Nuclei, and the mask, of each.
+    assert process.stdout.splitlines() == 4 * ['figure of 3']
+    for index, size in enumerate((320, 600)):
+        prediction = np.load(tmp_path / f'{index}.npy')
+        assert prediction.shape == (1, size, size, 1)
+        assert prediction.dtype == np.float32
+        assert set(np.unique(prediction)) == {0, 1}
+    assert f1(np.load(tmp_path / '0.npy')[0, :, :, 0] > 0) > 0.8
     mask, truth = prediction[0, :, :, 0] > 0, instances > 0
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.8
 

@@ -1,4 +1,5 @@
 """Outputs that appear only when whole."""
+import errno
 import os
 import shutil
 import subprocess
@@ -45,6 +46,54 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     with pytest.raises(InputError, match='out.txt: cannot be written'):
         with atomic_write(path):
             pass
+
+
+def error_in(path, error):
+    """What becomes of an error that is raised while a file is written."""
+    with pytest.raises((OSError, InputError)) as caught:
+        with atomic_write(path):
+            if error == 'elsewhere':
+                open(os.path.join(os.path.dirname(path), 'none', 'x'), 'w')
+            elif error == 'input':
+                open(os.path.join(os.path.dirname(path), 'no input'))
+            raise error
+    return caught.value
+
+
+@pytest.mark.parametrize('error', [
+    BrokenPipeError(errno.EPIPE, 'Broken pipe'), 'elsewhere', 'input',
+    ConnectionResetError(errno.ECONNRESET, 'reset'), OSError('no number'),
+    OSError(errno.ENOSPC, 'full', '/elsewhere/log.txt')])
+def test_what_does_not_concern_the_output_is_not_blamed_on_it(tmp_path,
+                                                              error):
+    path = str(tmp_path / 'out.txt')
+    found = error_in(path, error)
+    assert isinstance(found, OSError) and path not in str(found)
+    assert os.listdir(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize('error, said', [
+    (OSError(errno.ENOSPC, 'x'), 'No space left on device'),
+    (OSError(errno.EDQUOT, 'x'), 'Disk quota exceeded'),
+    (OSError(errno.EIO, 'x'), 'Input/output error'),
+    (OSError(errno.EROFS, 'x'), 'Read-only file system'),
+    # As HDF5 says it.
+    (OSError("Can't write data (file write failed: errno = 28, error message "
+             "= 'No space left on device')"), 'No space left on device')])
+def test_errors_of_the_disk_name_the_output(tmp_path, error, said):
+    path = str(tmp_path / 'out.txt')
+    assert str(error_in(path, error)) == (
+        f'{path}: cannot be written ({said}); choose another folder or make '
+        'room')
+
+
+def test_a_folder_in_the_place_of_the_output_is_named(tmp_path):
+    path = tmp_path / 'out.txt'
+    path.mkdir()
+    with pytest.raises(InputError, match='out.txt: cannot be written .Is a'):
+        with atomic_write(str(path)) as partial:
+            open(partial, 'w').close()
+    assert os.listdir(str(tmp_path)) == ['out.txt']
 
 
 def test_json_of_what_json_does_not_know(tmp_path):
@@ -199,6 +248,53 @@ def test_a_lock_keeps_out_other_processes_until_its_end(tmp_path):
         1 / 0
     with locked(str(folder), 'out_dir'):
         pass
+
+
+def test_a_folder_made_for_refused_work_goes_again(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        with locked(str(tmp_path / 'new' / 'out'), 'out_dir'):
+            1 / 0
+    assert os.listdir(str(tmp_path)) == []
+    # Not so what was there before, or what holds a file.
+    (tmp_path / 'mine').mkdir()
+    with locked(str(tmp_path / 'mine'), 'out_dir'):
+        pass
+    with locked(str(tmp_path / 'new' / 'out'), 'out_dir'):
+        (tmp_path / 'new' / 'out' / 'made').write_text('')
+    assert sorted(os.listdir(str(tmp_path))) == ['mine', 'new']
+    assert sorted(os.listdir(str(tmp_path / 'new' / 'out'))) == ['.lock',
+                                                                 'made']
+
+
+# Locks a folder 200 times, and says so if another process has it, too.
+TAKE_TURNS = """
+import os, sys
+from histology.files import InputError, locked
+folder, own = sys.argv[1:]
+held = 0
+while held < 200:
+    try:
+        with locked(folder, 'out_dir'):
+            alone = os.path.join(os.path.dirname(folder), 'alone')
+            os.close(os.open(alone, os.O_CREAT | os.O_EXCL))
+            os.remove(alone)
+            held += 1
+    except InputError:
+        pass
+"""
+
+
+def test_a_lock_that_goes_again_is_held_by_one_process_at_a_time(tmp_path):
+    processes = [python(TAKE_TURNS, tmp_path / 'out', k) for k in range(3)]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=SECONDS)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+    # It stays where a process found the folder that another one had made.
+    assert set(os.listdir(str(tmp_path))) <= {'out'}
 
 
 def test_an_error_of_the_work_is_not_taken_for_the_lock(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from histology import listing, monuseg, pairs
-from input_pipeline import prepare
+from input_pipeline import prepare, splits
 from inputs import (
     NUCLEUS,
     annotation_of,
@@ -145,7 +145,7 @@ def test_why_nothing_is_left_to_train_on(tmp_path):
              for index in range(3)]
     places(tmp_path, [f'{name}.png' for name in names])
     data = prepare.find_own(str(tmp_path), str(tmp_path))
-    line = message(prepare.assign_splits, data.entries, 0, '0')
+    line = message(splits.assign_splits, data.entries, 0, '0')
     assert line == (
         '0 training images found, --fold=0 needs 2. 3 are test images (0 '
         '...), for their folder is called test_same; give the folder above '
@@ -153,7 +153,7 @@ def test_why_nothing_is_left_to_train_on(tmp_path):
     data_to_test(tmp_path / 'mixed')
     data = prepare.find_monuseg(str(tmp_path / 'mixed'))
     assert ('1 are test images (TCGA-9), for they lie beside their XML, as in '
-            'its test archive;' in message(prepare.assign_splits,
+            'its test archive;' in message(splits.assign_splits,
                                            data.entries, 0, 'none'))
 
 
@@ -171,14 +171,14 @@ def test_training_layout_prefers_outlines(tmp_path):
         first, second = monuseg.find(str(folder))
         assert (first.name, first.split) == ('TCGA-0', 'training')
         assert (second.name, second.split) == ('TCGA-1', 'training')
-        image, instances, kind = load(first)
+        image, instances, has_instances = load(first)
         np.testing.assert_array_equal(image, pixels(0))
-        assert kind == 'outlines' and instances.dtype == np.int32
+        assert has_instances is True and instances.dtype == np.int32
         expected = np.zeros((300, 300))
         expected[10:30, 20:60] = 1
         np.testing.assert_array_equal(instances, expected)
-        _, instances, kind = load(second)
-        assert not instances.any() and kind == 'components'
+        _, instances, has_instances = load(second)
+        assert not instances.any() and has_instances is False
 
 
 def test_test_layout(tmp_path):
@@ -199,15 +199,15 @@ def test_ground_truth_layout(tmp_path):
     entries = monuseg.find(str(tmp_path / 'latest'))
     assert [(entry.name, entry.split) for entry in entries] == [
         ('A', 'training'), ('B', 'test')]
-    _, instances, kind = load(entries[1])
+    _, instances, has_instances = load(entries[1])
     np.testing.assert_array_equal(instances, labels())
-    assert kind == 'components'
+    assert has_instances is False
 
 
 BESIDE = ['Annotations/A.xml', 'Annotations/A.geojson', 'Annotations/A.json',
-          'Label_masks/A.mat', 'Label_masks/A.npy', 'Label_masks/A.tif',
-          'Label_masks/A.png', 'Instance_masks/A.mat', 'Instance_masks/A.tif',
-          'Binary_masks/A.png', 'Binary_masks/A.tif',
+          'Instance_masks/A.mat', 'Instance_masks/A.tif',
+          'Label_masks/A.mat', 'Label_masks/A.npy', 'Label_masks/A.png',
+          'Label_masks/A.tif', 'Binary_masks/A.png', 'Binary_masks/A.tif',
           'GroundTruth/A_bin_mask.png']
 
 
@@ -326,16 +326,24 @@ def test_image_without_annotation(tmp_path):
         (data / 'Annotations' / f'TCGA-{index}.xml').unlink()
     line = message(monuseg.find, str(data))
     assert 'TCGA-1.tif: no annotation, nor have 1 more' in line
-    assert 'Annotations/TCGA-1.xml' in line
+    assert 'put TCGA-1.xml beside it or into Annotations/' in line
 
 
-def test_other_images_are_passed_over_and_named(tmp_path, capsys):
+def test_other_images_are_skipped_and_named(tmp_path, capsys):
     data = training_data(tmp_path / 'Training', 1)
     save(data / 'figures' / 'overview.png', pixels(1))
     assert len(monuseg.find(str(data))) == 1
     assert capsys.readouterr().out == (
-        '1 other images without annotations are passed over '
-        f'({data}/figures/overview.png ...)\n')
+        f'skipped 1 image without annotation ({data}/figures/overview.png '
+        '...)\n')
+
+
+def test_a_picture_made_from_an_image_is_skipped(tmp_path):
+    places(tmp_path, ['A.tif', 'A.xml', 'pictures/A.png'])
+    save(tmp_path / 'pictures' / 'A.png', pixels(1))
+    entry, = monuseg.find(str(tmp_path))
+    assert pairing([entry], tmp_path) == {'A.tif': 'A.xml'}
+    assert entry.split == 'test'
 
 
 def test_image_in_both_splits(tmp_path):
@@ -352,11 +360,11 @@ def test_a_name_that_is_not_utf_8(tmp_path):
                           (pairs.find, [tmp_path, tmp_path])):
         assert "caf\\udce9.tif': the name is not UTF-8" in message(
             find, *map(str, folders))
-    # A folder's is what data are called by.
+    # A path is what data are called by.
     folder = tmp_path / os.fsdecode(b'\xe9')
     places(folder, ['a.png', 'a.xml'])
     data = prepare.find_own(str(folder), str(folder))
-    assert data.source == '\\udce9'
+    assert data.source == f'{tmp_path}/\\udce9'
 
 
 def test_a_name_that_only_an_archive_can_hold(tmp_path):
@@ -386,21 +394,18 @@ def test_two_images_of_one_name(tmp_path):
     assert 'a/Tissue Images/TCGA-0.tif of the same name' in line
 
 
-def test_monuseg_is_called_so_and_other_data_by_their_folder(tmp_path):
+def test_monuseg_is_called_so_and_other_data_by_their_path(tmp_path):
     slide = 'TCGA-AB-1234-01Z-00-DX1'
     folder = tmp_path / 'liver' / 'x'
     places(folder, [f'Tissue Images/{slide}.tif', f'Annotations/{slide}.xml'])
     assert prepare.find_monuseg(str(folder)).source == 'MoNuSeg'
     places(folder, ['Tissue Images/B.tif', 'Annotations/B.xml'])
-    assert prepare.find_monuseg(str(folder)).source == 'x'
-    assert prepare.find_own(str(folder / 'Tissue Images'),
-                            str(folder / 'Annotations')).source == 'x'
-    assert prepare.find_own(str(folder), str(folder)).source == 'x'
-    assert prepare.find_own(str(folder / 'Tissue Images') + '/',
-                            str(folder)).source == 'x'
-    places(folder, ['C.tif', 'C.xml'])
     relative = os.path.relpath(str(folder))
-    assert prepare.find_own(relative, relative).source == 'x'
+    for given in (str(folder), relative):
+        assert prepare.find_monuseg(given).source == given
+        assert prepare.find_own(f'{given}/Tissue Images',
+                                f'{given}/Annotations').source == (
+                                    f'{given}/Tissue Images')
 
 
 # Anyone's own
@@ -492,6 +497,32 @@ def test_unpaired_files(tmp_path):
     assert '--test_images_dir needs' in line
     for images, annotations in (('o', 'i'), ('', 'i'), ('', 'o')):
         message(find_pairs, tmp_path, images, annotations)
+
+
+def test_a_gzipped_image_is_none(tmp_path):
+    places(tmp_path, ['i/a.tif', 'i/a.tif.gz', 'o/a.xml', 'o/a.tif.gz',
+                      'all/images/a.tif', 'all/images/a.tif.gz',
+                      'all/annotations/a.geojson.gz', 'all/a.png.gz'])
+    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
+        'i/a.tif': 'o/a.xml'}
+    assert pairing(find_pairs(tmp_path / 'all'), tmp_path / 'all') == {
+        'images/a.tif': 'annotations/a.geojson.gz'}
+    places(tmp_path, ['m/Tissue Images/a.tif', 'm/Tissue Images/a.tif.gz',
+                      'm/Annotations/a.xml'])
+    assert len(monuseg.find(str(tmp_path / 'm'))) == 1
+
+
+def test_a_file_in_place_of_a_folder(tmp_path):
+    places(tmp_path, ['i/a.tif', 'o/a.xml'])
+    image, xml = tmp_path / 'i' / 'a.tif', tmp_path / 'o' / 'a.xml'
+    assert message(find_pairs, tmp_path, image, xml) == (
+        f'--images_dir {image}: is a file; give its folder, {image.parent}, '
+        'or a zip archive')
+    assert message(find_pairs, tmp_path, 'i', xml) == (
+        f'--annotations_dir {xml}: is a file; give its folder, {xml.parent}, '
+        'or a zip archive')
+    assert f'--monuseg_dir {image}: is a file;' in message(
+        monuseg.find, str(image))
 
 
 def test_no_images(tmp_path):

@@ -115,7 +115,7 @@ def test_kills(program, data_dir, tmp_path):
         assert json.load(file) == expected
 
     predict = ('--mode=predict', '--net=unet', f'--model_dir={models}',
-               f'--images={folder}/data/held_out_images/*.png')
+               f'--data_dir={folder}/data', '--split=test')
     seconds = duration(*predict, f'--output_dir={unkilled}')
     kill_and_finish((*predict, f'--output_dir={folder}/predictions'), folder,
                     seconds, rng)

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 )
 
 import nets
-from conftest import NETS, ROOT, masks_of, one_line, run, train_flags
+from conftest import NETS, ROOT, masks_of, one_line, run, run_main, train_flags
 from eval import display, pixel_metrics
 from histology.images import read_labels
 from input_pipeline import store
@@ -344,8 +344,8 @@ def test_a_python_without_the_packages_is_told_what_to_do(tmp_path):
              'source .venv/bin/activate')
 
 
-def test_help_is_short_and_lists_only_our_flags(program):
-    process = program('--help')
+def test_help_is_short_and_lists_only_our_flags():
+    process = run_main('--help')
     assert process.returncode == 0
     assert '--learning_rate' in process.stdout
     assert 'logtostderr' not in process.stdout

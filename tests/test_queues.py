@@ -14,9 +14,15 @@ from nets.tf1 import tf
 SIDE = store.PATCH_SIZE
 CROP = 32
 BATCH = 5
+BUFFER = 40  # patches to draw from: few, for the tests to be fast
 # Batches asked for where a reader fails: five times as many patches as there
 # are in the pool that the batches are drawn from.
-TOO_MANY = 5 * queues.SHUFFLE_BUFFER // BATCH
+TOO_MANY = 5 * BUFFER // BATCH
+
+
+@pytest.fixture(autouse=True)
+def small_buffer(monkeypatch):
+    monkeypatch.setattr(queues, 'SHUFFLE_BUFFER', BUFFER)
 
 
 def write(path, shapes, attributes=()):
@@ -132,7 +138,8 @@ def test_training_batches(twenty):
     input_fn, readers = training_input(twenty[0], threads=2)
     batches = run(input_fn, 10)
     assert len(batches) == 10 and readers[0].error is None
-    for images, masks in batches:
+    for images, labels in batches:
+        masks, = labels.values()
         assert images.shape == (BATCH, CROP, CROP, 3)
         assert images.dtype == np.float32
         assert 0 <= images.min() < images.max() <= 1
@@ -141,17 +148,15 @@ def test_training_batches(twenty):
         assert set(np.unique(masks)) <= {0, 1}
 
 
-def test_training_batches_have_a_fixed_size(twenty):
-    with tf.Graph().as_default():
-        images, masks = training_input(twenty[0], threads=2)[0]()
-        assert images.shape.as_list() == [BATCH, CROP, CROP, 3]
-        assert masks.shape.as_list() == [BATCH, CROP, CROP, 1]
-
-
-def test_the_input_adds_no_charts(twenty):
+def test_the_inputs_have_shapes_and_add_no_charts(twenty):
     with tf.Graph().as_default() as graph:
-        training_input(twenty[0], threads=2)[0]()
-        queues.validation_input(twenty[0], 32, [])()
+        images, labels = training_input(twenty[0], threads=2)[0]()
+        assert images.shape.as_list() == [BATCH, CROP, CROP, 3]
+        assert labels['masks'].shape.as_list() == [BATCH, CROP, CROP, 1]
+        image, parts = queues.validation_input(twenty[0], 32, [])()
+        assert image.shape.as_list() == [1, None, None, 3]
+        assert parts['instances'].shape.as_list() == [1, None, None, 1]
+        assert parts['has_instances'].shape.as_list() == []
         assert tf.get_collection(tf.GraphKeys.SUMMARIES) == []
         assert not [operation for operation in graph.get_operations()
                     if 'Summary' in operation.type]
@@ -164,8 +169,8 @@ def test_all_patches_come_each_with_its_mask(twenty, monkeypatch):
         monkeypatch.setattr(augment, name, nothing)
     input_fn, _ = training_input(twenty[0], threads=3)
     seen = []
-    for images, masks in run(input_fn, 80):
-        for image, mask in zip(images, masks):
+    for images, labels in run(input_fn, 80):
+        for image, mask in zip(images, labels['masks']):
             # The mean of the noise tells which it is.
             number = int(255 * image.mean() // 10)
             assert np.all(mask == number % 2)
@@ -180,10 +185,10 @@ def test_seeds_make_the_batches_of_one_thread(twenty):
         return run(training_input(twenty[0], 1, seed)[0], 6, graph_seed)
 
     first, again = batches(1, 2), batches(1, 2)
-    for (images, masks), (same_images, same_masks) in zip(first, again):
+    for (images, labels), (same_images, same_labels) in zip(first, again):
         # The mean in the contrast is summed by threads in any order.
         np.testing.assert_allclose(images, same_images, atol=1e-6)
-        np.testing.assert_array_equal(masks, same_masks)
+        np.testing.assert_array_equal(labels['masks'], same_labels['masks'])
     for other in (batches(2, 2), batches(1, 3)):
         assert np.abs(first[0][0] - other[0][0]).max() > 0.1
 
@@ -209,24 +214,18 @@ def test_a_damaged_patch_is_the_readers_error(twenty):
     assert str(readers[0].error).startswith(f'{path}: a read failed')
 
 
-def test_a_store_cut_short_in_training_is_the_readers_error(twenty):
-    path, _ = twenty
-    input_fn, readers = training_input(path, threads=2)
-    batches = run(input_fn, TOO_MANY, after_first=lambda: os.truncate(
-        path, os.path.getsize(path) // 2))
-    assert 0 < len(batches) < TOO_MANY
-    assert isinstance(readers[0].error, InputError)
-    assert f'{path}: a read failed (the file was cut short)' in str(
-        readers[0].error)
-
-
-def test_a_store_cut_short_in_validation_is_the_readers_error(twenty):
+@pytest.mark.parametrize('make_input', [
+    lambda path, readers: queues.training_input(path, BATCH, CROP, 2, 0,
+                                                readers),
+    lambda path, readers: queues.validation_input(path, 32, readers)],
+    ids=['training', 'validation'])
+def test_a_store_that_is_cut_short_is_the_readers_error(twenty, make_input):
     path, _ = twenty
     readers = []
-    batches = run(queues.validation_input(path, 32, readers),
+    batches = run(make_input(path, readers), TOO_MANY,
                   after_first=lambda: os.truncate(
                       path, os.path.getsize(path) // 2))
-    assert 0 < len(batches) < 20
+    assert 0 < len(batches) < TOO_MANY
     assert isinstance(readers[0].error, InputError)
     assert f'{path}: a read failed (the file was cut short)' in str(
         readers[0].error)
@@ -292,7 +291,7 @@ def test_each_opening_for_validation_is_checked(tmp_path):
     input_fn = queues.validation_input(path, 32, readers, IDENTITY, mine[1:])
     assert run(input_fn) == []
     assert str(readers[2].error).startswith(
-        f'{path}: holds images that are trained on, 1 of them (1)')
+        f'{path}: holds 1 image that the network trains on (1)')
 
 
 # Validation
@@ -326,26 +325,15 @@ def test_validation_is_one_pass_over_padded_images(tmp_path):
                                   batches[1][0][0, :, 288:258:-1])
 
 
-def test_validation_fits_the_networks(tmp_path):
-    path = str(tmp_path / 'validation.h5')
-    write(path, [(SIDE, SIDE)])
-    with tf.Graph().as_default():
-        image, parts = queues.validation_input(path, 32, [])()
-        assert image.shape.as_list() == [1, None, None, 3]
-        assert parts['instances'].shape.as_list() == [1, None, None, 1]
-        assert parts['has_instances'].shape.as_list() == []
-
-
-def test_validation_says_whether_nuclei_are_told_apart(tmp_path):
+def test_validation_says_whether_nuclei_are_single(tmp_path):
     path = str(tmp_path / 'validation.h5')
     image, instances = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64))
     instances[9:20, 9:14], instances[9:20, 14:20] = 1, 2
-    kinds = 'labels', 'components', 'outlines'
     store.write_store(path, {}, [
-        example(kind, image, instances, kind) for kind in kinds])
+        example(str(single), image, instances, single)
+        for single in (True, False)])
     batches = run(queues.validation_input(path, 32, []))
-    assert [parts['has_instances'] for _, parts in batches] == [
-        True, False, True]
+    assert [parts['has_instances'] for _, parts in batches] == [True, False]
     for _, parts in batches:
         np.testing.assert_array_equal(parts['instances'][0, :, :, 0],
                                       instances)
@@ -355,23 +343,15 @@ def test_validation_says_whether_nuclei_are_told_apart(tmp_path):
             [9, 10, 11, 12, 15, 16, 17, 18, 19])
 
 
-def test_an_image_as_large_as_a_window_stays_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(queues, 'MAX_SIDE', 300)
-    path = str(tmp_path / 'validation.h5')
-    images = write(path, [(300, 300)])
-    (padded, parts), = run(queues.validation_input(path, 4, []))
-    np.testing.assert_allclose(padded[0], images[0] / 255, atol=1e-6)
-    assert parts['instances'].shape == (1, 300, 300, 1)
-
-
 @pytest.mark.parametrize('shape, rows, columns', [
-    ((1600, 1600), [800, 800], [800, 800]),
-    # 4609 is 3 * 1536 + 1.
-    ((256, 4609), [256], [1152, 1152, 1152, 1153]),
-    ((3073, 1537), [1024, 1024, 1025], [768, 769]),
-    ((1536, 1536), [1536], [1536])])
-def test_each_pixel_of_a_large_image_comes_once(tmp_path, shape, rows,
-                                                columns):
+    ((100, 100), [50, 50], [50, 50]),
+    # 289 is 3 * 96 + 1.
+    ((32, 289), [32], [72, 72, 72, 73]),
+    ((193, 97), [64, 64, 65], [48, 49]),
+    ((96, 96), [96], [96])])
+def test_each_pixel_of_a_large_image_comes_once(tmp_path, monkeypatch, shape,
+                                                rows, columns):
+    monkeypatch.setattr(queues, 'MAX_SIDE', 96)
     path = str(tmp_path / 'validation.h5')
     rng = np.random.RandomState(0)
     image = rng.randint(0, 256, (*shape, 3), np.uint8)

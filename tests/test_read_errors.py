@@ -11,10 +11,11 @@ from conftest import (
     messages,
     one_line,
     spoil,
+    start,
     start_long,
-    start_training,
+    train_flags,
+    wait_for,
 )
-from input_pipeline import store
 from nets.saved import checkpoint_step
 from training import checkpoints
 
@@ -41,20 +42,24 @@ def spoil_last(dataset):
     return change
 
 
-@pytest.mark.parametrize('split, change, said', [
-    ('train', truncate, 'a read failed (the file was cut short)'),
-    long('train', spoil_last('patches/images'), 'a read failed'),
-    long('validation', spoil_last('images/1/image'), 'a read failed'),
-    long('validation', os.remove, 'not there')])
-def test_training(data_dir, tmp_path, split, change, said):
+@pytest.mark.parametrize('split, change, said, every', [
+    # Without an evaluation, whose end the message would await.
+    ('train', truncate, 'a read failed (the file was cut short)', 1000),
+    long('train', spoil_last('patches/images'), 'a read failed', 3),
+    long('validation', spoil_last('images/1/image'), 'a read failed', 3),
+    long('validation', os.remove, 'not there', 3)])
+def test_training(data_dir, tmp_path, split, change, said, every):
     data = shutil.copytree(str(data_dir), str(tmp_path / 'data'))
     path = os.path.join(data, f'{split}.h5')
-    process = start_training(data, tmp_path)
+    process = start(*train_flags(data, tmp_path, 'unet', 100000), '--width=4',
+                    f'--evaluate_every={every}')
+    first = tmp_path / f'unet/model.ckpt-{0 if every > 3 else 3}.index'
+    wait_for(first.exists, process)
     change(path)
     one_line(end_of(process), f'error: {path}: {said}')
     # No checkpoint was saved for what would have been the end.
     saved = checkpoints.latest_valid(str(tmp_path / 'unet'))
-    assert checkpoint_step(saved) % 3 == 0
+    assert checkpoint_step(saved) % every == 0
 
 
 @pytest.mark.long
@@ -74,40 +79,19 @@ def make_unreadable(path):
     os.symlink(UNREADABLE, path)
 
 
-SOURCES = pytest.mark.parametrize('change, said', [
+@pytest.mark.long
+@pytest.mark.parametrize('change, said', [
     (os.remove, 'No such file'), (make_unreadable, 'Input/output error'),
     (lambda path: os.truncate(path, 1000), 'damaged')])
-
-
-@SOURCES
-def test_prepare_takes_the_other_images(tmp_path, change, said):
-    process = start_long('prepare', None, tmp_path)
-    names = [f'{index:02}' for index in range(IMAGES['prepare'])]
-    path = (tmp_path / 'given' / 'Training' / 'TissueImages'
-            / f'{names.pop()}.tif')
-    change(str(path))
-    assert end_of(process).returncode == 1
-    line, = messages(process)
-    assert line.startswith(f'error: {path}: cannot be read ({said}')
-    assert line.endswith('(left out)')
-    found = []
-    for split in ('train', 'validation'):
-        with store.open_store(tmp_path / 'data' / f'{split}.h5') as file:
-            found += store.image_names(file)
-    assert sorted(found) == names
-
-
-@pytest.mark.long
-@SOURCES
 def test_predict_does_the_other_images(trained, tmp_path, change, said):
     process = start_long('predict', trained, tmp_path)
     names = [f'{index:02}' for index in range(IMAGES['predict'])]
-    left_out = names.pop(-2)
-    path = tmp_path / f'images/{left_out}.png'
+    skipped = names.pop(-2)
+    path = tmp_path / f'images/{skipped}.png'
     change(str(path))
     assert end_of(process).returncode == 1
     line, = messages(process)
     assert line.startswith(f'error: {path}: cannot be read ({said}')
-    assert line.endswith('(left out)')
+    assert line.endswith('(skipped)')
     assert sorted(path.name for path in (tmp_path / 'out').glob('*_mask.png')
                   ) == [f'{name}_mask.png' for name in names]

@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
-from conftest import NETS, train_flags
+from conftest import NETS, run_main, train_flags
 from nets.tf1 import tf
 
 STEPS = 200
@@ -16,13 +16,13 @@ STEPS = 200
 
 @pytest.mark.long
 @pytest.mark.parametrize('net', NETS)
-def test_the_same_seed_gives_the_same_training(program, data_dir, tmp_path,
-                                               net):
+def test_the_same_seed_gives_the_same_training(data_dir, tmp_path, net):
     losses, weights = [], []
     for name, seed in (('first', 3), ('second', 3), ('other', 4)):
-        process = program(
+        process = run_main(
             *train_flags(data_dir, tmp_path / name, net, STEPS),
-            '--width=4', f'--evaluate_every={STEPS}', f'--seed={seed}')
+            '--width=4', f'--evaluate_every={STEPS}', f'--seed={seed}',
+            OMP_NUM_THREADS='2', TF_NUM_INTRAOP_THREADS='2')
         assert process.returncode == 0, process.stderr
         folder = str(tmp_path / name / net)
         losses.append([(event.step, event.value) for event in

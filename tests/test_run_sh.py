@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 
 import pytest
 
@@ -101,7 +102,8 @@ def test_wrong_variables_are_refused_before_a_set_up(machine, variables,
 
 
 @pytest.mark.parametrize('variables, version, pip', [
-    ({}, '3.11', True), ({'ENGINE': 'tf1'}, '3.7', True), ({}, '3.11', False)])
+    pytest.param({}, '3.11', True, marks=pytest.mark.long),
+    ({'ENGINE': 'tf1'}, '3.7', True), ({}, '3.11', False)])
 def test_without_a_network_two_lines_say_what_to_do(machine, variables,
                                                     version, pip):
     if pip:
@@ -173,6 +175,7 @@ def pack_python(folder):
             'UV_PYTHON_DOWNLOADS_JSON_URL': str(folder / 'releases.json')}
 
 
+@pytest.mark.long
 def test_a_python_is_downloaded_once(machine, tmp_path):
     mirror = pack_python(tmp_path / 'mirror')
     machine.add('python3', newer_python())
@@ -205,13 +208,20 @@ def test_a_python_is_downloaded_once(machine, tmp_path):
     assert 'Setting up' not in process.stdout
 
 
+# Says what it is asked for, and writes the files whose age run.sh compares.
 MAIN = '''
+import os
 import sys
 print(sys.prefix, *sys.argv[1:])
-for flag in sys.argv:
-    if flag.startswith('--output_dir='):
-        import os
-        os.makedirs(flag.split('=')[1])
+flags = dict(flag.lstrip('-').split('=', 1) for flag in sys.argv[1:]
+             if '=' in flag)
+written = {'prepare': '{data_dir}/test.h5',
+           'train': '{model_dir}/{net}/weights.h5',
+           'eval': '{model_dir}/{net}/test.json',
+           'predict': '{output_dir}/a.csv'}[flags['mode']].format(**flags)
+os.makedirs(os.path.dirname(written), exist_ok=True)
+if not os.path.exists(written):
+    open(written, 'w').close()
 '''
 
 
@@ -257,6 +267,10 @@ def test_an_engine_keeps_to_its_folder(machine, tmp_path):
     assert [(line.split()[0], line.split()[1]) for line in flags[1:]] == [
         (mode, f'--net={net}') for net in ('tinynet', 'unet')
         for mode in ('train', 'eval', 'predict')]
+    assert flags[3] == (
+        'predict --net=tinynet --model_dir=checkpoints/fold2 '
+        '--data_dir=data/monuseg-fold2 --split=test '
+        '--output_dir=predictions/monuseg-fold2/tinynet')
     assert (".venv is not of run.sh's making and stays: use "
             f'.venv-{ENGINE} in its place.') in process.stdout
     closing = process.stdout.splitlines()[-2:]
@@ -265,14 +279,27 @@ def test_an_engine_keeps_to_its_folder(machine, tmp_path):
     assert '--model_dir=checkpoints/fold2' in closing[1]
     assert '--data_dir=data/monuseg-fold2' in closing[1]
 
+    # What is done is not done again, unless the network is a better one.
+    later = time.time() + 60
+    os.utime(machine.project / 'checkpoints/fold2/unet/weights.h5',
+             (later, later))
+    process = machine.run(MONUSEG_DIR='MoNuSeg data', FOLD='2', **variables)
+    assert process.returncode == 0, process.stderr
+    assert re.findall(f'{prefix} --mode=(.*) --net=(.*) --model',
+                      process.stdout) == [
+        ('train', 'tinynet'), ('train', 'unet'), ('eval', 'unet'),
+        ('predict', 'unet')]
+
 
 @pytest.mark.skipif(ENGINE == 'tf1', reason='once is enough: with tf2')
 @pytest.mark.parametrize('variables, cuda, engine, words, first', [
     ({}, False, 'tf2', 'no CUDA 10.0 (libcudart.so.10.0): TensorFlow 2.15 on '
      'Python 3.11', 'tensorflow==2.15.1'),
-    ({}, True, 'tf1', '', 'tensorflow-gpu==1.15'),
-    ({'ENGINE': 'tf1'}, False, 'tf1', "no CUDA 10.0 (libcudart.so.10.0): "
-     "Intel's build", 'intel-tensorflow==1.15.2')])
+    pytest.param({}, True, 'tf1', '', 'tensorflow-gpu==1.15',
+                 marks=pytest.mark.long),
+    pytest.param({'ENGINE': 'tf1'}, False, 'tf1', 'no CUDA 10.0 '
+                 "(libcudart.so.10.0): Intel's build",
+                 'intel-tensorflow==1.15.2', marks=pytest.mark.long)])
 def test_with_an_nvidia_driver(machine, tmp_path, variables, cuda, engine,
                                words, first):
     """Only up to the installation, which would take gigabytes."""

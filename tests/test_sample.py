@@ -2,25 +2,29 @@
 import numpy as np
 
 from histology import synthetic
-from input_pipeline import prepare
+from input_pipeline.prepare import find_sample
+from input_pipeline.splits import assign_splits
 
 
 def test_find_names_16_images():
     entries = synthetic.find(0)
-    splits = prepare.assign_splits(entries, 0, '0')
+    splits = assign_splits(entries, 0, '0')
     assert [len(chosen) for chosen in splits.values()] == [9, 3, 4]
     assert len({entry.name for entry in entries}) == 16
 
 
 def test_seed_and_name_make_the_image():
-    first, second = synthetic.find(0)[:2]
-    image, (instances, kind) = synthetic.load(first)
-    again, (instances_again, _) = synthetic.load(first)
+    def load(seed, index):
+        data = find_sample(seed)
+        return list(data.load(data.entries[index], None))
+
+    image, (instances, has_instances) = load(0, 0)
+    again, (instances_again, _) = load(0, 0)
     np.testing.assert_array_equal(image, again)
     np.testing.assert_array_equal(instances, instances_again)
-    assert kind == 'outlines'
-    for other in (second, synthetic.find(1)[0]):
-        assert (image != next(iter(synthetic.load(other)))).any()
+    assert has_instances
+    for other in (load(0, 1), load(1, 0)):
+        assert (image != other[0]).any()
 
 
 def test_nuclei():

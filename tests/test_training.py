@@ -152,7 +152,7 @@ def test_training_and_eval_without_any_nucleus_to_validate_on(
     with store.open_store(data_dir / 'validation.h5') as file:
         rules = store.attributes(file)
         examples = [example(whole.name, whole.image, 0 * whole.instances,
-                            'components')
+                            False)
                     for whole in store.whole_images(file)]
     store.write_store(str(data / 'validation.h5'), rules, examples)
     process = program(*train_flags(data, tmp_path, 'unet', 6), '--width=4')

@@ -162,7 +162,7 @@ def write_checkpoint(config, folder, weights):
     with tf.Graph().as_default(), tf.Session(
             config=session_config(False)) as session:
         tf.set_random_seed(config.seed)
-        model_fn(tf.zeros([*sides, 3]), tf.zeros([*sides, 1]),
+        model_fn(tf.zeros([*sides, 3]), {'masks': tf.zeros([*sides, 1])},
                  tf.estimator.ModeKeys.TRAIN,
                  {'train_config': config, 'accelerate': False,
                   'model_dir': folder})

@@ -148,7 +148,7 @@ def model_fn(features, labels, mode, params):
 
     Args:
         features: images float32 [N, H', W', 3] in [0, 1].
-        labels: in training the masks with gaps, float32 [N, H', W', 1] of 0
+        labels: in training a dict of `masks`, float32 [N, H', W', 1] of 0
             and 1; in evaluation the dict of `queues.validation_input`: the
             images are padded at the bottom and right, and H <= H', W <= W'.
         mode: tf.estimator.ModeKeys.TRAIN or EVAL.
@@ -160,7 +160,7 @@ def model_fn(features, labels, mode, params):
     """
     training = mode == tf.estimator.ModeKeys.TRAIN
     config = params['train_config']
-    masks = labels if training else labels['masks']
+    masks = labels['masks']
     shape = tf.shape(masks)
     with acceleration_scope(params['accelerate']):
         model = nets.build(config.net, config.width, config.output_stride,
