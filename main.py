@@ -5,6 +5,7 @@
   python main.py --mode=eval --net=unet
   python main.py --mode=predict --net=unet --images='DIR/*.tif'
 """
+import contextlib
 import math
 import os
 import re
@@ -305,7 +306,14 @@ def train(folder, output_stride):
 
 
 def refuse_trained_on(record, file, path, folder):
-    """Refuses to measure on images that were trained on, but for train."""
+    """Refuse to measure on images that were trained on, except --split=train.
+
+    Args:
+        record: of the network.
+        file: open store.
+        path: of the store.
+        folder: of the network.
+    """
     if FLAGS.split == 'train':
         return
     for seen, how, remedy in (
@@ -326,7 +334,7 @@ def refuse_trained_on(record, file, path, folder):
 
 
 def announce(record, folder):
-    """Prints which network is used, and on what."""
+    """Print which network is used, and on what device."""
     from nets import saved
     from nets.tf1 import device_line, tf
 
@@ -345,6 +353,19 @@ def announce(record, folder):
           f'{tf.__version__}; {device_line()}', flush=True)
 
 
+@contextlib.contextmanager
+def open_split():
+    """Open the store that --data_dir and --split name; yield its path too."""
+    path = store.store_path(FLAGS.data_dir, FLAGS.split)
+    if not os.path.exists(path) and os.path.exists(
+            store.store_path(FLAGS.data_dir, 'train')):
+        raise InputError(f'--split={FLAGS.split}: the data in '
+                         f'{FLAGS.data_dir} were prepared without such '
+                         'images; give another --split or prepare others')
+    with store.open_store(path) as file:
+        yield path, file
+
+
 def evaluate(folder, output_stride):
     """--mode=eval."""
     import h5py
@@ -354,19 +375,12 @@ def evaluate(folder, output_stride):
     from eval import evaluate as evaluation
     from nets.tf1 import tf
 
-    path = store.store_path(FLAGS.data_dir, FLAGS.split)
-    if not os.path.exists(path) and os.path.exists(
-            store.store_path(FLAGS.data_dir, 'train')):
-        raise InputError(f'--split={FLAGS.split}: the data in '
-                         f'{FLAGS.data_dir} were prepared without such '
-                         'images; give another --split or prepare others')
-    with store.open_store(path) as file:
+    with open_split() as (path, file):
         predictor = load_predictor(folder, output_stride)
-        names = store.image_names(file)
         refuse_trained_on(predictor.record, file, path, folder)
         announce(predictor.record, folder)
         results = evaluation.evaluate(
-            store.whole_images(file), len(names), predictor,
+            store.whole_images(file), len(store.image_names(file)), predictor,
             os.path.join(folder, f'{FLAGS.split}_pictures'))
         settings = {
             'source': store.attributes(file)['source'],
@@ -385,7 +399,7 @@ def evaluate(folder, output_stride):
 
 
 def load_predictor(folder, output_stride):
-    """The Predictor of a model folder, by the flags."""
+    """Load the Predictor of a model folder, as the flags ask."""
     return Predictor.load(
         folder, FLAGS.net, FLAGS.width, output_stride,
         FLAGS.accelerate == 'on', threshold=FLAGS.threshold,
@@ -393,11 +407,17 @@ def load_predictor(folder, output_stride):
 
 
 def predict(folder, output_stride):
-    """--mode=predict; returns the exit status: 1 if images are left out."""
-    require('images')
+    """--mode=predict; return the exit status: 1 if images are skipped."""
+    from_store = not FLAGS['split'].using_default_value
+    if from_store == (FLAGS.images is not None):
+        raise InputError('--images: give either the images to predict, or '
+                         '--split for the images of a store in --data_dir')
     microns_per_pixel = asked_microns_per_pixel()
+    if from_store and microns_per_pixel is not None:
+        raise InputError('--split: the images of a store are at 40x already; '
+                         'give no --magnification or --microns_per_pixel')
     from nets import saved
-    from prediction.predict import predict_files
+    from prediction.predict import predict_files, predict_store
     from training import checkpoints
 
     output_dir = FLAGS.output_dir or os.path.join('predictions', FLAGS.net)
@@ -405,12 +425,20 @@ def predict(folder, output_stride):
             and not checkpoints.holds_training(folder)
             and not saved.holds_weights(folder)):
         folder = os.path.join(saved.PRETRAINED, FLAGS.net)
-    predictor = load_predictor(folder, output_stride)
-    announce(predictor.record, folder)
-    skipped = predict_files(FLAGS.images, output_dir, predictor,
-                            microns_per_pixel, FLAGS.outputs)
+    with contextlib.ExitStack() as stack:
+        if from_store:
+            _, file = stack.enter_context(open_split())
+        predictor = load_predictor(folder, output_stride)
+        announce(predictor.record, folder)
+        skipped = []
+        if from_store:
+            predict_store(file, output_dir, predictor, FLAGS.outputs)
+        else:
+            skipped = predict_files(FLAGS.images, output_dir, predictor,
+                                    microns_per_pixel, FLAGS.outputs)
     print(f'predicted: {output_dir}'
-          + (f'; {len(skipped)} images left out' if skipped else ''))
+          + (f'; {progress.counted(len(skipped), "image")} skipped'
+             if skipped else ''))
     return 1 if skipped else 0
 
 

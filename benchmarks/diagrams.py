@@ -1,4 +1,4 @@
-"""Draws each network from the Keras model that `nets.build` gives.
+"""Draw each network from the Keras model that `nets.build` gives.
 
     python -m benchmarks.diagrams        # from the project's folder
 
@@ -6,10 +6,13 @@ writes docs/figures/NET.png for each network of `nets.NETS`.
 """
 import functools
 import importlib
+import io
 import math
 import os
 import re
 
+import imageio.v3 as iio
+import numpy as np
 from matplotlib.figure import Figure
 
 import nets
@@ -78,7 +81,7 @@ def caption(step, layers):
 
 
 def draw_blocks(axes, write, steps, columns):
-    """Draws a block for each step, column by column.
+    """Draw a block for each step, column by column.
 
     Args:
         axes: matplotlib axes; x in blocks' widths, y in doublings of a side.
@@ -158,8 +161,23 @@ def draw(net):
     return figure
 
 
+def save_figure(name, figure):
+    """Write a Figure into FIGURES, unless its pixels are there already.
+
+    Args:
+        name: of the file, PNG or JPEG by its ending.
+        figure: matplotlib Figure.
+    """
+    path = os.path.join(FIGURES, name)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=name.rsplit('.')[-1], dpi=100)
+    if os.path.exists(path) and np.array_equal(
+            iio.imread(path), iio.imread(drawn.getvalue())):
+        return
+    with atomic_write(path) as partial, open(partial, 'wb') as file:
+        file.write(drawn.getvalue())
+
+
 if __name__ == '__main__':
-    for name in nets.NETS:
-        path = os.path.join(FIGURES, f'{name}.png')
-        with atomic_write(path) as partial:
-            draw(name).savefig(partial)
+    for net in nets.NETS:
+        save_figure(f'{net}.png', draw(net))

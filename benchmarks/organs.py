@@ -1,4 +1,4 @@
-"""Trains without one organ at a time and measures on it.
+"""Train without one organ at a time and measure on it.
 
     python -m benchmarks.organs MONUSEG_DIR FOLDER NET [FLAG...]
 
@@ -16,8 +16,8 @@ import numpy as np
 from benchmarks.stress import MEASURES, measures, print_row
 from input_pipeline import store
 
-# TCGA's codes of MoNuSeg's training images, by the organ that its paper says.
-# By TCGA's tables those of the liver are of the lung.
+# TCGA's codes of MoNuSeg's training images, by organ as its paper says. TCGA's
+# tables call the images of the liver lung.
 ORGANS = {
     'breast': ['A7-A13E', 'A7-A13F', 'AR-A1AK', 'AR-A1AS', 'E2-A14V',
                'E2-A1B5'],
@@ -34,30 +34,20 @@ ORGANS = {
 
 
 def run(*flags):
-    """Runs main.py."""
+    """Run main.py."""
     subprocess.run([sys.executable, 'main.py', *flags], check=True)
 
 
-def image_names(monuseg_dir, folder):
-    """The names of all images, by their codes."""
-    data = os.path.join(folder, 'all')
-    if not os.path.exists(store.store_path(data, 'train')):
-        run('--mode=prepare', f'--monuseg_dir={monuseg_dir}',
-            f'--data_dir={data}', '--fold=none')
-    with store.open_store(store.store_path(data, 'train')) as file:
-        return {'-'.join(name.split('-')[1:3]): name
-                for name in store.image_names(file)}
-
-
-def results_without(organ, names, monuseg_dir, folder, net, flags):
-    """Trains on all but `names`, those of an organ; eval's results on them."""
+def results_without(organ, monuseg_dir, folder, net, flags):
+    """Train on all images but an organ's; return eval's results on these."""
     data, models = [os.path.join(folder, kind, organ)
                     for kind in ('data', 'models')]
     results = os.path.join(models, net, 'validation.json')
     if not os.path.exists(results):
         if not os.path.exists(store.store_path(data, 'validation')):
             run('--mode=prepare', f'--monuseg_dir={monuseg_dir}',
-                f'--data_dir={data}', '--validation=' + ','.join(names))
+                f'--data_dir={data}', '--validation=' + ','.join(
+                    f'TCGA-{code}-*' for code in ORGANS[organ]))
         place = [f'--net={net}', f'--data_dir={data}', f'--model_dir={models}']
         run('--mode=train', *place, *flags)
         run('--mode=eval', *place)
@@ -66,18 +56,14 @@ def results_without(organ, names, monuseg_dir, folder, net, flags):
 
 
 def main(monuseg_dir, folder, net, *flags):
-    """Prints the table."""
-    names = image_names(monuseg_dir, folder)
-    rows = []
-    for organ, codes in ORGANS.items():
-        rows.append(measures(results_without(
-            organ, [names[code] for code in codes], monuseg_dir, folder, net,
-            flags)))
+    """Print the table."""
+    rows = [measures(results_without(organ, monuseg_dir, folder, net, flags))
+            for organ in ORGANS]
     print_row('organ', 'images', *MEASURES)
     print_row(*['---'] * (2 + len(MEASURES)))
-    for (organ, codes), row in zip(
-            [*ORGANS.items(), ('mean', names)], [*rows, np.mean(rows, 0)]):
+    for (organ, codes), row in zip(ORGANS.items(), rows):
         print_row(organ, len(codes), *row)
+    print_row('mean', '', *np.mean(rows, 0))
 
 
 if __name__ == '__main__':

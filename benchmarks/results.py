@@ -1,9 +1,9 @@
-"""Draws the pictures of results in docs/results.md.
+"""Draw the pictures of results in docs/results.md.
 
     MONUSEG_DIR=DIR ./run.sh
     python -m benchmarks.results         # from the project's folder
 
-writes beside this file NET_best.jpg and NET_worst.jpg, the validation images
+writes into docs/figures NET_best.jpg and NET_worst.jpg, the validation images
 on which each network has its highest and its lowest F1, nuclei.jpg, a part of
 U-Net's best, and by_minutes.png.
 """
@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import nets
-from benchmarks.diagrams import FIGURES, title_of
-from eval import curves, display
-from histology.files import atomic_write
+from benchmarks.diagrams import save_figure, title_of
+from eval import curves, display, nuclei_metrics
 from histology.images import read_labels
 from input_pipeline import store
 
@@ -29,7 +28,7 @@ PART = slice(350, 650)  # of the rows and columns of nuclei.jpg
 
 
 def draw_extremes(net):
-    """Draws a network's best and worst validation image.
+    """Draw a network's best and worst validation image.
 
     Returns:
         dict of 'best' and 'worst' to (image name, F1).
@@ -44,13 +43,15 @@ def draw_extremes(net):
         stem = os.path.join(PREDICTIONS, net, row['name'])
         mask = iio.imread(f'{stem}_mask.png') > 0
         labels = read_labels(f'{stem}_labels.png')
-        display.save_comparison(os.path.join(FIGURES, f'{net}_{title}.jpg'),
-                                images[row['name']], mask, labels)
+        whole = images[row['name']]
+        save_figure(f'{net}_{title}.jpg', display.comparison(
+            whole, mask, labels, row,
+            nuclei_metrics.pair(labels, whole.instances)))
     return {title: (row['name'], row['f1']) for title, row in chosen.items()}
 
 
 def draw_nuclei(net, name):
-    """Draws a part of an image: tissue, nuclei in false colours, outlines.
+    """Draw a part of an image: tissue, nuclei in false colours, outlines.
 
     Args:
         net: the network.
@@ -67,8 +68,9 @@ def draw_nuclei(net, name):
                                  ((0, 0), (0, 12), (0, 0)), 'constant',
                                  constant_values=255)
                           for panel in panels], axis=1)
-    with atomic_write(os.path.join(FIGURES, 'nuclei.jpg')) as partial:
-        iio.imwrite(partial, row, extension='.jpg', quality=90)
+    figure = Figure(figsize=(row.shape[1] / 100, row.shape[0] / 100))
+    figure.figimage(row)
+    save_figure('nuclei.jpg', figure)
 
 
 def by_minutes(folder, tag):
@@ -89,7 +91,7 @@ def by_minutes(folder, tag):
 
 
 def draw_curves():
-    """Draws F1 and AJI over the minutes of training of each network."""
+    """Draw F1 and AJI over the minutes of training of each network."""
     figure = Figure(figsize=(10, 4.5))
     for axis, (tag, title) in zip(figure.subplots(1, 2),
                                   {'f1': 'F1', 'aji': 'AJI'}.items()):
@@ -103,8 +105,7 @@ def draw_curves():
         axis.grid(alpha=0.3)
         axis.legend()
     figure.tight_layout()
-    with atomic_write(os.path.join(FIGURES, 'by_minutes.png')) as partial:
-        figure.savefig(partial, dpi=100)
+    save_figure('by_minutes.png', figure)
 
 
 if __name__ == '__main__':

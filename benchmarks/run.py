@@ -7,7 +7,6 @@ benchmarks/results.md. Every ratio is of processes that took turns.
 """
 import os
 import platform
-import signal
 import statistics
 import subprocess
 import sys
@@ -226,10 +225,7 @@ def write_data(folder, copies):
 
 
 def measure_memory(table, engine, folder):
-    """Peak resident memory against the sizes of store and image.
-
-    Leaves in folder the images MEGAPIXELS.png.
-    """
+    """Peak resident memory against the sizes of store and image."""
     models = os.path.join(folder, engine)
     for copies in (1, 10):
         data = os.path.join(folder, f'data{copies}')
@@ -262,51 +258,6 @@ def seconds_to_first_step(engine, data, folder):
             seconds = time.perf_counter() - start
     process.wait()
     return seconds
-
-
-def seconds_to_end(engine, sign, *flags):
-    """From SIGINT, in the midst of its work, to the end of main.py.
-
-    Args:
-        engine: of ENGINES.
-        sign: path of a file whose appearance says that the work is under way.
-        flags: of main.py.
-    """
-    process = subprocess.Popen([python(engine), 'main.py', *flags],
-                               stdout=subprocess.DEVNULL)
-    while not os.path.exists(sign):
-        assert process.poll() is None, flags
-        time.sleep(0.1)
-    start = time.perf_counter()
-    process.send_signal(signal.SIGINT)
-    assert process.wait() == 128 + signal.SIGINT, flags
-    return time.perf_counter() - start
-
-
-def measure_end(table, engine, data, folder):
-    """How long Ctrl-C takes, in training and in prediction.
-
-    Args:
-        data: folder of stores.
-        folder: as `measure_memory` leaves it.
-    """
-    seconds = {'training': [], 'prediction': []}
-    for _ in range(REPEATS):
-        with tempfile.TemporaryDirectory() as output:
-            seconds['training'].append(seconds_to_end(
-                engine, f'{output}/unet/weights.h5', '--mode=train',
-                '--net=unet', f'--data_dir={data}', f'--model_dir={output}',
-                '--evaluate_every=20'))
-        # After the smallest image comes the one of 16 megapixels.
-        with tempfile.TemporaryDirectory() as output:
-            seconds['prediction'].append(seconds_to_end(
-                engine, f'{output}/1_overlay.png', '--mode=predict',
-                '--net=unet', SHIPPED, f'--images={folder}/1*.png',
-                f'--output_dir={output}'))
-    for work, values in seconds.items():
-        table.add(f'unet, {work}, SIGINT to end, seconds', engine,
-                  f'{statistics.median(values):.2g} ({min(values):.2g} to '
-                  f'{max(values):.2g})')
 
 
 def drop_from_cache(folder):
@@ -362,7 +313,6 @@ def main():
             measure_files(table, engine)
             measure_memory(table, engine, folder)
             measure_start(table, engine, data)
-            measure_end(table, engine, data, folder)
     measure_torch(table, STOCK)
     with atomic_write('benchmarks/results.md') as partial:
         with open(partial, 'w') as file:

@@ -16,7 +16,7 @@ import nets
 from benchmarks.turns import BATCH, STEPS, serve
 from histology import synthetic
 from input_pipeline import queues
-from input_pipeline.preprocessing import normalise, pad_to_stride
+from input_pipeline.preprocessing import normalise
 from nets import saved
 from nets.tf1 import acceleration_scope, session_config, tf
 from prediction import Predictor, predict
@@ -106,12 +106,13 @@ def image(net, how, views):
     Args:
         net: the network.
         how: 'rows', the probability as eval and predict have it, or 'bare',
-            the forward passes of the same pixels alone.
+            the forward passes of the same pixels alone, rounded up to 1024.
         views: '1', or as many as predict averages over.
     """
     run, stride = untrained(net), nets.stride(net)
     pixels = np.uint8(random_images(1, 1000)[0] * 255)
-    padded = normalise(pad_to_stride(pixels, stride))[np.newaxis]
+    padded = normalise(np.pad(pixels, ((0, 24), (0, 24), (0, 0)),
+                              mode='reflect'))[np.newaxis]
 
     def rows():
         for _ in Predictor(run, stride, average=views != '1').rows(pixels):

@@ -14,18 +14,17 @@ WINDOW = 0.1
 
 
 def plot_curves(model_dir):
-    """Draws those of TAGS that there are over the steps into curves.png.
+    """Draw the scalars of TAGS over the steps into curves.png.
 
-    Training values come from the event files of `model_dir`, validation
-    values from those of its subfolder `eval`: the latter measure what predict
-    writes, the former the mask that is learnt, with gaps between nuclei.
-    AJI and PQ are of validation alone, and older trainings have none.
+    The event files of `model_dir` hold training values, of the mask that is
+    learnt, with gaps between nuclei. Its subfolder `eval` has validation
+    values, of what predict writes. Only validation has AJI and PQ.
 
     Args:
         model_dir: the Estimator's folder.
 
     Returns:
-        Path of the picture, MODEL_DIR/curves.png, or None where there are no
+        Path of the picture, MODEL_DIR/curves.png, or None if there are no
         values, as with weights from elsewhere.
 
     Raises:
@@ -63,20 +62,20 @@ def plot_curves(model_dir):
 
 
 def read_events(folder):
-    """Reads a folder's event files with TensorBoard's own reader.
+    """Read a folder's event files with TensorBoard's own reader.
 
-    What a training wrote and then did again after a restart is left out, as
-    in TensorBoard, and so is half a record at a file's end.
+    Steps that were done again after a restart are skipped, as in TensorBoard,
+    and so is half a record at a file's end.
 
     Returns:
-        tensorboard's EventAccumulator, which holds every scalar, or None
-        without event files.
+        tensorboard's EventAccumulator with every scalar, or None without
+        event files.
     """
     if not glob.glob(os.path.join(glob.escape(folder), EVENT_FILES)):
         return None
     from tensorboard.backend.event_processing import event_accumulator
-    # It warns of what every resumed training has: a second graph, and steps
-    # done again.
+    # It warns of the second graph and of the steps done again that every
+    # resumed training has.
     logging.getLogger('tensorboard').setLevel(logging.CRITICAL)
     # It would keep a random 10000 of the scalars; 0 keeps all.
     return event_accumulator.EventAccumulator(
@@ -84,16 +83,16 @@ def read_events(folder):
 
 
 def scalar_points(events, tag):
-    """The points of one curve.
+    """Return the points of one curve.
 
     Args:
-        events: what `read_events` returns.
+        events: of `read_events`.
         tag: name of the scalar.
 
     Returns:
-        list of (wall_time in seconds, step, value) by step, one for each
-        step that has a finite value: the one written last. It is empty
-        without event files and for a tag that they do not hold.
+        list of (wall_time in seconds, step, value) by step: the last finite
+        value of each step. It is empty without event files and for a tag that
+        they do not hold.
     """
     if events is None or tag not in events.Tags()['scalars']:
         return []
@@ -103,12 +102,11 @@ def scalar_points(events, tag):
 
 
 def _smoothed(values):
-    """Mean over a window of about WINDOW of the run, centred on each value.
+    """Average over a window of about WINDOW of the run around each value.
 
-    Being centred it does not lag behind, as an exponential average would,
-    which would show training as worse than it was. At the start, where the
-    curve is steep, the window shrinks on both sides; at the end, where it is
-    level, on the one without values alone, so that the last batch does not
+    An exponential average would lag behind and show training as worse than it
+    was. At the start the curve is steep, so the window shrinks on both sides.
+    At the end it shrinks on one side only, so that the last batch does not
     pass for the outcome.
     """
     half = round(len(values) * WINDOW / 2)

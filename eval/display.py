@@ -1,37 +1,37 @@
 """Pictures of tissue, masks and nuclear outlines."""
 import numpy as np
 
-from eval import nuclei_metrics, pixel_metrics
-from histology import files
 from prediction.writers import nuclear_outlines, overlay
 
-# Of nuclei by how they were found. Far, by CIEDE2000, from each other and from
-# the colours of stained tissue, also to those with two kinds of cones.
+# By how nuclei were found. By CIEDE2000 these colours are far from each other
+# and from stained tissue, also for people who are colour-blind.
 FOUND_COLOURS = {'true': (255, 255, 0), 'false': (0, 128, 255),
                  'missed': (213, 94, 0)}
 FOUND_OPACITY = 0.6  # of these colours within the outlines
+COMPARISON_SIZE = 16, 4.5  # of a picture, in hundreds of pixels
 
 
-def found_nuclei(image, labels, truth):
-    """Colours nuclei by FOUND_COLOURS: true and false ones and those missed.
+def found_nuclei(image, labels, truth, pairs):
+    """Colour nuclei by FOUND_COLOURS: true, false and missed ones.
 
     A found nucleus is true if it matches one (see `nuclei_metrics`), or else
-    false; a true one that none matches is missed.
+    false. A true one without a match is missed.
 
     Args:
         image: uint8 [H, W, 3].
         labels, truth: int [H, W], 0 in the background and a number for each
             nucleus, found and true.
+        pairs: `nuclei_metrics.pair` of both.
 
     Returns:
         The coloured image, uint8 [H, W, 3], and how many there are of each
         kind, a dict of int.
     """
-    found, matched = nuclei_metrics.matches(labels, truth)
-    right = np.isin(labels, found)
+    right = np.isin(labels, pairs.found[pairs.match])
+    matched = np.isin(truth, pairs.true[pairs.match])
     kinds = {'true': np.where(right, labels, 0),
              'false': np.where(right, 0, labels),
-             'missed': np.where(np.isin(truth, matched), 0, truth)}
+             'missed': np.where(matched, 0, truth)}
     drawn = image.copy()
     for kind, colour in FOUND_COLOURS.items():
         inside = kinds[kind] > 0
@@ -46,21 +46,20 @@ def found_nuclei(image, labels, truth):
 
 def display_masked(image, mask, image_title='Tissue Image',
                    mask_title='Predicted Mask'):
-    """Shows tissue, mask and the mask's outlines on the tissue side by side.
+    """Show tissue, mask and the mask's outlines on the tissue side by side.
 
-    Works in a notebook and in a script. Returns nothing: a notebook would
-    show a figure that ends a cell a second time. `save_comparison` writes one
-    to a file.
+    Works in a notebook and in a script. Returns nothing: a notebook shows a
+    figure that ends a cell a second time.
 
     Args:
         image: [H, W, 3] or [1, H, W, 3], uint8 or float in [0, 1].
-        mask: [H, W], [H, W, 1] or [1, H, W, 1]; probabilities or 0 and 1,
-            nuclei where above 0.5.
+        mask: [H, W], [H, W, 1] or [1, H, W, 1]; probabilities or 0 and 1.
+            Nuclei are where it is above 0.5.
         image_title, mask_title: text above the first two panels.
 
     Raises:
-        ValueError: a shape is none of these, the two differ in size, or a
-            float image leaves [0, 1].
+        ValueError: a shape is another one, the two differ in size, or a float
+            image leaves [0, 1].
     """
     mask = _as_plane(mask, 'mask')
     image = _as_image(image, mask, 'mask')
@@ -70,7 +69,7 @@ def display_masked(image, mask, image_title='Tissue Image',
 
 def display_nuclei(image, labels, image_title='Tissue Image',
                    labels_title='Nuclei'):
-    """Shows tissue, single nuclei in false colours and their outlines.
+    """Show tissue, nuclei in false colours and their outlines.
 
     Otherwise as `display_masked`. Nuclei that touch mostly differ in colour.
 
@@ -86,7 +85,7 @@ def display_nuclei(image, labels, image_title='Tissue Image',
     labels = _as_plane(labels, 'labels')
     if labels.dtype.kind not in 'biu':
         raise ValueError(f'labels is of {labels.dtype}; give whole numbers, '
-                         'as prediction.instances.label_nuclei does')
+                         'as the labels of a Predictor are')
     image = _as_image(image, labels, 'labels')
     _show_row([(image_title, image),
                (f'{labels_title}: {len(np.unique(labels[labels > 0]))}',
@@ -94,7 +93,7 @@ def display_nuclei(image, labels, image_title='Tissue Image',
 
 
 def false_colours(labels):
-    """A colour for each nucleus, black in the background.
+    """Give each nucleus a colour, and the background black.
 
     Args:
         labels: whole numbers [H, W], 0 in the background.
@@ -110,14 +109,14 @@ def false_colours(labels):
 
 
 def _show_row(panels):
-    """Shows (title, array) pairs from left to right."""
+    """Show (title, array) pairs from left to right."""
     import matplotlib.pyplot as plt
     _draw_row(plt.figure(figsize=(15, 5.5)), panels)
     plt.show()
 
 
 def _as_plane(array, name):
-    """A mask or labels as [H, W]."""
+    """Return a mask or labels as [H, W]."""
     array = _without_batch(np.asarray(array), name)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]  # [H, W]
@@ -125,7 +124,7 @@ def _as_plane(array, name):
 
 
 def _as_image(image, plane, name):
-    """An image as uint8 [H, W, 3], if `plane`, called `name`, fits it."""
+    """Return an image as uint8 [H, W, 3] if `plane`, called `name`, fits."""
     image = _as_uint8(_without_batch(np.asarray(image), 'image'))
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f'image is {list(image.shape)}; give [H, W, 3] or '
@@ -137,40 +136,39 @@ def _as_image(image, plane, name):
     return image
 
 
-def save_comparison(path, whole, mask, labels):
-    """Writes tissue, true mask, predicted mask and nuclei as one picture.
+def comparison(whole, mask, labels, measures, pairs):
+    """Draw tissue, true mask, predicted mask and nuclei as one picture.
 
-    The nuclei are those of `found_nuclei`, or the mask's outlines where the
-    annotation does not tell nuclei apart.
+    The nuclei are those of `found_nuclei`, or the mask's outlines if the
+    annotation has no instances.
 
     Args:
-        path: file to write, PNG or JPEG by its ending.
         whole: `store.WholeImage`.
         mask: predicted, [H, W], boolean or 0 and 1.
         labels: predicted nuclei, int [H, W], 0 in the background and a number
             for each nucleus.
+        measures: dict of the image's 'f1', 'aji' and 'pq', for the titles.
+        pairs: `nuclei_metrics.pair` of `labels` and the truth, or None if
+            `whole` has no instances.
 
-    Raises:
-        InputError: the file cannot be written.
+    Returns:
+        matplotlib Figure.
     """
     # A Figure of its own, not pyplot's, needs neither screen nor closing.
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
-    truth = whole.instances > 0
-    f1 = pixel_metrics.compute(
-        pixel_metrics.confusion_matrix(mask, truth))['f1']
-    if whole.has_instances:
-        values = nuclei_metrics.compute(
-            nuclei_metrics.compare(labels, whole.instances))
-        title = f'Nuclei, AJI {values["aji"]:.3f}, PQ {values["pq"]:.3f}'
-        nuclei, numbers = found_nuclei(whole.image, labels, whole.instances)
+    if pairs:
+        title = 'Nuclei, AJI {aji:.3f}, PQ {pq:.3f}'.format(**measures)
+        nuclei, numbers = found_nuclei(whole.image, labels, whole.instances,
+                                       pairs)
     else:
         title, numbers = 'Predicted outlines', {}
         nuclei = overlay(whole.image, mask)
-    figure = Figure(figsize=(16, 4.5))
+    figure = Figure(figsize=COMPARISON_SIZE)
     axes = _draw_row(figure, [
-        ('Tissue', whole.image), ('Truth', truth),
-        (f'Prediction, F1 {f1:.3f}', mask), (title, nuclei)])
+        ('Tissue', whole.image), ('Truth', whole.instances > 0),
+        ('Prediction, F1 {f1:.3f}'.format(**measures), mask),
+        (title, nuclei)])
     if numbers:
         # Below the picture, where it covers none of it.
         axes[-1].legend(
@@ -179,12 +177,11 @@ def save_comparison(path, whole, mask, labels):
                      for kind, number in numbers.items()],
             loc='upper center', bbox_to_anchor=(0.5, 0), ncol=len(numbers),
             frameon=False)
-    with files.atomic_write(path) as partial:
-        figure.savefig(partial, dpi=100)
+    return figure
 
 
 def _draw_row(figure, panels):
-    """Draws (title, array) pairs from left to right; returns the axes."""
+    """Draw (title, array) pairs from left to right; return the axes."""
     axes = figure.subplots(1, len(panels))
     for axis, (title, array) in zip(axes, panels):
         # Fixed limits: an empty mask must show black, a full one white.
@@ -196,7 +193,7 @@ def _draw_row(figure, panels):
 
 
 def _without_batch(array, name):
-    """Takes the image out of a batch of one."""
+    """Take the image out of a batch of one."""
     if array.ndim != 4:
         return array
     if array.shape[0] != 1:

@@ -1,40 +1,45 @@
-"""Measures a network on whole images and writes and shows the results."""
+"""Measure a network on whole images."""
+import glob
 import os
 
+import imageio.v3 as iio
 import numpy as np
 
 from eval import display, nuclei_metrics, pixel_metrics
 from histology import progress
+from histology.files import InputError, atomic_write
+from histology.images import png_software
 
 # Enough to see what a number means without filling the folder.
 MAX_PICTURES = 4
 
 METRICS = pixel_metrics.METRICS + nuclei_metrics.METRICS
-NOT_TOLD_APART = dict.fromkeys(nuclei_metrics.METRICS, float('nan'))
+NO_INSTANCES = dict.fromkeys(nuclei_metrics.METRICS, float('nan'))
 
 
 def evaluate(images, total, predictor, picture_folder=None):
-    """Predicts each image and compares it with its annotation.
+    """Predict each image and compare it with its annotation.
 
-    Pixels are those of the masks that predict writes, whose small holes and
-    gaps are filled, and nuclei those of its labels.
+    Pixels are compared with the masks that predict writes, after small holes
+    and gaps are filled, and nuclei with its labels.
 
     Args:
         images: iterable of `store.WholeImage`.
         total: number of images, for the progress line.
         predictor: Predictor.
         picture_folder: where NAME.png of the first MAX_PICTURES images go, or
-            None.
+            None. Pictures of an earlier evaluation are removed.
 
     Returns:
         dict of 'per_image', a list of dicts of 'name' and METRICS, and of
-        'pooled' and 'mean_per_image', a dict of METRICS each. Those of nuclei
-        are NaN for an image whose annotation does not tell nuclei apart, and
-        the rest from the others: `pooled` has their nuclei in all, and
-        `mean_per_image` the mean number.
+        'pooled' and 'mean_per_image', a dict of METRICS each. If an image's
+        annotation has no instances, its measures of nuclei are NaN and the
+        others' count: `pooled` has the sum of their nuclei, `mean_per_image`
+        the mean number.
 
     Raises:
-        InputError: an image is too small, or as `predictor`.
+        InputError: an image is too small, a file from elsewhere is in the
+            place of a picture, or as `predictor`.
     """
     rows, counts, sums = [], [], []
     with progress.reporter(total, 'image') as report:
@@ -42,17 +47,20 @@ def evaluate(images, total, predictor, picture_folder=None):
             nuclei = predictor(
                 whole.image, name=whole.name,
                 progress=lambda part, done=done: report(done + part))
+            pairs = (nuclei_metrics.pair(nuclei.labels, whole.instances)
+                     if whole.has_instances else None)
             counts.append([pixel_metrics.confusion_matrix(
                 nuclei.mask, whole.instances > 0)])
-            sums.append([nuclei_metrics.compare(nuclei.labels,
-                                                whole.instances)]
-                        if whole.has_instances else [])
+            sums.append([nuclei_metrics.sums_of(pairs)] if pairs else [])
             rows.append({'name': whole.name,
                          **_measures(counts[-1], sums[-1])})
+            if picture_folder and done == 0:
+                _remove_pictures(picture_folder)
             if picture_folder and done < MAX_PICTURES:
-                display.save_comparison(
-                    os.path.join(picture_folder, f'{whole.name}.png'), whole,
-                    nuclei.mask, nuclei.labels)
+                _write_picture(
+                    os.path.join(picture_folder, f'{whole.name}.png'),
+                    display.comparison(whole, nuclei.mask, nuclei.labels,
+                                       rows[-1], pairs))
             report(done + 1)
     return {'per_image': rows,
             'pooled': _measures(sum(counts, []), sum(sums, [])),
@@ -60,7 +68,7 @@ def evaluate(images, total, predictor, picture_folder=None):
 
 
 def _measures(counts, sums):
-    """METRICS by name, int or float, of one image or of several pooled.
+    """Compute METRICS, int or float, of one image or of several pooled.
 
     Args:
         counts: list of `pixel_metrics.Counts`.
@@ -68,7 +76,27 @@ def _measures(counts, sums):
     """
     values = pixel_metrics.compute(pixel_metrics.pool(counts))
     values.update(nuclei_metrics.compute(nuclei_metrics.pool(sums)) if sums
-                  else NOT_TOLD_APART)
+                  else NO_INSTANCES)
     return {name: np.asarray(value).item() for name, value in values.items()}
 
 
+def _is_picture(path):
+    """Say whether a file is a picture of an evaluation, by its content."""
+    width, height = display.COMPARISON_SIZE
+    return (str(png_software(path)).startswith('Matplotlib')
+            and iio.improps(path).shape[:2] == (100 * height, 100 * width))
+
+
+def _remove_pictures(folder):
+    """Remove the pictures of an earlier evaluation and no other file."""
+    for path in glob.glob(os.path.join(glob.escape(folder), '*.png')):
+        if _is_picture(path):
+            os.remove(path)
+
+
+def _write_picture(path, figure):
+    if os.path.lexists(path):
+        raise InputError(f'{path}: was not written by an evaluation; move it '
+                         'elsewhere, its place is needed')
+    with atomic_write(path) as partial:
+        figure.savefig(partial, dpi=100)

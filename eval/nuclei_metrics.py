@@ -1,28 +1,30 @@
-"""How well single nuclei are found, of label images.
+"""How well single nuclei are found in label images.
 
     aji        Aggregated Jaccard Index (Kumar et al., IEEE TMI 2017): each
-               true nucleus takes the found one of highest IoU, which may be
-               taken twice; the sum of their intersections over the sum of
-               their unions and of the areas of the found ones never taken.
+               true nucleus takes the found one of highest IoU, also a second
+               time; the sum of their intersections over the sum of their
+               unions and of the areas of the found ones never taken.
     pq         Panoptic Quality (Kirillov et al., CVPR 2019), dq * sq.
-    dq         detection quality, TP / (TP + FP / 2 + FN / 2), where a true
-               and a found nucleus of an IoU above 0.5 match: their F1.
+    dq         detection quality, TP / (TP + FP / 2 + FN / 2), the F1 of
+               detection: a true and a found nucleus match if their IoU is
+               above 0.5.
     sq         segmentation quality, the mean IoU of the matches.
     detection_precision, detection_recall
                TP / (TP + FP) and TP / (TP + FN).
     nuclei_found, nuclei_true
                their numbers.
 
-A measure whose denominator is 0 is NaN. Without any match sq is NaN and pq 0,
-unless there are no nuclei at all.
+A measure with a denominator of 0 is NaN. Without any match sq is NaN and pq 0,
+unless there are no nuclei at all. It stays by hand because neither TensorFlow
+nor scikit-image has AJI or PQ.
 """
 import collections
 
 import numpy as np
 
-MATCH = 0.5  # a higher IoU is one: a nucleus cannot match two
+MATCH = 0.5  # a nucleus cannot have a higher IoU with two others
 
-# Sums that measures are computed from, of one image or of several:
+# Sums that the measures are computed from, of one image or of several:
 #   intersection, union: of AJI's fraction, pixels
 #   iou: of the matches
 #   matches, found, true: numbers of nuclei
@@ -37,16 +39,16 @@ METRICS = ('aji', 'pq', 'dq', 'sq', 'detection_precision',
 #   common, union: int64 [P], pixels
 #   iou: float64 [P]
 #   match: bool [P]
-_Pairs = collections.namedtuple('_Pairs',
-                                'true found common union iou match')
+#   true_area, found_area: int64 [N + 1], pixels of each number, none of 0
+Pairs = collections.namedtuple(
+    'Pairs', 'true found common union iou match true_area found_area')
 
 
 def compare(prediction, truth):
-    """Compares the nuclei found in an image with the true ones.
+    """Compare the nuclei found in an image with the true ones.
 
     Args:
-        prediction, truth: int [H, W], 0 in the background and a number for
-            each nucleus.
+        prediction, truth: as for `pair`.
 
     Returns:
         Sums.
@@ -54,43 +56,38 @@ def compare(prediction, truth):
     Raises:
         ValueError: the shapes differ.
     """
-    found_area = _areas(prediction)
-    true_area = _areas(truth)
-    pairs = _pair(prediction, truth, found_area, true_area)
+    return sums_of(pair(prediction, truth))
+
+
+def sums_of(pairs):
+    """Return the Sums of an image's Pairs."""
     # The last of each true nucleus's pairs, which are ordered by IoU.
     order = np.lexsort((pairs.iou, pairs.true))
     last = order[np.append(np.diff(pairs.true[order]) > 0, True)] if len(
         order) else order
-    lost = true_area.sum() - true_area[pairs.true[last]].sum()
+    true_area, found_area = pairs.true_area, pairs.found_area
+    missed = true_area.sum() - true_area[pairs.true[last]].sum()
     extra = found_area.sum() - found_area[np.unique(pairs.found[last])].sum()
     return Sums(pairs.common[last].sum(),
-                pairs.union[last].sum() + lost + extra,
+                pairs.union[last].sum() + missed + extra,
                 pairs.iou[pairs.match].sum(), np.count_nonzero(pairs.match),
                 np.count_nonzero(found_area), np.count_nonzero(true_area))
 
 
-def matches(prediction, truth):
-    """Which nuclei match.
+def pair(prediction, truth):
+    """Find the Pairs of the nuclei found in an image and the true ones.
 
     Args:
-        prediction, truth: as for `compare`.
-
-    Returns:
-        The numbers of the found nuclei that match, and those of the true ones
-        that they match, int64 [matches] each.
+        prediction, truth: int [H, W], 0 in the background and a number for
+            each nucleus.
 
     Raises:
         ValueError: the shapes differ.
     """
-    pairs = _pair(prediction, truth, _areas(prediction), _areas(truth))
-    return pairs.found[pairs.match], pairs.true[pairs.match]
-
-
-def _pair(prediction, truth, found_area, true_area):
-    """The _Pairs of two label images whose `_areas` are given."""
     if prediction.shape != truth.shape:
         raise ValueError(f'prediction is {list(prediction.shape)} but truth '
                          f'is {list(truth.shape)}')
+    found_area, true_area = _areas(prediction), _areas(truth)
     overlap = (prediction > 0) & (truth > 0)
     # One number for each pair of a true and a found nucleus.
     numbers, common = np.unique(
@@ -99,18 +96,19 @@ def _pair(prediction, truth, found_area, true_area):
     true, found = np.divmod(numbers, len(found_area))
     union = true_area[true] + found_area[found] - common
     iou = common / union
-    return _Pairs(true, found, common, union, iou, iou > MATCH)
+    return Pairs(true, found, common, union, iou, iou > MATCH, true_area,
+                 found_area)
 
 
 def _areas(labels):
-    """int64 [N + 1]: the pixels of each number, none of 0."""
+    """Count the pixels of each number, none of 0: int64 [N + 1]."""
     areas = np.bincount(labels.ravel())
     areas[0] = 0
     return areas
 
 
 def compute(sums):
-    """The measures of the head of this module, a dict of floats by name."""
+    """Return the measures of this module's docstring, a dict by name."""
     nan = float('nan')
     matches, found, true = sums.matches, sums.found, sums.true
     dq = 2 * matches / (found + true) if found + true else nan
@@ -124,5 +122,5 @@ def compute(sums):
 
 
 def pool(sums):
-    """The Sums of several images as of one."""
+    """Return the Sums of several images as of one."""
     return Sums(*map(sum, zip(*sums)))

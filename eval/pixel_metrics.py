@@ -10,7 +10,7 @@ pixels:
     iou        TP / (TP + FP + FN), the Jaccard index of the nuclei
     mean_iou   mean of `iou` and of the background's TN / (TN + FP + FN)
 
-A metric whose denominator is 0 is NaN: no pixel can tell how good it is.
+A metric with a denominator of 0 is NaN: no pixel can tell how good it is.
 So f1 and iou are NaN where both masks are empty, and mean_iou where either
 class is in neither mask.
 """
@@ -26,7 +26,7 @@ METRICS = ('accuracy', 'precision', 'recall', 'f1', 'iou', 'mean_iou')
 
 
 def confusion_matrix(prediction, truth):
-    """Counts the pixels that are predicted rightly and wrongly.
+    """Count the pixels that are predicted rightly and wrongly.
 
     Args:
         prediction, truth: arrays of one shape, boolean or of zeros and ones.
@@ -54,7 +54,7 @@ def confusion_matrix(prediction, truth):
 
 
 def compute(counts):
-    """Returns the six metrics of the module's docstring, by name.
+    """Return the six metrics of the module's docstring, by name.
 
     Args:
         counts: Counts of NumPy scalars or of TensorFlow float scalars.
@@ -73,12 +73,12 @@ def compute(counts):
 
 
 def pool(counts):
-    """Returns the sum of a list of Counts, as if all were one large image."""
+    """Return the sum of a list of Counts, as if all were one large image."""
     return Counts(*map(sum, zip(*counts)))
 
 
 def mean_per_image(rows, names=METRICS):
-    """Averages the images' metrics; images where one is NaN do not count.
+    """Average the images' metrics, each over the images where it is not NaN.
 
     Args:
         rows: list of dicts.

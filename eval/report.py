@@ -7,16 +7,17 @@ import os
 from eval import nuclei_metrics, pixel_metrics
 from eval.evaluate import METRICS
 from histology.files import InputError, atomic_write, write_json
+from histology.progress import counted
 
 
 def write_results(folder, name, results, settings):
-    """Writes NAME.json, everything, and NAME.csv, the metrics alone.
+    """Write NAME.json, everything, and NAME.csv, the metrics alone.
 
     Args:
-        folder: made where missing.
+        folder: made if missing.
         name: file name without ending.
-        results: what `evaluate` returned; NaN becomes null in the JSON.
-        settings: dict for the JSON that tells how the results came about;
+        results: of `evaluate`; NaN becomes null in the JSON.
+        settings: dict of how the results came about, for the JSON.
             `compare_networks` needs its 'source', the data's origin, and
             'flags', a dict with 'net'.
 
@@ -33,12 +34,11 @@ def write_results(folder, name, results, settings):
 
 
 def format_table(results):
-    """Returns the results of one network as two tables of text.
+    """Return the results of one network as two tables, pixels and nuclei.
 
-    The upper one is of pixels, the lower one of nuclei. Lines below them say
-    how many images the means leave out, if any.
+    Lines below them say how many images the means skip, if any.
     """
-    # Without what the title says: detection_ and nuclei_.
+    # Without detection_ and nuclei_, which the title says.
     nuclei = [name.split('_')[-1] for name in nuclei_metrics.METRICS]
     return '\n\n'.join([
         _table(results, 'pixels', pixel_metrics.METRICS,
@@ -48,7 +48,7 @@ def format_table(results):
 
 
 def _table(results, title, columns, names):
-    """A table of some of METRICS, called by names of their own."""
+    """Return a table of some of METRICS, under names of their own."""
     return _align_columns([[title, *names]] + [
         [row['name'], *(_format_value(row[metric], metric)
                         for metric in columns)]
@@ -56,7 +56,7 @@ def _table(results, title, columns, names):
 
 
 def _remarks(images):
-    """Yields a line on each kind of image that a mean leaves out."""
+    """Yield a line on each kind of image that a mean skips."""
     total = len(images)
     unknown = [row for row in images if math.isnan(row['nuclei_true'])]
     for name, truth, number in (
@@ -64,26 +64,25 @@ def _remarks(images):
             ('AJI and PQ', 'annotation', sum(
                 math.isnan(row['aji']) for row in images) - len(unknown))):
         if number:
-            yield (f'The mean {name} per image leaves out {number} of the '
-                   f'{total} images, where neither the {truth} nor the '
-                   'prediction holds a nucleus.')
+            yield (f'The mean {name} per image skips {number} of '
+                   f'{counted(total, "image")}: neither the {truth} nor the '
+                   'prediction has a nucleus there.')
     if unknown:
-        yield (f'Without measures of nuclei are {len(unknown)} of the {total} '
-               'images, whose annotation does not tell touching nuclei '
-               'apart.')
+        yield (f'{len(unknown)} of {counted(total, "image")} without measures '
+               'of nuclei: the annotation has no instances.')
 
 
 def compare_networks(folders, name):
-    """Compares networks by the results that `write_results` left.
+    """Compare networks by the results that `write_results` left.
 
     Args:
-        folders: list of folders, one a network.
+        folders: list of folders, one for each network.
         name: the results' file name without ending.
 
     Returns:
-        Text: one line a network, and below it the source of the data. AJI
-        and PQ are '-' where no image's nuclei are told apart, and where an
-        earlier version wrote the results.
+        Text: a line for each network, and below the source of the data. AJI
+        and PQ are '-' if no annotation has instances, and if an earlier
+        version wrote the results.
 
     Raises:
         InputError: a folder has no results or they cannot be read.
@@ -112,8 +111,8 @@ def compare_networks(folders, name):
             sources.append(source)
     return '\n'.join([
         _align_columns(rows),
-        '"F1 per image", AJI and PQ are means over images, the others from '
-        'pixels pooled over images.',
+        '"F1 per image", AJI and PQ are means over images; the others are '
+        'from the pixels of all images together.',
         *(f'Data: {source}' for source in sources)])
 
 
@@ -132,7 +131,7 @@ def _format_value(value, metric=''):
 
 
 def _align_columns(rows):
-    """Aligns rows of text: the first column left, the others right."""
+    """Align rows of text: the first column left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return '\n'.join(
         '  '.join([row[0].ljust(widths[0])]

@@ -2,7 +2,7 @@
 
     model = nets.build('unet')
     model.load_weights('checkpoints/unet/weights.h5')
-    prediction = tiling.predict(model, images)   # of prediction/tiling.py
+    prediction = model.predict(images)   # float32 [N, H, W, 3] in [0, 1]
 
 A network is a module NAME.py of this package with a function
 NAME(images, width, training), from images to logits, and STRIDE, which must

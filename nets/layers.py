@@ -22,8 +22,7 @@ def check_sides(images, stride):
     """
     height, width = images.shape.as_list()[1:3]
     advice = (f'the height and width of the images must be multiples of '
-              f'{stride}: prediction.tiling.predict(model, images) pads and '
-              'crops them')
+              f'{stride}: prediction.Predictor pads and crops them')
     if height and width:
         if height % stride or width % stride:
             raise ValueError(f'{height} x {width}: {advice}')

@@ -1,10 +1,11 @@
 """From the mask and the probability of nucleus to single nuclei.
 
-By a watershed of all local maxima (Beucher and Meyer, "The morphological
-approach to segmentation: the watershed transformation", 1993), of which those
-of too little height then become one with their neighbour (Grimaud, "A new
-measure of contrast: the dynamics", 1992). It gives what markers by h-maxima
-give, in a third of the time.
+A watershed floods from every local maximum (Beucher and Meyer, "The
+morphological approach to segmentation: the watershed transformation", 1993).
+Hills of too little height are then merged with their neighbour (Grimaud, "A
+new measure of contrast: the dynamics", 1992). The result is that of markers by
+h-maxima. It stays by hand because scikit-image's h_maxima and watershed take
+three times as long.
 """
 import numpy as np
 
@@ -17,113 +18,63 @@ MIN_HEIGHT = 1.5  # of a hill above its saddle to a higher one
 MIN_AREA = 60  # 3.75 square micrometres: debris
 MAX_HOLE = 100  # smaller ones are filled, larger ones are between nuclei
 THRESHOLD = 0.5  # nucleus is where the probability is above this
-# Networks learn to leave gaps between touching nuclei. What closes them is
-# nuclear where the probability is above this share of the mask's threshold.
+# Networks learn to leave gaps between touching nuclei. A gap is closed where
+# the probability exceeds this share of the mask's threshold.
 GAP_THRESHOLD = 0.4
 
-# Larger images are separated in windows, for memory, which share a margin:
-# at most half a nucleus lies beyond its peak.
+# Larger images are separated in windows, for memory. Windows overlap by a
+# margin: at most half a nucleus lies beyond its peak.
 WINDOW = 2048
 MARGIN = 128
 
 
 def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
-             window=WINDOW, progress=None):
-    """Tells nuclei apart.
+             window=WINDOW):
+    """Separate the nuclei of a mask.
 
     The relief is the distance to the edge of the mask plus the probability,
-    smoothed, and each of its hills is a nucleus. Every pixel of a nucleus is
-    in the mask, and every pixel of the mask in a nucleus but for pieces that
-    are too small. Memory: the result and one window.
+    smoothed, and each of its hills is a nucleus. Memory: the results and one
+    window.
 
     Args:
-        mask: uint8 [H, W] of 0 and 1, contiguous; small holes in it, and
-            gaps between touching nuclei, are filled here.
+        mask: bool or uint8 [H, W], 0 in the background.
         probability: uint8 [H, W], 255 times the probability of nucleus.
         scale: pixels of the image for one at 0.25 micrometres per pixel.
         threshold: of the mask; see GAP_THRESHOLD.
         window: larger images are separated in windows of this side, pixels.
-        progress: function called with the fraction of the image done.
 
     Returns:
-        int32 [H, W], 0 in the background, and 1 to N in the nuclei by their
-        first pixels, row by row.
-
-    Raises:
-        ValueError: `mask` holds other numbers.
+        labels: int32 [H, W], 0 in the background, and 1 to N in the nuclei by
+            their first pixels, row by row.
+        closed: uint8 [H, W] of 0 and 1, the mask with small holes and gaps
+            between touching nuclei filled. Its pixels are those of the nuclei
+            and of pieces that are too small for one.
     """
-    if mask.size and mask.max() > 1:
-        raise ValueError(f'mask holds {mask.max()}; give 0 and 1')
     labels = np.zeros(mask.shape, np.int32)
+    closed = np.zeros(mask.shape, np.uint8)
     count = 0
     windows = list(_windows(mask.shape, window, int(MARGIN * scale)))
-    for done, (core, outer) in enumerate(windows):
+    for core, outer in windows:
         regions, peaks, filled = _separate_window(
-            mask[outer] == 1, probability[outer], scale,
+            mask[outer] > 0, probability[outer], scale,
             255 * GAP_THRESHOLD * threshold)
         inner = tuple(slice(c.start - o.start, c.stop - o.start)
                       for c, o in zip(core, outer))
-        mask[core] = filled[inner]
-        # A nucleus is of the window in whose core its peak lies.
+        closed[core] = filled[inner]
+        # A nucleus belongs to the window whose core holds its peak.
         mine = np.all([(axis >= part.start) & (axis < part.stop)
                        for axis, part in zip(peaks, inner)], axis=0)
         count += _add(labels[outer], regions, mine, count)
-        if progress:
-            progress((done + 1) / len(windows))
-    np.minimum(mask, 1, out=mask)
     for core, _ in windows:
         # What reaches further than a margin from its peak.
-        rest, pieces = _pieces_left((mask[core] > 0) & (labels[core] == 0),
+        rest, pieces = _pieces_left((closed[core] > 0) & (labels[core] == 0),
                                     MIN_AREA * scale ** 2)
         count += _add(labels[core], rest, np.ones(pieces, bool), count)
-    return _in_reading_order(labels, count)
-
-
-def label_nuclei(probability, threshold=THRESHOLD,
-                 microns_per_pixel=None):
-    """The single nuclei of an image, as --mode=predict tells them apart.
-
-    Args:
-        probability: float [H, W] or [H, W, 1] in [0, 1], of nucleus: see
-            `tiling.predict`.
-        threshold: nucleus is where the probability is above this, and in
-            gaps between nuclei above GAP_THRESHOLD of it.
-        microns_per_pixel: of the image, or None for 0.25.
-
-    Returns:
-        int32 [H, W], see `separate`; above 0 it is the mask that
-        --mode=predict writes, but for debris.
-
-    Raises:
-        ValueError: `probability` is of another shape or dtype, or leaves
-            [0, 1], or `microns_per_pixel` is not above 0.
-    """
-    probability = np.asarray(probability)
-    if probability.ndim == 3 and probability.shape[2] == 1:
-        probability = probability[..., 0]  # [H, W]
-    if probability.ndim != 2 or probability.dtype.kind != 'f':
-        raise ValueError(
-            f'probability is {list(probability.shape)} of '
-            f'{probability.dtype}; give the floats of one image, [H, W] or '
-            '[H, W, 1]')
-    with np.errstate(invalid='ignore'):
-        if not ((probability >= 0) & (probability <= 1)).all():
-            raise ValueError('probability leaves [0, 1]')
-    scale = 1.0
-    if microns_per_pixel is not None:
-        if not microns_per_pixel > 0:
-            raise ValueError(f'microns_per_pixel is {microns_per_pixel}; '
-                             'give a number above 0')
-        # Here, for a fast start of main.py.
-        from histology.resolution import MICRONS_PER_PIXEL
-        scale = MICRONS_PER_PIXEL / microns_per_pixel
-    return separate((probability > threshold).astype(np.uint8),
-                    np.rint(255 * probability).astype(np.uint8),
-                    scale, threshold)
+    return _in_reading_order(labels, count), closed
 
 
 def _add(labels, regions, chosen, count):
-    """Adds regions to labels [H, W] in place where these are still 0.
+    """Add regions to labels [H, W] in place where these are still 0.
 
     Args:
         labels: int32 [H, W].
@@ -142,7 +93,7 @@ def _add(labels, regions, chosen, count):
 
 
 def _pieces_left(rest, min_area):
-    """Pieces of a bool [H, W] that are large enough: labels, and how many."""
+    """Label the pieces of a bool [H, W] that are large enough; count them."""
     from scipy import ndimage
     pieces, count = ndimage.label(rest)
     large = np.bincount(pieces.ravel(), minlength=count + 1) >= min_area
@@ -152,7 +103,7 @@ def _pieces_left(rest, min_area):
 
 
 def _in_reading_order(labels, count):
-    """Numbers labels 1 to `count` by their first pixels, in place."""
+    """Number labels 1 to `count` by their first pixels, in place."""
     first = np.full(count + 1, labels.size)
     width = labels.shape[1]
     for row in range(len(labels) - 1, -1, -1):
@@ -168,7 +119,11 @@ def _in_reading_order(labels, count):
 
 
 def areas(labels):
-    """int64 [N + 1], the pixels of 0 and of each nucleus in int32 [H, W]."""
+    """Count the pixels of 0 and of each nucleus in int32 [H, W].
+
+    Returns:
+        int64 [N + 1].
+    """
     counts = np.zeros(labels.max() + 1, np.int64)
     for top in range(0, len(labels), WINDOW):
         strip = labels[top:top + WINDOW].ravel()
@@ -177,7 +132,7 @@ def areas(labels):
 
 
 def _windows(shape, side, margin):
-    """Yields (core, outer), pairs of slices: cores part the image."""
+    """Yield (core, outer), pairs of slices: the cores cover the image."""
     for top in range(0, shape[0], side):
         for left in range(0, shape[1], side):
             yield tuple(zip(*[
@@ -187,29 +142,30 @@ def _windows(shape, side, margin):
 
 
 def _separate_window(mask, probability, scale, gap_probability):
-    """Tells the nuclei of a window apart.
+    """Separate the nuclei of a window.
 
     Args:
         mask: bool [H, W].
         probability, scale: as for `separate`.
-        gap_probability: what is above it in gaps is nuclear, of 255.
+        gap_probability: a gap is nuclear above this, of 255.
 
     Returns:
         int32 [H, W], 0 and 1 to N in the nuclei; (rows, columns) of their
-        peaks, each int [N]; and the mask without small holes, uint8 [H, W],
-        which is 2 in gaps, so that windows beside this one see them as such.
+        peaks, each int [N]; and the mask without small holes and gaps, bool
+        [H, W].
     """
     # Here, for a fast start of main.py.
     from scipy import ndimage
     from skimage import morphology, segmentation
     max_hole, min_area = MAX_HOLE * scale ** 2, MIN_AREA * scale ** 2
-    apart = morphology.remove_small_holes(mask, max_hole)
+    unclosed = morphology.remove_small_holes(mask, max_hole)
     reach = max(round(GAP_CLOSING // 2 * scale), 1)
     filled = morphology.remove_small_holes(
-        apart | (_closed(apart, reach) & (probability > gap_probability)),
+        unclosed | (_closed(unclosed, reach) & (probability
+                                                > gap_probability)),
         max_hole)
     nuclei = morphology.remove_small_objects(filled, min_area)
-    inner = apart & nuclei
+    inner = unclosed & nuclei
     if inner.all():
         relief = np.zeros(mask.shape)  # no edge to be distant from
     else:
@@ -219,27 +175,26 @@ def _separate_window(mask, probability, scale, gap_probability):
     relief += probability * np.float32(PROBABILITY_WEIGHT * scale / 255)
     relief = ndimage.gaussian_filter(relief, SIGMA * scale)
     relief[~nuclei] = 0
-    tops, _ = ndimage.label(morphology.local_maxima(relief, connectivity=1)
-                            & nuclei)
-    basins = _climb(relief, tops, nuclei)
-    level = nuclei & (basins == 0)
-    if level.any():
+    peaks, _ = ndimage.label(morphology.local_maxima(relief, connectivity=1)
+                             & nuclei)
+    basins = _steepest_ascent(relief, peaks, nuclei)
+    plateau = nuclei & (basins == 0)
+    if plateau.any():
         # With its shores alone: it takes the time of all pixels in its mask.
-        near = ndimage.binary_dilation(level) & nuclei
-        basins += level * segmentation.watershed(-relief, basins * near,
-                                                 mask=near)
-    peaks = np.zeros(tops.max() + 1, np.int64)
-    places = np.flatnonzero(tops)[::-1]
-    peaks[tops.ravel()[places]] = places  # the first pixel of each
-    roots = _merge(basins, relief, peaks, MIN_HEIGHT * scale, min_area)
+        near = ndimage.binary_dilation(plateau) & nuclei
+        basins += plateau * segmentation.watershed(-relief, basins * near,
+                                                   mask=near)
+    first = np.zeros(peaks.max() + 1, np.int64)
+    places = np.flatnonzero(peaks)[::-1]
+    first[peaks.ravel()[places]] = places  # the first pixel of each peak
+    roots = _merge(basins, relief, first, MIN_HEIGHT * scale, min_area)
     kept, numbers = np.unique(roots, return_inverse=True)
     regions = numbers.astype(np.int32)[basins]
-    return (regions, np.unravel_index(peaks[kept[1:]], mask.shape),
-            np.where(filled & ~apart, np.uint8(2), filled))
+    return (regions, np.unravel_index(first[kept[1:]], mask.shape), filled)
 
 
 def _closed(mask, reach):
-    """A bool [H, W] closed with a square of 2 * `reach` + 1 pixels."""
+    """Close a bool [H, W] with a square of 2 * `reach` + 1 pixels."""
     from scipy import ndimage
     frame = 2 * reach  # what lies beyond is no obstacle
     closed = ndimage.grey_closing(np.pad(mask, frame).astype(np.uint8),
@@ -247,19 +202,19 @@ def _closed(mask, reach):
     return closed[frame:frame + len(mask), frame:frame + mask.shape[1]]
 
 
-def _climb(relief, tops, nuclei):
-    """Gives each pixel the number of the top that the steepest way leads to.
+def _steepest_ascent(relief, peaks, nuclei):
+    """Give each pixel the number of the peak that the steepest way leads to.
 
-    That is the watershed, in a fifth of the time of scikit-image's, but for
-    level ground, from where no way leads up.
+    This is the watershed, except on plateaus, from where no way leads up. It
+    stays by hand because it takes a fifth of the time of scikit-image's.
 
     Args:
         relief: float32 [H, W], 0 outside of `nuclei` and above 0 in them.
-        tops: int [H, W], the numbers of local maxima.
+        peaks: int [H, W], the numbers of local maxima.
         nuclei: bool [H, W].
 
     Returns:
-        int [H, W], 0 outside of `nuclei` and on level ground.
+        int [H, W], 0 outside of `nuclei` and on plateaus.
     """
     relief = np.pad(relief, 1)  # [H + 2, W + 2]
     heights, width = relief.ravel(), relief.shape[1]
@@ -276,13 +231,13 @@ def _climb(relief, tops, nuclei):
     further = ends[ends]
     while (further != ends).any():
         ends, further = further, further[further]
-    basins = np.zeros_like(tops)
-    basins[nuclei] = tops[nuclei][ends]
+    basins = np.zeros_like(peaks)
+    basins[nuclei] = peaks[nuclei][ends]
     return basins
 
 
 def _merge(basins, relief, peaks, min_height, min_area):
-    """Makes small hills one with the neighbour at their highest saddle.
+    """Merge small hills with the neighbour at their highest saddle.
 
     Args:
         basins: int [H, W], 0 and 1 to N.
@@ -292,7 +247,7 @@ def _merge(basins, relief, peaks, min_height, min_area):
         min_area: so is one of fewer pixels.
 
     Returns:
-        int [N + 1], the basin that each became one with.
+        int [N + 1], the basin that each was merged with.
     """
     pairs, saddles = [], []
     for first, second, low, high in (

@@ -9,9 +9,9 @@
                   perimeter_crofton
     major_axis, minor_axis
                   lengths of the axes of the ellipse that has the same second
-                  moments, and
-    eccentricity  of it, from 0, a circle, to 1; as scikit-image's regionprops
-    solidity      area over that of the convex hull of the pixels' squares
+                  moments, as scikit-image's regionprops
+    eccentricity  of this ellipse, from 0, a circle, to 1
+    solidity      area over the area of the convex hull of the pixels' squares
     mean_probability
                   of nucleus, from 0 to 1
     mean_haematoxylin_od
@@ -27,37 +27,36 @@ import numpy as np
 from histology.stains import STAINS
 from prediction import polygons
 
-# Rows in which the nuclei of a batch begin. More of them need more memory.
+# Rows in which the nuclei of a batch begin. More rows need more memory.
 STRIP = 256
 
 # Of each value of a channel. Black counts as 1.
 DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255)
 
-# Of the optical densities of red, green and blue.
+# What to multiply the optical densities of red, green and blue by.
 HAEMATOXYLIN_OF_DENSITY = np.linalg.inv(STAINS.astype(np.float64))[:, 0]
 
 # Nuclei that are measured together.
 #   measures: dict from the names above to arrays [N], in pixels and square
 #       pixels
-#   corners: polygons.Corners, whose labels are 1 to N
-#   left, top: of what the corners' x and y are counted from
+#   corners: polygons.Corners with labels 1 to N
+#   left, top: pixel that the corners' x and y are counted from
 Batch = collections.namedtuple('Batch', 'measures corners left top')
 
 
 def measure(labels, probability, image, strip=STRIP):
-    """Measures nuclei, some rows of the image at a time.
+    """Measure nuclei, some rows of the image at a time.
 
     Args:
         labels: int32 [H, W], 0 in the background, and a number in each
-            nucleus. Numbers need neither be without gaps, nor their regions
-            connected.
+            nucleus. Numbers may have gaps, and nuclei several pieces.
         probability: uint8 [H, W], 255 times the probability of nucleus.
         image: uint8 [H, W, 3], RGB.
         strip: rows.
 
     Yields:
-        Batch. Nuclei come by the strips that they begin in, and then by their
-        numbers; those numbered by their first pixels, by their numbers.
+        Batch. Nuclei are ordered by the strip that they begin in, then by
+        number; nuclei numbered by their first pixels come in that order.
     """
     first, last = _rows(labels, strip)
     numbers = np.zeros(len(first), np.int32)  # within their batch
@@ -75,7 +74,7 @@ def measure(labels, probability, image, strip=STRIP):
 
 
 def _rows(labels, strip):
-    """The first and the last row of each number.
+    """Find the first and the last row of each number.
 
     Returns:
         two int32 [highest number + 1], -1 for 0 and for numbers not there
@@ -93,14 +92,14 @@ def _rows(labels, strip):
 
 
 def _runs(labels):
-    """Runs of equal numbers, but of 0, in rows.
+    """Find runs of equal numbers, except 0, in rows.
 
     Args:
         labels: int [H, W].
 
     Returns:
-        row, first column and column behind the last of each, int [R], row by
-        row
+        row, first column and column behind the last of each run, int [R],
+        row by row
     """
     padded = np.pad(labels, ((0, 0), (1, 1)), mode='constant')
     change = padded[:, 1:] != padded[:, :-1]  # [H, W + 1]
@@ -111,7 +110,7 @@ def _runs(labels):
 
 
 def _measure(labels, probability, image, found, numbers, rows):
-    """Measures some nuclei.
+    """Measure some nuclei.
 
     Args:
         labels, probability, image: of the whole image.
@@ -144,16 +143,16 @@ def _measure(labels, probability, image, found, numbers, rows):
     colours = image[window].reshape(-1, 3)[inside]
     density = np.stack([np.bincount(part, DENSITY[colours[:, k]])[1:] / area
                         for k in range(3)], axis=1)  # [N, 3]
-    # The mean of what is linear is that of the means.
+    # Linear, so the means can be taken first.
     measures['mean_haematoxylin_od'] = density @ HAEMATOXYLIN_OF_DENSITY
     return Batch(measures, corners, left, top)
 
 
 def _moments(labels, left, top):
-    """Box, area, centroid and ellipse of regions 1 to N, from their runs.
+    """Measure box, area, centroid and ellipse of regions 1 to N by their runs.
 
     Args:
-        labels: int [h, w], 0 and 1 to N, each of which is there.
+        labels: int [h, w], 0 and 1 to N, without gaps.
         left, top: added to x and y.
 
     Returns:
@@ -197,18 +196,18 @@ def _moments(labels, left, top):
 
 
 def _perimeters(labels, count):
-    """Perimeters of regions 1 to N, float [N]; labels is int [h, w]."""
+    """Measure the perimeters of regions 1 to N of int [h, w]: float [N]."""
     padded = np.pad(labels, 1, mode='constant')
     crossings = np.zeros(count + 1)
-    # Lines through the pixels' centres, in four directions, and how far they
-    # are apart: the perimeter is pi / 2 times the mean of what they cross.
-    for apart, one, other in (
+    # Parallel lines through the pixels' centres, in four directions, and their
+    # distance: the perimeter is pi / 2 times the mean of their crossings.
+    for distance, one, other in (
             (1, padded[:, 1:], padded[:, :-1]),
             (1, padded[1:], padded[:-1]),
             (np.sqrt(0.5), padded[1:, 1:], padded[:-1, :-1]),
             (np.sqrt(0.5), padded[1:, :-1], padded[:-1, 1:])):
         differ = one != other
         for side in (one, other):
-            crossings += apart * np.bincount(side[differ],
+            crossings += distance * np.bincount(side[differ],
                                              minlength=count + 1)
     return np.pi / 8 * crossings[1:]

@@ -1,4 +1,4 @@
-"""Predicts image files and writes masks, nuclei and overlays."""
+"""Predict images of files and stores, and write masks, nuclei and overlays."""
 import glob
 import os
 import sys
@@ -10,72 +10,118 @@ from histology import progress, resample, resolution
 from histology.files import MAX_NAME, InputError
 from histology.images import read_image, write_png
 from histology.listing import IMAGE_ENDINGS
+from input_pipeline import store
 from prediction import instances, writers
 from prediction.writers import OUTPUTS
 
 
 def predict_files(images, output_dir, predictor, microns_per_pixel=None,
                   outputs=tuple(OUTPUTS)):
-    """Segments image files, tells their nuclei apart and writes OUTPUTS.
+    """Find the nuclei of image files and write OUTPUTS.
 
-    A line for each tells how many nuclei there are. An image that cannot be
-    used is reported on stderr and left out. Results of an earlier prediction
-    are replaced, or stay where not wanted now, and no other file is touched.
+    A line on stdout says how many nuclei an image has. An image that cannot
+    be used is reported on stderr and skipped. Results of an earlier
+    prediction are replaced; they stay if they are not in `outputs`. No other
+    file is touched.
 
     Args:
         images: list of paths, or what `find_images` takes.
-        output_dir: made where missing.
+        output_dir: made if missing.
         predictor: Predictor.
-        microns_per_pixel: of the images, or None for the networks' own, to
-            which they are resampled, and the results back.
-        outputs: those of OUTPUTS that are wanted.
+        microns_per_pixel: of the images, or None for the networks' own.
+            Images are resampled for the network, and the results back.
+        outputs: names of OUTPUTS.
 
     Returns:
-        list of the paths that were left out.
+        list of the paths that were skipped.
 
     Raises:
-        InputError: no image, two of one stem, a result's name taken by
-            another file or too long, an output folder that cannot be written
-            to or is the folder of an image, or as `predictor`.
+        InputError: there is no image; two have one stem; a result's name is
+            too long or that of a file from elsewhere; the output folder
+            cannot be written to or holds an image; or as `predictor`.
     """
     paths = find_images(images) if isinstance(images, str) else images
     if not paths:
         raise InputError('--images: an empty list; give at least one file')
-    _check_stems(paths)
-    _check_output(output_dir, paths, outputs)
-    _say_what_stays(output_dir, paths, outputs)
+    _check_folder(output_dir, paths)
+    warn = resolution.ResolutionWarner(microns_per_pixel)
 
     skipped = []
-    say_resolution = resolution.ResolutionWarner(microns_per_pixel)
-    with progress.reporter(len(paths), 'image') as report:
-        for done, path in enumerate(paths):
-            try:
-                image = read_image(path)  # [H, W, 3]
-                resample.network_size(image.shape[:2], microns_per_pixel, path)
-            except InputError as error:
-                report(done + 1)  # first, lest a signal be what made it fail
-                progress.say(f'error: {error} (left out)', sys.stderr)
-                skipped.append(path)
-                continue
-            stated = resolution.read_microns_per_pixel(path)
-            say_resolution(path, stated)
-            nuclei = predictor(
-                image, microns_per_pixel, path,
-                progress=lambda part, done=done: report(done + part))
-            nuclei.microns_per_pixel = microns_per_pixel or stated
-            _write_results(output_dir, path, outputs, nuclei)
-            progress.say(f'{path}: ' + _summary(nuclei))
-            report(done + 1)
-            del image, nuclei  # images can be as large as memory allows
+
+    def read(path):
+        try:
+            image = read_image(path)  # [H, W, 3]
+            resample.network_size(image.shape[:2], microns_per_pixel, path)
+        except InputError as error:
+            progress.check()  # a signal may be what made it fail
+            progress.say(f'error: {error} (skipped)', sys.stderr)
+            skipped.append(path)
+            return None
+        stated = resolution.read_microns_per_pixel(path)
+        warn(path, stated)
+        return image, microns_per_pixel or stated
+
+    _predict([(path, _stem(path)) for path in paths], read, output_dir,
+             predictor, microns_per_pixel, outputs)
     return skipped
 
 
+def predict_store(file, output_dir, predictor, outputs=tuple(OUTPUTS)):
+    """Find the nuclei of a store's images and write OUTPUTS.
+
+    Results get the names of the images, which have the networks' own
+    micrometres per pixel already.
+
+    Args:
+        file: of `store.open_store`.
+        output_dir, predictor, outputs: as for `predict_files`.
+
+    Raises:
+        InputError: as `predict_files`.
+    """
+    names = store.image_names(file)
+    whole = store.whole_images(file)
+    _predict([(name, name) for name in names],
+             lambda _: (next(whole).image, resample.MICRONS_PER_PIXEL),
+             output_dir, predictor, None, outputs)
+
+
+def _predict(sources, read, output_dir, predictor, microns_per_pixel,
+             outputs):
+    """Predict images and write the results.
+
+    Args:
+        sources: list of (name, stem of the results) of each image.
+        read: function from a name to the image, uint8 [H, W, 3], and its
+            micrometres per pixel, or None if they are not known. It
+            returns None to skip the image.
+        output_dir, predictor, microns_per_pixel, outputs: as for
+            `predict_files`.
+    """
+    _check_stems(sources)
+    stems = [stem for _, stem in sources]
+    _check_output(output_dir, stems, outputs)
+    _say_what_stays(output_dir, stems, outputs)
+    with progress.reporter(len(sources), 'image') as report:
+        for done, (name, stem) in enumerate(sources):
+            found = read(name)
+            if found:
+                nuclei = predictor(
+                    found[0], microns_per_pixel, name,
+                    progress=lambda part, done=done: report(done + part))
+                nuclei.microns_per_pixel = found[1]
+                _write_results(output_dir, stem, outputs, nuclei)
+                progress.say(f'{name}: ' + _summary(nuclei))
+                del nuclei
+            report(done + 1)
+            del found  # images can be as large as memory allows
+
+
 def _summary(nuclei):
-    """How many nuclei there are, and how large, as text."""
+    """Say how many nuclei there are, and how large."""
     areas = instances.areas(nuclei.labels)[1:]
     microns_per_pixel = nuclei.microns_per_pixel
-    text = f'{len(areas) or "no"} ' + ('nucleus' if len(areas) == 1
-                                       else 'nuclei')
+    text = progress.counted(len(areas) or 'no', 'nucleus', 'nuclei')
     if len(areas):
         median = f', median area {np.median(areas):.0f} pixels'
         if microns_per_pixel:
@@ -86,16 +132,16 @@ def _summary(nuclei):
         text += median
     # An image of 20x gives nuclei, too, but wrong ones.
     return text + ('' if microns_per_pixel else
-                   '; no resolution is stated, taken as 40x '
+                   '; the file states no resolution, taken as 40x '
                    '(--magnification=40 adds micrometres)')
 
 
-def _write_results(output_dir, path, outputs, nuclei):
-    """Writes those outputs that are wanted; the image is drawn on."""
+def _write_results(output_dir, stem, outputs, nuclei):
+    """Write the outputs that were asked for; the overlay is drawn in place."""
     paths = {output: results for output, results
-             in _results(output_dir, path).items() if output in outputs}
+             in _results(output_dir, stem).items() if output in outputs}
     for result in sum(paths.values(), []):
-        _check_name(result)  # prediction is long, and it may have come since
+        _check_name(result)  # it may have come during the prediction
     if 'mask' in paths:
         _write(paths['mask'], nuclei.mask * np.uint8(255))
     if 'probability' in paths:
@@ -120,15 +166,15 @@ def _write(paths, array):
 
 
 def find_images(name):
-    """Finds image files.
+    """Find image files.
 
-    A pattern is expanded here, so that a long list needs no long command.
+    Patterns are expanded here, so that a long list needs no long command.
 
     Args:
         name: a file; a folder, of which all images directly in it are taken
-            but for hidden ones; or a glob pattern ('**' for subfolders too).
-            The longest leading part of a pattern that is a folder is not
-            read as a pattern, whatever characters it holds.
+            except hidden ones; or a glob pattern ('**' for subfolders, too).
+            The longest leading part of a pattern that is a folder is taken
+            literally.
 
     Returns:
         sorted list of paths.
@@ -161,9 +207,9 @@ def find_images(name):
     return paths
 
 
-def _results(output_dir, path):
-    """Paths of an image's results, a dict of lists by output."""
-    return {output: [os.path.join(output_dir, _stem(path) + ending)
+def _results(output_dir, stem):
+    """Return the paths of an image's results, a dict of lists by output."""
+    return {output: [os.path.join(output_dir, stem + ending)
                      for ending in endings]
             for output, endings in OUTPUTS.items()}
 
@@ -173,39 +219,42 @@ def _stem(path):
 
 
 def _check_name(path):
-    """Refuses to write where a file is that was not written here."""
+    """Refuse to replace a file that was not written here."""
     if os.path.lexists(path) and not writers.is_written_here(path):
         raise InputError(f'{path}: was not written by this prediction, or by '
                          'an earlier version of it; move it or choose another '
                          '--output_dir')
 
 
-def _check_stems(paths):
-    """Refuses two inputs of the same outputs, and one of too long names."""
+def _check_stems(sources):
+    """Refuse two images with the same results, and too long names."""
     seen = {}
     longest = max(sum(OUTPUTS.values(), ()), key=len)
-    for path in paths:
-        stem = _stem(path)
+    for path, stem in sources:
         if len(os.fsencode(stem + longest)) > MAX_NAME:
             raise InputError(f'{path}: its name is too long: with {longest} '
                              f'it has more than {MAX_NAME} bytes; rename it')
         if stem in seen:
-            raise InputError(f'{path}: its results would replace those of '
-                             f'{seen[stem]}; rename one or predict them into '
-                             'two folders')
+            raise InputError(f'{path}: its results would replace the results '
+                             f'of {seen[stem]}; rename one or predict them '
+                             'into two folders')
         seen[stem] = path
 
 
-def _check_output(output_dir, paths, outputs):
-    """Refuses, before the long work, a folder that cannot or must not be."""
+def _check_folder(output_dir, paths):
+    """Refuse the folder of an image: masks drawn by hand are often there."""
     for path in paths:
-        # Masks drawn by hand often bear the very name that ours would.
         if os.path.realpath(output_dir) in (
                 os.path.realpath(os.path.dirname(path)),
                 os.path.dirname(os.path.realpath(path))):
             raise InputError(f'--output_dir {output_dir}: holds the image '
                              f'{path}; choose a folder without input files')
-        for output, results in _results(output_dir, path).items():
+
+
+def _check_output(output_dir, stems, outputs):
+    """Refuse, before the long work, what cannot or must not be written."""
+    for stem in stems:
+        for output, results in _results(output_dir, stem).items():
             for result in results if output in outputs else ():
                 _check_name(result)
     try:
@@ -218,14 +267,14 @@ def _check_output(output_dir, paths, outputs):
                          ) from error
 
 
-def _say_what_stays(output_dir, paths, outputs):
-    """Names results of an earlier prediction that are not written anew."""
-    staying = [result for path in paths
-               for output, results in _results(output_dir, path).items()
+def _say_what_stays(output_dir, stems, outputs):
+    """Name results of an earlier prediction that are not written anew."""
+    staying = [result for stem in stems
+               for output, results in _results(output_dir, stem).items()
                if output not in outputs
                for result in results if writers.is_written_here(result)]
     if staying:
         print(f'{staying[0]}'
               + (f' and {len(staying) - 1} more' if staying[1:] else '')
-              + ': of an earlier prediction and not in --outputs; left as '
-              'they are')
+              + ': from an earlier prediction and not in --outputs; kept as '
+              'before')

@@ -2,18 +2,22 @@
 
     predictor = Predictor.load('checkpoints/pretrained/unet')
     nuclei = predictor(image)                    # uint8 [H, W, 3]
-    nuclei.probability, nuclei.mask, nuclei.labels
+    nuclei.probability, nuclei.mask, nuclei.labels, nuclei.table()
 """
+import numbers
+import os
+
 import numpy as np
 
 from histology import resample
+from histology.resolution import PLAUSIBLE
 from prediction import instances, measurements, tiling, writers
 from prediction.instances import THRESHOLD
 from prediction.tiling import MAX_TILE_PIXELS
 
-# How far an image is after the network, and after the nuclei are separated;
-# with and without averaging.
-PROGRESS = {True: (0.85, 0.9), False: (0.6, 0.75)}
+# The network's part of the time that an image takes; the rest is separating
+# nuclei, measuring and writing.
+NETWORK_PART = 0.8
 
 
 class Predictor:
@@ -22,10 +26,13 @@ class Predictor:
     Args:
         forward: the network's forward pass, see `tiling.predict_rows`.
         stride: the network's stride, pixels.
-        threshold: nucleus is where the probability is above this.
+        threshold: nucleus is where the probability is above this, 0 to 1.
         max_pixels: larger images are cut into overlapping tiles.
         average: average over the four right-angle rotations.
         record: dict, what the network was trained on and how, or None.
+
+    Raises:
+        ValueError: `threshold` or `max_pixels` is out of range.
     """
 
     def __init__(self, forward, stride, threshold=THRESHOLD,
@@ -36,39 +43,50 @@ class Predictor:
         self.max_pixels = max_pixels
         self.average = average
         self.record = record
+        self._check()
+
+    def _check(self):
+        _check_range('threshold', self.threshold, 0, 1)
+        _check_range('max_pixels', self.max_pixels, 1, float('inf'))
 
     @classmethod
     def load(cls, folder, net=None, width=None, output_stride=None,
              accelerate=False, **settings):
-        """The predictor of a model folder.
+        """Load the predictor of a model folder.
 
         Args:
-            folder: path of a model folder, as checkpoints/pretrained/unet.
+            folder: path of a model folder. A relative path that does not
+                exist here is looked up in the project's folder, so that
+                'checkpoints/pretrained/unet' works everywhere.
             net, width, output_stride: what the network must be, or None.
             accelerate: see `nets.tf1`.
             settings: `threshold`, `max_pixels` and `average` of Predictor.
 
         Raises:
-            InputError: there is no such network, another one, or it cannot
+            InputError: there is no network, it is another one, or it cannot
                 be read.
+            ValueError: as Predictor.
         """
         from nets import saved  # here, for a fast start of main.py
+        in_project = os.path.join(saved.PRETRAINED, '..', '..', folder)
+        if not os.path.exists(folder) and os.path.exists(in_project):
+            folder = os.path.normpath(in_project)
         session, model, record = saved.load_network(
             folder, net, width, output_stride, accelerate)
         forward = session.make_callable(model.output, [model.input])
         return cls(forward, model.stride, record=record, **settings)
 
     def rows(self, image, size=None, progress=None):
-        """Computes the probability of nucleus, from top to bottom.
+        """Compute the probability of nucleus, from top to bottom.
 
         Args:
-            image: [H, W, 3], uint8.
+            image: uint8 [H, W, 3].
             size: (height, width) at which the network sees the image, or
                 None for its own.
             progress: function called with the fraction of the image done.
 
         Yields:
-            float32 [h, W] in [0, 1] of rows that are done.
+            float32 [h, W] in [0, 1], finished rows.
 
         Raises:
             InputError: `max_pixels` is too small for a tile, or the
@@ -85,45 +103,49 @@ class Predictor:
 
     def __call__(self, image, microns_per_pixel=None, name='image',
                  progress=None):
-        """Finds the nuclei of an image.
+        """Find the nuclei of an image.
 
         Args:
             image: uint8 [H, W, 3], RGB.
-            microns_per_pixel: of the image, or None for the networks' own,
-                to which it is resampled; what is returned has its own size.
+            microns_per_pixel: of the image, or None for the networks' own.
+                The network sees the image resampled to its own; the results
+                have the size of the image.
             name: of the image, for messages.
-            progress: function called with the fraction of the image done; it
-                gets to less than 1, for writing takes time, too.
+            progress: function called with the fraction of the image done, up
+                to NETWORK_PART.
 
         Returns:
             Nuclei.
 
         Raises:
-            ValueError: `image` is of another shape or dtype.
+            ValueError: `image` has another shape or dtype, or
+                `microns_per_pixel` is out of range.
             InputError: the image is too small or too large, or as `rows`.
         """
+        self._check()
         image = np.asarray(image)
         if (image.ndim, image.dtype) != (3, np.uint8) or image.shape[2] != 3:
-            raise ValueError(f'image is {image.dtype} {list(image.shape)}; '
+            raise ValueError(f'{name} is {image.dtype} {list(image.shape)}; '
                              'give one image, uint8 [H, W, 3], RGB')
+        if microns_per_pixel is not None:
+            _check_range('microns_per_pixel', microns_per_pixel, *PLAUSIBLE)
         size = resample.network_size(image.shape[:2], microns_per_pixel, name)
 
-        def report(start, end):
-            return progress and (
-                lambda part: progress(start + (end - start) * part))
+        def report(part):
+            if progress:
+                progress(NETWORK_PART * part)
 
-        forward_end, separation_end = PROGRESS[self.average]
-        mask, probability = np.empty((2, *image.shape[:2]), np.uint8)
+        mask, probability = [np.empty(image.shape[:2], np.uint8)
+                             for _ in range(2)]
         top = 0
-        for part in self.rows(image, size, report(0, forward_end)):
+        for part in self.rows(image, size, report):
             rows = slice(top, top + len(part))
             mask[rows] = part > self.threshold
             part *= 255
             probability[rows] = np.rint(part, out=part)
             top = rows.stop
-        labels = instances.separate(
-            mask, probability, len(image) / size[0], self.threshold,
-            progress=report(forward_end, separation_end))
+        labels, mask = instances.separate(
+            mask, probability, len(image) / size[0], self.threshold)
         return Nuclei(image, mask, probability, labels, microns_per_pixel)
 
 
@@ -137,7 +159,7 @@ class Nuclei:
         probability_uint8: uint8 [H, W], 255 times the probability of nucleus,
             rounded.
         labels: int32 [H, W], 0 in the background and 1 to N in the nuclei.
-        microns_per_pixel: of the image, or None where it is not known.
+        microns_per_pixel: of the image, or None if it is not known.
     """
 
     def __init__(self, image, mask, probability_uint8, labels,
@@ -150,11 +172,24 @@ class Nuclei:
 
     @property
     def probability(self):
-        """float32 [H, W] in [0, 1], in steps of 1 / 255."""
+        """The probability of nucleus, float32 [H, W], in steps of 1 / 255."""
         return self.probability_uint8 / np.float32(255)
 
     def table(self):
-        """The columns of the CSV file: a dict of names to arrays [N]."""
+        """Measure the nuclei.
+
+        Returns:
+            dict of the names of the CSV file's columns to float64 arrays [N],
+            rounded as there.
+        """
         return writers.table(measurements.measure(
             self.labels, self.probability_uint8, self.image),
             self.microns_per_pixel)
+
+
+def _check_range(name, value, low, high):
+    """Raise ValueError unless a value is a number from `low` to `high`."""
+    if not isinstance(value, numbers.Real) or not low <= value <= high:
+        bound = f' to {high}' if high < float('inf') else ' on'
+        raise ValueError(f'{name} is {value!r}; give a number from {low}'
+                         f'{bound}')

@@ -1,12 +1,12 @@
 """From an image of any size to the probability of nucleus at each pixel.
 
-Evaluation, prediction and notebooks share this path, and the training
-pipeline its padding, so that a network is measured on what its users get.
+Tiling stays by hand: no library of either engine blends tiles of any network
+in the memory of one row of tiles.
 """
 import numpy as np
 
 from histology.files import InputError
-from input_pipeline.preprocessing import normalise, pad_to_stride
+from input_pipeline.preprocessing import normalise
 
 # Larger images are cut into tiles; 1000 x 1000, MoNuSeg's, goes through whole.
 MAX_TILE_PIXELS = 1536 ** 2
@@ -15,12 +15,18 @@ MIN_OVERLAP = 64
 # Of a tile's sides. Thin strips would need fewer pixels in all, but little of
 # a strip is far from its edges, and a row of upright ones is a whole image.
 MAX_ASPECT = 2
+# Sides of tiles are multiples of this many pixels, beyond 256 of twice as
+# many, and beyond 2048 of about an eighth of the side. On 2.15 oneDNN compiles
+# kernels for each size of tile, and they stay: some 4 MB a size. Images from
+# 100 to 800 pixels have 64 sizes this way, and 1936 in multiples of 16.
+SIDE_STEP = 64
+STEPS_IN_SIDE = 8
 TURNS = 4  # right-angle rotations that are averaged over
 
 
 def predict_rows(image, forward, stride, max_pixels, average=False,
                  progress=None):
-    """Computes the probability of nucleus at every pixel of an image.
+    """Compute the probability of nucleus at every pixel of an image.
 
     An image of more than `max_pixels` is cut into equal, overlapping tiles
     (`_tile_grid`), whose probabilities are blended with Gaussian weights
@@ -29,58 +35,62 @@ def predict_rows(image, forward, stride, max_pixels, average=False,
     tiles.
 
     Args:
-        image: [H, W, 3], uint8 or float in [0, 1]; sides at least MIN_SIDE.
-            An array, or what gives arrays for slices of rows and columns, as
-            `resample.Resampled`.
+        image: uint8 [H, W, 3], sides at least MIN_SIDE. An array, or an
+            object that gives arrays for slices of rows and columns, as
+            `resample.Resampled` does.
         forward: the network's forward pass, a function from float32
             [1, h, w, 3] in [0, 1], h and w multiples of `stride`, to
             probabilities [1, h, w, 1].
         stride: the network's stride in pixels.
         max_pixels: most pixels that `forward` is given at once.
         average: average over the four right-angle rotations of the image,
-            known as test-time augmentation; costs four times as much.
+            known as test-time augmentation; takes four times as long.
         progress: function called with the fraction of the image done.
 
     Yields:
-        From top to bottom, float32 [h, W] in [0, 1] of rows that are done;
-        they are the caller's.
+        float32 [h, W] in [0, 1], finished rows from top to bottom. The caller
+        may change them.
 
     Raises:
         InputError: `max_pixels` is too small for a tile, or the network's
             output is not finite.
-        ValueError: a side is below MIN_SIDE.
     """
     height, width = image.shape[:2]
-    padded_width = _round_up(width, stride)
-    rows, columns = [
-        _tiles_along(*axis, stride) for axis in _tile_grid(
-            _round_up(height, stride), padded_width, stride, max_pixels)]
+    grid = _tile_grid(_round_up(height, stride), _round_up(width, stride),
+                      stride, max_pixels)
+    rows, columns = [_tiles_along(*axis, stride) for axis in grid]
+    (_, tile_height, _), (padded_width, tile_width, _) = grid
     if average:
         forward = _test_time_augmentation(forward)
-    begun = np.zeros((0, padded_width), np.float32)  # rows of two tiles
+    # Rows that the next tiles reach, too.
+    carry = np.zeros((0, padded_width), np.float32)
     for i, (y, row_share) in enumerate(rows):
         band = np.zeros((y.stop - y.start, padded_width), np.float32)
-        band[:len(begun)] = begun
+        band[:len(carry)] = carry
         for j, (x, column_share) in enumerate(columns):
-            probability = _predict_tile(image[y, x], forward, stride)
+            probability = _predict_tile(image[y, x], forward, tile_height,
+                                        tile_width)
             band[:, x] += (probability * row_share[:, np.newaxis]
                            * column_share)
             if progress:
                 progress((i * len(columns) + j + 1)
                          / (len(rows) * len(columns)))
         next_start = rows[i + 1][0].start if i + 1 < len(rows) else y.stop
-        done, begun = np.split(band, [next_start - y.start])
+        done, carry = np.split(band, [next_start - y.start])
         # Rounding can carry a sum of shares a hair over 1.
         np.minimum(done, 1, out=done)
         yield done[:height - y.start, :width]
 
 
-def _predict_tile(tile, forward, stride):
-    """[h, w, 3] to the probability [H, W], padded to the stride."""
-    tile = pad_to_stride(tile, stride)  # [H, W, 3]
-    if tile.dtype == np.uint8:
-        tile = normalise(tile)
-    batch = tile[np.newaxis].astype(np.float32)  # [1, H, W, 3]
+def _predict_tile(tile, forward, height, width):
+    """Compute the probability [height, width] of a tile, uint8 [h, w, 3].
+
+    A tile at the right or lower edge can be smaller. The tissue is reflected
+    there: zeros would be black, a colour that tissue never has.
+    """
+    tile = np.pad(tile, [(0, height - tile.shape[0]),
+                         (0, width - tile.shape[1]), (0, 0)], mode='reflect')
+    batch = normalise(tile)[np.newaxis]  # [1, height, width, 3]
     probability = forward(batch)[0, :, :, 0]  # [H, W]
     if not np.isfinite(probability).all():
         # NaN would pass for background further on.
@@ -93,37 +103,49 @@ def _round_up(pixels, stride):
     return -(-pixels // stride) * stride
 
 
+def _few_sides(length, stride):
+    """Round a side up to one of few, see SIDE_STEP."""
+    step = _round_up(SIDE_STEP, stride)
+    if length > 4 * step:
+        step *= 2
+    while 2 * step * STEPS_IN_SIDE <= length:
+        step *= 2
+    return _round_up(length, step)
+
+
 def _overlap(side, stride):
-    """Least overlap of two tiles, about a quarter of their side."""
+    """Return the least overlap of two tiles, about a quarter of a side."""
     return _round_up(max(MIN_OVERLAP, side // 4), stride)
 
 
 def _tile_sides(length, stride):
-    """Ways to cover an axis, a multiple of `stride`, with equal tiles.
+    """Find the ways to cover an axis, a multiple of `stride`, by equal tiles.
 
     Returns:
         dict from number of tiles to the shortest side that so many can have,
-        a multiple of `stride`.
+        one of `_few_sides`.
     """
-    sides = {1: length}
+    sides = {1: _few_sides(length, stride)}
     for side in range(length - stride,
                       2 * _round_up(MIN_OVERLAP, stride) - 1, -stride):
-        step = side - _overlap(side, stride)
-        sides[1 + -(-(length - side) // step)] = side
+        if side == _few_sides(side, stride):
+            step = side - _overlap(side, stride)
+            sides[1 + -(-(length - side) // step)] = side
     return sides
 
 
 def _tile_grid(height, width, stride, max_pixels):
-    """Chooses the grid of equal tiles that has the fewest pixels in all.
+    """Choose the grid of equal tiles that has the fewest pixels in all.
 
-    That an image is just too large must not cost much: 1540 x 1540 at a
+    An image that is just too large must not cost much: 1540 x 1540 at a
     stride of 16 goes through in two tiles of 896 x 1552, 1.15 times one pass.
 
     Args:
         height, width: multiples of `stride`.
 
     Returns:
-        (height, tile height, rows), (width, tile width, columns).
+        (padded height, tile height, rows),
+        (padded width, tile width, columns).
 
     Raises:
         InputError: `max_pixels` is too small for a tile.
@@ -138,11 +160,11 @@ def _tile_grid(height, width, stride, max_pixels):
                     max(tile_height, tile_width) > MAX_ASPECT * short)
             if thin or tile_height * tile_width > max_pixels:
                 continue
-            # Of two equal ones, that whose rows take less memory.
+            # Of two equal grids, the one with rows of less memory.
             cost = rows * tile_height * columns * tile_width, tile_height
             if best is None or cost < best[0]:
-                best = cost, ((height, tile_height, rows),
-                              (width, tile_width, columns))
+                best = cost, ((max(height, tile_height), tile_height, rows),
+                              (max(width, tile_width), tile_width, columns))
     if best is None:
         smallest = min(tall.values()) * min(wide.values())
         raise InputError(f'--max_pixels {max_pixels}: too small to tile an '
@@ -151,11 +173,11 @@ def _tile_grid(height, width, stride, max_pixels):
 
 
 def _tiles_along(length, side, count, stride):
-    """Lays tiles over one axis; two axes together give the tiles in 2-D.
+    """Lay tiles over one axis; two axes together give the tiles in 2-D.
 
-    A Gaussian in 2-D is a product of two in 1-D, and so is the sum of such
-    weights over a grid of tiles. Shares of the sum can therefore be had for
-    each axis alone, without a second array of the image's size.
+    A Gaussian in 2-D is a product of two in 1-D, and so is the sum of these
+    weights over a grid of tiles. So each axis has its own shares of the sum,
+    and no second array of the image's size is needed.
 
     Args:
         length: of the axis, pixels.
@@ -181,7 +203,7 @@ def _tiles_along(length, side, count, stride):
 
 
 def _test_time_augmentation(forward):
-    """Returns `forward` averaged over the four right-angle rotations.
+    """Return `forward` averaged over the four right-angle rotations.
 
     Each is undone on the output. Averaging over changed images: Krizhevsky et
     al., NIPS 2012. Mirror images beside them change F1 by less than 0.001:

@@ -12,19 +12,19 @@ from histology.files import atomic_write
 from histology.images import DECODER_ERRORS, png_software, write_png
 from prediction import measurements, polygons
 
-# What is written for an image STEM.*, and what is added to STEM in its name:
-# the mask, 0 and 255; 255 times the probability, rounded; the outlines on the
-# tissue; the nuclei, 0 and 1 to N, beyond 65 535 as TIFF; see `write_nuclei`.
+# What is written for an image STEM.*, and what follows STEM in the names: the
+# mask, 0 and 255; 255 times the probability, rounded; the outlines on the
+# tissue; the nuclei, 0 and 1 to N, as TIFF if there are more than 65 535; and
+# the files of `write_nuclei`.
 OUTPUTS = {'mask': ('_mask.png',), 'probability': ('_probability.png',),
            'overlay': ('_overlay.png',),
            'labels': ('_labels.png', '_labels.tif'),
            'csv': ('_nuclei.csv',), 'geojson': ('_nuclei.geojson',)}
 
-# Tells the files written here from others, which are never overwritten.
+# Written into each file. Files without it are never overwritten.
 SOFTWARE = 'nuclei segmentation'
 
-# Of what `measurements.measure` measures: the power of its unit of length, and
-# its name in QuPath.
+# The power of the unit of length of each measure, and its name in QuPath.
 MEASURES = {
     'label': (0, 'Label'),
     'centroid_x': (1, 'Centroid X'),
@@ -42,16 +42,16 @@ MEASURES = {
     'mean_probability': (0, 'Probability mean'),
     'mean_haematoxylin_od': (0, 'Hematoxylin OD mean'),
 }
-# By that power, in a column's name and in QuPath's.
-PIXELS = ('', '_px', '_px2'), ('', ' px', ' px^2')
-MICROMETRES = ('', '_um', '_um2'), ('', ' \u00b5m', ' \u00b5m^2')
+# Units by that power, in pixels and in micrometres.
+CSV_UNITS = ('', '_px', '_px2'), ('', '_um', '_um2')
+QUPATH_UNITS = ('', ' px', ' px^2'), ('', ' \u00b5m', ' \u00b5m^2')
 DECIMALS = 4
 
 NUCLEUS = {'name': 'Nucleus', 'color': [200, 0, 0]}
-# A member that GeoJSON does not know is allowed: RFC 7946, 6.1.
+# GeoJSON allows members of one's own: RFC 7946, 6.1.
 GEOJSON_HEAD = ('{"type":"FeatureCollection","generator":'
                 f'{json.dumps(SOFTWARE)},"features":[')
-# Of the names of features, see RFC 4122, 4.3; drawn at random.
+# Of the features' UUIDs, see RFC 4122, 4.3; drawn at random.
 NAMESPACE = uuid.UUID('3f1c9a52-6d0e-4c56-9b57-0f6c4b0e8d21')
 
 # Absent from haematoxylin and eosin, so it stands out on any tissue.
@@ -64,18 +64,18 @@ SOFTWARE_TAG = 305
 
 def write_nuclei(csv_path, geojson_path, labels, probability, image,
                  microns_per_pixel=None):
-    """Writes a table and a GeoJSON file of nuclei.
+    """Write a table and a GeoJSON file of nuclei.
 
-    Both hold the measures of `nuclei`, in pixels and, where their size is
-    known, in micrometres, too, rounded to DECIMALS. In the GeoJSON file, for
-    QuPath 0.4 and later, each nucleus is a detection, whose polygon runs
-    along the edges of its pixels, and whose UUID is made of the file's name,
-    the label and the polygon. Memory: some rows of the image.
+    Both hold the measures of `measurements`, rounded to DECIMALS, in pixels
+    and, if the image's resolution is known, also in micrometres. The GeoJSON
+    file is for QuPath 0.4 and later: each nucleus is a detection, its polygon
+    runs along the edges of its pixels, and its UUID is made of the file's
+    name, the label and the polygon. Memory: some rows of the image.
 
     Args:
         csv_path, geojson_path: files to write, or None.
         labels, probability, image: as for `measurements.measure`.
-        microns_per_pixel: float, or None where it is not known.
+        microns_per_pixel: float, or None if it is not known.
 
     Raises:
         InputError: as `files.atomic_write`.
@@ -107,20 +107,28 @@ def write_nuclei(csv_path, geojson_path, labels, probability, image,
             geojson.write('\n]}\n')
 
 
-def _names(microns_per_pixel, kind):
-    """Names of columns (kind 0) or of QuPath's measurements (kind 1)."""
-    names = [measure if kind == 0 else in_qupath
-             for measure, (_, in_qupath) in MEASURES.items()]
+def _csv_names(microns_per_pixel):
+    """List the names of the table's columns."""
+    return _with_units(MEASURES, CSV_UNITS, microns_per_pixel)
+
+
+def _qupath_names(microns_per_pixel):
+    """List the names of QuPath's measurements, one for each column."""
+    return _with_units([name for _, name in MEASURES.values()], QUPATH_UNITS,
+                       microns_per_pixel)
+
+
+def _with_units(names, units, microns_per_pixel):
+    """Add the units to the names of all measures, in the order of columns."""
     powers = [power for power, _ in MEASURES.values()]
-    return [name + PIXELS[kind][power]
-            for name, power in zip(names, powers)] + [
-                name + MICROMETRES[kind][power]
-                for name, power in zip(names, powers)
-                if power and microns_per_pixel]
+    pixels, micrometres = units
+    return [name + pixels[power] for name, power in zip(names, powers)] + [
+        name + micrometres[power] for name, power in zip(names, powers)
+        if power and microns_per_pixel]
 
 
 def table(batches, microns_per_pixel=None):
-    """The columns of the table of nuclei, in memory.
+    """Return the columns of the table of nuclei.
 
     Args:
         batches: iterable of `measurements.Batch`.
@@ -131,16 +139,16 @@ def table(batches, microns_per_pixel=None):
     """
     rows = [row for batch in batches
             for row in zip(*_columns(batch.measures, microns_per_pixel))]
-    names = _names(microns_per_pixel, 0)
+    names = _csv_names(microns_per_pixel)
     return dict(zip(names, np.array(rows, float).reshape(-1, len(names)).T))
 
 
 def _header(microns_per_pixel):
-    return ','.join(_names(microns_per_pixel, 0)) + '\n'
+    return ','.join(_csv_names(microns_per_pixel)) + '\n'
 
 
 def _columns(measures, microns_per_pixel):
-    """Lists of numbers, one for each name of `_names`."""
+    """Return lists of rounded numbers, one for each of `_csv_names`."""
     columns = [measures[name] for name in MEASURES]
     if microns_per_pixel:
         columns += [measures[name] * microns_per_pixel ** power
@@ -151,7 +159,7 @@ def _columns(measures, microns_per_pixel):
 
 
 def _features(batch, rows, name, microns_per_pixel):
-    """Yields the texts of GeoJSON's features.
+    """Yield the texts of GeoJSON's features.
 
     Args:
         batch: measurements.Batch.
@@ -159,7 +167,7 @@ def _features(batch, rows, name, microns_per_pixel):
         name: of the file.
         microns_per_pixel: as for `write_nuclei`.
     """
-    titles = _names(microns_per_pixel, 1)
+    titles = _qupath_names(microns_per_pixel)
     traced = polygons.trace(batch.corners, batch.left, batch.top)
     for row, pieces in zip(rows, traced.values()):
         pieces = [[ring.tolist() for ring in rings] for rings in pieces]
@@ -180,13 +188,13 @@ def _json(content):
 
 
 def write_labels(paths, labels):
-    """Writes a label image.
+    """Write a label image.
 
-    A PNG file of 16 bits, or, where there are numbers beyond 65535, a TIFF
-    file of 32 bits.
+    It is a PNG file of 16 bits, or a TIFF file of 32 bits if there are more
+    than 65535 nuclei.
 
     Args:
-        paths: that of a PNG file, and that of a TIFF file.
+        paths: of the PNG file and of the TIFF file.
         labels: int32 [H, W], not negative.
 
     Returns:
@@ -209,9 +217,9 @@ def write_labels(paths, labels):
 
 
 def is_written_here(path):
-    """Says whether a file is one that prediction writes.
+    """Say whether a file was written by prediction.
 
-    By what is written into it: PNG's text or TIFF's tag Software, the first
+    Its content decides: the text or tag Software of PNG and TIFF, the first
     line of a table, or the beginning of a GeoJSON file.
 
     Args:
@@ -221,7 +229,7 @@ def is_written_here(path):
     heads = {'.csv': [_header(None), _header(1)],
              '.geojson': [GEOJSON_HEAD]}.get(ending, [])
     if not os.path.isfile(path):
-        return False  # also what would be waited for for ever, as a pipe
+        return False  # a pipe, too: to read it could take for ever
     try:
         if ending == '.png':
             return png_software(path) == SOFTWARE
@@ -237,7 +245,7 @@ def is_written_here(path):
 
 
 def overlay(image, labels, out=None):
-    """Draws the outlines of the nuclei on the tissue.
+    """Draw the outlines of the nuclei on the tissue.
 
     Args:
         image: uint8 [H, W, 3].
@@ -259,14 +267,14 @@ def overlay(image, labels, out=None):
 
 
 def nuclear_outlines(labels):
-    """The outermost pixels of each nucleus, so that touching ones part.
+    """Find the outermost pixels of each nucleus, also where two touch.
 
     Args:
         labels: int [H, W], 0 in the background and a number for each nucleus.
 
     Returns:
-        bool [H, W], True at the pixels of a nucleus of which one of the four
-        neighbours has another label. The image's edge is no neighbour.
+        bool [H, W], True at the pixels of a nucleus that have another label
+        among their four neighbours. The image's edge is no neighbour.
     """
     outlines = np.zeros(labels.shape, bool)
     for values, found in ((labels, outlines), (labels.T, outlines.T)):

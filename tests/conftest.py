@@ -342,6 +342,13 @@ def without_small_holes(mask):
     return mask | small[holes]
 
 
+@pytest.fixture(scope='session')
+def shipped_unet():
+    """The Predictor of the shipped U-Net, not averaged."""
+    from prediction import Predictor
+    return Predictor.load('checkpoints/pretrained/unet', average=False)
+
+
 @pytest.fixture
 def model_dir(trained, tmp_path):
     """A copy of `trained` for a test to change."""

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from skimage.segmentation import find_boundaries
 
-from eval import display
+from benchmarks import diagrams
+from eval import display, evaluate, nuclei_metrics, pixel_metrics
 from input_pipeline import store
+from prediction import writers
 
 matplotlib.use('Agg')
 
@@ -50,7 +52,7 @@ def test_overlay_outlines_as_scikit_image_does(monkeypatch):
     mask = np.random.RandomState(2).rand(50, 70) > 0.7
     expected = find_boundaries(mask, connectivity=1, mode='inner')
     for strip in (50, 7, 1):
-        monkeypatch.setattr(display, 'STRIP', strip)
+        monkeypatch.setattr(writers, 'STRIP', strip)
         image = np.zeros((50, 70, 3), np.uint8)
         assert display.overlay(image, mask, out=image) is image
         np.testing.assert_array_equal((image == GREEN).all(axis=2), expected)
@@ -167,8 +169,9 @@ def comparable(has_instances=True):
 
 def test_nuclei_coloured_by_how_they_were_found():
     whole, _, labels = comparable()
-    drawn, numbers = display.found_nuclei(whole.image, labels,
-                                          whole.instances)
+    drawn, numbers = display.found_nuclei(
+        whole.image, labels, whole.instances,
+        nuclei_metrics.pair(labels, whole.instances))
     assert numbers == {'true': 1, 'false': 1, 'missed': 1}
     expected = whole.image.copy()
     for colour, tint, (top, left) in zip((YELLOW, BLUE, VERMILION), TINTS,
@@ -177,6 +180,17 @@ def test_nuclei_coloured_by_how_they_were_found():
         expected[top + 1:top + 9, left + 1:left + 9] = tint
     np.testing.assert_array_equal(drawn, expected)
     assert (whole.image == TISSUE).all()
+
+
+def write_comparison(path, whole, mask, labels):
+    """Writes a picture as an evaluation does."""
+    pairs = (nuclei_metrics.pair(labels, whole.instances)
+             if whole.has_instances else None)
+    measures = evaluate._measures(
+        [pixel_metrics.confusion_matrix(mask, whole.instances > 0)],
+        [nuclei_metrics.sums_of(pairs)] if pairs else [])
+    evaluate._write_picture(str(path), display.comparison(
+        whole, mask, labels, measures, pairs))
 
 
 def last_panel(path):
@@ -200,7 +214,7 @@ def last_panel(path):
 
 def test_the_comparison_shows_nuclei_in_colours(tmp_path):
     path = tmp_path / 'new folder' / 'a.png'
-    display.save_comparison(str(path), *comparable())
+    write_comparison(path, *comparable())
     colour_at, below = last_panel(path)
     # Of each the outline, and a pixel within.
     for colour, tint, (row, column) in zip(
@@ -214,7 +228,7 @@ def test_the_comparison_shows_nuclei_in_colours(tmp_path):
 
 def test_the_comparison_without_instances(tmp_path):
     path = str(tmp_path / 'a.png')
-    display.save_comparison(path, *comparable(has_instances=False))
+    write_comparison(path, *comparable(has_instances=False))
     colour_at, below = last_panel(path)
     # One outline around both, inside the edge.
     assert colour_at(10, 5) == colour_at(5, 15) == GREEN
@@ -224,6 +238,25 @@ def test_the_comparison_without_instances(tmp_path):
 
 def test_save_comparison_writes_one_wide_png(tmp_path):
     path = tmp_path / 'a.png'
-    display.save_comparison(str(path), *comparable())
+    write_comparison(path, *comparable())
     height, width = imageio.v3.imread(path).shape[:2]
     assert width > 3 * height
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.jpg'])
+def test_figures_are_written_only_if_their_pixels_change(
+        tmp_path, monkeypatch, name):
+    monkeypatch.setattr(diagrams, 'FIGURES', str(tmp_path))
+
+    def figure(colour):
+        return plt.Figure(figsize=(1, 1), facecolor=colour)
+
+    diagrams.save_figure(name, figure('red'))
+    path = tmp_path / name
+    # The same pixels in another file, as another version would write them.
+    path.write_bytes(path.read_bytes() + b'more')
+    before = path.read_bytes()
+    diagrams.save_figure(name, figure('red'))
+    assert path.read_bytes() == before
+    diagrams.save_figure(name, figure('blue'))
+    assert path.read_bytes() != before

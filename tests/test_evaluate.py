@@ -1,13 +1,23 @@
 """Evaluation and its files, on images whose results follow by hand."""
+import contextlib
 import csv
 import json
+import os
+import pty
+import subprocess
+import sys
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from eval import evaluate
+from conftest import ROOT
+from eval import evaluate, report
 from histology.files import InputError, write_json
+from histology.images import write_png
 from input_pipeline import store
+from prediction import Predictor
 
 NAN = float('nan')
 NUCLEI = ('aji', 'pq', 'dq', 'sq', 'detection_precision', 'detection_recall',
@@ -21,6 +31,9 @@ def of_nuclei(*values):
 
 def red_channel(batch):
     return batch[..., :1]
+
+
+PREDICTOR = Predictor(red_channel, 32, average=False)
 
 
 def images():
@@ -40,8 +53,7 @@ def empty(name):
 
 
 def evaluated(folder=None):
-    return evaluate.evaluate(images(), 2, red_channel, 32, 0.5, 1024 * 1024,
-                             False, folder)
+    return evaluate.evaluate(images(), 2, PREDICTOR, folder)
 
 
 def test_evaluate(tmp_path):
@@ -92,8 +104,7 @@ def with_nuclei():
 
 
 def with_nuclei_evaluated():
-    return evaluate.evaluate(with_nuclei(), 3, red_channel, 32, 0.5,
-                             1024 * 1024, False)
+    return evaluate.evaluate(with_nuclei(), 3, PREDICTOR)
 
 
 def test_nuclei_of_images_together_and_one_by_one():
@@ -123,7 +134,7 @@ def test_nuclei_of_images_together_and_one_by_one():
 
 
 def test_table_of_nuclei():
-    _, table = evaluate.format_table(with_nuclei_evaluated()).split('\n\n')
+    _, table = report.format_table(with_nuclei_evaluated()).split('\n\n')
     *lines, remark = table.splitlines()
     assert [line.split() for line in lines] == [
         ['nuclei', 'aji', 'pq', 'dq', 'sq', 'precision', 'recall', 'found',
@@ -138,13 +149,13 @@ def test_table_of_nuclei():
         ['mean', 'per', 'image', '0.6596', '0.6786', '0.7500', '0.8571',
          '0.7500', '0.7500', '1.5', '1.5']]
     assert len({len(line) for line in lines}) == 1
-    assert remark.startswith('Without measures of nuclei are 1 of the 3 ')
+    assert remark == ('1 of 3 images without measures of nuclei: the '
+                      'annotation has no instances.')
 
 
 def test_no_instances_at_all(tmp_path):
-    results = evaluate.evaluate(list(with_nuclei())[2:], 1, red_channel, 32,
-                                0.5, 1024 * 1024, False)
-    evaluate.write_results(str(tmp_path), 'test', results, {
+    results = evaluate.evaluate(list(with_nuclei())[2:], 1, PREDICTOR)
+    report.write_results(str(tmp_path), 'test', results, {
         'flags': {'net': 'unet'}, 'source': 'masks'})
     content = json.loads((tmp_path / 'test.json').read_text())['results']
     for row in (*content['per_image'], content['pooled'],
@@ -154,7 +165,7 @@ def test_no_instances_at_all(tmp_path):
     with open(str(tmp_path / 'test.csv'), newline='') as file:
         for row in csv.DictReader(file):
             assert {row[name] for name in NUCLEI} == {'nan'}
-    assert evaluate.compare_networks([str(tmp_path)], 'test').splitlines()[
+    assert report.compare_networks([str(tmp_path)], 'test').splitlines()[
         1].split()[-2:] == ['-', '-']
 
 
@@ -162,14 +173,13 @@ def test_evaluate_names_the_image_that_is_too_small():
     with pytest.raises(InputError, match='tiny: 40 x 20'):
         evaluate.evaluate([store.WholeImage(
             'tiny', np.zeros((20, 40, 3), np.uint8),
-            np.zeros((20, 40), np.int32), True)], 1, red_channel, 32, 0.5,
-                          1024, False)
+            np.zeros((20, 40), np.int32), True)], 1, PREDICTOR)
 
 
 def test_results_in_json_and_csv(tmp_path):
     settings = {'source': 'synthetic sample',
                 'flags': {'net': 'unet', 'threshold': 0.5}}
-    evaluate.write_results(str(tmp_path), 'test', evaluated(), settings)
+    report.write_results(str(tmp_path), 'test', evaluated(), settings)
 
     def refuse(constant):
         raise AssertionError(f'{constant} is not JSON')
@@ -196,7 +206,7 @@ def test_results_in_json_and_csv(tmp_path):
 
 
 def test_table_of_one_network():
-    pixels, nuclei = evaluate.format_table(evaluated()).split('\n\n')
+    pixels, nuclei = report.format_table(evaluated()).split('\n\n')
     lines = pixels.splitlines()
     assert [line.split() for line in lines] == [
         ['pixels', 'accuracy', 'precision', 'recall', 'f1', 'iou', 'mean_iou'],
@@ -211,20 +221,18 @@ def test_table_of_one_network():
     remarks = nuclei.splitlines()[5:]
     assert len(remarks) == 2
     for remark, name in zip(remarks, ('F1', 'AJI and PQ')):
-        assert f'mean {name} per image leaves out 1 of the 2 im' in remark
+        assert f'mean {name} per image skips 1 of 2 images: ' in remark
 
 
 def test_table_without_a_remark():
-    results = evaluate.evaluate(list(images())[:1], 1, red_channel, 32, 0.5,
-                                1024 * 1024, False)
-    assert len(evaluate.format_table(results).splitlines()) == 9
+    results = evaluate.evaluate(list(images())[:1], 1, PREDICTOR)
+    assert len(report.format_table(results).splitlines()) == 9
 
 
 def test_false_nuclei_where_there_are_none_count():
     third = empty('third')
     third.image[0, 0] = 255  # a pixel taken for a nucleus
-    results = evaluate.evaluate([*images(), third], 3, red_channel, 32, 0.5,
-                                1024 * 1024, False)
+    results = evaluate.evaluate([*images(), third], 3, PREDICTOR)
     assert [row['f1'] for row in results['per_image']] == pytest.approx(
         [0.5, NAN, 0], nan_ok=True)
     assert results['mean_per_image']['f1'] == 0.25
@@ -233,9 +241,9 @@ def test_false_nuclei_where_there_are_none_count():
 def test_table_of_networks(tmp_path):
     folders = [str(tmp_path / net) for net in ('unet', 'segnet')]
     for net, folder in zip(('unet', 'segnet'), folders):
-        evaluate.write_results(folder, 'test', evaluated(), {
+        report.write_results(folder, 'test', evaluated(), {
             'flags': {'net': net}, 'source': 'synthetic sample'})
-    lines = evaluate.compare_networks(folders, 'test').splitlines()
+    lines = report.compare_networks(folders, 'test').splitlines()
     for line, net in zip(lines[1:3], ('unet', 'segnet')):
         assert line.split() == [net, '0.5000', '0.5000', '0.3333', '0.4035',
                                 '0.5833', '0.5000', '0.5000', '0.3333',
@@ -251,14 +259,61 @@ def test_table_of_a_network_that_an_earlier_version_measured(tmp_path):
     write_json(str(tmp_path / 'test.json'), {
         'settings': {'flags': {'net': 'unet'}, 'source': 'made here'},
         'results': results})
-    line = evaluate.compare_networks([str(tmp_path)], 'test').splitlines()[1]
+    line = report.compare_networks([str(tmp_path)], 'test').splitlines()[1]
     assert line.split()[-3:] == ['0.5000', '-', '-']
 
 
 def test_table_of_a_network_without_results(tmp_path):
     with pytest.raises(InputError, match='test.json: no results'):
-        evaluate.compare_networks([str(tmp_path)], 'test')
+        report.compare_networks([str(tmp_path)], 'test')
     for text in ('{"settings": ', '{}', '[]', '{"results": 1}'):
         (tmp_path / 'test.json').write_text(text)
         with pytest.raises(InputError, match='test.json: no results'):
-            evaluate.compare_networks([str(tmp_path)], 'test')
+            report.compare_networks([str(tmp_path)], 'test')
+
+
+def pictures(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_pictures_of_an_earlier_evaluation_are_replaced(tmp_path):
+    """And no file of the user's, be it a picture by Matplotlib, too."""
+    evaluated(str(tmp_path))
+    Figure(figsize=(5, 4)).savefig(str(tmp_path / 'mine.png'))
+    write_png(str(tmp_path / 'large.png'), np.zeros((450, 1600), np.uint8))
+    for name in ('notes.txt', 'damaged.png'):
+        (tmp_path / name).write_text('mine')
+    others = ['damaged.png', 'large.png', 'mine.png', 'notes.txt']
+    assert pictures(tmp_path) == sorted(['first.png', 'second.png', *others])
+    evaluate.evaluate([empty('third')], 1, PREDICTOR, str(tmp_path))
+    assert pictures(tmp_path) == sorted(['third.png', *others])
+    assert iio.imread(tmp_path / 'third.png').shape[:2] == (450, 1600)
+
+
+def test_a_file_in_the_place_of_a_picture(tmp_path):
+    (tmp_path / 'first.png').write_text('mine')
+    with pytest.raises(InputError, match='first.png: was not written by an'):
+        evaluated(str(tmp_path))
+    assert (tmp_path / 'first.png').read_text() == 'mine'
+
+
+def test_the_bar_ends_before_the_results():
+    """On a terminal: the table begins on a line of its own."""
+    leader, follower = pty.openpty()
+    process = subprocess.run(
+        [sys.executable, '-c', 'import test_evaluate as t; t.evaluated(); '
+         'print("results")'], stdout=follower, stderr=follower,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(
+            [ROOT, os.path.join(ROOT, 'tests')])), check=True)
+    os.close(follower)
+    assert process.returncode == 0
+    shown = b''
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while True:
+            part = os.read(leader, 4096)
+            if not part:
+                break
+            shown += part
+    os.close(leader)
+    bar, last, _ = shown.decode().rsplit('\r\n', 2)
+    assert '2 of 2 images' in bar and last == 'results'

@@ -4,7 +4,6 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import nets
 from conftest import NETS, ROOT
@@ -12,7 +11,7 @@ from histology.files import InputError
 from histology.resample import check_min_side
 from input_pipeline.preprocessing import normalise, pad_to_stride
 from nets.tf1 import tf
-from prediction import tiling
+from prediction import Predictor, tiling, writers
 
 STRIDE = 32
 
@@ -102,12 +101,12 @@ def test_tiled_images_come_back(height, width, max_pixels, average):
 
 
 def test_tiles_of_a_known_layout():
-    """224 pixels at a stride of 32, all overlaps 64.
+    """224 pixels at a stride of 32, sides multiples of 64, overlaps 64.
 
-    Two tiles cover 2 * 160 - 64 = 256, but 2 * 128 - 64 = 192 is too little;
+    Two tiles cover 2 * 192 - 64 = 320, but 2 * 128 - 64 = 192 is too little;
     three cover 3 * 128 - 2 * 64 = 256, and 128 is the shortest side allowed.
     """
-    assert tiling._tile_sides(224, STRIDE) == {1: 224, 2: 160, 3: 128}
+    assert tiling._tile_sides(224, STRIDE) == {1: 256, 2: 192, 3: 128}
     # The starts of three are spread over 224 - 128 = 96: the middle one at
     # 48, rounded down to a multiple of the stride.
     tiles = tiling._tiles_along(224, 128, 3, STRIDE)
@@ -119,20 +118,18 @@ def test_tiles_of_a_known_layout():
 
 
 @pytest.mark.parametrize('height, width, stride, tile, tiles', [
-    # Padded to 1552. Two tiles: 880 overlaps by 224 (220, rounded up) and
-    # 2 * 880 - 224 = 1536 is too little; 896 overlaps by 224 and covers 1568.
-    # 2 * 896 * 1552 is 1.15 times 1552 * 1552.
-    (1540, 1540, 16, (896, 1552), 2),
-    # Padded to 1544, and 2 * 888 - 224 = 1552.
-    (1540, 1540, 8, (888, 1544), 2),
+    # Two tiles overlap by a quarter, 224 of 896, and cover 1568. Across, 1540
+    # is rounded up to a multiple of 128. It is 1.22 times 1552 * 1552, which
+    # the stride needs.
+    (1540, 1540, 16, (896, 1664), 2),
     # 1536 * 1536 is what one tile may have.
     (1536, 1536, 16, (1536, 1536), 1),
-    (1100, 2100, 16, (1104, 2112), 1),
-    # Width 3000, padded to 3008: of two tiles, 1728 overlap by 432 and cover
-    # 3024, 1712 by 432 and cover 2992, too little. Whole rows of 3008 would
-    # be over twice as wide as the 784 high that fit.
-    (1000, 3000, 16, (1008, 1728), 2),
-    (3000, 1000, 16, (1728, 1008), 2),
+    (1400, 1410, 8, (1408, 1536), 1),
+    # Of two tiles, 1792 overlap by 448 and cover 3136; 1664 by 416 and cover
+    # 2912, too little. Whole rows of 3008 would be over twice as wide as the
+    # 784 high that fit.
+    (1000, 3000, 16, (1024, 1792), 2),
+    (3000, 1000, 16, (1792, 1024), 2),
 ])
 def test_tiles_of_images_just_too_large(height, width, stride, tile, tiles):
     sizes = []
@@ -142,7 +139,7 @@ def test_tiles_of_images_just_too_large(height, width, stride, tile, tiles):
         return red_channel(batch)
 
     image = random_image(height, width)
-    probability = predict_image(image, forward, stride, tiling.MAX_PIXELS)
+    probability = predict_image(image, forward, stride, tiling.MAX_TILE_PIXELS)
     assert sizes == tiles * [tile]
     np.testing.assert_allclose(probability, image[..., 0] / 255, atol=1e-5)
 
@@ -158,7 +155,9 @@ def test_grid_of_tiles(height, width, max_pixels):
     grid = tiling._tile_grid(*padded, stride, max_pixels)
     pixels, sides = 1, []
     for length, (grid_length, side, count) in zip(padded, grid):
-        assert grid_length == length and side % stride == 0
+        assert grid_length == (side if count == 1 else length)
+        assert side % 64 == 0
+        length = grid_length
         starts = [place.start for place, _ in tiling._tiles_along(
             length, side, count, stride)]
         assert len(starts) == count
@@ -170,9 +169,9 @@ def test_grid_of_tiles(height, width, max_pixels):
         sides.append(side)
     assert sides[0] * sides[1] <= max_pixels
     # (4 / 3) ** 2 for an overlap of a quarter, (128 / 64) ** 2 for the
-    # smallest tile, and what rounding to the stride adds.
-    assert pixels / (padded[0] * padded[1]) < (
-        4 if max_pixels == 128 ** 2 else 1.9)
+    # smallest tile, and what rounding sides adds.
+    covered = np.prod([max(length, 64) for length in padded])
+    assert pixels / covered < (4 if max_pixels == 128 ** 2 else 1.9)
     # A row of tiles, which memory holds.
     assert sides[0] * padded[1] <= max(
         max_pixels, (2 * max_pixels) ** 0.5 * padded[1])
@@ -195,10 +194,21 @@ def test_blending_leaves_no_seam():
     assert (probability[:, 128:] == 1).all()
 
 
-def test_float_images_are_not_scaled_again():
-    image = np.full((32, 32, 3), 0.25)
-    probability = predict_image(image, red_channel, STRIDE, 1024)
-    assert (probability == 0.25).all()
+def test_few_sizes_of_tiles():
+    """Images of all sizes from 100 to 800 give few sizes, and lose nothing."""
+    sizes = set()
+
+    def forward(batch):
+        sizes.add(batch.shape[1:3])
+        return red_channel(batch)
+
+    for side in range(100, 801, 7):
+        for image in (random_image(side, 900 - side), random_image(side, 150)):
+            np.testing.assert_allclose(
+                predict_image(image, forward, 16, 1024 ** 2),
+                image[..., 0] / 255, atol=1e-6)
+    assert {side for size in sizes for side in size} == {
+        128, 192, 256, 384, 512, 640, 768, 896}
 
 
 def test_average_undoes_every_rotation():
@@ -218,16 +228,16 @@ def test_average_undoes_every_rotation():
         answer[0, 0, 1] = 1
         return answer
 
-    image = random_image(32, 32)
-    expected = np.zeros((32, 32))
+    image = random_image(64, 64)
+    expected = np.zeros((64, 64))
     expected[[0, 0, -1, -1], [0, -1, 0, -1]] = 1 / 4
     np.testing.assert_array_equal(
-        predict_image(image, corner, STRIDE, 1024, average=True),
+        predict_image(image, corner, STRIDE, 4096, average=True),
         expected)
-    expected = np.zeros((32, 32))
+    expected = np.zeros((64, 64))
     expected[[0, 1, -1, -2], [1, -1, -2, 0]] = 1 / 4
     np.testing.assert_array_equal(
-        predict_image(image, beside_corner, STRIDE, 1024, average=True),
+        predict_image(image, beside_corner, STRIDE, 4096, average=True),
         expected)
 
 
@@ -239,31 +249,32 @@ def test_average_follows_the_tissue():
     def left_neighbour(batch):
         return np.roll(batch, 1, axis=2)[..., :1]
 
-    image = random_image(64, 32)
+    image = random_image(128, 64)
     red = image[..., 0] / 255
-    probability = predict_image(image, left_neighbour, STRIDE, 64 * 32,
+    probability = predict_image(image, left_neighbour, STRIDE, 128 * 64,
                                 average=True)
     mean = (np.roll(red, 1, 0) + np.roll(red, -1, 0) + np.roll(red, 1, 1)
             + np.roll(red, -1, 1)) / 4
     np.testing.assert_allclose(probability, mean, atol=1e-6)
 
 
-def test_segment_takes_what_is_above_the_threshold():
-    image = np.zeros((32, 32, 3), np.float32)
-    image[0, :3, 0] = 0.25, 0.5, 0.75
-    mask, levels = tiling.segment(image, red_channel, STRIDE, 0.5, 1024)
-    assert mask.dtype == levels.dtype == np.uint8
-    assert mask[0, :3].tolist() == [0, 0, 1] and mask.sum() == 1
-    # 63.75, 127.5, which rounds to even, and 191.25.
-    assert levels[0, :3].tolist() == [64, 128, 191] and levels.sum() == 383
+def test_nucleus_is_above_the_threshold():
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[8:24, 8:24, 0] = 128
+    image[8, 8:12, 0] = 127
+    nuclei = Predictor(red_channel, STRIDE, average=False)(image)
+    assert nuclei.mask.dtype == np.uint8 and nuclei.labels.dtype == np.int32
+    np.testing.assert_array_equal(nuclei.mask, image[..., 0] > 127.5)
+    np.testing.assert_array_equal(nuclei.labels, nuclei.mask)
+    assert nuclei.probability.dtype == np.float32
+    np.testing.assert_array_equal(nuclei.probability,
+                                  image[..., 0] / np.float32(255))
 
 
-def test_segment_puts_each_row_of_tiles_in_its_place():
+def test_each_row_of_tiles_in_its_place():
     image = random_image(333, 517)
-    mask, levels = tiling.segment(image, red_channel, STRIDE, 0.5,
-                                     128 * 128)
-    np.testing.assert_array_equal(mask, image[..., 0] >= 128)
-    np.testing.assert_array_equal(levels, image[..., 0])
+    nuclei = Predictor(red_channel, STRIDE, max_pixels=128 * 128)(image)
+    np.testing.assert_array_equal(nuclei.probability_uint8, image[..., 0])
 
 
 def blobs(height, width):
@@ -277,7 +288,7 @@ def blobs(height, width):
 
 @pytest.mark.parametrize('size', [(320, 480), (144, 216), (160, 240)])
 @pytest.mark.parametrize('max_pixels', [128 * 128, 1024 * 1024])
-def test_segment_at_another_size(size, max_pixels):
+def test_at_another_size(size, max_pixels):
     """The network sees that size, and what comes back is at its place."""
     image, seen = blobs(160, 240), np.zeros(size)
 
@@ -286,9 +297,11 @@ def test_segment_at_another_size(size, max_pixels):
             seen[:] = batch[0, :size[0], :size[1], 0]
         return red_channel(batch)
 
-    mask, levels = tiling.segment(image, forward, STRIDE, 0.5, max_pixels,
-                                     size=size)
-    assert mask.shape == levels.shape == image.shape[:2]
+    predictor = Predictor(forward, STRIDE, max_pixels=max_pixels,
+                          average=False)
+    levels = 255 * np.concatenate(list(predictor.rows(image, size)))
+    assert levels.shape == image.shape[:2]
+    mask = levels > 127.5
     truth = image[..., 0] > 0
     wrong = (mask > 0) != truth
     # Nothing but single pixels of the outlines, as many too many as missing.
@@ -300,22 +313,18 @@ def test_segment_at_another_size(size, max_pixels):
                    - np.nonzero(truth)[axis].mean()) < 0.05
     if seen.any():
         assert seen.mean() == pytest.approx(truth.mean(), rel=0.01)
-    if size == image.shape[:2]:
-        for found, expected in zip((mask, levels), tiling.segment(
-                image, red_channel, STRIDE, 0.5, max_pixels)):
-            np.testing.assert_array_equal(found, expected)
 
 
-def test_segment_refuses_a_diverged_network():
+def test_a_diverged_network_is_refused():
+    predictor = Predictor(lambda batch: red_channel(batch) * np.nan, STRIDE)
     with pytest.raises(InputError, match='diverged'):
-        tiling.segment(random_image(32, 32), lambda batch: red_channel(
-            batch) * np.nan, STRIDE, 0.5, 1024)
+        predictor(random_image(32, 32))
 
 
 def test_too_few_pixels_for_a_tile():
     with pytest.raises(InputError, match='--max_pixels 10000.*16384'):
         predict_image(random_image(200, 200), red_channel, STRIDE, 10000)
-    # 40 is padded to 64, and 64 * 128 are 8192.
+    # 40 is rounded up to 64, and 64 * 128 are 8192.
     with pytest.raises(InputError, match='--max_pixels 8191.*8192'):
         predict_image(random_image(40, 700), red_channel, STRIDE, 8191)
     image = random_image(40, 700)
@@ -338,86 +347,94 @@ def model(request):
         yield model
 
 
-def reflected(images, stride):
+def reflected(images, multiple):
     """Padded by NumPy alone, bottom and right, to the next multiple."""
-    height, width = images.shape[1:3]
-    rows = [*range(height), *range(height - 2, 0, -1)]
-    columns = [*range(width), *range(width - 2, 0, -1)]
-    return images[:, rows[:height + -height % stride]][
-        :, :, columns[:width + -width % stride]]
+    rows, columns = [
+        np.resize([*range(side), *range(side - 2, 0, -1)],
+                  side + -side % multiple) for side in images.shape[1:3]]
+    return images[:, rows][:, :, columns]
 
 
-@pytest.mark.parametrize('height, width', [(100, 70), (32, 33), (96, 80)])
-def test_predict_pads_and_crops(model, height, width, capfd):
-    images = np.stack([random_image(height, width, seed) for seed in (1, 2)])
-    probability = tiling.predict(model, images)
+@pytest.mark.parametrize('height, width', [(100, 70), (32, 33), (128, 64)])
+def test_predictor_and_keras_agree(model, height, width, capfd):
+    """On images padded by NumPy alone, without a word."""
+    image = random_image(height, width)
+    nuclei = Predictor(model.predict_on_batch, model.stride,
+                       average=False)(image)
     assert capfd.readouterr() == ('', '')
-    assert probability.dtype == np.float32
-    assert probability.shape == (2, height, width, 1)
-    assert np.ptp(probability) > 0.01
-    padded = reflected(images / np.float32(255), model.stride)
-    expected = model.predict(padded)[:, :height, :width]
-    np.testing.assert_allclose(probability, expected, atol=1e-5)
-    # As floats in [0, 1], of either size.
-    for dtype in (np.float32, np.float64):
-        np.testing.assert_allclose(
-            tiling.predict(model, (images / 255).astype(dtype)),
-            probability, atol=1e-5)
+    assert np.ptp(nuclei.probability_uint8) > 1
+    padded = reflected(image[None] / np.float32(255), 64)
+    expected = model.predict(padded)[0, :height, :width, 0]
+    np.testing.assert_allclose(nuclei.probability, expected, atol=0.501 / 255)
 
 
-def test_predict_tiles_and_averages_as_the_command_does(model):
-    images = random_image(150, 210)[None]
-    probability = tiling.predict(model, images, 128 * 128, average=True)
-    _, grey = tiling.segment(images[0], model.predict_on_batch,
-                                model.stride, 0.5, 128 * 128, average=True)
-    assert probability.shape == (1, 150, 210, 1)
-    assert np.abs(probability[0, :, :, 0] * 255 - grey).max() <= 0.501
-
-
-def test_predict_at_another_resolution(model):
-    """Twice as fine for the network: what the resampled image gives."""
-    image = random_image(60, 50)
-    finer = np.stack([np.array(Image.fromarray(image).resize(
-        (100, 120), Image.BICUBIC))])
-    expected = Image.fromarray(
-        tiling.predict(model, finer)[0, ..., 0]).resize(
-            (50, 60), Image.BICUBIC)
-    found = tiling.predict(model, image[None], microns_per_pixel=0.5)
-    assert found.dtype == np.float32 and found.shape == (1, 60, 50, 1)
-    np.testing.assert_allclose(found[0, ..., 0], np.clip(expected, 0, 1),
-                               atol=1e-4)
-    np.testing.assert_array_equal(
-        tiling.predict(model, image[None], microns_per_pixel=0.25),
-        tiling.predict(model, image[None]))
-    with pytest.raises(InputError, match='images: 50 x 60 .* 25 x 30 at'):
-        tiling.predict(model, image[None], microns_per_pixel=0.125)
-
-
-def test_predict_of_no_image(model):
-    assert tiling.predict(model, np.zeros((0, 40, 50, 3), np.uint8)
-                             ).shape == (0, 40, 50, 1)
-
-
-@pytest.mark.parametrize('images, words', [
-    (np.zeros((100, 70, 3)), r'\[100, 70, 3\].*images\[None\]'),
-    (np.zeros((1, 40, 50, 4), np.uint8), r'\[1, 40, 50, 4\].*alpha'),
-    (np.zeros((40, 50)), r'\[40, 50\]; give \[N, H, W, 3\]'),
-    (np.zeros((1, 40, 50, 1)), r'\[1, 40, 50, 1\]; give \[N, H, W, 3\]'),
-    (np.zeros((1, 31, 50, 3)), r'\[1, 31, 50, 3\]; .* at least 32'),
-    (np.full((1, 40, 50, 3), 200.), '200 to 200; give floats in'),
-    (np.full((1, 40, 50, 3), -0.1), '-0.1 to -0.1; give floats in'),
-    (np.full((1, 40, 50, 3), np.nan), 'nan to nan; give floats in'),
-    (np.zeros((1, 40, 50, 3), int), 'int64; give uint8')])
-def test_predict_refuses(images, words):
-    with pytest.raises(ValueError, match=words) as caught:
-        tiling.predict(None, images)
+@pytest.mark.parametrize('image, words', [
+    (np.zeros((1, 40, 50, 3), np.uint8), r'uint8 \[1, 40, 50, 3\]; give one'),
+    (np.zeros((40, 50, 4), np.uint8), r'uint8 \[40, 50, 4\]; give one image'),
+    (np.zeros((40, 50), np.uint8), r'uint8 \[40, 50\]; give one image'),
+    (np.zeros((40, 50, 3)), r'float64 \[40, 50, 3\]; give one image, uint8'),
+    (np.zeros((40, 50, 3), int), r'int64 \[40, 50, 3\]; give one image')])
+def test_images_that_are_refused(image, words):
+    with pytest.raises(ValueError, match='^image is ' + words) as caught:
+        Predictor(red_channel, STRIDE)(image)
     assert '\n' not in str(caught.value)
+
+
+NAN, INFINITE = float('nan'), float('inf')
+
+
+@pytest.mark.parametrize('value', [NAN, 2, -1, -0.001, INFINITE, None, '0.5'])
+def test_thresholds_that_are_refused(value):
+    with pytest.raises(ValueError, match='^threshold is .* from 0 to 1$'):
+        Predictor(red_channel, STRIDE, threshold=value)
+    predictor = Predictor(red_channel, STRIDE)
+    predictor.threshold = value
+    with pytest.raises(ValueError, match='^threshold is '):
+        predictor(random_image(40, 50))
+
+
+@pytest.mark.parametrize('value', [0, -1, NAN, None])
+def test_tiles_that_are_refused(value):
+    with pytest.raises(ValueError, match='^max_pixels is .* from 1 on$'):
+        Predictor(red_channel, STRIDE, max_pixels=value)
+
+
+@pytest.mark.parametrize('value', [0, -0.25, NAN, INFINITE, 0.04, 6, '0.25'])
+def test_resolutions_that_are_refused(value):
+    with pytest.raises(ValueError,
+                       match='^microns_per_pixel is .* from 0.05 to 5$'):
+        Predictor(red_channel, STRIDE)(random_image(40, 50), value)
+
+
+def test_sides_are_checked_at_the_resolution_of_the_network():
+    """24 x 24 at 0.5 micrometres are 48 x 48, as in --mode=predict."""
+    predictor = Predictor(red_channel, STRIDE)
+    image = blobs(24, 24)
+    nuclei = predictor(image, 0.5)
+    assert nuclei.labels.shape == (24, 24)
+    with pytest.raises(InputError, match='^image: 24 x 24 pixels; both'):
+        predictor(image)
+    with pytest.raises(InputError, match='^a: 50 x 60 .* 25 x 30 at'):
+        predictor(random_image(60, 50), 0.125, 'a')
+
+
+def test_the_table_is_that_of_the_csv_file(tmp_path):
+    nuclei = Predictor(red_channel, STRIDE)(blobs(160, 240), 0.25)
+    writers.write_nuclei(str(tmp_path / 'a.csv'), None, nuclei.labels,
+                         nuclei.probability_uint8, nuclei.image, 0.25)
+    names, *rows = (tmp_path / 'a.csv').read_text().splitlines()
+    table = nuclei.table()
+    assert list(table) == names.split(',') and len(rows) == 28
+    np.testing.assert_array_equal(
+        np.transpose(list(table.values())),
+        [[float(value) for value in row.split(',')] for row in rows])
+    empty = Predictor(red_channel, STRIDE)(np.zeros((40, 50, 3), np.uint8))
+    assert {column.shape for column in empty.table().values()} == {(0,)}
 
 
 def test_inference_is_cheap_to_import():
     """The command line reads its default of --max_pixels here."""
     subprocess.run(
-        [sys.executable, '-c', 'import sys, prediction.tiling as i; '
-         'print(i.MAX_PIXELS); '
-         'sys.exit(" ".join({"tensorflow", "h5py", "PIL", "matplotlib"} '
+        [sys.executable, '-c', 'import sys, prediction.tiling; '
+         'sys.exit(" ".join({"tensorflow", "matplotlib", "skimage"} '
          '& set(sys.modules)) or 0)'], cwd=ROOT, check=True)

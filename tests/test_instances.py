@@ -1,4 +1,4 @@
-"""Nuclei told apart: by hand, by h-maxima, and in windows."""
+"""Nuclei separated: by hand, by h-maxima, and in windows."""
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -32,21 +32,23 @@ def certain(mask):
 
 def test_two_discs_that_touch():
     mask = discs((40, 60), (20, 20, 10), (20, 38, 10))
-    labels = instances.separate(mask, certain(mask))
+    labels, closed = instances.separate(mask, certain(mask))
     assert labels.dtype == np.int32 and labels.max() == 2
+    assert closed.dtype == np.uint8
     # The line between them is where they meet.
     left, right = [np.flatnonzero((labels == k).any(axis=0)) for k in (1, 2)]
     assert left.max() in (28, 29) and right.min() in (29, 30)
     np.testing.assert_array_equal(labels > 0, mask > 0)
+    np.testing.assert_array_equal(closed, mask)
 
 
 def test_a_dip_of_the_probability_tells_apart_what_has_no_waist():
     mask = np.zeros((40, 60), np.uint8)
     mask[12:28, 10:50] = 1
     probability = certain(mask)
-    assert instances.separate(mask, probability).max() == 1
+    assert instances.separate(mask, probability)[0].max() == 1
     probability[:, 29:31] = 140
-    labels = instances.separate(mask, probability)
+    labels, _ = instances.separate(mask, probability)
     assert labels.max() == 2
     assert set(labels[20, 10:28]) == {1} and set(labels[20, 32:50]) == {2}
 
@@ -61,10 +63,12 @@ def test_gaps_are_given_back_where_the_probability_is_high_enough(
     mask[5:21, 5:21] = mask[5:21, 21 + gap:37 + gap] = 1
     before = mask.copy()
     probability = np.where(mask, np.uint8(255), np.uint8(between))
-    labels = instances.separate(mask, probability, threshold=threshold)
-    assert labels.max() == 2 and set(np.unique(mask)) == {0, 1}
-    np.testing.assert_array_equal(labels > 0, mask)
-    given = np.argwhere(mask > before)
+    labels, filled = instances.separate(mask, probability,
+                                        threshold=threshold)
+    np.testing.assert_array_equal(mask, before)  # the caller's stays
+    assert labels.max() == 2 and set(np.unique(filled)) == {0, 1}
+    np.testing.assert_array_equal(labels > 0, filled)
+    given = np.argwhere(filled > mask)
     assert len(given) == (16 * gap if closed else 0)
     for row, column in given:
         assert 5 <= row < 21 and 21 <= column < 21 + gap
@@ -79,8 +83,8 @@ def test_a_gap_through_an_image_that_is_all_nucleus():
     mask = np.ones((64, 80), np.uint8)
     mask[:, 39:41] = 0
     probability = np.where(mask, np.uint8(150), np.uint8(80))
-    labels = instances.separate(mask, probability)
-    assert mask.all() and labels.max() == 2
+    labels, closed = instances.separate(mask, probability)
+    assert closed.all() and labels.max() == 2
     assert (labels[:, :39] == 1).all() and (labels[:, 41:] == 2).all()
 
 
@@ -92,9 +96,9 @@ def test_a_hole_that_closing_gaps_leaves_is_filled():
     mask[26:34, 26:34] = 0
     probability = np.where(mask, np.uint8(255), np.uint8(60))
     probability[28:32, 28:32] = 0
-    labels = instances.separate(mask, probability)
-    assert mask[5:55, 5:55].all() and mask.sum() == 50 ** 2
-    np.testing.assert_array_equal(labels > 0, mask)
+    labels, closed = instances.separate(mask, probability)
+    assert closed[5:55, 5:55].all() and closed.sum() == 50 ** 2
+    np.testing.assert_array_equal(labels > 0, closed)
     assert labels.max() == 4
 
 
@@ -102,14 +106,17 @@ def test_at_a_low_resolution_gaps_are_closed_too():
     mask = np.zeros((20, 30), np.uint8)
     mask[5:14, 3:14] = mask[5:14, 15:26] = 1
     probability = np.where(mask, np.uint8(255), np.uint8(110))
-    assert instances.separate(mask, probability, 0.25).max() == 2
-    assert mask.sum() == 9 * 23
+    labels, closed = instances.separate(mask, probability, 0.25)
+    assert labels.max() == 2 and closed.sum() == 9 * 23
 
 
-def test_other_masks_are_refused():
-    mask = 255 * discs((40, 40), (20, 20, 9))
-    with pytest.raises(ValueError, match='mask holds 255'):
-        instances.separate(mask, mask)
+@pytest.mark.parametrize('value, dtype', [(255, np.uint8), (1, bool)])
+def test_masks_of_any_kind(value, dtype):
+    mask = discs((40, 40), (20, 20, 9))
+    expected = instances.separate(mask, certain(mask))
+    found = instances.separate((mask * value).astype(dtype), certain(mask))
+    for one, other in zip(found, expected):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_pieces_and_holes_by_their_size():
@@ -120,11 +127,11 @@ def test_pieces_and_holes_by_their_size():
     mask[25:34, 25:36] = 0  # 99: a hole in a nucleus
     mask[20:50, 55:85] = 1
     mask[25:35, 60:70] = 0  # 100: not filled
-    labels = instances.separate(mask, certain(mask))
-    assert labels[7, 7] == 0 and mask[7, 7] == 1
+    labels, closed = instances.separate(mask, certain(mask))
+    assert labels[7, 7] == 0 and closed[7, 7] == 1
     assert labels[7, 22] == 1
-    assert mask[30, 30] == 1 and labels[30, 30] > 0
-    assert mask[30, 65] == 0 and labels[30, 65] == 0
+    assert closed[30, 30] == 1 and labels[30, 30] > 0
+    assert closed[30, 65] == 0 and labels[30, 65] == 0
 
 
 def test_small_hills_are_no_nuclei():
@@ -133,16 +140,16 @@ def test_small_hills_are_no_nuclei():
     mask[23:28, 36:40] = 1  # 20 pixels
     probability = certain(mask)
     probability[:, 36] = 128
-    assert instances.separate(mask, probability).max() == 1
+    assert instances.separate(mask, probability)[0].max() == 1
 
 
 def by_h_maxima(mask, probability):
     """The same by scikit-image's markers."""
-    apart = morphology.remove_small_holes(mask > 0, instances.MAX_HOLE)
-    mask = morphology.remove_small_objects(whole_mask(mask, probability),
+    unclosed = morphology.remove_small_holes(mask > 0, instances.MAX_HOLE)
+    mask = morphology.remove_small_objects(whole_mask(probability / 255),
                                            instances.MIN_AREA)
     land = ndimage.gaussian_filter(
-        ndimage.distance_transform_edt(apart & mask)
+        ndimage.distance_transform_edt(unclosed & mask)
         + probability / 255 * instances.PROBABILITY_WEIGHT, instances.SIGMA)
     land[~mask] = 0
     hills = morphology.h_maxima(land, instances.MIN_HEIGHT)
@@ -157,7 +164,7 @@ def test_it_is_what_h_maxima_give(seed, monkeypatch):
     mask, probability = blobs((200, 240), seed)
     expected = by_h_maxima(mask, probability)
     assert expected.max() > 20
-    found = instances.separate(mask, probability)
+    found, _ = instances.separate(mask, probability)
     same = nuclei_metrics.compute(nuclei_metrics.compare(found, expected))
     assert same['aji'] > 0.97 and same['dq'] > 0.97
 
@@ -166,11 +173,10 @@ def test_it_is_what_h_maxima_give(seed, monkeypatch):
 @pytest.mark.parametrize('scale', [0.5, 1, 2])
 def test_nuclei_and_mask_go_together(seed, scale):
     mask, probability = blobs((150, 170), seed)
-    before = mask.copy()
-    labels = instances.separate(mask, probability, scale)
-    assert not (labels > 0)[mask == 0].any() and (mask >= before).all()
+    labels, closed = instances.separate(mask, probability, scale)
+    assert not (labels > 0)[closed == 0].any() and (closed >= mask).all()
     smallest = instances.MIN_AREA * scale ** 2
-    pieces, count = ndimage.label(mask)
+    pieces, count = ndimage.label(closed)
     for piece in range(1, count + 1):
         assert ((labels[pieces == piece] > 0).all()
                 == ((pieces == piece).sum() >= smallest))
@@ -188,9 +194,9 @@ def test_images_of_other_resolution():
     small, large = [discs((130 * n, 150 * n), *[
         [n * value for value in circle] for circle in circles])
         for n in (1, 2)]
-    labels = instances.separate(small, certain(small))
+    labels, _ = instances.separate(small, certain(small))
     same = nuclei_metrics.compute(nuclei_metrics.compare(
-        instances.separate(large, certain(large), 2),
+        instances.separate(large, certain(large), 2)[0],
         labels.repeat(2, 0).repeat(2, 1)))
     assert same['nuclei_found'] == same['nuclei_true'] == 16
     assert same['dq'] == 1 and same['sq'] > 0.9
@@ -204,12 +210,11 @@ def test_windows_give_the_same_nuclei(monkeypatch):
         for column in range(0, 410, 25):
             mask |= discs(mask.shape, (row, column, 11))
     probability[mask > 0] |= 128
-    whole_mask, parts_mask = mask.copy(), mask.copy()
-    whole = instances.separate(whole_mask, probability)
-    parts = instances.separate(parts_mask, probability, window=50)
-    np.testing.assert_array_equal(parts, whole)
-    np.testing.assert_array_equal(parts_mask, whole_mask)
-    assert whole.max() > 100
+    whole = instances.separate(mask, probability)
+    parts = instances.separate(mask, probability, window=50)
+    for one, other in zip(parts, whole):
+        np.testing.assert_array_equal(one, other)
+    assert whole[0].max() > 100
 
 
 def test_what_is_larger_than_a_margin_is_not_lost(monkeypatch):
@@ -217,39 +222,13 @@ def test_what_is_larger_than_a_margin_is_not_lost(monkeypatch):
     for mask in (np.ones((200, 230), np.uint8),
                  discs((200, 230), (100, 100, 90))):
         mask[50:60, 50:60] = 0
-        labels = instances.separate(mask, certain(mask), window=60)
-        pieces, _ = ndimage.label((mask > 0) & (labels == 0))
+        labels, closed = instances.separate(mask, certain(mask), window=60)
+        pieces, _ = ndimage.label((closed > 0) & (labels == 0))
         assert (np.bincount(pieces.ravel())[1:] < instances.MIN_AREA).all()
-
-
-def test_from_a_probability():
-    mask, probability = blobs((90, 80), 3)
-    floats = (probability / 255).astype(np.float32)
-    expected = instances.separate((floats > 0.605).astype(np.uint8),
-                                  probability)
-    for given in (floats, floats[..., np.newaxis], floats.astype(float)):
-        np.testing.assert_array_equal(
-            instances.label_nuclei(given, 0.605), expected)
-    for wrong in (probability, floats[np.newaxis], 2 * floats,
-                  np.full_like(floats, np.nan)):
-        with pytest.raises(ValueError, match='^probability '):
-            instances.label_nuclei(wrong)
-
-
-def test_from_a_probability_of_another_magnification():
-    # 49 pixels: debris at 0.25 micrometres, and 196 pixels of that at 0.5.
-    probability = np.zeros((40, 50), np.float32)
-    probability[10:17, 20:27] = 1
-    assert instances.label_nuclei(probability).max() == 0
-    np.testing.assert_array_equal(
-        instances.label_nuclei(probability, microns_per_pixel=0.5),
-        probability)
-    with pytest.raises(ValueError, match='^microns_per_pixel '):
-        instances.label_nuclei(probability, microns_per_pixel=0)
 
 
 @pytest.mark.parametrize('value', [0, 1])
 def test_nothing_and_everything(value):
     mask = np.full((40, 50), value, np.uint8)
-    np.testing.assert_array_equal(instances.separate(mask, certain(mask)),
-                                  mask)
+    for found in instances.separate(mask, certain(mask)):
+        np.testing.assert_array_equal(found, mask)

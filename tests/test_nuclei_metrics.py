@@ -114,7 +114,8 @@ def test_which_nuclei_match():
     prediction[0:4, 18:28] = 9
     truth = labels((20, 0, 5), (5, 5, 10))
     truth[0:4, 18:23], truth[0:4, 23:28] = 7, 8
-    found, true = nuclei_metrics.matches(prediction, truth)
-    assert (found.tolist(), true.tolist()) == ([1], [2])
+    pairs = nuclei_metrics.pair(prediction, truth)
+    assert pairs.found[pairs.match].tolist() == [1]
+    assert pairs.true[pairs.match].tolist() == [2]
     with pytest.raises(ValueError, match='30, 30'):
-        nuclei_metrics.matches(prediction, truth[:20])
+        nuclei_metrics.pair(prediction, truth[:20])

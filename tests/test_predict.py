@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 
 import imageio.v3
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT, one_line
+from conftest import ROOT, example, one_line
 from conftest import run as run_program
 from eval import display
 from histology import images
 from histology.files import InputError
 from histology.images import write_png
-from prediction import predict
+from input_pipeline import store
+from prediction import Predictor, predict
 from prediction.writers import OUTPUTS
 
 
@@ -23,10 +25,12 @@ def red_channel(batch):
     return batch[..., :1]
 
 
+PREDICTOR = Predictor(red_channel, 32, average=False)
+
+
 def run(images, output_dir, microns_per_pixel=None, outputs=tuple(OUTPUTS)):
-    return predict.predict_files(images, str(output_dir), red_channel, 32,
-                                 0.5, 1024 * 1024, False, microns_per_pixel,
-                                 outputs)
+    return predict.predict_files(images, str(output_dir), PREDICTOR,
+                                 microns_per_pixel, outputs)
 
 
 def write_image(path, height=40, width=50):
@@ -76,7 +80,7 @@ def test_a_bad_image_among_good_ones(tmp_path, capsys):
     written = {path.name for path in (tmp_path / 'out').iterdir()}
     assert {'a_mask.png', 'd_mask.png'} <= written and len(written) == 12
     told = [line for line in capsys.readouterr().err.splitlines()
-            if line.endswith('(left out)')]
+            if line.endswith('(skipped)')]
     assert [str(path) in line for path, line in zip(skipped, told)] == [
         True, True]
 
@@ -119,10 +123,10 @@ def test_nuclei_of_an_image(tmp_path, capsys):
     told = capsys.readouterr().out.splitlines()
     assert [line.split(': ')[1] for line in told] == [
         '2 nuclei, 1481 per mm2, median area 400 pixels (100.0 um2)',
-        'no nuclei; no resolution is stated, taken as 40x '
+        'no nuclei; the file states no resolution, taken as 40x '
         '(--magnification=40 adds micrometres)',
-        '1 nucleus, median area 100 pixels; no resolution is stated, taken '
-        'as 40x (--magnification=40 adds micrometres)']
+        '1 nucleus, median area 100 pixels; the file states no resolution, '
+        'taken as 40x (--magnification=40 adds micrometres)']
     assert [line.split(': ')[0][-5:] for line in told] == [
         'a.tif', 'b.tif', 'c.tif']
 
@@ -136,8 +140,8 @@ def test_tiles_give_the_same_nuclei(tmp_path):
     Image.fromarray(image).save(tmp_path / 'in' / 'a.png')
     for name, max_pixels in (('whole', 1024 ** 2), ('tiles', 128 * 128)):
         assert predict.predict_files(
-            str(tmp_path / 'in'), str(tmp_path / name), red_channel, 32, 0.5,
-            max_pixels, False) == []
+            str(tmp_path / 'in'), str(tmp_path / name), Predictor(
+                red_channel, 32, max_pixels=max_pixels, average=False)) == []
     assert images.read_labels(
         str(tmp_path / 'whole' / 'a_labels.png')).max() > 250
     for path in (tmp_path / 'whole').iterdir():
@@ -154,9 +158,7 @@ def test_outputs_that_are_asked_for(tmp_path, outputs, written):
     paint(tmp_path / 'in' / 'a.png', (20, 20, 10))
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'a_probability.png').write_text('of another')
-    predict.predict_files(
-        str(tmp_path / 'in'), str(tmp_path / 'out'), red_channel, 32, 0.5,
-        1024 ** 2, False, outputs=outputs)
+    run(str(tmp_path / 'in'), tmp_path / 'out', outputs=outputs)
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == (
         sorted(written + ['a_probability.png']))
 
@@ -180,9 +182,7 @@ def test_more_nuclei_than_a_png_can_number(tmp_path):
                               (slice(2600), 'a_labels.tif', 'a_labels.png'),
                               (slice(40), 'a_labels.png', 'a_labels.tif')):
         Image.fromarray(image[part, part]).save(path)
-        predict.predict_files(
-            str(tmp_path / 'in'), str(tmp_path / 'out'), red_channel, 32, 0.5,
-            2 ** 23, False, outputs=['labels'])
+        run(str(tmp_path / 'in'), tmp_path / 'out', outputs=['labels'])
         assert sorted(os.listdir(tmp_path / 'out')) == [name]
         labels = images.read_labels(str(tmp_path / 'out' / name))
         assert labels.max() == (len(labels) // 10) ** 2
@@ -245,8 +245,8 @@ def dice(mask, other):
     return 2 * (mask & other).sum() / (mask.sum() + other.sum())
 
 
-def test_other_magnifications(tmp_path):
-    """The program, on a folder with brackets in its name."""
+def test_other_magnifications(tmp_path, shipped_unet, capsys):
+    """By the shipped U-Net, in a folder with brackets in its name."""
     whole = Image.open(os.path.join(ROOT, 'docs', 'figures', 'synthetic.png'))
     folder = tmp_path / '[2024] HE' / 'a' / 'b'
     folder.mkdir(parents=True)
@@ -254,19 +254,16 @@ def test_other_magnifications(tmp_path):
     for name, part, dpi in (('half', 2, 50800), ('fifth', 5, 20320)):
         whole.resize((whole.width // part, whole.height // part), Image.BOX
                      ).save(folder / f'{name}.tif', dpi=(dpi, dpi))
-    for pattern, out, flags, said in (
-            ('**/*.tif', 'at 40x', [], [0.5, 1.25]),
-            ('**/half.tif', 'told', ['--microns_per_pixel=0.5'], []),
-            ('a/b/fifth.tif', 'told', ['--magnification=8'], [])):
-        process = run_program(
-            sys.executable, 'main.py', '--mode=predict', '--net=unet',
-            f'--images={tmp_path}/[2024] HE/{pattern}',
-            f'--output_dir={tmp_path}/{out}', '--noaverage', *flags,
-            '--model_dir=checkpoints/pretrained', cwd=ROOT)
-        assert process.returncode == 0, process.stderr
-        assert [line.split('=')[-1] for line in process.stderr.splitlines()
-                if 'says' in line] == [
-                    f'{microns}' for microns in sorted(said, reverse=True)]
+    for pattern, out, microns, said in (
+            ('**/*.tif', 'at 40x', None, ['1.25', '0.5']),
+            ('**/half.tif', 'told', 0.5, []),
+            ('a/b/fifth.tif', 'told', 1.25, [])):
+        assert predict.predict_files(
+            f'{tmp_path}/[2024] HE/{pattern}', str(tmp_path / out),
+            shipped_unet, microns) == []
+        assert [line.split('=')[-1] for line
+                in capsys.readouterr().err.splitlines()
+                if 'says' in line] == said
     for name, part in (('half', 2), ('fifth', 5)):
         truth = read(tmp_path / 'at 40x', 'whole_mask.png')
         truth = np.array(Image.fromarray(truth).resize(
@@ -392,7 +389,7 @@ def test_results_of_an_earlier_prediction_that_stay(tmp_path, capsys):
     assert 'earlier prediction' not in capsys.readouterr().out
     run([str(tmp_path / 'a.png')], tmp_path / 'out', outputs=['mask', 'csv'])
     # Probability, overlay, labels and GeoJSON.
-    assert re.search(r'a_\w+\.\w+ and 3 more: of an earlier prediction',
+    assert re.search(r'a_\w+\.\w+ and 3 more: from an earlier prediction',
                      capsys.readouterr().out)
 
 
@@ -460,7 +457,7 @@ def test_a_file_that_comes_during_prediction_is_not_overwritten(tmp_path):
 
     with pytest.raises(InputError, match='a_overlay.png: was not written'):
         predict.predict_files(str(tmp_path / 'in'), str(tmp_path / 'out'),
-                              forward, 32, 0.5, 1024 * 1024, False)
+                              Predictor(forward, 32))
     assert drawn.read_text() == 'drawn by hand'
 
 
@@ -470,3 +467,63 @@ def test_output_folder_that_is_a_file(tmp_path):
     (tmp_path / 'out').write_text('')
     with pytest.raises(InputError, match='--output_dir .*out: cannot'):
         run(str(tmp_path / 'in' / 'a.png'), tmp_path / 'out')
+
+
+# Of a store
+
+
+@pytest.fixture(scope='session')
+def shipped_models(tmp_path_factory):
+    """A model folder of its own with the shipped U-Net."""
+    folder = tmp_path_factory.mktemp('shipped')
+    shutil.copytree(os.path.join(ROOT, 'checkpoints', 'pretrained', 'unet'),
+                    str(folder / 'unet'))
+    return folder
+
+
+def test_images_of_a_store(tmp_path, capsys):
+    """Named by the image, also with a dot; in micrometres at 0.25."""
+    image = np.zeros((60, 90, 3), np.uint8)
+    image[20:40, 30:50, 0] = 255
+    whole = store.WholeImage('a.b', image, np.zeros((60, 90), np.int32), True)
+    path = write_split(tmp_path, whole)
+    with store.open_store(path) as file:
+        predict.predict_store(file, str(tmp_path / 'out'), PREDICTOR,
+                              ['csv', 'labels'])
+    assert sorted(os.listdir(tmp_path / 'out')) == [
+        'a.b_labels.png', 'a.b_nuclei.csv']
+    names, row = (tmp_path / 'out' / 'a.b_nuclei.csv').read_text().split()
+    found = dict(zip(names.split(','), row.split(',')))
+    assert (found['area_px2'], found['area_um2']) == ('400', '25')
+    assert capsys.readouterr().out.startswith('a.b: 1 nucleus, ')
+
+
+def write_split(folder, whole):
+    """Writes a store of one image; returns its path."""
+    path = str(folder / 'test.h5')
+    store.write_store(path, {'source': 'made here', 'split': 'test',
+                             'source_digest': '', 'seed': 0, 'fold': '0'},
+                      [example(whole.name, whole.image, whole.instances)])
+    return path
+
+
+def test_the_program_on_a_split(tmp_path, shipped_models, data_dir):
+    out = tmp_path / 'out'
+    process = run_program(
+        sys.executable, 'main.py', '--mode=predict', '--net=unet',
+        f'--model_dir={shipped_models}', f'--data_dir={data_dir}',
+        '--split=validation', f'--output_dir={out}', '--outputs=mask',
+        cwd=ROOT)
+    assert process.returncode == 0, process.stderr
+    assert sorted(os.listdir(out)) == [
+        'validation-0_mask.png', 'validation-1_mask.png']
+
+
+@pytest.mark.parametrize('flags, words', [
+    ([], ['--images', '--split']),
+    (['--images=a.png', '--split=test'], ['--images', '--split']),
+    (['--split=test', '--magnification=20'], ['--split', '40x already']),
+    (['--split=test', '--data_dir=nowhere'], ['nowhere/test.h5'])])
+def test_flags_of_a_split(flags, words):
+    one_line(run_program(sys.executable, 'main.py', '--mode=predict',
+                         '--net=unet', *flags, cwd=ROOT), *words)

@@ -1,16 +1,43 @@
-"""The networks that come with the code."""
+"""The networks that come with the code, as their users call them."""
 import os
 import sys
 
 import imageio.v3 as iio
+import numpy as np
 import pytest
 
 from conftest import ROOT, run
 from nets import saved
+from prediction import Predictor
 
 # The first image of `synthetic.make` with seed 5. The networks know real
 # tissue alone, so neither it nor its like was trained on.
 IMAGE = os.path.join(ROOT, 'docs', 'figures', 'synthetic.png')
+# The lines of the README, from another folder, and those that users of an
+# earlier project know.
+LINES = '''
+import imageio.v3 as iio
+import matplotlib
+import numpy as np
+matplotlib.use('Agg')
+
+from prediction import Predictor
+image = iio.imread(IMAGE)[:96, :128]
+predictor = Predictor.load('checkpoints/pretrained/unet', average=False)
+nuclei = predictor(image)
+assert nuclei.labels.max() == len(nuclei.table()['area_px2']) > 2
+
+import nets
+from eval import display
+images = image[np.newaxis] / 255
+model = nets.build('unet')
+model.load_weights(WEIGHTS)
+prediction = model.predict(images)
+assert prediction.shape == (1, 96, 128, 1)
+prediction = prediction.round(0)
+display.display_masked(images, prediction, 'Tissue Image', 'Predicted Mask')
+assert np.mean(prediction[0, ..., 0] == (nuclei.probability > 0.5)) > 0.99
+'''
 
 
 def f1(mask):
@@ -20,13 +47,30 @@ def f1(mask):
 
 
 @pytest.mark.parametrize('net', sorted(os.listdir(saved.PRETRAINED)))
-def test_predict_without_training(tmp_path, net):
+def test_shipped_networks(net):
+    predictor = Predictor.load(os.path.join(saved.PRETRAINED, net))
+    assert predictor.average
+    nuclei = predictor(iio.imread(IMAGE))
+    assert f1(nuclei.mask > 0) > 0.8
+
+
+def test_predict_without_training(tmp_path):
     # Elsewhere than in the project's folder there are no trained networks.
+    iio.imwrite(tmp_path / 'a.png', iio.imread(IMAGE)[:64, :64])
     process = run(sys.executable, os.path.join(ROOT, 'main.py'),
-                  '--mode=predict', f'--net={net}', f'--images={IMAGE}',
+                  '--mode=predict', '--net=unet', '--images=a.png',
                   '--output_dir=out', cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert ('shipped with the code, trained on MoNuSeg, step 4000'
             in process.stdout)
-    mask = iio.imread(tmp_path / 'out' / 'synthetic_mask.png')
-    assert f1(mask > 0) > 0.8
+    assert (tmp_path / 'out' / 'a_mask.png').exists()
+
+
+def test_lines_of_a_notebook_in_another_folder(tmp_path):
+    weights = os.path.join(saved.PRETRAINED, 'unet', 'weights.h5')
+    process = run(sys.executable, '-W', 'error::UserWarning:prediction', '-c',
+                  LINES.replace('IMAGE', repr(IMAGE)).replace(
+                      'WEIGHTS', repr(weights)),
+                  cwd=tmp_path, PYTHONPATH=ROOT)
+    assert process.returncode == 0, process.stderr
+    assert np.shape(os.listdir(tmp_path)) == (0,)

@@ -64,9 +64,8 @@ def image_measures(labels, probability):
         probability: float32 [1, H, W, 1].
     """
     def measure(mask, probability, instances, has_instances):
-        # Holes are filled in a copy: TensorFlow's arrays must stay.
-        mask, truth = mask[0, :, :, 0].copy(), instances[0, :, :, 0]
-        found = separate(mask, probability[0, :, :, 0])
+        truth = instances[0, :, :, 0]
+        found, mask = separate(mask[0, :, :, 0], probability[0, :, :, 0])
         counts = np.array(
             pixel_metrics.confusion_matrix(mask, truth > 0), float)
         if not has_instances:
