@@ -128,8 +128,8 @@ def define_flags():
            '1.15) or in bfloat16 (2.15); auto: in training, where it is '
            'faster.', values=('auto', 'on', 'off'))
     modes = 'train'
-    define(modes, 'init_checkpoint', str, 'Start from these weights: a '
-           'weights.h5 or a checkpoint without its ending.')
+    define(modes, 'init_checkpoint', str, 'Start from the weights of '
+           'this weights.h5.')
     define(modes, 'steps', int, 'Steps in all, resumed ones included; '
            f'{TrainConfig.steps} if not given, or {INIT_STEPS} with '
            '--init_checkpoint.', 1)
@@ -297,7 +297,7 @@ def train(folder, output_stride):
         accelerate=(acceleration_pays(nets.xla_pays(FLAGS.net))
                     if FLAGS.accelerate == 'auto'
                     else FLAGS.accelerate == 'on'))
-    stopped_by = loop.train(asked, folder, cluster.task())
+    stopped_by = loop.train(asked, cluster.task(folder))
     if stopped_by:
         print(f'stopped; the same command goes on from {folder}',
               file=sys.stderr)

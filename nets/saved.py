@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+from typing import Optional
 
 import numpy as np
 
@@ -28,49 +29,50 @@ SEAL = b'SHA-256 of the file until here: '
 SEAL_LENGTH = len(SEAL) + 64
 TRAIN_AGAIN = 'train again into another --model_dir'
 COPY_AGAIN = 'copy it again or train again'
-# What a checkpoint holds beside the network.
-OPTIMISER = re.compile(r'global_step|beta[12]_power|.*/Adam(_1)?')
-# What a record must say, and of which types.
-RECORDED = {'net': [str], 'width': [int], 'output_stride': [int, type(None)],
-            'normalisation': [str], 'data_source': [str, type(None)],
-            'data_digest': [str, type(None)], 'data_seed': [int, type(None)],
-            'data_fold': [str, type(None)], 'trained_on': [list]}
+# What a record must say, and its types.
+RECORDED = {'net': str, 'width': int, 'output_stride': Optional[int],
+            'normalisation': str, 'data_source': Optional[str],
+            'data_digest': Optional[str], 'data_seed': Optional[int],
+            'data_fold': Optional[str], 'trained_on': list}
 
 
-def read_json(path):
-    """Read the dict in a JSON file that training wrote.
+def read_json(path, types, remedy=TRAIN_AGAIN):
+    """Read a JSON file that training wrote; arguments as `check_record`.
 
     Raises:
-        InputError: it is absent, damaged, or holds something else.
+        InputError: it is absent or damaged, or holds something else.
     """
     try:
         with open(path) as file:
-            content = json.load(file)
-        if not isinstance(content, dict):
-            raise ValueError('holds no names and values')
+            record = json.load(file)
     except (OSError, ValueError) as error:
-        raise InputError(f'{path}: cannot be read ({error}); {TRAIN_AGAIN}'
+        raise InputError(f'{path}: cannot be read ({error}); {remedy}'
                          ) from error
-    return content
+    check_record(record, path, types, remedy)
+    return record
 
 
 def check_record(record, path, types, remedy):
     """Refuse a record that lacks a name or has a value of a wrong type.
 
     Args:
-        record: dict, as read.
+        record: as read; lists are of str, and `changes` of dict.
         path: of the file that it was read from.
-        types: dict of the names to the lists of types they may have.
+        types: dict of names to types, as annotations.
         remedy: what to do, for the message.
 
     Raises:
         InputError: as said.
     """
-    for name, allowed in types.items():
-        if name not in record:
+    for name, annotation in types.items():
+        if not isinstance(record, dict) or name not in record:
             raise InputError(f'{path}: says nothing of {name}; {remedy}')
         value = record[name]
+        allowed = getattr(annotation, '__args__', (annotation,))
+        if float in allowed:
+            allowed = (*allowed, int)  # as JSON may write it
         item = dict if name == 'changes' else str
+        # No isinstance: True is an int.
         if type(value) not in allowed or isinstance(value, list) and not all(
                 isinstance(part, item) for part in value):
             raise InputError(f'{path}: {name} is {json.dumps(value)[:40]}, '
@@ -117,6 +119,13 @@ def checkpoint_step(checkpoint):
     return int(checkpoint.rsplit('-', 1)[1])
 
 
+def latest_step(folder):
+    """Read the step of a model folder's latest checkpoint, or None."""
+    from nets.tf1 import tf
+    latest = tf.train.latest_checkpoint(folder)
+    return checkpoint_step(latest) if latest else None
+
+
 def holds_weights(folder):
     """Say whether a model folder holds weights.h5."""
     return os.path.exists(os.path.join(folder, WEIGHTS_FILE))
@@ -145,12 +154,9 @@ def read_weights(path, remedy=COPY_AGAIN):
     try:
         with open(path, 'rb') as file:
             content = file.read()
-    except FileNotFoundError as error:
-        raise InputError(f'{path}: not there; {remedy}') from error
     except OSError as error:
         raise InputError(f'{path}: cannot be read ({error.strerror}); '
                          f'{remedy}') from error
-    found, seal = content[-SEAL_LENGTH:], _seal(content[:-SEAL_LENGTH])
     weights = {}
 
     def add(name, item):
@@ -160,11 +166,11 @@ def read_weights(path, remedy=COPY_AGAIN):
             weights[variable.rsplit(':', 1)[0]] = np.float32(item[()])
 
     try:
-        if found.startswith(SEAL) and found != seal:
+        # Either may be what is damaged.
+        sealed = SEAL in content or b'sealed' in content
+        if sealed and not content.endswith(_seal(content[:-SEAL_LENGTH])):
             raise ValueError('its digest is another')
         with h5py.File(io.BytesIO(content), 'r') as file:
-            if 'sealed' in file.attrs and found != seal:
-                raise ValueError('its digest is another')
             if RECORD_NAME not in file:
                 raise InputError(
                     f'{path}: lacks the record of its network and of the '
@@ -174,10 +180,7 @@ def read_weights(path, remedy=COPY_AGAIN):
     except HDF5_ERRORS as error:
         raise InputError(f'{path}: damaged ({str(error).splitlines()[0]}); '
                          f'{remedy}') from error
-    if not isinstance(record, dict):
-        raise InputError(f'{path}: its record holds no names and values; '
-                         f'{remedy}')
-    check_record(record, path, {**RECORDED, 'step': [int]}, remedy)
+    check_record(record, path, {**RECORDED, 'step': int}, remedy)
     return record, weights
 
 
@@ -200,7 +203,8 @@ def write_weights(path, record, weights):
 
     from nets.tf1 import tf
     with tf.Graph().as_default():
-        layers = build(record).layers
+        layers = nets.build(record['net'], record['width'],
+                            record['output_stride']).layers
     # HDF5 crashes the process when a disk is full, so it writes to memory.
     content = io.BytesIO()
     with h5py.File(content, 'w') as file:
@@ -255,7 +259,7 @@ def read_former_best(folder):
 
     Returns:
         (the checkpoint's path prefix, record, weights), the last two as of
-        `read_weights`; or None where there is no best/best.json.
+        `read_weights`; or None without best/best.json.
 
     Raises:
         InputError: something of it cannot be read.
@@ -263,16 +267,11 @@ def read_former_best(folder):
     path = os.path.join(folder, 'best', 'best.json')
     if not os.path.exists(path):
         return None
-    best = read_json(path)
-    check_record(best, path, {'checkpoint': [str], 'step': [int]},
-                 TRAIN_AGAIN)
-    prefix = os.path.join(folder, 'best', os.path.basename(best['checkpoint']))
-    path = os.path.join(folder, CONFIG_FILE)
-    record = read_json(path)
-    check_record(record, path, RECORDED, TRAIN_AGAIN)
-    record.update({key: value for key, value in best.items()
-                   if key not in ('checkpoint', 'evaluated')})
-    return prefix, record, read_checkpoint(prefix, TRAIN_AGAIN)
+    best = read_json(path, {'checkpoint': str, 'step': int})
+    record = read_json(os.path.join(folder, CONFIG_FILE), RECORDED)
+    prefix = os.path.join(folder, 'best',
+                          os.path.basename(best.pop('checkpoint')))
+    return prefix, {**record, **best}, read_checkpoint(prefix, TRAIN_AGAIN)
 
 
 def load_network(folder, net=None, width=None, output_stride=None,
@@ -308,16 +307,36 @@ def load_network(folder, net=None, width=None, output_stride=None,
     session = tf.Session(graph=tf.Graph(), config=session_config(accelerate))
     with session.graph.as_default(), session.as_default():
         tf.keras.backend.set_session(session)
-        try:
-            model = build(record, accelerate)
-        except ValueError as error:
-            raise InputError(f'{path}: {error}; {COPY_AGAIN}') from error
-        for variable in model.weights:
-            if np.shape(weights.get(variable.op.name)) != variable.shape:
-                raise InputError(f'{path}: does not hold {variable.op.name} '
-                                 f'of {model.name}; {COPY_AGAIN}')
+        model = build_for(record, weights, path, COPY_AGAIN, accelerate)
         initialise(model.weights, weights, session)
     return session, model, record
+
+
+def build_for(record, weights, path, remedy, accelerate=False):
+    """Build the Keras model of a record, which its weights must fit.
+
+    Args:
+        record, weights: of `read_weights`.
+        path, remedy: for the message.
+        accelerate: as for `load_network`.
+
+    Raises:
+        InputError: there is no such network, or the weights lack a variable
+            of it, have another shape or are not finite.
+    """
+    from nets.tf1 import acceleration_scope
+    try:
+        with acceleration_scope(accelerate):
+            model = nets.build(record['net'], record['width'],
+                               record['output_stride'])
+    except ValueError as error:
+        raise InputError(f'{path}: {error}; {remedy}') from error
+    for variable in model.weights:
+        if np.shape(weights.get(variable.op.name)) != variable.shape:
+            raise InputError(f'{path}: does not hold {variable.op.name} of '
+                             f'{model.name}; {remedy}')
+    check_finite(weights, path, remedy)
+    return model
 
 
 def _advice_without_weights(folder, net):
@@ -325,25 +344,22 @@ def _advice_without_weights(folder, net):
     config = os.path.join(folder, CONFIG_FILE)
     parent = os.path.dirname(folder)
     if os.path.exists(config):
-        record = read_json(config)
-        check_record(record, config, {'evaluate_every': [int]}, TRAIN_AGAIN)
+        record = read_json(config, {'evaluate_every': int})
         return (f'{folder}: its training has written no weights.h5 yet; the '
                 'first comes with the checkpoint of step '
                 f'{record["evaluate_every"]}. Wait, or go on with the same '
                 '--mode=train command')
-    if holds_weights(parent) or os.path.exists(
-            os.path.join(parent, CONFIG_FILE)):
+    if holds_weights(parent):
         return (f'{folder}: not there; the name of the network is appended to '
                 '--model_dir, so give --model_dir='
                 + shlex.quote(os.path.dirname(parent) or os.curdir))
-    train = f'train one with python main.py --mode=train --net={net}'
-    if is_shipped(folder):
-        return f'{folder}: no {net} came with the code; {train}'
-    return (f'{folder}: holds no trained network; {train} --model_dir='
-            + shlex.quote(parent or os.curdir)
-            + (', or use the one that came with the code by --model_dir='
-               f'{os.path.relpath(PRETRAINED)}'
-               if holds_weights(os.path.join(PRETRAINED, net)) else ''))
+    advice = f'train one with python main.py --mode=train --net={net}'
+    if not is_shipped(folder):
+        advice += f' --model_dir={shlex.quote(parent or os.curdir)}'
+        if holds_weights(os.path.join(PRETRAINED, net)):
+            advice += (', or use the one that came with the code by '
+                       f'--model_dir={os.path.relpath(PRETRAINED)}')
+    return f'{folder}: holds no trained network; {advice}'
 
 
 def initialise(variables, values, session):
@@ -357,11 +373,3 @@ def initialise(variables, values, session):
     session.run([variable.initializer for variable in variables], {
         variable.initializer.inputs[1]: values[variable.op.name]
         for variable in variables if variable.op.name in values})
-
-
-def build(record, accelerate=False):
-    """Build the Keras model of a record's net, width and output stride."""
-    from nets.tf1 import acceleration_scope
-    with acceleration_scope(accelerate):
-        return nets.build(record['net'], record['width'],
-                          record['output_stride'])

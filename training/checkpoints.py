@@ -9,18 +9,19 @@ A folder with weights.h5 alone is enough to evaluate and to predict.
 """
 import contextlib
 import errno
-import glob
 import math
 import os
 import sys
+from typing import Optional
 
-from histology.files import InputError, locked, remove_matching
+from histology.files import DISK_ERRORS, InputError, locked, remove_matching
 from histology.progress import say
 from nets import saved
 from nets.saved import CONFIG_FILE, WEIGHTS_FILE
 from nets.tf1 import tf
 from training.records import read_record
 
+CHOOSE = 'choose another --model_dir'
 # What TensorFlow writes before it is whole; the numbers are random.
 RANDOM = 32 * '[0-9a-f]'
 TEMPORARY = ('model.ckpt-*_temp', f'model.ckpt-*_temp_{RANDOM}',
@@ -49,29 +50,26 @@ def record_to_resume(folder, net, width=None, output_stride=None):
             training would overwrite.
     """
     parent = os.path.dirname(folder)
+    config = os.path.join(folder, CONFIG_FILE)
     if os.path.basename(parent) == net and (
             saved.holds_weights(parent) or holds_training(parent)):
         raise InputError(f'--model_dir={parent}: holds a network itself, and '
                          'the name of the network is appended to it; give '
                          f'--model_dir={os.path.dirname(parent) or os.curdir}')
     if saved.is_shipped(folder):
-        raise InputError(f'{folder}: keeps the networks that came with the '
-                         'code; choose another --model_dir')
-    if holds_training(folder):
-        if not os.path.exists(os.path.join(folder, CONFIG_FILE)):
-            raise InputError(
-                f'{folder}: holds checkpoints, but no {CONFIG_FILE}; choose '
-                'another --model_dir')
-        return read_record(folder, net, width, output_stride)
-    if saved.holds_weights(folder):
-        raise InputError(f'{folder}: holds weights.h5 but no checkpoint to go '
-                         'on from, and training would replace it; choose '
-                         'another --model_dir')
-    path = os.path.join(folder, CONFIG_FILE)
-    if os.path.exists(path) and 'net' not in saved.read_json(path):
-        raise InputError(f'{path}: not written by this program; move it or '
-                         'choose another --model_dir')
-    return None
+        reason = 'keeps the networks that came with the code'
+    elif holds_training(folder):
+        if os.path.exists(config):
+            return read_record(folder, net, width, output_stride)
+        reason = f'holds checkpoints, but no {CONFIG_FILE}'
+    elif saved.holds_weights(folder):
+        reason = ('holds weights.h5 but no checkpoint to go on from, and '
+                  'training would replace it')
+    else:
+        if os.path.exists(config):  # and no other program's
+            saved.read_json(config, {'net': str}, CHOOSE)
+        return None
+    raise InputError(f'{folder}: {reason}; {CHOOSE}')
 
 
 @contextlib.contextmanager
@@ -90,15 +88,12 @@ def exclusive_write(folder, lock=True):
         try:
             yield
         except tf.errors.OpError as error:
-            for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO,
-                           errno.EACCES, errno.EROFS, errno.EISDIR,
-                           errno.ENOTDIR):
-                if os.strerror(number) in str(error):
+            for reason in map(os.strerror, (*DISK_ERRORS, errno.EACCES)):
+                if reason in str(error):
                     raise InputError(
-                        f'{folder}: cannot be written ('
-                        f'{os.strerror(number)}); mend that or make room, and '
-                        'the same command goes on from the last checkpoint'
-                        ) from error
+                        f'{folder}: cannot be written ({reason}); mend that '
+                        'or make room, and the same command goes on from the '
+                        'last checkpoint') from error
             raise
 
 
@@ -107,34 +102,26 @@ def convert_best(folder):
     best = saved.read_former_best(folder)
     if best is None:
         return
-    prefix, record, weights = best
+    _, record, weights = best
     path = os.path.join(folder, WEIGHTS_FILE)
     saved.write_weights(path, record, weights)
-    remove_matching(os.path.join(folder, 'best'), 'best.json', *(
-        glob.escape(os.path.basename(prefix)) + ending
-        for ending in ('.index', '.meta', '.data-*-of-*')))
-    with contextlib.suppress(OSError):  # something else is there
-        os.rmdir(os.path.join(folder, 'best'))
-    say(f'{path}: now holds the best network, of step {record["step"]}, in '
-        'place of best/, which is removed')
+    os.remove(os.path.join(folder, 'best', 'best.json'))
+    say(f'{path}: now holds the best network, of step {record["step"]}; you '
+        f'can remove {folder}/best')
 
 
 def latest_valid(folder):
-    """Find the latest checkpoint that training can go on from.
+    """Find the latest checkpoint that training can go on from, its prefix.
 
     Each is read whole: one that is damaged or holds NaN is passed over for
     the one before, which becomes the latest for TensorFlow too. What a killed
     training left half-written is removed.
 
-    Returns:
-        The path prefix of the checkpoint, or None where there are none.
-
     Raises:
-        InputError: there are checkpoints and none can be read.
+        InputError: there is none that can be read.
     """
     remove_matching(folder, *TEMPORARY)
     paths = saved.all_checkpoints(folder)
-    found = bool(paths)
     while paths:
         try:
             saved.read_checkpoint(paths[-1], 'looking for the one before')
@@ -148,10 +135,8 @@ def latest_valid(folder):
             os.path.abspath(folder), names[-1],
             all_model_checkpoint_paths=names)
         return paths[-1]
-    if found:
-        raise InputError(f'{folder}: none of its checkpoints can be read; '
-                         'choose another --model_dir')
-    return None
+    raise InputError(f'{folder}: holds no checkpoint that can be read; '
+                     f'{CHOOSE}')
 
 
 def best_record(folder):
@@ -159,10 +144,9 @@ def best_record(folder):
     if not saved.holds_weights(folder):
         return None
     path = os.path.join(folder, WEIGHTS_FILE)
-    record, _ = saved.read_weights(path, 'move it elsewhere, and the same '
-                                   'command goes on')
-    saved.check_record(record, path, {'f1': [float, int, type(None)]},
-                       'move it elsewhere')
+    remedy = 'move it elsewhere, and the same command goes on'
+    record, _ = saved.read_weights(path, remedy)
+    saved.check_record(record, path, {'f1': Optional[float]}, remedy)
     return record
 
 
@@ -188,7 +172,8 @@ def keep_best(folder, weights, metrics):
     better = (not former or former['f1'] is None
               or metrics['f1'] is not None and metrics['f1'] > former['f1'])
     if better:
-        record = saved.read_json(os.path.join(folder, CONFIG_FILE))
+        record = saved.read_json(os.path.join(folder, CONFIG_FILE),
+                                 saved.RECORDED)
         saved.write_weights(os.path.join(folder, WEIGHTS_FILE),
                             {**record, **metrics}, weights)
     return better

@@ -26,8 +26,11 @@ SERVER_STAYS = 5  # seconds after the last step
 CHIEF_MISSED = 300
 
 
-def task():
+def task(folder):
     """Read from TF_CONFIG what this process does: a tf.estimator.RunConfig.
+
+    Args:
+        folder: the model folder.
 
     Raises:
         InputError: TF_CONFIG is wrong, or names jobs that training has not.
@@ -35,33 +38,23 @@ def task():
     if not os.environ.get('TF_CONFIG'):
         os.environ.pop('TF_CONFIG', None)  # TensorFlow would read an empty one
     try:
-        run_config = tf.estimator.RunConfig()
-        check_addresses()
+        run_config = tf.estimator.RunConfig(folder)
+        # TensorFlow waits without end for what it cannot reach.
+        for job, tasks in addresses().items():
+            if not isinstance(tasks, list) or not tasks or not all(
+                    re.fullmatch(r'.+:[1-9]\d{0,4}', str(address))
+                    for address in tasks):
+                raise ValueError(f'job {job} is {tasks}; give a list of '
+                                 'host:port')
+        jobs = set(addresses())
+        if not is_single_process(run_config) and (
+                not {'chief', 'ps'} <= jobs <= {'chief', 'worker', 'ps'}):
+            raise ValueError(f'a cluster of {sorted(jobs)}; it needs chief '
+                             'and ps, and may have worker')
     except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f'TF_CONFIG: {error}; see docs/clusters.md'
-                         ) from error
-    jobs = set(addresses())
-    if not is_single_process(run_config) and (not {'chief', 'ps'} <= jobs
-                                     or jobs - {'chief', 'worker', 'ps'}):
-        raise InputError(f'TF_CONFIG: a cluster of {sorted(jobs)}; it needs '
-                         'chief and ps, and may have worker; see '
-                         'docs/clusters.md')
+        raise InputError(f'TF_CONFIG: {str(error).splitlines()[0]}; see '
+                         'docs/clusters.md') from error
     return run_config
-
-
-def check_addresses():
-    """Refuse in TF_CONFIG what ends in errors of TensorFlow's own later.
-
-    Raises:
-        ValueError: it names a model folder, or a task without address.
-    """
-    if 'model_dir' in json.loads(os.environ.get('TF_CONFIG') or '{}'):
-        raise ValueError('names a model_dir; give it as --model_dir')
-    for job, tasks in addresses().items():
-        if not isinstance(tasks, list) or not tasks or not all(
-                re.fullmatch(r'.+:[1-9]\d{0,4}', str(address))
-                for address in tasks):
-            raise ValueError(f'job {job} is {tasks}; give a list of host:port')
 
 
 def addresses():
@@ -77,17 +70,6 @@ def is_single_process(run_config):
     # To TensorFlow an evaluator is no part of the cluster.
     return (not run_config.cluster_spec
             and run_config.task_type != 'evaluator')
-
-
-def device_filters(run_config):
-    """List the jobs that a session of a task speaks to.
-
-    Parameter servers alone: a training goes on while a worker is away.
-    """
-    if not run_config.cluster_spec:
-        return []
-    return ['/job:ps', f'/job:{run_config.task_type}'
-            f'/task:{run_config.task_id}']
 
 
 def start_server(run_config):
@@ -111,29 +93,22 @@ def start_server(run_config):
                     run_config.task_id)
 
 
-def serve_parameters(run_config, folder, steps):
+def serve_parameters(run_config, steps):
     """Serve parameters until a checkpoint has the last step.
 
     TensorFlow's servers never end by themselves.
 
     Args:
         run_config: of `task`, for a parameter server.
-        folder: the model folder.
         steps: of the training.
 
     Raises:
         InputError: the server's port cannot be used.
     """
     start_server(run_config)
-    watch_chief(folder, steps)
+    watch_chief(run_config.model_dir, steps)
     # The workers end by the same step, and close their sessions.
     time.sleep(SERVER_STAYS)
-
-
-def is_done(folder, steps):
-    """Say whether a checkpoint has the last step."""
-    latest = tf.train.latest_checkpoint(folder)
-    return bool(latest) and saved.checkpoint_step(latest) >= steps
 
 
 def is_listening(address):
@@ -159,7 +134,7 @@ def watch_chief(folder, steps, timeout=CHIEF_MISSED):
     """
     chief = addresses()['chief'][0]
     seen = time.monotonic()
-    while not is_done(folder, steps):
+    while (saved.latest_step(folder) or 0) < steps:
         if is_listening(chief):
             seen = time.monotonic()
         elif time.monotonic() - seen > timeout:
@@ -171,12 +146,7 @@ def watch_chief(folder, steps, timeout=CHIEF_MISSED):
 
 
 class SameDataHook(tf.train.SessionRunHook):
-    """Refuse to work on other data than the chief trains on.
-
-    Args:
-        config: TrainConfig.
-        folder: the model folder.
-    """
+    """Run `check_as_chief`, whose arguments it takes, once the chief runs."""
 
     def __init__(self, config, folder):
         self.config = config
@@ -233,12 +203,12 @@ def evaluate_checkpoints(training):
         InputError: the data are not the chief's, or a checkpoint cannot be
             read.
     """
-    step = -1
-    while step < training.config.steps:
-        latest = tf.train.latest_checkpoint(training.folder)
-        if latest and saved.checkpoint_step(latest) != step:
-            check_as_chief(training.config, training.folder)
-            step = saved.checkpoint_step(latest)
-            training.evaluate(step)
-        else:
+    done = None
+    while (done or 0) < training.config.steps:
+        step = saved.latest_step(training.folder)
+        if step == done:
             time.sleep(POLL_SECONDS)
+            continue
+        check_as_chief(training.config, training.folder)
+        training.evaluate(step)
+        done = step

@@ -26,18 +26,28 @@ class StopHook(tf.train.SessionRunHook):
         self.step = None  # the last that ran
 
     @contextlib.contextmanager
-    def handling_signals(self):
+    def guarding(self):
         """Give the signals back at the end of the block.
 
         Within it they are this hook's once the session has started, or after
-        `take_signals`.
+        `take_signals`. TensorFlow's report of a failed reader becomes what
+        failed.
         """
         former = {number: signal.getsignal(number) for number in SIGNALS}
         try:
             yield
+        except tf.errors.OpError:
+            self.raise_failure()
+            raise
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
+
+    def raise_failure(self):
+        """Raise what made a reader fail, if one did."""
+        for reader in self.readers:
+            if reader.error is not None:
+                raise reader.error
 
     def take_signals(self):
         """Let a signal end training after its step."""
@@ -64,7 +74,7 @@ class StopHook(tf.train.SessionRunHook):
 
     def end(self, _):
         # TensorFlow would report the end of the data.
-        raise_failure(self.readers)
+        self.raise_failure()
 
 
 class ProgressHook(tf.train.SessionRunHook):
@@ -73,16 +83,26 @@ class ProgressHook(tf.train.SessionRunHook):
     The rate is the mean since the start, evaluations included.
     """
 
-    def __init__(self, loss, batch_size, steps):
-        self.loss = loss
+    def __init__(self, batch_size, steps):
         self.batch_size = batch_size
         self.steps = steps
         self.start = None  # (time, step) after the first step
         self.shown = None  # time of the last line
         self.bar = None
 
+    @contextlib.contextmanager
+    def closing(self):
+        """Close the bar at the end of the block: what follows has a line."""
+        try:
+            yield
+        finally:
+            if self.bar is not None:
+                self.bar.close()
+
     def before_run(self, _):
-        return tf.train.SessionRunArgs([f'{STEP_DONE}:0', self.loss])
+        # The Estimator puts the loss there.
+        loss, = tf.losses.get_losses()
+        return tf.train.SessionRunArgs([f'{STEP_DONE}:0', loss])
 
     def after_run(self, _, run_values):
         step, loss = run_values.results
@@ -102,10 +122,6 @@ class ProgressHook(tf.train.SessionRunHook):
             self.shown = now
             left = (self.steps - step) / max(rate, 1e-9)
             say(f'{line}  {tqdm.format_interval(left)} left')
-
-    def end(self, _):
-        if self.bar is not None:
-            self.bar.close()
 
 
 class EvaluationStopped(Exception):
@@ -145,20 +161,3 @@ class EvaluationListener(tf.train.CheckpointSaverListener):
             self.evaluate(global_step_value)
         # Training ends where this is true.
         return self.stop_hook.signal is not None
-
-
-def raise_failure(readers):
-    """Raise what made a reader fail, if one did."""
-    for reader in readers:
-        if reader.error is not None:
-            raise reader.error
-
-
-@contextlib.contextmanager
-def true_error_of(readers):
-    """Turn TensorFlow's report of a failed reader into what failed."""
-    try:
-        yield
-    except tf.errors.OpError:
-        raise_failure(readers)
-        raise

@@ -11,9 +11,9 @@ from training import checkpoints, cluster, initial, records
 from training.hooks import (
     EvaluationListener,
     EvaluationStopped,
+    ProgressHook,
     StopEvaluationHook,
     StopHook,
-    true_error_of,
 )
 from training.model_fn import model_fn
 
@@ -21,7 +21,7 @@ SUMMARY_STEPS = 20
 WORKER_SEEDS = 1000003  # between the seeds of two workers
 
 
-def train(asked, folder, run_config):
+def train(asked, run_config):
     """Train a network, or go on where training stopped.
 
     With TF_CONFIG it does the part of its task in a cluster: the chief and
@@ -31,8 +31,8 @@ def train(asked, folder, run_config):
 
     Args:
         asked: dict of the flags, see `records.resolve`.
-        folder: the model folder; see `checkpoints` for what appears there.
-        run_config: of `cluster.task`.
+        run_config: of `cluster.task`, with the model folder; see
+            `checkpoints` for what appears there.
 
     Returns:
         The signal that ended training early, or None.
@@ -43,20 +43,26 @@ def train(asked, folder, run_config):
             from cannot be used, the folder cannot be written, or the loss
             became NaN.
     """
+    folder, is_chief = run_config.model_dir, run_config.is_chief
     former = checkpoints.record_to_resume(
         folder, asked['net'], asked['width'], asked['output_stride'])
     if run_config.task_type == 'ps':
-        return cluster.serve_parameters(run_config, folder,
+        return cluster.serve_parameters(run_config,
                                         records.last_step(asked, former))
     start, weights = None, None  # that training begins with
     if former is None and asked['init_checkpoint'] is not None:
         start, weights = initial.read(asked)
     config = records.resolve(asked, former, start)
-    with checkpoints.exclusive_write(folder, lock=run_config.is_chief):
-        step = find_start(former, folder, run_config)
-        training = Training(config, folder, run_config, step)
+    with checkpoints.exclusive_write(folder, lock=is_chief):
+        step = None  # to go on from
+        if former is not None and is_chief:
+            checkpoints.convert_best(folder)
+            step = saved.checkpoint_step(checkpoints.latest_valid(folder))
+        elif former is not None:
+            step = saved.latest_step(folder)
+        training = Training(config, run_config, step)
         training.announce()
-        if run_config.is_chief and training.start < config.steps:
+        if is_chief and training.start < config.steps:
             record = records.write_record(folder, config, former,
                                           training.start)
             show_record(folder, record, training.start)
@@ -77,7 +83,7 @@ def run(training):
     config, stop_hook = training.config, training.stop_hook
     alone = cluster.is_single_process(training.run_config)
     try:
-        with true_error_of(training.readers), stop_hook.handling_signals():
+        with stop_hook.guarding(), training.progress.closing():
             if not alone:
                 cluster.join(training)
             if training.run_config.task_type == 'evaluator':
@@ -109,7 +115,6 @@ def train_steps(training, alone):
     """
     config, stop_hook, folder = (training.config, training.stop_hook,
                                  training.folder)
-    listeners = []
     if alone:
         stop_hook.take_signals()
         best = checkpoints.best_record(folder)
@@ -117,33 +122,22 @@ def train_steps(training, alone):
                 not best or best['step'] != training.start):
             # The run that saved it may have ended before it was evaluated.
             training.evaluate(training.start)
-    if alone or not records.has_validation(config):
-        listeners.append(EvaluationListener(training.evaluate, training.start,
-                                            stop_hook))
-    if training.start < config.steps and not stop_hook.signal:
-        training.estimator(config.accelerate).train(
-            training.training_input(), max_steps=config.steps,
-            hooks=training.hooks(listeners))
-
-
-def find_start(former, folder, run_config):
-    """Find the step to go on from; None where there is nothing to go on from.
-
-    Raises:
-        InputError: the training in the folder has no checkpoint that can be
-            read.
-    """
-    if former is None:
-        return None
-    if not run_config.is_chief:
-        latest = tf.train.latest_checkpoint(folder)
-        return saved.checkpoint_step(latest) if latest else None
-    checkpoints.convert_best(folder)
-    latest = checkpoints.latest_valid(folder)
-    if not latest:
-        raise InputError(f'{folder}: holds a best network, but no checkpoint '
-                         'to go on from; choose another --model_dir')
-    return saved.checkpoint_step(latest)
+    if training.start >= config.steps or stop_hook.signal:
+        return
+    hooks = [stop_hook]
+    if training.run_config.is_chief:
+        listeners = []
+        if alone or not records.has_validation(config):
+            listeners = [EvaluationListener(training.evaluate, training.start,
+                                            stop_hook)]
+        # TensorFlow's own would come before the stop hook.
+        hooks.append(tf.train.CheckpointSaverHook(
+            folder, save_steps=config.evaluate_every, listeners=listeners))
+    else:
+        hooks.append(cluster.SameDataHook(config, folder))
+    training.estimator(config.accelerate).train(
+        training.training_input(), max_steps=config.steps,
+        hooks=[*hooks, training.progress])
 
 
 def show_record(folder, record, step):
@@ -163,19 +157,19 @@ class Training:
 
     Args:
         config: TrainConfig.
-        folder: the model folder.
         run_config: of `cluster.task`.
         start: the step to go on from, or None.
     """
 
-    def __init__(self, config, folder, run_config, start):
+    def __init__(self, config, run_config, start):
         self.config = config
-        self.folder = folder
         self.run_config = run_config
+        self.folder = run_config.model_dir
         self.resumes = start is not None
         self.start = start or 0
         self.readers = []  # each `queues.Reader` that was started
         self.stop_hook = StopHook(self.readers)
+        self.progress = ProgressHook(config.batch_size, config.steps)
         # An evaluator has no place among the workers.
         self.worker = run_config.global_id_in_cluster or 0
         # A resumed run draws other patches than those before it.
@@ -184,17 +178,18 @@ class Training:
     def estimator(self, accelerate):
         """Make a tf.estimator.Estimator; see `tf1` for `accelerate`."""
         alone = cluster.is_single_process(self.run_config)
+        distributed = self.run_config.session_config  # None if it is not
         return tf.estimator.Estimator(
             model_fn,
-            config=tf.estimator.RunConfig(
-                self.folder, tf_random_seed=self.seed,
+            config=self.run_config.replace(
+                tf_random_seed=self.seed,
                 # An evaluator of its own reads them after the next ones are
                 # there.
                 keep_checkpoint_max=2 if alone else 10,
                 save_summary_steps=SUMMARY_STEPS, log_step_count_steps=100,
                 save_checkpoints_steps=self.config.evaluate_every,
                 session_config=session_config(
-                    accelerate, cluster.device_filters(self.run_config))),
+                    accelerate, distributed and distributed.device_filters)),
             params={'train_config': self.config, 'accelerate': accelerate,
                     'model_dir': self.folder})
 
@@ -218,18 +213,6 @@ class Training:
     def identity(self):
         """Return the `store.identity` that every store must have."""
         return {key: getattr(self.config, key) for key in store.IDENTITY}
-
-    def hooks(self, listeners=()):
-        """Make the training hooks that model_fn does not make."""
-        hooks = [self.stop_hook]
-        if not self.run_config.is_chief:
-            hooks.append(cluster.SameDataHook(self.config, self.folder))
-        else:
-            # TensorFlow's own would come before the stop hook.
-            hooks.append(tf.train.CheckpointSaverHook(
-                self.folder, save_steps=self.config.evaluate_every,
-                listeners=list(listeners)))
-        return hooks
 
     def announce(self):
         """Print the first line of a training."""

@@ -7,7 +7,7 @@ import nets
 from eval import nuclei_metrics, pixel_metrics
 from nets.tf1 import acceleration_scope, tf
 from prediction.instances import THRESHOLD, separate
-from training.hooks import STEP_DONE, ProgressHook
+from training.hooks import STEP_DONE
 from training.loss import segmentation_loss
 
 IMAGE_SIDE = 256  # pixels of an image shown in TensorBoard
@@ -172,7 +172,6 @@ def train_spec(loss, counts, images, updates, params):
         tf.identity(step, name=STEP_DONE)
     return tf.estimator.EstimatorSpec(
         tf.estimator.ModeKeys.TRAIN, loss=loss, train_op=train_op,
-        training_hooks=[ProgressHook(loss, config.batch_size, config.steps)],
         training_chief_hooks=[tf.train.SummarySaverHook(
             save_steps=config.evaluate_every, summary_op=images,
             output_dir=params['model_dir'])])

@@ -6,6 +6,7 @@ config.json in the model folder, the page `config` in TensorBoard's text tab,
 and part of weights.h5 and of eval's results.
 """
 import dataclasses
+import importlib
 import json
 import os
 import sys
@@ -16,33 +17,19 @@ from histology.files import InputError, write_json
 from histology.progress import counted, say
 from input_pipeline import store
 from input_pipeline.preprocessing import TARGET
-from nets.saved import CONFIG_FILE, check_asked, check_record, read_json
+from nets.saved import CONFIG_FILE, check_asked, read_json
 
 # In place of TrainConfig's defaults where training starts from weights.
 INIT_STEPS = 1000
 INIT_LEARNING_RATE = 5e-4
 
 
-def _constants(module):
-    """Return the numbers of a module with names in capitals, as JSON."""
-    return json.loads(json.dumps({
-        name.lower(): value for name, value in vars(module).items()
-        if name.isupper() and isinstance(value, (int, float, tuple))}))
-
-
-def _augmentation():
-    from input_pipeline import augment  # in functions: main.py starts fast
-    return _constants(augment)
-
-
-def _loss():
-    from training import loss
-    return _constants(loss)
-
-
-def _separation():
-    from prediction import instances
-    return _constants(instances)
+def constants(module):
+    """Make a field of a module's numbers with names in capitals, as JSON."""
+    return dataclasses.field(default_factory=lambda: json.loads(json.dumps({
+        name.lower(): value for name, value
+        in vars(importlib.import_module(module)).items()
+        if name.isupper() and isinstance(value, (int, float, tuple))})))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,27 +85,15 @@ class TrainConfig:
     seen: Optional[list] = None
     normalisation: str = nets.NORMALISATION
     target: str = TARGET
-    augmentation: dict = dataclasses.field(default_factory=_augmentation)
-    loss_weights: dict = dataclasses.field(default_factory=_loss)
-    separation: dict = dataclasses.field(default_factory=_separation)
+    augmentation: dict = constants('input_pipeline.augment')
+    loss_weights: dict = constants('training.loss')
+    separation: dict = constants('prediction.instances')
 
 
 # What one set of images means: it cannot change on resuming.
 DATA = (*store.IDENTITY, 'trained_on')
 # Neither can this.
 ORIGIN = ('init_checkpoint', 'init_data_source', 'init_step', 'seen')
-
-
-def _types():
-    """Return the types that `check_record` allows in config.json."""
-    types = {'changes': [list]}
-    for field in dataclasses.fields(TrainConfig):
-        # Records of before constants belonged to them lack the dicts.
-        if field.type is not dict:
-            types[field.name] = list(getattr(field.type, '__args__',
-                                             [field.type]))
-    types['learning_rate'].append(int)  # as JSON may write it
-    return types
 
 
 def read_record(folder, net, width=None, output_stride=None):
@@ -129,8 +104,11 @@ def read_record(folder, net, width=None, output_stride=None):
             for; see `check_asked`.
     """
     path = os.path.join(folder, CONFIG_FILE)
-    record = read_json(path)
-    check_record(record, path, _types(), 'choose another --model_dir')
+    # Records of before constants belonged to them lack the dicts.
+    types = {field.name: field.type for field
+             in dataclasses.fields(TrainConfig) if field.type is not dict}
+    record = read_json(path, {**types, 'changes': list},
+                       'choose another --model_dir')
     check_asked(record, path, net, width, output_stride)
     return record
 
@@ -295,18 +273,6 @@ def _flat(record):
                               else [('', value)])}
 
 
-def differences(config, record):
-    """List what a resumed training does differently from before.
-
-    Returns:
-        List of dicts of `name`, `before` and `now`.
-    """
-    before = _flat(record)
-    return [{'name': name, 'before': before[name], 'now': value}
-            for name, value in _flat(dataclasses.asdict(config)).items()
-            if name in before and before[name] != value]
-
-
 def write_record(folder, config, former, step):
     """Write config.json, and print what changes on resuming.
 
@@ -317,38 +283,23 @@ def write_record(folder, config, former, step):
         step: that it goes on from.
 
     Returns:
-        The record, a dict with `changes`: the list of `differences`, each
-        with the `step` it came at.
+        The record, a dict with `changes`: a list of dicts of `name`,
+        `before`, `now` and `step`.
 
     Raises:
         InputError: it cannot be written.
     """
-    changes = differences(config, former) if former else []
+    record = dataclasses.asdict(config)
+    before = _flat(former or {})
+    changes = [{'name': name, 'before': before[name], 'now': now, 'step': step}
+               for name, now in _flat(record).items()
+               if name in before and before[name] != now]
     for change in changes:
-        say(f'{change["name"]}: {change["before"]} before, {change["now"]} '
-            f'from step {step} on' + (rate_jump(config, former, step)
-                                      if change['name'] == 'steps' else ''))
-        change['step'] = step
-    record = dict(dataclasses.asdict(config),
-                  changes=(former['changes'] if former else []) + changes)
+        say('{name}: {before} before, {now} from step {step} on'.format(
+            **change))
+    record['changes'] = before.get('changes', []) + changes
     write_json(os.path.join(folder, CONFIG_FILE), record)
     return record
-
-
-def rate_jump(config, former, step):
-    """Say how the learning rate changes where the number of steps does."""
-    from nets.tf1 import tf
-    from training.model_fn import learning_rate_at
-    with tf.Graph().as_default(), tf.Session() as session:
-        before, now = session.run([
-            learning_rate_at(tf.constant(at), peak, warmup, steps)
-            for at, peak, warmup, steps in (
-                (max(step - 1, 0), former['learning_rate'],
-                 former['warmup_steps'], former['steps']),
-                (step, config.learning_rate, config.warmup_steps,
-                 config.steps))])
-    verb = 'rises again' if now > before else 'falls'
-    return f'; the learning rate {verb}, from {before:.2g} to {now:.2g}'
 
 
 def as_markdown(record):
