@@ -6,6 +6,7 @@
   python main.py --mode=predict --net=unet --images='DIR/*.tif'
 """
 import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -51,7 +52,18 @@ class PathParser(flags.ArgumentParser):
     """Take a leading ~ for the home folder, as shells do before a space."""
 
     def parse(self, argument):
+        if not argument:
+            raise ValueError('must not be empty')
         return os.path.expanduser(argument)
+
+
+class FiniteParser(flags.FloatParser):
+    """Take a number within bounds; NaN is outside no bounds."""
+
+    def convert(self, argument):
+        if not math.isfinite(float(argument)):
+            raise ValueError('must be a number')
+        return float(argument)
 
 
 def define(modes, name, default, help_text, low=None, high=INT32_MAX,
@@ -69,25 +81,14 @@ def define(modes, name, default, help_text, low=None, high=INT32_MAX,
     """
     kind, default = ((default, None) if isinstance(default, type)
                      else (type(default), default))
-    if values:
-        flags.DEFINE_enum(name, default, values, help_text, module_name=modes)
-    elif kind is bool:
+    if kind is bool:
         flags.DEFINE_bool(name, default, help_text, module_name=modes)
-    elif kind is list:
-        flags.DEFINE_list(name, default, help_text, module_name=modes)
-    elif kind is str:
-        flags.DEFINE(PathParser(), name, default, help_text,
-                     serializer=flags.ArgumentSerializer(), module_name=modes)
-        flags.register_validator(name, lambda path: path != '',
-                                 'must not be empty')
-    else:
-        define_number = (flags.DEFINE_integer if kind is int
-                         else flags.DEFINE_float)
-        define_number(name, default, help_text, low, high, module_name=modes)
-        # NaN is outside no bounds.
-        flags.register_validator(
-            name, lambda value: value is None or math.isfinite(value),
-            'must be a number')
+        return
+    parsers = {str: PathParser(), list: flags.ListParser(),
+               int: flags.IntegerParser(low, high),
+               float: FiniteParser(low, high)}
+    parser = flags.EnumParser(values) if values else parsers[kind]
+    flags.DEFINE(parser, name, default, help_text, module_name=modes)
 
 
 def define_flags():
@@ -214,11 +215,16 @@ def parse_flags(argv):
 
 
 def require(*names):
-    """Refuse to go on without a flag that the mode needs."""
+    """Return the values of flags that the mode needs.
+
+    Raises:
+        InputError: one was not given.
+    """
     for name in names:
         if FLAGS[name].value is None:
             raise InputError(f'--{name}: missing; python main.py --help says '
                              'what it takes')
+    return [FLAGS[name].value for name in names]
 
 
 def prepare():
@@ -235,13 +241,12 @@ def prepare():
     if FLAGS.sample:
         data = preparing.find_sample(FLAGS.seed)
     elif own:
-        test_dirs = FLAGS.test_images_dir, FLAGS.test_annotations_dir
         require('images_dir', 'annotations_dir')
-        if any(test_dirs):
-            require('test_images_dir', 'test_annotations_dir')
-        data = preparing.find_own(
-            FLAGS.images_dir, FLAGS.annotations_dir,
-            test_dirs if any(test_dirs) else None, microns_per_pixel)
+        test_dirs = None
+        if FLAGS.test_images_dir or FLAGS.test_annotations_dir:
+            test_dirs = require('test_images_dir', 'test_annotations_dir')
+        data = preparing.find_own(FLAGS.images_dir, FLAGS.annotations_dir,
+                                  test_dirs, microns_per_pixel)
     else:
         data = preparing.find_monuseg(FLAGS.monuseg_dir, microns_per_pixel)
     validation = []
@@ -283,20 +288,17 @@ def refuse_ignored(mode):
                                  f'it, only {group}; omit it')
 
 
-def train(folder, output_stride):
+def train(folder):
     """--mode=train; return the exit status, None where it is 0."""
     from nets.tf1 import acceleration_pays
     from training import cluster, loop
 
-    asked = {name: FLAGS[name].value for name in (
-        'net', 'data_dir', 'width', 'steps', 'batch_size', 'crop_size',
-        'learning_rate', 'warmup_steps', 'evaluate_every', 'augment_threads',
-        'seed', 'init_checkpoint')}
-    asked.update(
-        output_stride=output_stride,
-        accelerate=(acceleration_pays(nets.xla_pays(FLAGS.net))
-                    if FLAGS.accelerate == 'auto'
-                    else FLAGS.accelerate == 'on'))
+    asked = {field.name: FLAGS[field.name].value
+             for field in dataclasses.fields(TrainConfig)
+             if field.name in FLAGS}
+    asked['accelerate'] = FLAGS.accelerate == 'on' or (
+        FLAGS.accelerate == 'auto'
+        and acceleration_pays(nets.xla_pays(FLAGS.net)))
     stopped_by = loop.train(asked, cluster.task(folder))
     if stopped_by:
         print(f'stopped; the same command goes on from {folder}',
@@ -316,21 +318,18 @@ def refuse_trained_on(record, file, path, folder):
     """
     if FLAGS.split == 'train':
         return
-    for seen, how, remedy in (
-            (record['trained_on'], 'was',
-             (', all that there were; measure'
-              if str(record['data_fold']) == 'none' else
-              ', divided with ' + division_flags(record['data_seed'],
-                                                 record['data_fold'])
-              + '; prepare with the same, measure')),
-            (seen_images(record), 'began from weights', '; measure')):
+    for seen, how in ((record['trained_on'], 'was'),
+                      (seen_images(record), 'began from weights')):
         known = store.names_among(file, seen)
         if known:
+            more = f' and {len(known) - 1} more of its images'
+            division = division_flags(record['data_seed'], record['data_fold'])
             raise InputError(
                 f'{path}: the network in {folder} {how} trained on {known[0]}'
-                + (f' and {len(known) - 1} more of its images' if known[1:]
-                   else '')
-                + f'{remedy} on other images, or choose another --model_dir')
+                + (more if known[1:] else '')
+                + f'. Its data were prepared with {division}: prepare with '
+                'the same, measure on other images, or choose another '
+                '--model_dir')
 
 
 def announce(record, folder):
@@ -366,7 +365,7 @@ def open_split():
         yield path, file
 
 
-def evaluate(folder, output_stride):
+def evaluate(folder):
     """--mode=eval."""
     import h5py
     import numpy as np
@@ -376,7 +375,7 @@ def evaluate(folder, output_stride):
     from nets.tf1 import tf
 
     with open_split() as (path, file):
-        predictor = load_predictor(folder, output_stride)
+        predictor = load_predictor(folder)
         refuse_trained_on(predictor.record, file, path, folder)
         announce(predictor.record, folder)
         results = evaluation.evaluate(
@@ -398,15 +397,15 @@ def evaluate(folder, output_stride):
           + (', curves.png' if curves.plot_curves(folder) else ''))
 
 
-def load_predictor(folder, output_stride):
+def load_predictor(folder):
     """Load the Predictor of a model folder, as the flags ask."""
     return Predictor.load(
-        folder, FLAGS.net, FLAGS.width, output_stride,
+        folder, FLAGS.net, FLAGS.width, FLAGS.output_stride,
         FLAGS.accelerate == 'on', threshold=FLAGS.threshold,
         max_pixels=FLAGS.max_pixels, average=FLAGS.average)
 
 
-def predict(folder, output_stride):
+def predict(folder):
     """--mode=predict; return the exit status: 1 if images are skipped."""
     from_store = not FLAGS['split'].using_default_value
     if from_store == (FLAGS.images is not None):
@@ -425,12 +424,11 @@ def predict(folder, output_stride):
             and not checkpoints.holds_training(folder)
             and not saved.holds_weights(folder)):
         folder = os.path.join(saved.PRETRAINED, FLAGS.net)
-    with contextlib.ExitStack() as stack:
-        if from_store:
-            _, file = stack.enter_context(open_split())
-        predictor = load_predictor(folder, output_stride)
+    skipped = []
+    with (open_split() if from_store
+          else contextlib.nullcontext((None, None))) as (_, file):
+        predictor = load_predictor(folder)
         announce(predictor.record, folder)
-        skipped = []
         if from_store:
             predict_store(file, output_dir, predictor, FLAGS.outputs)
         else:
@@ -459,11 +457,10 @@ def run_mode():
         strides = nets.output_strides(FLAGS.net)
         if FLAGS.output_stride not in strides:
             raise InputError(
-                f'--output_stride={FLAGS.output_stride}: {FLAGS.net} '
-                + (f'takes {" or ".join(map(str, strides))}' if strides
-                   else 'has none; omit it'))
+                f'--output_stride={FLAGS.output_stride}: {FLAGS.net} takes '
+                f'{" or ".join(map(str, strides)) or "none"}; omit it')
     mode = {'train': train, 'eval': evaluate, 'predict': predict}
-    return mode[FLAGS.mode](folder, FLAGS.output_stride)
+    return mode[FLAGS.mode](folder)
 
 
 def main(_):

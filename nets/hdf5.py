@@ -38,22 +38,17 @@ def open_hdf5(path, if_absent, if_damaged):
         return h5py.File(path, 'r')
     except OSError as error:
         # Only the text has the number on both h5py 2 and 3.
-        found = re.search(r'(unable to lock file, )?errno = (\d+)',
-                          str(error))
-        if not found:
-            raise InputError(f'{path}: not a whole HDF5 file; {if_damaged}'
-                             ) from error
-        reason = os.strerror(int(found.group(2)))
-        if not found.group(1):
-            raise InputError(f'{path}: cannot be read ({reason}); check the '
-                             'disk') from error
-        if int(found.group(2)) == errno.EWOULDBLOCK:
-            raise InputError(f'{path}: in use by another program that writes '
-                             'to it; end that program or try again later'
-                             ) from error
-        raise InputError(f'{path}: cannot be locked on this disk ({reason}); '
-                         'set HDF5_USE_FILE_LOCKING=FALSE in the environment '
-                         'or copy it to another disk') from error
+        number = re.search(r'errno = (\d+)', str(error))
+        if not number:
+            reason = f'not a whole HDF5 file; {if_damaged}'
+        elif int(number.group(1)) == errno.EWOULDBLOCK:
+            reason = ('in use by another program that writes to it; end that '
+                      'program or try again later')
+        else:
+            reason = (f'cannot be read ({os.strerror(int(number.group(1)))}); '
+                      'check the disk. If it has no locks, set '
+                      'HDF5_USE_FILE_LOCKING=FALSE in the environment')
+        raise InputError(f'{path}: {reason}') from error
 
 
 def reserve_space(path, length):

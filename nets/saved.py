@@ -55,14 +55,13 @@ def read_json(path, types, remedy=TRAIN_AGAIN):
 def check_record(record, path, types, remedy):
     """Refuse a record that lacks a name or has a value of a wrong type.
 
+    Lists must be of str, and `changes` of dict.
+
     Args:
-        record: as read; lists are of str, and `changes` of dict.
+        record: as read.
         path: of the file that it was read from.
         types: dict of names to types, as annotations.
         remedy: what to do, for the message.
-
-    Raises:
-        InputError: as said.
     """
     for name, annotation in types.items():
         if not isinstance(record, dict) or name not in record:
@@ -81,16 +80,13 @@ def check_record(record, path, types, remedy):
 
 def check_asked(record, path, net, width=None, output_stride=None,
                 flag='model_dir'):
-    """Refuse another network than asked for.
+    """Refuse another network than asked for, where None is any.
 
     Args:
         record: dict that `check_record` has passed.
         path: of the file that it was read from.
-        net, width, output_stride: what was asked for; None is any.
+        net, width, output_stride: what was asked for.
         flag: that led to the record, without dashes.
-
-    Raises:
-        InputError: the record is of another network.
     """
     asked = {'net': net, 'width': width, 'output_stride': output_stride,
              'normalisation': nets.NORMALISATION}
@@ -140,15 +136,12 @@ def is_shipped(folder):
 def read_weights(path, remedy=COPY_AGAIN):
     """Read a file of `write_weights`, or one from before it had a digest.
 
-    Args:
-        path: of the file.
-        remedy: what to do where it cannot be used, for the message.
-
     Returns:
         (record: dict; weights: dict of the variables' names to arrays)
 
     Raises:
-        InputError: the file is absent, damaged, or not one of training.
+        InputError: the file is absent, damaged, or not one of training; it
+            says the `remedy`.
     """
     import h5py  # in functions, for a fast start of main.py
     try:
@@ -244,11 +237,7 @@ def read_checkpoint(prefix, remedy):
 
 
 def check_finite(weights, path, remedy):
-    """Refuse weights that hold NaN or infinity.
-
-    Raises:
-        InputError: as said.
-    """
+    """Refuse weights that hold NaN or infinity."""
     for name, value in weights.items():
         if not np.isfinite(value).all():
             raise InputError(f'{path}: {name} holds NaN; {remedy}')
@@ -315,11 +304,6 @@ def load_network(folder, net=None, width=None, output_stride=None,
 def build_for(record, weights, path, remedy, accelerate=False):
     """Build the Keras model of a record, which its weights must fit.
 
-    Args:
-        record, weights: of `read_weights`.
-        path, remedy: for the message.
-        accelerate: as for `load_network`.
-
     Raises:
         InputError: there is no such network, or the weights lack a variable
             of it, have another shape or are not finite.
@@ -363,13 +347,7 @@ def _advice_without_weights(folder, net):
 
 
 def initialise(variables, values, session):
-    """Give variables the values of their names, or else their initial ones.
-
-    Args:
-        variables: list of tf.Variable.
-        values: dict of names to arrays.
-        session: tf.Session of their graph.
-    """
+    """Give variables the values of their names, or else their initial ones."""
     session.run([variable.initializer for variable in variables], {
         variable.initializer.inputs[1]: values[variable.op.name]
         for variable in variables if variable.op.name in values})

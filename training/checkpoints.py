@@ -36,18 +36,11 @@ def holds_training(folder):
 
 
 def record_to_resume(folder, net, width=None, output_stride=None):
-    """Read the record of the training that a model folder holds.
-
-    Args:
-        folder: the model folder.
-        net, width, output_stride: as for `saved.check_asked`.
-
-    Returns:
-        dict, or None where there is no training.
+    """Read the record of the training in a model folder; None without one.
 
     Raises:
-        InputError: it holds another network than asked for, or one that
-            training would overwrite.
+        InputError: the folder holds another network than asked for, see
+            `saved.check_asked`, or one that training would overwrite.
     """
     parent = os.path.dirname(folder)
     config = os.path.join(folder, CONFIG_FILE)
@@ -74,12 +67,9 @@ def record_to_resume(folder, net, width=None, output_stride=None):
 
 @contextlib.contextmanager
 def exclusive_write(folder, lock=True):
-    """Guard a model folder while a training writes to it.
+    """Guard a model folder, made if absent, while a training writes to it.
 
-    Args:
-        folder: the model folder, made if absent.
-        lock: whether to keep out others that lock it, until the block or the
-            process ends.
+    With `lock` it keeps out others that lock the folder.
 
     Raises:
         InputError: another training writes there, or there is no room.
@@ -158,9 +148,8 @@ def keep_best(folder, weights, metrics):
     Args:
         folder: the model folder.
         weights: dict of names to arrays, of a checkpoint.
-        metrics: dict with `step`, and the validation's floats with `f1`, or
-            an `f1` of None where there are no validation images, or they
-            hold no nucleus.
+        metrics: dict with `step`, and with `f1`: None where no validation
+            image holds a nucleus.
 
     Returns:
         True if they are the best so far.
@@ -182,13 +171,8 @@ def keep_best(folder, weights, metrics):
 def record_evaluation(folder, weights, result):
     """Keep evaluated weights if they are the best, and print a line.
 
-    Args:
-        folder: the model folder.
-        weights: dict of names to arrays, of a checkpoint.
-        result: what `tf.estimator.Estimator.evaluate` returned.
-
-    Raises:
-        InputError: as `keep_best`.
+    `result` is what `tf.estimator.Estimator.evaluate` returned; the rest and
+    the errors are those of `keep_best`.
     """
     metrics = {key: float(value) if math.isfinite(value) else None
                for key, value in result.items() if key != 'global_step'}

@@ -1,4 +1,5 @@
 """Training by several processes, each told its part by TF_CONFIG."""
+import contextlib
 import json
 import os
 import re
@@ -27,10 +28,7 @@ CHIEF_MISSED = 300
 
 
 def task(folder):
-    """Read from TF_CONFIG what this process does: a tf.estimator.RunConfig.
-
-    Args:
-        folder: the model folder.
+    """Make the tf.estimator.RunConfig of a model folder and TF_CONFIG.
 
     Raises:
         InputError: TF_CONFIG is wrong, or names jobs that training has not.
@@ -98,12 +96,8 @@ def serve_parameters(run_config, steps):
 
     TensorFlow's servers never end by themselves.
 
-    Args:
-        run_config: of `task`, for a parameter server.
-        steps: of the training.
-
     Raises:
-        InputError: the server's port cannot be used.
+        InputError: as `start_server`.
     """
     start_server(run_config)
     watch_chief(run_config.model_dir, steps)
@@ -113,24 +107,18 @@ def serve_parameters(run_config, steps):
 
 def is_listening(address):
     """Say whether a process listens at 'host:port'."""
-    host, port = address.rsplit(':', 1)
-    try:
-        socket.create_connection((host, int(port)), POLL_SECONDS).close()
-    except OSError:
-        return False
-    return True
+    with contextlib.suppress(OSError):
+        socket.create_connection(address.rsplit(':', 1), POLL_SECONDS).close()
+        return True
+    return False
 
 
 def watch_chief(folder, steps, timeout=CHIEF_MISSED):
     """Wait for the last step; end this process if the chief has gone before.
 
     Every task but the chief does this, in a thread if it has other work:
-    TensorFlow waits for other tasks without end.
-
-    Args:
-        folder: the model folder.
-        steps: of the training.
-        timeout: seconds without a chief, before its start too.
+    TensorFlow waits for other tasks without end. `timeout` is the seconds
+    without a chief, before its start too.
     """
     chief = addresses()['chief'][0]
     seen = time.monotonic()
@@ -171,9 +159,6 @@ def check_as_chief(config, folder):
 def join(training):
     """Make this process the task of its cluster that trains or evaluates.
 
-    Args:
-        training: a `loop.Training`.
-
     Raises:
         InputError: an evaluator has no images to validate on, or the task's
             port cannot be used.
@@ -194,14 +179,10 @@ def join(training):
 
 
 def evaluate_checkpoints(training):
-    """Evaluate each new checkpoint until that of the last step.
-
-    Args:
-        training: a `loop.Training`, of an evaluator.
+    """Evaluate each new checkpoint until the one of the last step.
 
     Raises:
-        InputError: the data are not the chief's, or a checkpoint cannot be
-            read.
+        InputError: as `check_as_chief` and `loop.Training.evaluate`.
     """
     done = None
     while (done or 0) < training.config.steps:

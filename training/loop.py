@@ -38,10 +38,8 @@ def train(asked, run_config):
         The signal that ended training early, or None.
 
     Raises:
-        InputError: a store cannot be used or is not the one trained on
-            before, the batch or crop does not suit, the weights to start
-            from cannot be used, the folder cannot be written, or the loss
-            became NaN.
+        InputError: the data, the sizes, the weights to start from or the
+            folder cannot be used, or the loss became NaN.
     """
     folder, is_chief = run_config.model_dir, run_config.is_chief
     former = checkpoints.record_to_resume(
@@ -72,14 +70,7 @@ def train(asked, run_config):
 
 
 def run(training):
-    """Train, in this process alone or as a part of a cluster.
-
-    Returns:
-        The signal that ended training early, or None.
-
-    Raises:
-        InputError: see `train`.
-    """
+    """Do this process's part of `train`, whose results and errors it has."""
     config, stop_hook = training.config, training.stop_hook
     alone = cluster.is_single_process(training.run_config)
     try:
@@ -108,10 +99,6 @@ def train_steps(training, alone):
 
     Alone, each checkpoint is evaluated as soon as it is saved; in a cluster
     the evaluator does that, if there are images to validate on.
-
-    Args:
-        training: Training.
-        alone: whether no other process takes part.
     """
     config, stop_hook, folder = (training.config, training.stop_hook,
                                  training.folder)
@@ -236,8 +223,7 @@ class Training:
         After a signal it ends early and keeps nothing.
 
         Raises:
-            InputError: the checkpoint or weights.h5 cannot be read, or
-                weights.h5 cannot be written.
+            InputError: the checkpoint cannot be read, or as `keep_best`.
         """
         checkpoint = os.path.join(self.folder, f'model.ckpt-{step}')
         # At once: the training of a cluster may remove it meanwhile.

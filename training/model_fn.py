@@ -187,11 +187,9 @@ def running_sum(values):
 
 
 def eval_spec(loss, counts, nuclei, images, params):
-    """Make the EstimatorSpec of an evaluation.
+    """Make the EstimatorSpec of an evaluation; see `train_spec`.
 
-    Args:
-        counts, nuclei: of `image_measures`.
-        loss, images, params: as for `train_spec`.
+    `counts` and `nuclei` are of `image_measures`.
     """
     total, update = running_sum(counts)
     metric_ops = {name: (value, update)

@@ -124,9 +124,6 @@ def last_step(asked, former):
 def resolve(asked, former, start):
     """Settle what a training does, from what was asked for, and check it.
 
-    Prints a line if the warm-up is too long for the steps, and another if the
-    weights to start from have seen images to validate on.
-
     Args:
         asked: dict of TrainConfig's names that flags give; None is not given.
         former: the record of the training to go on with, or None.
@@ -137,9 +134,8 @@ def resolve(asked, former, start):
         TrainConfig
 
     Raises:
-        InputError: a store cannot be used, the crop or the batch does not
-            suit the network, or `former` began from other weights or is of
-            other data.
+        InputError: a store or a size cannot be used, or `former` began from
+            other weights or is of other data.
     """
     chosen = {name: value for name, value in asked.items()
               if value is not None}
@@ -171,10 +167,8 @@ def resolve(asked, former, start):
 def describe_data(data_dir, seen=None):
     """Read what the stores to train and validate on say of the data.
 
-    Args:
-        data_dir: their folder.
-        seen: digests of images that the weights to start from have seen; a
-            line warns if some are to validate on.
+    A line warns if some images to validate on are among `seen`, the digests
+    of images that the weights to start from have seen.
 
     Returns:
         dict of DATA
@@ -201,12 +195,7 @@ def describe_data(data_dir, seen=None):
 
 
 def check_sizes(config):
-    """Refuse a crop or a batch that the network cannot be trained with.
-
-    Raises:
-        InputError: the crop is no multiple of the network's stride, or larger
-            than a patch, or the batch is too small.
-    """
+    """Refuse a crop or a batch that the network cannot be trained with."""
     stride = nets.stride(config.net, config.output_stride)
     if config.crop_size > store.PATCH_SIZE or config.crop_size % stride:
         raise InputError(f'--crop_size={config.crop_size}: must be a multiple '
@@ -226,12 +215,8 @@ def seen_images(record):
 def check_same_origin(init_checkpoint, record):
     """Refuse to start from other weights than a training began with.
 
-    Args:
-        init_checkpoint: the path asked for, or None.
-        record: dict, of the training.
-
     Raises:
-        InputError: it began from others, or from none.
+        InputError: `init_checkpoint`, a path or None, is not the record's.
     """
     paths = [path and os.path.realpath(path)
              for path in (init_checkpoint, record['init_checkpoint'])]
@@ -244,11 +229,7 @@ def check_same_origin(init_checkpoint, record):
 
 
 def check_same_data(config, record):
-    """Refuse to train on other images or masks than a training began with.
-
-    Raises:
-        InputError: the data of `config` are not those of `record`.
-    """
+    """Refuse to train on other images or masks than a training began with."""
     if record['target'] != config.target:
         raise InputError('--model_dir: an earlier version trained its network '
                          f'on {record["target"]}, and this one trains on '
@@ -285,9 +266,6 @@ def write_record(folder, config, former, step):
     Returns:
         The record, a dict with `changes`: a list of dicts of `name`,
         `before`, `now` and `step`.
-
-    Raises:
-        InputError: it cannot be written.
     """
     record = dataclasses.asdict(config)
     before = _flat(former or {})
