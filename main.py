@@ -7,6 +7,7 @@
 """
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -31,6 +32,7 @@ try:
     from histology.files import InputError
     from input_pipeline import store
     from input_pipeline.splits import division_flags, read_names
+    from nets import saved
     from prediction import Predictor
     from prediction.instances import GAP_THRESHOLD, THRESHOLD
     from prediction.tiling import MAX_TILE_PIXELS
@@ -68,14 +70,12 @@ class FiniteParser(flags.FloatParser):
 
 def define(modes, name, default, help_text, low=None, high=INT32_MAX,
            values=None):
-    """Define a flag, of the type of its default.
+    """Define a flag, of the type of its default; a str is a path.
 
     Args:
         modes: those that read it, in the order of MODES and with commas.
-        name: without dashes.
-        default: its value if it is not given, or the type of its values if
-            it has none; a str is a path.
-        help_text: for --help.
+        name, help_text: for --help.
+        default: its value, or the type of its values if it has none.
         low, high: bounds of a number, both allowed.
         values: those that it may have, or None.
     """
@@ -93,79 +93,71 @@ def define(modes, name, default, help_text, low=None, high=INT32_MAX,
 
 def define_flags():
     """Define the flags, by the modes that read them."""
-    modes = 'prepare, train, eval, predict'
-    define(modes, 'mode', str, 'What to do.', values=MODES)
-    define(modes, 'data_dir', 'data/monuseg', 'Folder of the HDF5 stores.')
-    modes = 'prepare, train'
-    define(modes, 'seed', TrainConfig.seed, 'Seed of every random choice.', 0)
-    modes = 'prepare'
-    define(modes, 'monuseg_dir', str, 'Folder or .zip of MoNuSeg as '
-           'downloaded.')
-    define(modes, 'images_dir', str, 'Folder of images of your own.')
-    define(modes, 'annotations_dir', str, 'Folder of their annotations, each '
-           'with the name of its image.')
-    define(modes, 'test_images_dir', str, 'Folder of test images, if any.')
-    define(modes, 'test_annotations_dir', str, 'Folder of their annotations.')
-    define(modes, 'sample', False, 'Make synthetic images instead.')
+    flag = functools.partial(define, 'prepare, train, eval, predict')
+    flag('mode', str, 'What to do.', values=MODES)
+    flag('data_dir', 'data/monuseg', 'Folder of the HDF5 stores.')
+    flag = functools.partial(define, 'prepare, train')
+    flag('seed', TrainConfig.seed, 'Seed of every random choice.', 0)
+    flag = functools.partial(define, 'prepare')
+    flag('monuseg_dir', str, 'Folder or .zip of MoNuSeg as downloaded.')
+    flag('images_dir', str, 'Folder of images of your own.')
+    flag('annotations_dir', str, 'Folder of their annotations, each with the '
+         'name of its image.')
+    flag('test_images_dir', str, 'Folder of test images, if any.')
+    flag('test_annotations_dir', str, 'Folder of their annotations.')
+    flag('sample', False, 'Make synthetic images instead.')
     folds = [*map(str, range(store.FOLDS)), store.TRAIN_ON_ALL]
-    define(modes, 'fold', '0', 'Which quarter of the training images to '
-           f'validate on; {store.TRAIN_ON_ALL}: train on all.', values=folds)
-    define(modes, 'validation', str, 'Which training images to validate on '
-           "instead: NAME,NAME, 'PATTERN*' or a text file of such.")
-    modes = 'prepare, predict'
-    define(modes, 'magnification', float, 'Of the objective; 40 if not given. '
-           'Images are resampled to 40x for the networks.', 2, 200)
-    define(modes, 'microns_per_pixel', float, 'The same, as micrometres per '
-           'pixel; 0.25 is 40x.', 0.05, 5)
-    modes = 'train, eval, predict'
-    define(modes, 'net', str, 'The network.', values=nets.NETS)
-    define(modes, 'model_dir', 'checkpoints', 'Folder of the model folders; '
-           'the name of the network is appended.')
-    define(modes, 'width', int, 'Filters of the first layer; of a new network '
-           f'{nets.WIDTH} if not given.', 1, 1024)
-    define(modes, 'output_stride', int, "Stride of DeepLabV3's encoder; of a "
-           'new network the smallest if not given.', 1)
-    define(modes, 'accelerate', 'auto', 'Run the network by XLA (TensorFlow '
-           '1.15) or in bfloat16 (2.15); auto: in training, where it is '
-           'faster.', values=('auto', 'on', 'off'))
-    modes = 'train'
-    define(modes, 'init_checkpoint', str, 'Start from the weights of '
-           'this weights.h5.')
-    define(modes, 'steps', int, 'Steps in all, resumed ones included; '
-           f'{TrainConfig.steps} if not given, or {INIT_STEPS} with '
-           '--init_checkpoint.', 1)
-    define(modes, 'batch_size', TrainConfig.batch_size, 'Crops in a step.', 1,
-           1024)
-    define(modes, 'crop_size', TrainConfig.crop_size, 'Side of the crops '
-           'taken from the patches, pixels.', 32)
-    define(modes, 'learning_rate', float, 'Peak learning rate of Adam; '
-           f'{TrainConfig.learning_rate} if not given, or '
-           f'{INIT_LEARNING_RATE} with --init_checkpoint.', 1e-7, 1)
-    define(modes, 'warmup_steps', TrainConfig.warmup_steps, 'Steps until the '
-           'peak; a tenth of --steps if they are more than a quarter.', 0)
-    define(modes, 'evaluate_every', TrainConfig.evaluate_every, 'Steps '
-           'between checkpoints, each evaluated on the validation images.', 1)
-    define(modes, 'augment_threads', TrainConfig.augment_threads, 'Threads '
-           'that augment.', 1, 64)
-    modes = 'eval, predict'
-    define(modes, 'split', 'validation', 'The images of --data_dir that eval '
-           'measures on, or that predict takes in place of --images.',
-           values=('train', 'validation', 'test'))
-    define(modes, 'threshold', THRESHOLD, 'Nucleus is where the probability '
-           'is above this; in gaps between touching nuclei, above '
-           f'{GAP_THRESHOLD} times this.', 0, 1)
-    define(modes, 'average', True, 'Test-time augmentation: average over the '
-           'four right-angle rotations; --noaverage takes about a third of '
-           'the time.')
-    define(modes, 'max_pixels', MAX_TILE_PIXELS, 'Larger images are cut into '
-           'overlapping tiles of at most as many pixels.', 1)
-    modes = 'predict'
-    define(modes, 'images', str, "Images: a file, a folder or a quoted "
-           "pattern as 'DIR/*.tif'.")
-    define(modes, 'output_dir', str, 'Where to write; predictions/NET if not '
-           'given.')
-    define(modes, 'outputs', list(OUTPUTS), 'What to write, of '
-           f'{",".join(OUTPUTS)}.')
+    flag('fold', '0', 'Which quarter of the training images to validate on; '
+         f'{store.TRAIN_ON_ALL}: train on all.', values=folds)
+    flag('validation', str, 'Which training images to validate on instead: '
+         "NAME,NAME, 'PATTERN*' or a text file of such.")
+    flag = functools.partial(define, 'prepare, predict')
+    flag('magnification', float, 'Of the objective; 40 if not given. Images '
+         'are resampled to 40x for the networks.', 2, 200)
+    flag('microns_per_pixel', float, 'The same, as micrometres per pixel; '
+         '0.25 is 40x.', 0.05, 5)
+    flag = functools.partial(define, 'train, eval, predict')
+    flag('net', str, 'The network.', values=nets.NETS)
+    flag('model_dir', 'checkpoints', 'Folder of the model folders; the name '
+         'of the network is appended.')
+    flag('width', int, 'Filters of the first layer; of a new network '
+         f'{nets.WIDTH} if not given.', 1, 1024)
+    flag('output_stride', int, "Stride of DeepLabV3's encoder; of a new "
+         'network the smallest if not given.', 1)
+    flag('accelerate', 'auto', 'Run the network by XLA (TensorFlow 1.15) or '
+         'in bfloat16 (2.15); auto: in training, where it is faster.',
+         values=('auto', 'on', 'off'))
+    flag = functools.partial(define, 'train')
+    flag('init_checkpoint', str, 'A weights.h5 to start from.')
+    flag('steps', int, 'Steps in all, resumed ones included; '
+         f'{TrainConfig.steps}, or {INIT_STEPS} with --init_checkpoint.', 1)
+    flag('batch_size', TrainConfig.batch_size, 'Crops in a step.', 1, 1024)
+    flag('crop_size', TrainConfig.crop_size, 'Side of the crops taken from '
+         'the patches, pixels.', 32)
+    flag('learning_rate', float, 'Peak learning rate of Adam; '
+         f'{TrainConfig.learning_rate}, or {INIT_LEARNING_RATE} with '
+         '--init_checkpoint.', 1e-7, 1)
+    flag('warmup_steps', TrainConfig.warmup_steps, 'Steps until the peak; a '
+         'tenth of --steps if they are more than a quarter.', 0)
+    flag('evaluate_every', TrainConfig.evaluate_every, 'Steps between '
+         'checkpoints, each evaluated on the validation images.', 1)
+    flag('augment_threads', TrainConfig.augment_threads,
+         'Threads that augment.', 1, 64)
+    flag = functools.partial(define, 'eval, predict')
+    flag('split', 'validation', 'The images of --data_dir that eval measures '
+         'on, or that predict takes in place of --images.',
+         values=('train', 'validation', 'test'))
+    flag('threshold', THRESHOLD, 'Nucleus is where the probability is above '
+         'this; in gaps between touching nuclei, above '
+         f'{GAP_THRESHOLD} times this.', 0, 1)
+    flag('average', True, 'Test-time augmentation: average over the four '
+         'right-angle rotations; --noaverage takes a third of the time.')
+    flag('max_pixels', MAX_TILE_PIXELS, 'Larger images are cut into '
+         'overlapping tiles of at most as many pixels.', 1)
+    flag = functools.partial(define, 'predict')
+    flag('images', str, "A file, a folder or a quoted pattern: 'DIR/*.tif'.")
+    flag('output_dir', str, 'Where to write; predictions/NET if not given.')
+    flag('outputs', list(OUTPUTS), f'What to write, of {",".join(OUTPUTS)}.')
     flags.register_validator(
         'outputs', lambda names: names and set(names) <= set(OUTPUTS),
         f'give some of {",".join(OUTPUTS)}, with commas between')
@@ -215,11 +207,7 @@ def parse_flags(argv):
 
 
 def require(*names):
-    """Return the values of flags that the mode needs.
-
-    Raises:
-        InputError: one was not given.
-    """
+    """Return the values of flags that the mode needs; refuse their lack."""
     for name in names:
         if FLAGS[name].value is None:
             raise InputError(f'--{name}: missing; python main.py --help says '
@@ -275,11 +263,7 @@ def asked_microns_per_pixel():
 
 
 def refuse_ignored(mode):
-    """Refuse flags that the mode does not read.
-
-    Raises:
-        InputError: such a flag was given.
-    """
+    """Refuse flags that the mode does not read."""
     for group, group_flags in FLAGS.flags_by_module_dict().items():
         for flag in group_flags:
             if (flag.present and not group.startswith('absl')
@@ -297,8 +281,8 @@ def train(folder):
              for field in dataclasses.fields(TrainConfig)
              if field.name in FLAGS}
     asked['accelerate'] = FLAGS.accelerate == 'on' or (
-        FLAGS.accelerate == 'auto'
-        and acceleration_pays(nets.xla_pays(FLAGS.net)))
+        FLAGS.accelerate == 'auto' and acceleration_pays(
+            getattr(nets.module_of(FLAGS.net), 'XLA_PAYS', True)))
     stopped_by = loop.train(asked, cluster.task(folder))
     if stopped_by:
         print(f'stopped; the same command goes on from {folder}',
@@ -310,11 +294,7 @@ def train(folder):
 def refuse_trained_on(record, file, path, folder):
     """Refuse to measure on images that were trained on, except --split=train.
 
-    Args:
-        record: of the network.
-        file: open store.
-        path: of the store.
-        folder: of the network.
+    The record is of the network in the folder, the file the store at `path`.
     """
     if FLAGS.split == 'train':
         return
@@ -332,9 +312,18 @@ def refuse_trained_on(record, file, path, folder):
                 '--model_dir')
 
 
+def load_predictor(folder):
+    """Load the Predictor of a model folder, and print what it is."""
+    predictor = Predictor.load(
+        folder, FLAGS.net, FLAGS.width, FLAGS.output_stride,
+        FLAGS.accelerate == 'on', threshold=FLAGS.threshold,
+        max_pixels=FLAGS.max_pixels, average=FLAGS.average)
+    announce(predictor.record, folder)
+    return predictor
+
+
 def announce(record, folder):
     """Print which network is used, and on what device."""
-    from nets import saved
     from nets.tf1 import device_line, tf
 
     whose = ('shipped with the code' if saved.is_shipped(folder)
@@ -377,7 +366,6 @@ def evaluate(folder):
     with open_split() as (path, file):
         predictor = load_predictor(folder)
         refuse_trained_on(predictor.record, file, path, folder)
-        announce(predictor.record, folder)
         results = evaluation.evaluate(
             store.whole_images(file), len(store.image_names(file)), predictor,
             os.path.join(folder, f'{FLAGS.split}_pictures'))
@@ -397,14 +385,6 @@ def evaluate(folder):
           + (', curves.png' if curves.plot_curves(folder) else ''))
 
 
-def load_predictor(folder):
-    """Load the Predictor of a model folder, as the flags ask."""
-    return Predictor.load(
-        folder, FLAGS.net, FLAGS.width, FLAGS.output_stride,
-        FLAGS.accelerate == 'on', threshold=FLAGS.threshold,
-        max_pixels=FLAGS.max_pixels, average=FLAGS.average)
-
-
 def predict(folder):
     """--mode=predict; return the exit status: 1 if images are skipped."""
     from_store = not FLAGS['split'].using_default_value
@@ -415,7 +395,6 @@ def predict(folder):
     if from_store and microns_per_pixel is not None:
         raise InputError('--split: the images of a store are at 40x already; '
                          'give no --magnification or --microns_per_pixel')
-    from nets import saved
     from prediction.predict import predict_files, predict_store
     from training import checkpoints
 
@@ -428,7 +407,6 @@ def predict(folder):
     with (open_split() if from_store
           else contextlib.nullcontext((None, None))) as (_, file):
         predictor = load_predictor(folder)
-        announce(predictor.record, folder)
         if from_store:
             predict_store(file, output_dir, predictor, FLAGS.outputs)
         else:
@@ -441,18 +419,18 @@ def predict(folder):
 
 
 def run_mode():
-    """Run the mode that was asked for; return the exit status or None.
-
-    Raises:
-        InputError: a flag is missing or does not fit the others, and as the
-            modes.
-    """
+    """Run the mode that was asked for; return the exit status or None."""
     require('mode')
     refuse_ignored(FLAGS.mode)
     if FLAGS.mode == 'prepare':
         return prepare()
     require('net')
     folder = os.path.join(FLAGS.model_dir, FLAGS.net)
+    above, name = os.path.split(os.path.normpath(FLAGS.model_dir))
+    if name == FLAGS.net and saved.holds_weights(FLAGS.model_dir):
+        raise InputError(f'--model_dir={FLAGS.model_dir}: holds a network '
+                         'itself, and the name of the network is appended to '
+                         f'it; give --model_dir={above or os.curdir}')
     if FLAGS.output_stride:
         strides = nets.output_strides(FLAGS.net)
         if FLAGS.output_stride not in strides:

@@ -8,8 +8,9 @@ A network is a module NAME.py of this package with a function
 NAME(images, width, training), from images to logits, and STRIDE, which must
 divide their height and width. In place of STRIDE a module may list
 OUTPUT_STRIDES, the default first: the function then takes one of them as
-`output_stride`. MIN_BATCH_SIZE and XLA_PAYS may stand there too; see the
-functions of their names.
+`output_stride`. A module may also say MIN_BATCH_SIZE, of training, 1 by
+default, and XLA_PAYS: whether XLA makes up for the time that it takes to
+compile the network, True by default.
 """
 import importlib
 
@@ -37,25 +38,11 @@ def output_strides(net):
     return getattr(module_of(net), 'OUTPUT_STRIDES', ())
 
 
-def min_batch_size(net):
-    """Return the smallest batch that a network can be trained with."""
-    return getattr(module_of(net), 'MIN_BATCH_SIZE', 1)
-
-
-def xla_pays(net):
-    """Say whether XLA makes up for the time it takes to compile a network."""
-    return getattr(module_of(net), 'XLA_PAYS', True)
-
-
 def stride(net, output_stride=None):
     """Return what must divide the height and width of `net`'s input.
 
-    Args:
-        net: one of NETS.
-        output_stride: one of its `output_strides`, or None for the first.
-
     Raises:
-        ValueError: another output stride.
+        ValueError: it has no such output stride; None is its first.
     """
     strides = output_strides(net)
     if not strides:
@@ -74,8 +61,7 @@ def build(net, width=WIDTH, output_stride=None, images=None, training=False):
         width: filters of the first layer.
         output_stride: as for `stride`; networks without a choice ignore it.
         images: float32 tensor [N, H, W, 3] in [0, 1] to build on, or None for
-            a placeholder of any size. `stride(net, output_stride)` must
-            divide H and W.
+            a placeholder of any size. The stride must divide H and W.
         training: Python bool, the mode of batch norm.
 
     Returns:
@@ -84,10 +70,7 @@ def build(net, width=WIDTH, output_stride=None, images=None, training=False):
         and its attribute `stride` what must divide H and W.
 
     Raises:
-        ValueError: unknown `net`, an output stride that it cannot have, or
-            images of a size that the stride does not divide. Where the size
-            is known only when the model runs, it is then a
-            tf.errors.InvalidArgumentError.
+        ValueError: as `stride` and `layers.check_sides`.
     """
     from nets.layers import check_sides
     from nets.tf1 import tf

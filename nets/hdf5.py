@@ -12,18 +12,12 @@ METADATA = 2 ** 20  # bytes of an HDF5 file beside its data
 
 
 def open_hdf5(path, if_absent, if_damaged):
-    """Open an HDF5 file to read.
-
-    Args:
-        path: of the file.
-        if_absent, if_damaged: what to do then, for the message.
-
-    Returns:
-        h5py.File.
+    """Open an HDF5 file to read, as h5py.File.
 
     Raises:
         InputError: the file is absent, cannot be read, is in use by a program
-            that writes to it, or is damaged.
+            that writes to it, or is damaged; it says `if_absent` or
+            `if_damaged`, what to do then.
     """
     import h5py  # here, for prediction.tiling does without it
     try:
@@ -56,12 +50,8 @@ def reserve_space(path, length):
 
     HDF5 crashes the process when a disk is full, so it must not find out.
 
-    Args:
-        path: of the file.
-        length: of what will be added to it, bytes.
-
     Raises:
-        OSError: there is no room.
+        OSError: there is no room for `length` more bytes.
     """
     with tempfile.TemporaryFile(dir=os.path.dirname(path)) as file:
         os.posix_fallocate(file.fileno(), 0, length + METADATA)

@@ -13,8 +13,7 @@ BATCH_NORM_EPSILON = 1e-3
 def check_sides(images, stride):
     """Return the images [N, H, W, C], if `stride` divides H and W.
 
-    Elsewhere the networks would end in errors of their innermost layers, and
-    SegNet's pooling in 1.15 would end the process.
+    Otherwise SegNet's pooling in 1.15 would end the process.
 
     Raises:
         ValueError: it does not; where H or W is not known yet, the tensor

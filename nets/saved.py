@@ -5,6 +5,7 @@ holds the record of the training as JSON, with the step and the validation
 metrics of the weights. After the end of the HDF5 file come a word and the
 SHA-256 of all that stands before: HDF5 does not notice a changed bit.
 """
+import glob
 import hashlib
 import io
 import json
@@ -36,7 +37,7 @@ RECORDED = {'net': str, 'width': int, 'output_stride': Optional[int],
             'data_fold': Optional[str], 'trained_on': list}
 
 
-def read_json(path, types, remedy=TRAIN_AGAIN):
+def read_json(path, types=RECORDED, remedy=TRAIN_AGAIN):
     """Read a JSON file that training wrote; arguments as `check_record`.
 
     Raises:
@@ -92,8 +93,7 @@ def check_asked(record, path, net, width=None, output_stride=None,
              'normalisation': nets.NORMALISATION}
     for key, value in asked.items():
         if value is not None and record[key] not in (value, None):
-            omit = (f'omit --{key} or ' if key in ('width', 'output_stride')
-                    else '')
+            omit = '' if isinstance(value, str) else f'omit --{key} or '
             raise InputError(
                 f'{path}: of a network trained with {key} {record[key]}, not '
                 f'{value}; {omit}choose another --{flag}')
@@ -101,13 +101,10 @@ def check_asked(record, path, net, width=None, output_stride=None,
 
 def all_checkpoints(folder):
     """List the path prefixes of a model folder's checkpoints, by step."""
-    if not os.path.isdir(folder):
-        return []
     # TensorFlow writes a checkpoint's index last.
-    return sorted((os.path.join(folder, name[:-len('.index')])
-                   for name in os.listdir(folder)
-                   if re.fullmatch(r'model\.ckpt-\d+\.index', name)),
-                  key=checkpoint_step)
+    paths = glob.glob(f'{glob.escape(folder)}/model.ckpt-*.index')
+    return sorted((path[:-len('.index')] for path in paths
+                   if re.search(r'-\d+\.index$', path)), key=checkpoint_step)
 
 
 def checkpoint_step(checkpoint):
@@ -184,10 +181,7 @@ def _seal(content):
 def write_weights(path, record, weights):
     """Write weights.h5, with what `read_weights` and Keras read.
 
-    Args:
-        path: of the file; see `files.atomic_write`.
-        record: dict, of the training, with `step` and `f1` of the weights.
-        weights: dict of the variables' names to arrays.
+    The record holds `step` and `f1` of the weights too.
 
     Raises:
         InputError: it cannot be written.
@@ -247,8 +241,8 @@ def read_former_best(folder):
     """Read best/, where trainings kept their best network before weights.h5.
 
     Returns:
-        (the checkpoint's path prefix, record, weights), the last two as of
-        `read_weights`; or None without best/best.json.
+        (the checkpoint's path prefix, record, weights), or None without
+        best/best.json.
 
     Raises:
         InputError: something of it cannot be read.
@@ -257,7 +251,7 @@ def read_former_best(folder):
     if not os.path.exists(path):
         return None
     best = read_json(path, {'checkpoint': str, 'step': int})
-    record = read_json(os.path.join(folder, CONFIG_FILE), RECORDED)
+    record = read_json(os.path.join(folder, CONFIG_FILE))
     prefix = os.path.join(folder, 'best',
                           os.path.basename(best.pop('checkpoint')))
     return prefix, {**record, **best}, read_checkpoint(prefix, TRAIN_AGAIN)
@@ -274,9 +268,8 @@ def load_network(folder, net=None, width=None, output_stride=None,
             for each size of image, or in bfloat16; see `tf1`.
 
     Returns:
-        (session; Keras model, from float32 [N, H, W, 3] in [0, 1] to the
-        probability float32 [N, H, W, 1]; the record of the training with the
-        `step` of the weights).
+        (session; the Keras model of `nets.build`; the record of the training
+        with the `step` of the weights).
 
     Raises:
         InputError: there is no such network, another one, or it cannot be
@@ -333,10 +326,6 @@ def _advice_without_weights(folder, net):
                 'first comes with the checkpoint of step '
                 f'{record["evaluate_every"]}. Wait, or go on with the same '
                 '--mode=train command')
-    if holds_weights(parent):
-        return (f'{folder}: not there; the name of the network is appended to '
-                '--model_dir, so give --model_dir='
-                + shlex.quote(os.path.dirname(parent) or os.curdir))
     advice = f'train one with python main.py --mode=train --net={net}'
     if not is_shipped(folder):
         advice += f' --model_dir={shlex.quote(parent or os.curdir)}'

@@ -87,11 +87,8 @@ def acceleration_scope(accelerate):
 def session_config(accelerate, device_filters=()):
     """Make the ConfigProto of a session that runs `acceleration_scope`'s ops.
 
-    With bfloat16, variables, sums and the loss stay float32.
-
-    Args:
-        accelerate: as for `acceleration_scope`.
-        device_filters: the jobs that the session speaks to, of a cluster's.
+    With bfloat16, variables, sums and the loss stay float32. `device_filters`
+    lists the jobs of a cluster that the session speaks to.
     """
     config = tf.ConfigProto(device_filters=device_filters,
                             allow_soft_placement=True)
@@ -108,18 +105,11 @@ def session_config(accelerate, device_filters=()):
 
 
 def device_line():
-    """Say what TensorFlow runs on: "GPU 0: NAME, ..." or "CPU, N cores".
-
-    Where there is a driver but no GPU in use, it says how to find out why.
-    """
+    """Say what TensorFlow runs on: "GPU 0: NAME, ..." or "CPU, N cores"."""
     names = [re.search('name: (.*?),', device.physical_device_desc).group(1)
              for device in device_lib.list_local_devices()
              if device.device_type == 'GPU']
     if names:
         return ', '.join(f'GPU {index}: {name}'
                          for index, name in enumerate(names))
-    line = 'CPU, ' + counted(len(os.sched_getaffinity(0)), 'core')
-    if os.path.exists('/proc/driver/nvidia/version'):
-        line += ('; the NVIDIA GPU is not used: TF_CPP_MIN_LOG_LEVEL=0 shows '
-                 'why')
-    return line
+    return 'CPU, ' + counted(len(os.sched_getaffinity(0)), 'core')

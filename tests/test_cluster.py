@@ -142,7 +142,7 @@ def test_tasks_on_other_data_than_the_chiefs_are_refused(tmp_path):
 def test_a_wrong_tf_config_is_refused(monkeypatch, config):
     monkeypatch.setenv('TF_CONFIG', config)
     with pytest.raises(InputError, match=r'\ATF_CONFIG: [^\n]*\Z'):
-        cluster.task()
+        cluster.task('here')
 
 
 def test_a_server_on_a_taken_port_is_refused(monkeypatch, free_port):
@@ -157,4 +157,4 @@ def test_a_server_on_a_taken_port_is_refused(monkeypatch, free_port):
             'task': {'type': 'ps', 'index': 0}}))
         with pytest.raises(InputError, match='TF_CONFIG: the port of '
                            f'127.0.0.1:{port} cannot be used'):
-            cluster.start_server(cluster.task())
+            cluster.start_server(cluster.task('here'))

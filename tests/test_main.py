@@ -188,8 +188,7 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
     process = program(*flags)
     assert process.returncode == 0, process.stderr
     assert 'resuming at step 6 of 9' in process.stdout
-    assert ('steps: 6 before, 9 from step 6 on; the learning rate'
-            in process.stdout)
+    assert 'steps: 6 before, 9 from step 6 on' in process.stdout
     assert read_json(model_dir, 'unet', 'config.json')['changes'] == [
         {'name': 'steps', 'before': 6, 'now': 9, 'step': 6}]
     assert tf.train.latest_checkpoint(
@@ -314,7 +313,7 @@ def test_trained_on_all_images(program, data_dir, tmp_path):
     assert process.returncode == 0, process.stderr
     shutil.copy(str(data / 'train.h5'), str(data / 'test.h5'))
     one_line(program(*flags, f'--data_dir={data}', '--split=test'), 'test.h5',
-             'train-0 and 1 more', 'all that there were')
+             'train-0 and 1 more', '--fold=none')
 
 
 def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):
@@ -322,7 +321,7 @@ def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):
     shutil.copy(str(trained / 'unet' / 'weights.h5'), str(tmp_path / 'unet'))
     results = []
     for models in (trained, tmp_path):
-        process = program('--mode=eval', '--net=unet',
+        process = program('--mode=eval', '--net=unet', '--noaverage',
                           f'--data_dir={data_dir}', f'--model_dir={models}')
         assert process.returncode == 0, process.stderr
         results.append(read_json(models, 'unet', 'validation.json')['results'])

@@ -60,13 +60,10 @@ def test_the_network_of_the_readme(succeed, data_dir, tmp_path):
     succeed('main.py', '--mode=eval', '--noaverage', *flags)
     weights = tmp_path / 'models' / 'tinynet' / 'weights.h5'
     assert weights.exists()
-    # What reads the registry knows it without being told.
-    assert 'tinynet' in succeed('main.py', '--help')
-    assert '[tinynet]' in succeed('-m', 'pytest', '--collect-only', '-q',
-                                  'tests/test_main.py')
     succeed('-c', 'from benchmarks import diagrams; diagrams.draw("tinynet")')
 
 
+@pytest.mark.long
 def test_the_network_of_the_readme_passes_the_tests_of_networks(succeed):
     output = succeed('-m', 'pytest', '-q', 'tests/test_nets.py',
                      'tests/test_inference.py', '-k', 'tinynet or tables')

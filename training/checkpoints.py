@@ -42,13 +42,7 @@ def record_to_resume(folder, net, width=None, output_stride=None):
         InputError: the folder holds another network than asked for, see
             `saved.check_asked`, or one that training would overwrite.
     """
-    parent = os.path.dirname(folder)
     config = os.path.join(folder, CONFIG_FILE)
-    if os.path.basename(parent) == net and (
-            saved.holds_weights(parent) or holds_training(parent)):
-        raise InputError(f'--model_dir={parent}: holds a network itself, and '
-                         'the name of the network is appended to it; give '
-                         f'--model_dir={os.path.dirname(parent) or os.curdir}')
     if saved.is_shipped(folder):
         reason = 'keeps the networks that came with the code'
     elif holds_training(folder):
@@ -161,8 +155,7 @@ def keep_best(folder, weights, metrics):
     better = (not former or former['f1'] is None
               or metrics['f1'] is not None and metrics['f1'] > former['f1'])
     if better:
-        record = saved.read_json(os.path.join(folder, CONFIG_FILE),
-                                 saved.RECORDED)
+        record = saved.read_json(os.path.join(folder, CONFIG_FILE))
         saved.write_weights(os.path.join(folder, WEIGHTS_FILE),
                             {**record, **metrics}, weights)
     return better
@@ -182,8 +175,7 @@ def record_evaluation(folder, weights, result):
     undefined = metrics['recall'] is None
     if undefined:
         metrics.update(f1=None, iou=None)
-        former = best_record(folder)
-        if not former or former['f1'] is not None:
+        if not saved.holds_weights(folder):
             say('validation.h5: F1 is undefined, since its masks hold no '
                 'nucleus; the latest checkpoint is kept instead of the best')
     best = keep_best(folder, weights, metrics)

@@ -1,5 +1,6 @@
 """Training by several processes, each told its part by TF_CONFIG."""
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -38,13 +39,10 @@ def task(folder):
     try:
         run_config = tf.estimator.RunConfig(folder)
         # TensorFlow waits without end for what it cannot reach.
-        for job, tasks in addresses().items():
-            if not isinstance(tasks, list) or not tasks or not all(
-                    re.fullmatch(r'.+:[1-9]\d{0,4}', str(address))
-                    for address in tasks):
-                raise ValueError(f'job {job} is {tasks}; give a list of '
-                                 'host:port')
-        jobs = set(addresses())
+        for address in itertools.chain(*addresses().values()):
+            if not re.fullmatch(r'.+:[1-9]\d{0,4}', str(address)):
+                raise ValueError(f'{address} is no host:port')
+        jobs = {job for job, tasks in addresses().items() if tasks}
         if not is_single_process(run_config) and (
                 not {'chief', 'ps'} <= jobs <= {'chief', 'worker', 'ps'}):
             raise ValueError(f'a cluster of {sorted(jobs)}; it needs chief '
@@ -74,8 +72,7 @@ def start_server(run_config):
     """Start this task's server of TensorFlow's runtime.
 
     Raises:
-        InputError: its port cannot be used. gRPC would say so in lines of its
-            own.
+        InputError: its port cannot be used; gRPC would say so at length.
     """
     address = addresses()[run_config.task_type][run_config.task_id]
     with socket.socket() as probe:

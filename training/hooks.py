@@ -7,7 +7,7 @@ import time
 
 from tqdm import tqdm
 
-from histology.progress import LOG_INTERVAL, SIGNALS, say
+from histology.progress import LOG_INTERVAL, SIGNALS, Stopped, say
 from nets.tf1 import tf
 
 STEP_DONE = 'step_done'  # the tensor of the global step after a step
@@ -124,10 +124,6 @@ class ProgressHook(tf.train.SessionRunHook):
             say(f'{line}  {tqdm.format_interval(left)} left')
 
 
-class EvaluationStopped(Exception):
-    """A signal came while a checkpoint was being evaluated."""
-
-
 class StopEvaluationHook(tf.train.SessionRunHook):
     """End an evaluation once a StopHook has got a signal.
 
@@ -139,16 +135,14 @@ class StopEvaluationHook(tf.train.SessionRunHook):
 
     def after_run(self, *_):
         if self.stop_hook.signal is not None:
-            raise EvaluationStopped
+            raise Stopped
 
 
 class EvaluationListener(tf.train.CheckpointSaverListener):
     """Have each checkpoint evaluated as soon as it is saved.
 
-    Args:
-        evaluate: function of the checkpoint's step.
-        start: the step that training goes on from, which needs none.
-        stop_hook: the StopHook; after a signal nothing is evaluated.
+    `evaluate` is a function of the checkpoint's step. The one of `start`, the
+    step that training goes on from, needs none, nor does one after a signal.
     """
 
     def __init__(self, evaluate, start, stop_hook):

@@ -17,17 +17,15 @@ def read(asked):
     """Read the weights to start from, and what they come from.
 
     Args:
-        asked: dict of flags, see `records.resolve`. Its `init_checkpoint` is
-            the path of a weights.h5.
+        asked: dict of flags, see `records.resolve`.
 
     Returns:
-        (start: what `records.resolve` takes; weights: dict of the variables'
-        names to arrays)
+        (start: dict of `width`, `output_stride` and `records.ORIGIN`;
+        weights: dict of the variables' names to arrays)
 
     Raises:
-        InputError: there are none, they cannot be read, nothing tells which
-            images they have seen, they are of another network than asked
-            for, or they lack some of it.
+        InputError: `init_checkpoint` is no weights.h5 of the network asked
+            for.
     """
     path = asked['init_checkpoint']
     record, weights = saved.read_weights(path, CHOOSE)
@@ -42,13 +40,7 @@ def read(asked):
 
 
 def write_checkpoint(config, folder, weights):
-    """Write model.ckpt-0: weights, and a fresh optimiser.
-
-    Args:
-        config: TrainConfig.
-        folder: the model folder.
-        weights: of `read`.
-    """
+    """Write model.ckpt-0: the weights of `read`, and a fresh optimiser."""
     sides = [config.batch_size, config.crop_size, config.crop_size]
     with tf.Graph().as_default(), tf.Session(
             config=session_config(False)) as session:

@@ -3,14 +3,13 @@ import os
 
 import nets
 from histology.files import InputError
-from histology.progress import counted, say
+from histology.progress import Stopped, counted, say
 from input_pipeline import queues, store
 from nets import saved
 from nets.tf1 import ACCELERATED, device_line, session_config, tf
 from training import checkpoints, cluster, initial, records
 from training.hooks import (
     EvaluationListener,
-    EvaluationStopped,
     ProgressHook,
     StopEvaluationHook,
     StopHook,
@@ -241,6 +240,6 @@ class Training:
             result = self.estimator(accelerate=False).evaluate(
                 self.validation_input(), checkpoint_path=checkpoint,
                 hooks=[StopEvaluationHook(self.stop_hook)])
-        except EvaluationStopped:
+        except Stopped:
             return  # the next run evaluates it first
         checkpoints.record_evaluation(self.folder, weights, result)

@@ -17,13 +17,8 @@ IMAGES = 'image_summaries'  # their collection: written less often than others
 def learning_rate_at(step, peak, warmup_steps, steps):
     """Warm up linearly to `peak`, then decay to 0 (arXiv:1608.03983).
 
-    Args:
-        step: integer scalar tensor, the steps done before.
-        peak: float.
-        warmup_steps, steps: int, of the warm-up and in all.
-
-    Returns:
-        float32 scalar tensor.
+    `step` is an integer tensor, the steps done before; the others are numbers,
+    and `steps` counts the warm-up too. Returns a float32 scalar tensor.
     """
     step = tf.cast(step, tf.float32)
     warmup = tf.minimum((step + 1) / max(warmup_steps, 1), 1.0)
@@ -54,14 +49,11 @@ def metric_tensors(counts):
 def image_measures(labels, probability):
     """Measure an image as --mode=eval does, as two float64 tensors of sums.
 
-    Those of pixels, [4] in the order of `pixel_metrics.Counts`; and those of
-    nuclei, [3]: AJI, PQ and 1, or all 0 where the annotation has no
+    The first is of pixels, [4] in the order of `pixel_metrics.Counts`; the
+    second of nuclei, [3]: AJI, PQ and 1, or all 0 where the annotation has no
     instances, and where no nucleus is found or true. A window of an image too
-    large to evaluate whole is an image of its own here.
-
-    Args:
-        labels: as for `model_fn`.
-        probability: float32 [1, H, W, 1].
+    large to evaluate whole is an image of its own here. `labels` are those of
+    `model_fn`, `probability` is float32 [1, H, W, 1].
     """
     def measure(mask, probability, instances, has_instances):
         truth = instances[0, :, :, 0]
@@ -111,15 +103,11 @@ def model_fn(features, labels, mode, params):
     Args:
         features: images float32 [N, H', W', 3] in [0, 1].
         labels: dict of `masks`, the masks with gaps, float32 [N, H, W, 1] of
-            0 and 1. In evaluation the images are padded at the bottom and
-            right, so H <= H' and W <= W', and `instances` and `has_instances`
-            of `store.WholeImage` are there too.
+            0 and 1; in evaluation also `instances` and `has_instances` of
+            `store.WholeImage`, and images padded at the bottom and right.
         mode: tf.estimator.ModeKeys.TRAIN or EVAL.
         params: dict of `train_config`, a TrainConfig, `accelerate`, whether
             the network runs accelerated (see `tf1`), and `model_dir`.
-
-    Returns:
-        A tf.estimator.EstimatorSpec.
     """
     training = mode == tf.estimator.ModeKeys.TRAIN
     config = params['train_config']
@@ -146,12 +134,10 @@ def train_spec(loss, counts, images, updates, params):
     """Make the EstimatorSpec of a training step.
 
     Args:
-        loss: float32 scalar.
         counts: of `confusion_matrix`, of the batch's masks with gaps.
         images: the summary of `image_summary`.
         updates: ops that move batch norm's statistics. Keras does not fill
             UPDATE_OPS: without these they would never move.
-        params: as for `model_fn`.
     """
     config = params['train_config']
     for name, value in metric_tensors(counts).items():

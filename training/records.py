@@ -38,28 +38,23 @@ class TrainConfig:
 
     The network, as `nets.build` takes it:
         net, width, output_stride
-    The optimisation:
+    The optimisation, by the flags of their names:
         steps: in all, those of earlier runs included.
-        batch_size: crops in a step.
         crop_size: side of the crops, pixels; a multiple of the stride.
         learning_rate: Adam's peak rate (arXiv:1412.6980).
-        warmup_steps: steps of linear warm-up.
         evaluate_every: steps between checkpoints, each evaluated.
-        augment_threads: threads that augment.
         accelerate: whether the step runs by XLA or in bfloat16; see `tf1`.
         seed: of the weights, the order of patches and the augmentation.
     The data, read from the stores in `data_dir`:
         data_source, data_digest, data_seed, data_fold: `store.identity`.
         trained_on: `store.image_digests` of the training images.
-    Where the weights come from, None where they are random:
-        init_checkpoint: the path, as given; see `initial`.
-        init_data_source, init_step: the data that network was trained on, and
-            its step.
-        seen: digests of the images that it and those before it have seen.
+    The weights that training starts from, None where they are random:
+        init_checkpoint: their path, as given.
+        init_data_source, init_step: their data, and their step.
+        seen: digests of the images that they have seen.
     Rules, which a later version may change:
         normalisation, target: see `preprocessing`.
-        augmentation, loss_weights, separation: the constants of `augment`,
-            `loss` and `instances`.
+        augmentation, loss_weights, separation: constants of the code.
     """
     net: str
     data_dir: str
@@ -127,11 +122,7 @@ def resolve(asked, former, start):
     Args:
         asked: dict of TrainConfig's names that flags give; None is not given.
         former: the record of the training to go on with, or None.
-        start: of weights to start from, a dict of their `width`,
-            `output_stride` and of ORIGIN; or None.
-
-    Returns:
-        TrainConfig
+        start: of `initial.read`, or None.
 
     Raises:
         InputError: a store or a size cannot be used, or `former` began from
@@ -201,7 +192,7 @@ def check_sizes(config):
         raise InputError(f'--crop_size={config.crop_size}: must be a multiple '
                          f'of {stride} and at most {store.PATCH_SIZE}, the '
                          'side of the patches')
-    least = nets.min_batch_size(config.net)
+    least = getattr(nets.module_of(config.net), 'MIN_BATCH_SIZE', 1)
     if config.batch_size < least:
         raise InputError(f'--batch_size={config.batch_size}: {config.net} '
                          f'needs at least {least}, for its batch norm')
@@ -230,15 +221,11 @@ def check_same_origin(init_checkpoint, record):
 
 def check_same_data(config, record):
     """Refuse to train on other images or masks than a training began with."""
-    if record['target'] != config.target:
-        raise InputError('--model_dir: an earlier version trained its network '
-                         f'on {record["target"]}, and this one trains on '
-                         f'{config.target}; choose another --model_dir')
-    if any(record[key] != getattr(config, key) for key in DATA):
+    if any(record[key] != getattr(config, key) for key in (*DATA, 'target')):
         raise InputError(f'--data_dir={config.data_dir}: holds other images, '
                          'or another division of them, than the network in '
-                         '--model_dir was trained on; choose another of '
-                         'either')
+                         '--model_dir was trained on, or that was an earlier '
+                         'version; choose another of either')
 
 
 def has_validation(config):
