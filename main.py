@@ -72,12 +72,8 @@ def define(modes, name, default, help_text, low=None, high=INT32_MAX,
            values=None):
     """Define a flag, of the type of its default; a str is a path.
 
-    Args:
-        modes: those that read it, in the order of MODES and with commas.
-        name, help_text: for --help.
-        default: its value, or the type of its values if it has none.
-        low, high: bounds of a number, both allowed.
-        values: those that it may have, or None.
+    A flag without a default has its type instead. `modes` are those that read
+    it, in the order of MODES and with commas; the bounds are both allowed.
     """
     kind, default = ((default, None) if isinstance(default, type)
                      else (type(default), default))

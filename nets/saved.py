@@ -56,13 +56,8 @@ def read_json(path, types=RECORDED, remedy=TRAIN_AGAIN):
 def check_record(record, path, types, remedy):
     """Refuse a record that lacks a name or has a value of a wrong type.
 
-    Lists must be of str, and `changes` of dict.
-
-    Args:
-        record: as read.
-        path: of the file that it was read from.
-        types: dict of names to types, as annotations.
-        remedy: what to do, for the message.
+    `types` is a dict of names to types, as annotations; lists must be of str,
+    and `changes` of dict. `path` and `remedy` are for the message.
     """
     for name, annotation in types.items():
         if not isinstance(record, dict) or name not in record:
@@ -83,11 +78,7 @@ def check_asked(record, path, net, width=None, output_stride=None,
                 flag='model_dir'):
     """Refuse another network than asked for, where None is any.
 
-    Args:
-        record: dict that `check_record` has passed.
-        path: of the file that it was read from.
-        net, width, output_stride: what was asked for.
-        flag: that led to the record, without dashes.
+    `flag` is the one that led to the record at `path`, without dashes.
     """
     asked = {'net': net, 'width': width, 'output_stride': output_stride,
              'normalisation': nets.NORMALISATION}

@@ -137,16 +137,14 @@ def best_record(folder):
 def keep_best(folder, weights, metrics):
     """Write weights.h5 if these weights have the best validation F1.
 
-    Without an F1 the latest are the best, unless some have an F1.
+    Without an F1 the latest are the best, unless some have an F1. Returns
+    whether these are the best so far.
 
     Args:
         folder: the model folder.
         weights: dict of names to arrays, of a checkpoint.
         metrics: dict with `step`, and with `f1`: None where no validation
             image holds a nucleus.
-
-    Returns:
-        True if they are the best so far.
 
     Raises:
         InputError: weights.h5 cannot be read or written.

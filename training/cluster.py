@@ -91,23 +91,12 @@ def start_server(run_config):
 def serve_parameters(run_config, steps):
     """Serve parameters until a checkpoint has the last step.
 
-    TensorFlow's servers never end by themselves.
-
-    Raises:
-        InputError: as `start_server`.
+    TensorFlow's servers never end; errors are those of `start_server`.
     """
     start_server(run_config)
     watch_chief(run_config.model_dir, steps)
     # The workers end by the same step, and close their sessions.
     time.sleep(SERVER_STAYS)
-
-
-def is_listening(address):
-    """Say whether a process listens at 'host:port'."""
-    with contextlib.suppress(OSError):
-        socket.create_connection(address.rsplit(':', 1), POLL_SECONDS).close()
-        return True
-    return False
 
 
 def watch_chief(folder, steps, timeout=CHIEF_MISSED):
@@ -120,9 +109,11 @@ def watch_chief(folder, steps, timeout=CHIEF_MISSED):
     chief = addresses()['chief'][0]
     seen = time.monotonic()
     while (saved.latest_step(folder) or 0) < steps:
-        if is_listening(chief):
+        with contextlib.suppress(OSError):
+            socket.create_connection(chief.rsplit(':', 1),
+                                     POLL_SECONDS).close()
             seen = time.monotonic()
-        elif time.monotonic() - seen > timeout:
+        if time.monotonic() - seen > timeout:
             print(f'error: TF_CONFIG: no chief at {chief} for {timeout} s; '
                   'see why it ended, and start every task again',
                   file=sys.stderr, flush=True)

@@ -139,10 +139,9 @@ class StopEvaluationHook(tf.train.SessionRunHook):
 
 
 class EvaluationListener(tf.train.CheckpointSaverListener):
-    """Have each checkpoint evaluated as soon as it is saved.
+    """Run `evaluate`, a function of the step, on each checkpoint once saved.
 
-    `evaluate` is a function of the checkpoint's step. The one of `start`, the
-    step that training goes on from, needs none, nor does one after a signal.
+    Except on the one of `start`, the step to go on from, and after a signal.
     """
 
     def __init__(self, evaluate, start, stop_hook):

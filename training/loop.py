@@ -153,6 +153,8 @@ class Training:
         self.folder = run_config.model_dir
         self.resumes = start is not None
         self.start = start or 0
+        # Every store must have it.
+        self.identity = {key: getattr(config, key) for key in store.IDENTITY}
         self.readers = []  # each `queues.Reader` that was started
         self.stop_hook = StopHook(self.readers)
         self.progress = ProgressHook(config.batch_size, config.steps)
@@ -186,7 +188,7 @@ class Training:
             store.store_path(config.data_dir, 'train'), config.batch_size,
             config.crop_size, config.augment_threads, self.seed, self.readers,
             (self.worker, max(self.run_config.num_worker_replicas, 1)),
-            self.identity(), config.trained_on)
+            self.identity, config.trained_on)
 
     def validation_input(self):
         """Make the input_fn of evaluation."""
@@ -194,11 +196,7 @@ class Training:
         return queues.validation_input(
             store.store_path(config.data_dir, 'validation'),
             nets.stride(config.net, config.output_stride), self.readers,
-            self.identity(), config.trained_on)
-
-    def identity(self):
-        """Return the `store.identity` that every store must have."""
-        return {key: getattr(self.config, key) for key in store.IDENTITY}
+            self.identity, config.trained_on)
 
     def announce(self):
         """Print the first line of a training."""

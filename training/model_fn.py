@@ -82,8 +82,7 @@ def image_summary(images, labels, probability):
 
     Args:
         images: float32 [N, H', W', 3] in [0, 1].
-        labels: float32 [N, H, W, 1], H <= H', W <= W'.
-        probability: float32 [N, H, W, 1].
+        labels, probability: float32 [N, H, W, 1], H <= H', W <= W'.
 
     Returns:
         float32 [1, h, 3 * w, 3], the first image's top left corner.

@@ -244,11 +244,7 @@ def _flat(record):
 def write_record(folder, config, former, step):
     """Write config.json, and print what changes on resuming.
 
-    Args:
-        folder: the model folder.
-        config: TrainConfig.
-        former: the record of the training to go on with, or None.
-        step: that it goes on from.
+    `former` is the record of the training to go on with from `step`, or None.
 
     Returns:
         The record, a dict with `changes`: a list of dicts of `name`,
