@@ -192,7 +192,7 @@ def parse_flags(argv):
         sys.exit(0)
     try:
         rest = FLAGS(argv)
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:
         sys.exit(f'error: {error}; python main.py --help lists the flags')
     if len(rest) > 1:
         if rest[1] in MODES:
