@@ -7,7 +7,7 @@ import warnings
 import zlib
 
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 from histology import listing, progress, tiff
 from histology.files import InputError, atomic_write
@@ -111,9 +111,8 @@ def _reading(path, data):
             file.seek(0)
             yield file, head
     except DECODER_ERRORS as error:
-        reason = getattr(error, 'strerror', None) or 'damaged'
-        if isinstance(error, UnidentifiedImageError):
-            reason += ' or of a rare kind'
+        reason = (getattr(error, 'strerror', None)
+                  or 'damaged, or of a rare kind')
         raise InputError(f'{path}: cannot be read ({reason}); give a whole '
                          'TIFF, PNG or JPEG file') from error
 
@@ -204,17 +203,14 @@ def _to_8_bits(pixels, path):
 
 def _read_npy(file, path):
     """Read an array [H, W]; of CoNSeP's [H, W, 2], the numbers."""
-    read_head = {(1, 0): np.lib.format.read_array_header_1_0,
-                 (2, 0): np.lib.format.read_array_header_2_0}
-    shape, _, dtype = read_head[np.lib.format.read_magic(file)](file)
-    if dtype.hasobject:
-        raise InputError(f'{path}: holds Python objects; give whole numbers')
-    if len(shape) != 2 and not (len(shape) == 3 and shape[2] in (1, 2)):
-        raise InputError(f'{path}: an array {list(shape)}; give a label image '
-                         '[height, width]')
-    tiff.check_max_pixels(shape[1], shape[0], path)
-    file.seek(0)
-    values = np.load(file, allow_pickle=False)
+    try:
+        values = np.load(file, allow_pickle=False)
+    except ValueError as error:  # damaged; or Python objects, as Cellpose's
+        raise InputError(f'{path}: cannot be read ({error}); save whole '
+                         'numbers [height, width]') from error
+    if values.ndim != 2 and values.shape[2:] not in ((1,), (2,)):
+        raise InputError(f'{path}: an array {list(values.shape)}; give a '
+                         'label image [height, width]')
     values = values.astype(values.dtype.newbyteorder('='), copy=False)
     return values if values.ndim == 2 else values[..., 0]
 
