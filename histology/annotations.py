@@ -114,8 +114,9 @@ def load(source, image_size, size):
         instances, skipped = rasterize.fill(nuclei, *size)
     except InputError as error:
         raise InputError(f'{path}: {error}') from error
-    return (instances, OUTLINES, found.microns_per_pixel,
-            found.skipped + skipped)
+    skipped = [f'{what}: {count}' for what, count in found.skipped.items()
+               if count] + skipped
+    return instances, OUTLINES, found.microns_per_pixel, skipped
 
 
 def _from_raster(form, path, data, image_size, size):

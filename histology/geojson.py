@@ -8,7 +8,7 @@ import numpy as np
 
 from histology import listing
 from histology.files import InputError
-from histology.rasterize import checked
+from histology.rasterize import Outlines
 
 
 def parse(path, data=None):
@@ -45,7 +45,7 @@ def parse(path, data=None):
         raise InputError(f'{path}: not a whole GeoJSON file of QuPath '
                          f'({str(error) or type(error).__name__}); export it '
                          'again') from error
-    return checked(nuclei, None, skipped, path)
+    return Outlines(nuclei, None, skipped)
 
 
 def _features(content):

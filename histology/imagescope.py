@@ -8,7 +8,7 @@ import numpy as np
 
 from histology import listing
 from histology.files import InputError
-from histology.rasterize import checked, overlapping
+from histology.rasterize import Outlines, overlapping
 from histology.resolution import positive_number
 
 ELLIPSE_VERTICES = 360  # cover 0.99995 of its area
@@ -55,7 +55,7 @@ def parse(path, data=None):
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise InputError(f'{path}: not a whole ImageScope annotation '
                          f'({error}); export or download it again') from error
-    return checked(nuclei, microns_per_pixel, skipped, path)
+    return Outlines(nuclei, microns_per_pixel, skipped)
 
 
 def _layers(data):

@@ -63,15 +63,13 @@ def list_files(folder, flag):
     else:
         raise InputError(f'--{flag} {folder}: is a file; give its folder, '
                          f'{os.path.dirname(folder) or "."}, or a zip archive')
-    files, members = {}, {}
+    files = {}
     for relative_path, path in paths.items():
-        relative_path = relative_path.replace(os.sep, '/')
         if path == folder or _is_archive(path):
-            members.update((f'{relative_path}/{member}', (path, member))
-                           for member in _members(path))
+            files.update((f'{relative_path}/{member}', (path, member))
+                         for member in _members(path))
         else:
             files[relative_path] = (path,)
-    files.update(members)
     return files
 
 

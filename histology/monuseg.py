@@ -35,8 +35,8 @@ def find(folder):
     Raises:
         InputError: as `pairs.find`, or an image is in both splits.
     """
-    entries = [_in_its_split(entry) for entry in pairs.entries(
-        folder, folder, ('monuseg_dir',) * 2)]
+    entries = [_in_its_split(entry) for entry in pairs.find(
+        folder, folder, flags=['monuseg_dir'] * 2)]
     for one, other in zip(entries, entries[1:]):
         if one.name == other.name:
             raise InputError(

@@ -26,7 +26,7 @@ IMAGE_WORDS = re.compile(r'(?:\A|[^a-z])(?:tissue|images?)(?:\Z|[^a-z])',
                          re.I)
 
 
-def find(images_dir, annotations_dir, split=None):
+def find(images_dir, annotations_dir, split=None, flags=None):
     """Pair each image of a folder with the annotation of its name.
 
     An annotation has the name of its image, with or without '_mask', '-labels'
@@ -38,6 +38,7 @@ def find(images_dir, annotations_dir, split=None):
     Args:
         images_dir, annotations_dir: folders or zip archives.
         split: 'test' for test images, or None.
+        flags: that name the two, if they are no usual ones.
 
     Returns:
         List of `listing.Entry`, ordered by name.
@@ -47,13 +48,8 @@ def find(images_dir, annotations_dir, split=None):
             files have no partner, or two images or annotations claim one
             name.
     """
-    flags = [f'{split}_{kind}_dir' if split else f'{kind}_dir'
-             for kind in ('images', 'annotations')]
-    return entries(images_dir, annotations_dir, flags, split)
-
-
-def entries(images_dir, annotations_dir, flags, split=None):
-    """Do as `find`, for folders that any two flags name."""
+    flags = flags or [f'{split}_{kind}_dir' if split else f'{kind}_dir'
+                      for kind in ('images', 'annotations')]
     files, image_paths, annotation_paths = _candidates(
         images_dir, annotations_dir, flags)
     if not image_paths:

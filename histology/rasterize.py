@@ -33,30 +33,10 @@ MOST_LENGTH = 100  # micrometres, height or width
 # Outlines around more than so many others are regions, too.
 MOST_WITHIN = 2
 
-# What a file says: the nuclei; micrometres per pixel, or None; and a list of
-# texts, what was skipped.
+# What a file says: the nuclei; micrometres per pixel, or None; and a Counter
+# of what was skipped.
 Outlines = collections.namedtuple('Outlines',
                                   'nuclei microns_per_pixel skipped')
-
-
-def checked(nuclei, microns_per_pixel, skipped, path):
-    """Return Outlines, after a check that every vertex is finite.
-
-    Args:
-        nuclei, microns_per_pixel: see Outlines.
-        skipped: dict of text to number.
-        path: of the file, for messages.
-
-    Raises:
-        InputError: a vertex is not finite.
-    """
-    if not all(np.isfinite(ring).all() for nucleus in nuclei
-               for polygon in nucleus for ring in polygon):
-        raise InputError(f'{path}: a vertex is not finite; export or download '
-                         'it again')
-    return Outlines(nuclei, microns_per_pixel,
-                    [f'{what}: {count}' for what, count in skipped.items()
-                     if count])
 
 
 def fill(nuclei, height, width):
@@ -78,8 +58,12 @@ def fill(nuclei, height, width):
         list of texts, what was skipped
 
     Raises:
-        InputError: all nuclei lie outside the image.
+        InputError: a vertex is not finite, or all nuclei lie outside the
+            image.
     """
+    if not all(np.isfinite(ring).all() for nucleus in nuclei
+               for polygon in nucleus for ring in polygon):
+        raise InputError('a vertex is not finite; export or download it again')
     instances = np.zeros((height, width), np.int32)
     boxes = np.array([_box(polygon[0] for polygon in nucleus)
                       for nucleus in nuclei]).reshape(-1, 4)

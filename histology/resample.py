@@ -52,23 +52,6 @@ def network_size(size, microns_per_pixel, name):
     return height, width
 
 
-def for_network(image, microns_per_pixel, name):
-    """Resample an image to the networks' micrometres per pixel.
-
-    Args:
-        image: uint8 [H, W, 3], RGB.
-        microns_per_pixel, name: as for `network_size`.
-
-    Returns:
-        uint8 [H', W', 3]; `image` itself if it has them.
-
-    Raises:
-        InputError: as `network_size`.
-    """
-    return resample(image, network_size(image.shape[:2], microns_per_pixel,
-                                        name))
-
-
 class Resampled:
     """An image at another size; its parts are made when they are read.
 

@@ -164,9 +164,7 @@ def test_damaged_inst_maps(tmp_path, compressed):
     '<!DOCTYPE a [<!ENTITY l SYSTEM "file:///etc/hostname">]><Annotations>'
     '&l;</Annotations>',
     *(f'<Annotations>{outline}</Annotations>' for outline in (
-        region((1, 1), (2, 'nan'), (3, 3)), region((1, 1), (2, 'x'), (3, 3)),
-        region((1, 1), (2, '1e999'), (3, 3)),
-        SQUARE.replace('X=', 'Z=')))])
+        region((1, 1), (2, 'x'), (3, 3)), SQUARE.replace('X=', 'Z=')))])
 def test_what_is_no_annotation(xml):
     with pytest.raises(InputError, match='^x.xml: '):
         imagescope.parse('x.xml', xml.encode())

@@ -216,17 +216,17 @@ def test_rows_that_come_in_parts(cuts, size, new_size):
 
 
 def test_images_for_the_network():
-    assert resample.for_network(PIXELS, None, 'x') is PIXELS
-    assert resample.for_network(PIXELS, 0.25, 'x') is PIXELS
-    assert resample.for_network(PIXELS, 0.5, 'x').shape == (80, 100, 3)
-    assert resample.for_network(PIXELS, 0.22, 'x').shape == (35, 44, 3)
+    for microns, size in ((None, (40, 50)), (0.25, (40, 50)),
+                          (0.5, (80, 100)), (0.22, (35, 44))):
+        assert resample.network_size((40, 50), microns, 'x') == size
+    assert resample.resample(PIXELS, (40, 50)) is PIXELS
     with pytest.raises(InputError, match='^x.png: resampled by --magnification'
                        ' .*: 1000000 x 800000 pixels, more than'):
-        resample.for_network(PIXELS, 5000.0, 'x.png')
+        resample.network_size((40, 50), 5000.0, 'x.png')
     with pytest.raises(InputError, match='^x.png: resampled by --magnification'
                        ' .*: 10 x 8 pixels; both .* at least 32'):
-        resample.for_network(PIXELS, 0.05, 'x.png')
+        resample.network_size((40, 50), 0.05, 'x.png')
     with pytest.raises(InputError, match='^x.png: 50 x 31 .* at least 32'):
-        resample.for_network(PIXELS[:31], None, 'x.png')
+        resample.network_size((31, 50), None, 'x.png')
     # Small, but not to the network.
     assert resample.network_size((16, 20), 0.5, 'x') == (32, 40)
