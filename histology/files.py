@@ -156,16 +156,10 @@ def write_json(path, content):
 
     Raises:
         InputError: as `atomic_write`.
-        ValueError: a number is infinite.
+        KeyError: a number is infinite.
     """
     with atomic_write(path) as partial, open(partial, 'w') as file:
-        json.dump(_nan_to_none(content), file, indent=2, allow_nan=False)
+        content = json.loads(json.dumps(content),
+                             parse_constant={'NaN': None}.__getitem__)
+        json.dump(content, file, indent=2)
         file.write('\n')
-
-
-def _nan_to_none(content):
-    if isinstance(content, dict):
-        return {key: _nan_to_none(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_nan_to_none(value) for value in content]
-    return None if content != content else content

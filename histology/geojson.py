@@ -33,7 +33,12 @@ def parse(path, data=None):
         data = listing.read(path, data)
         if data.startswith(b'\x1f\x8b'):
             data = gzip.decompress(data)
-        for feature in _features(json.loads(data)):
+        features = json.loads(data)
+        if isinstance(features, dict):  # or bare, in a list
+            features = (features['features']
+                        if features['type'] == 'FeatureCollection'
+                        else [features])
+        for feature in features:
             polygons = _polygons(feature)
             if isinstance(polygons, str):
                 skipped[polygons] += 1
@@ -46,15 +51,6 @@ def parse(path, data=None):
                          f'({str(error) or type(error).__name__}); export it '
                          'again') from error
     return Outlines(nuclei, None, skipped)
-
-
-def _features(content):
-    """List the Features, or bare geometries, of a GeoJSON file."""
-    if isinstance(content, list):
-        return content
-    if content['type'] == 'FeatureCollection':
-        return content['features']
-    return [content]
 
 
 def _polygons(feature):

@@ -80,22 +80,24 @@ def read_labels(path, data=None):
     """
     with _reading(path, data) as (file, head):
         if head.startswith(NPY_MAGIC):
-            found = _read_npy(file, path), False
+            values, alpha = _read_npy(file, path), False
         elif head.startswith(tiff.MAGIC):
-            found = tiff.read(file, path, labels=True)
+            values, alpha = tiff.read(file, path, labels=True)
         elif head.startswith(PNG_MAGIC):
             if _is_deep_png(head) and head[25] != GREY:
                 raise InputError(f'{path}: PNG in colour with more than 8 '
                                  'bits; save it in grey')
             with pillow(file, path) as image:
-                found = (tiff.upright(np.array(image), _orientation(image)),
-                         image.mode[-1] == 'A')
+                values = tiff.upright(np.array(image), _orientation(image))
+                alpha = image.mode[-1] == 'A'
         elif head.startswith(JPEG_MAGIC):
             raise InputError(f'{path}: JPEG, which changes the numbers that '
                              'it stores; give a PNG, TIFF or .npy file')
         else:
             raise _no_image(head, path, 'TIFF, PNG or .npy')
-        return _as_numbers(*found, path)
+        if values.ndim == 3:
+            values = _one_channel(values[..., :values.shape[2] - alpha], path)
+        return whole_numbers(values, path)
 
 
 @contextlib.contextmanager
@@ -213,13 +215,6 @@ def _read_npy(file, path):
                          'label image [height, width]')
     values = values.astype(values.dtype.newbyteorder('='), copy=False)
     return values if values.ndim == 2 else values[..., 0]
-
-
-def _as_numbers(values, alpha, path):
-    """Turn an array of a file into numbers [H, W]; see `read_labels`."""
-    if values.ndim == 3:
-        values = _one_channel(values[..., :values.shape[2] - alpha], path)
-    return whole_numbers(values, path)
 
 
 def whole_numbers(values, path):

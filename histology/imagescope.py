@@ -52,7 +52,8 @@ def parse(path, data=None):
                        for ring, its in zip(positive, holes)]
             skipped['negative regions outside their layer\'s outlines'] += (
                 len(negative) - len(set().union(*holes)))
-    except (ElementTree.ParseError, LookupError, ValueError) as error:
+    except (ElementTree.ParseError, LookupError, OSError,
+            ValueError) as error:
         raise InputError(f'{path}: not a whole ImageScope annotation '
                          f'({error}); export or download it again') from error
     return Outlines(nuclei, microns_per_pixel, skipped)

@@ -153,17 +153,9 @@ def opened(path, data=None):
 
 
 def read(path, data=None):
-    """Return the bytes of what `path_and_data` returns.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        with opened(path, data) as file:
-            return file.read()
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read ({error}); copy or '
-                         'download it again') from error
+    """Return the bytes of what `path_and_data` returns."""
+    with opened(path, data) as file:
+        return file.read()
 
 
 def digest(entries):

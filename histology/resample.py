@@ -17,12 +17,7 @@ REACH = 2
 
 
 def check_min_side(size, name):
-    """Raise InputError if a side of an image is below MIN_SIDE.
-
-    Args:
-        size: (height, width), as the networks see it.
-        name: for the message.
-    """
+    """Raise InputError if a side (height, width) is below MIN_SIDE."""
     height, width = size
     if min(height, width) < MIN_SIDE:
         raise InputError(f'{name}: {width} x {height} pixels; both sides must '
@@ -30,15 +25,12 @@ def check_min_side(size, name):
 
 
 def network_size(size, microns_per_pixel, name):
-    """Compute the size of an image at the networks' micrometres per pixel.
+    """Compute (height, width) at the networks' micrometres per pixel.
 
     Args:
-        size: (height, width), pixels.
+        size: (height, width) of the image, pixels.
         microns_per_pixel: of the image, or None for the networks' own.
         name: for messages.
-
-    Returns:
-        (height, width)
 
     Raises:
         InputError: it would be too large or too small.

@@ -1,9 +1,8 @@
 """Finding the micrometres per pixel that files state."""
 import math
+import operator
 import re
 import sys
-
-import numpy as np
 
 from histology import images, listing, progress, tiff
 from histology.files import InputError
@@ -19,8 +18,8 @@ SAME_SIDES = 0.01  # relative difference of a pixel's sides
 TOLERANCE = 0.15  # relative
 
 # Micrometres, of the tag ResolutionUnit, and of OME's and ImageJ's names.
-INCH, CENTIMETRE = 2, 3
-RESOLUTION_UNITS = {INCH: 25400.0, CENTIMETRE: 10000.0}
+INCH = 2
+RESOLUTION_UNITS = {INCH: 25400.0, 3: 10000.0}
 UNITS = {'cm': 1e4, 'mm': 1e3, 'nm': 1e-3, 'um': 1.0, '\u00b5m': 1.0,
          '\u03bcm': 1.0, '\\u00b5m': 1.0, 'micron': 1.0, 'microns': 1.0}
 
@@ -45,7 +44,7 @@ def read_microns_per_pixel(path, data=None):
             for x, y in _of_tiff(file) if is_tiff else _of_others(file):
                 if (PLAUSIBLE[0] <= x <= PLAUSIBLE[1]
                         and abs(x - y) <= SAME_SIDES * x):
-                    return float(x)
+                    return x
     except (*images.DECODER_ERRORS, InputError):
         pass  # reading the pixels says what is wrong
     return None
@@ -72,7 +71,7 @@ def _of_tiff(file):
     elif text.startswith('ImageJ'):
         unit = re.search(r'^unit=(.*?)\s*$', text, re.M)
         microns = UNITS.get(unit.group(1).lower()) if unit else microns
-    x, y = (np.divide(*tags[f'{axis}Resolution']) for axis in 'XY')
+    x, y = (operator.truediv(*tags[f'{axis}Resolution']) for axis in 'XY')
     if microns:
         yield microns / x, microns / y
 
@@ -117,12 +116,7 @@ class ResolutionWarner:
         self.stated = set()
 
     def __call__(self, path, stated):
-        """Print a line if a file states another resolution.
-
-        Args:
-            path: of the file.
-            stated: its micrometres per pixel, or None.
-        """
+        """Print a line if a file's micrometres per pixel are others."""
         if stated is None or abs(stated / self.asked - 1) <= TOLERANCE:
             return
         stated = f'{stated:.3g}'

@@ -83,10 +83,7 @@ def read(file, name, labels=False):
         series = tiff.series[0]
         page = series.keyframe
         check_max_pixels(page.imagewidth, page.imagelength, name)
-        reason = (_no_labels(page, tiff.is_imagej) if labels
-                  else _no_colours(page))
-        if page.compression not in _COMPRESSIONS:
-            reason = f'compression {_name(page.compression)}'
+        reason = _not_read(page, labels, tiff.is_imagej)
         if reason:
             raise InputError(f'{name}: cannot be read ({reason} is not '
                              'supported); convert it to '
@@ -119,31 +116,26 @@ def check_max_pixels(width, height, name):
                          f'{MAX_IMAGE_PIXELS}; cut it into parts')
 
 
-def _no_colours(page):
-    """Say what of a page is no grey or RGB, or return None."""
+def _not_read(page, labels, is_imagej):
+    """Say what of a page is not read as colours or as labels, or None."""
+    kinds = [_BLACK_IS_ZERO, _RGB]
+    if labels:
+        # ImageJ shows white as 0, and means the numbers.
+        kinds += [_PALETTE, _WHITE_IS_ZERO] if is_imagej else [_PALETTE]
+    elif (page.compression, page.samplesperpixel, page.planarconfig) == (
+            _JPEG, 3, 1):
+        kinds.append(_YCBCR)  # the decoder turns it into RGB
+    if page.compression not in _COMPRESSIONS:
+        return f'compression {_name(page.compression)}'
+    if page.photometric not in kinds:
+        return f'the kind of colours {_name(page.photometric)}'
+    if labels:
+        return ('JPEG, which changes the numbers that it stores,'
+                if page.compression == _JPEG else None)
     if page.bitspersample < 8:
         return f'an image of {page.bitspersample} bits'
-    if _MULTIPLIED in page.extrasamples:
-        return 'transparency multiplied into the colours'
-    if page.photometric not in (_BLACK_IS_ZERO, _RGB) and (
-            # In JPEG, the decoder turns it into RGB.
-            (page.photometric, page.compression) != (_YCBCR, _JPEG)
-            or (page.samplesperpixel, page.planarconfig) != (3, 1)):
-        return f'the kind of colours {_name(page.photometric)}'
-    return None
-
-
-def _no_labels(page, is_imagej):
-    """Say what of a page are no numbers, or return None."""
-    if page.compression == _JPEG:
-        return 'JPEG, which changes the numbers that it stores,'
-    # ImageJ shows it so, and means the numbers.
-    if page.photometric == _WHITE_IS_ZERO and not is_imagej:
-        return 'white stored as 0'
-    if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB,
-                                _PALETTE):
-        return f'the kind of colours {_name(page.photometric)}'
-    return None
+    return ('transparency multiplied into the colours'
+            if _MULTIPLIED in page.extrasamples else None)
 
 
 def _check_whole(page, name, size):
@@ -154,10 +146,9 @@ def _check_whole(page, name, size):
     of LZW is undefined in imagecodecs 2021.11.20.
     """
     parts = list(zip(page.dataoffsets, page.databytecounts))
-    if (len(parts) < np.prod(page.chunked)
-            or any(not length or offset + length > size
-                   for offset, length in parts)
-            or not all(_has_end(page, *part) for part in parts)):
+    if len(parts) < np.prod(page.chunked) or not all(
+            length and offset + length <= size and _has_end(
+                page, offset, length) for offset, length in parts):
         raise InputError(f'{name}: cannot be read (damaged: a part of it is '
                          'missing); copy or save it again')
 
@@ -165,14 +156,15 @@ def _check_whole(page, name, size):
 def _has_end(page, offset, length):
     """Say whether the end of a strip or tile is there, and not mere zeros.
 
-    Downloads that reserve their space and are broken off end in zeros.
+    Downloads that reserve their space and are broken off end in zeros. In
+    files without compression, zeros are black pixels.
     """
-    if page.compression == _UNCOMPRESSED:
-        return True  # zeros are black pixels
     file, count = page.parent.filehandle, min(length, _END)
     file.seek(offset + length - count)
     end = file.read(count)
-    return _END_OF_JPEG in end if page.compression == _JPEG else any(end)
+    if page.compression == _JPEG:
+        return _END_OF_JPEG in end
+    return page.compression == _UNCOMPRESSED or any(end)
 
 
 def _name(value):
@@ -188,14 +180,12 @@ def _without_unknown(pixels, page):
         whether its last channel is transparency
     """
     is_rgb = page.photometric == _RGB
+    if page.samplesperpixel <= (3 if is_rgb else 1):
+        return pixels, False
     extra = [int(kind) for kind in page.extrasamples]
-    if page.samplesperpixel > (3 if is_rgb else 1):
-        # As Pillow takes it.
-        if extra and extra[-1] in _TRANSPARENCY or is_rgb and not extra:
-            return pixels, True
-        if is_rgb:
-            return pixels[..., :3], False
-    return pixels, False
+    # As Pillow takes it.
+    alpha = extra[-1] in _TRANSPARENCY if extra else is_rgb
+    return (pixels[..., :3] if is_rgb and not alpha else pixels), alpha
 
 
 def upright(pixels, orientation):
