@@ -80,7 +80,9 @@ def read(file, name, labels=False):
         what tifffile and imagecodecs raise for damaged files
     """
     with opened(file) as tiff:
-        series = tiff.series[0]
+        # An overview may come first; the macro of a slide may be larger.
+        series = tiff.series[0] if tiff.is_svs else max(
+            tiff.series, key=lambda found: found.keyframe.imagelength)
         page = series.keyframe
         check_max_pixels(page.imagewidth, page.imagelength, name)
         reason = _not_read(page, labels, tiff.is_imagej)
@@ -149,8 +151,8 @@ def _check_whole(page, name, size):
     if len(parts) < np.prod(page.chunked) or not all(
             length and offset + length <= size and _has_end(
                 page, offset, length) for offset, length in parts):
-        raise InputError(f'{name}: cannot be read (damaged: a part of it is '
-                         'missing); copy or save it again')
+        raise InputError(f'{name}: cannot be read (damaged or sparse: a '
+                         'part is not stored); copy or save it again')
 
 
 def _has_end(page, offset, length):

@@ -179,7 +179,7 @@ def test_the_palette_of_a_png():
     (saved(Image.fromarray(PIXELS).convert('CMYK'), 'TIFF'), '5 (SEPARATED)'),
     (saved(Image.fromarray(PIXELS).convert('YCbCr'), 'TIFF'), '6 (YCBCR)'),
     (saved(as_palette(PIXELS), 'TIFF'), '3 (PALETTE)'),
-    (tiff_of(GREY, photometric='miniswhite'), 'MINISWHITE'),
+    (tiff_of(GREY, photometric='miniswhite'), '0 (MINISWHITE)'),
     (saved(MASK, 'TIFF'), 'an image of 1 bits'),
     (rgb_tiff(HALF_CLEAR, extrasamples=['assocalpha']),
      'transparency multiplied into the colours'),
