@@ -57,5 +57,5 @@ def _in_its_split(entry):
     if (entry.why or not annotation.lower().endswith('.xml')
             or posixpath.dirname(image) != posixpath.dirname(annotation)):
         return entry
-    return entry._replace(split='test', why='for they lie beside their XML, '
-                          'as in its test archive')
+    why = 'for they lie beside their XML, as in its test archive'
+    return entry._replace(split='test', why=why)

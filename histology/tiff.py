@@ -102,10 +102,9 @@ def read(file, name, labels=False):
                              + ('' if labels else ', in RGB'))
         _check_whole(page, name, tiff.filehandle.size)
         pixels = page.asarray(squeeze=False)[:, 0]  # [planes, H, W, C]
-        if page.planarconfig == 2 and page.samplesperpixel > 1:
-            pixels = np.moveaxis(pixels[..., 0], 0, -1)
-        else:
-            pixels = pixels[0]
+        in_planes = page.planarconfig == 2 and page.samplesperpixel > 1
+        pixels = (np.moveaxis(pixels[..., 0], 0, -1) if in_planes
+                  else pixels[0])
         pixels, alpha = _without_unknown(pixels, page)
         tag = page.tags.get(ORIENTATION_TAG)
         return upright(pixels, tag.value if tag else 1), alpha

@@ -108,6 +108,14 @@ def test_the_largest_level_of_a_pyramid():
     check(file.getvalue(), PIXELS)
 
 
+def test_an_overview_before_the_image():
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(PIXELS[::4, ::4].copy(), photometric='rgb', metadata=None)
+        writer.write(PIXELS, photometric='rgb', tile=(32, 32), metadata=None)
+    check(file.getvalue(), PIXELS)
+
+
 @cases('data', [
     saved(GREY), saved(GREY, 'TIFF'),
     tiff_of(GREY, photometric='minisblack')])
@@ -151,8 +159,10 @@ def test_a_slide_of_aperio(compression):
         writer.write(PIXELS, **level)
         writer.write(PIXELS[::4, ::4].copy(), **options)  # the thumbnail
         writer.write(PIXELS[::2, ::2].copy(), **level)
-        for kind in (1, 9):  # label and macro
-            writer.write(PIXELS[::3, ::3].copy(), subfiletype=kind, **options)
+        writer.write(PIXELS[::3, ::3].copy(), subfiletype=1, **options)
+        # Of a small region the macro is larger than the image.
+        macro = np.tile(PIXELS, (2, 2, 1))
+        writer.write(macro, subfiletype=9, **options)
     found = images.read_image('a.svs', file.getvalue())
     assert found.shape == PIXELS.shape
     # Pillow decodes JPEG in TIFF by itself.
