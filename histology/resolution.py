@@ -27,7 +27,7 @@ UNITS = {'cm': 1e4, 'mm': 1e3, 'nm': 1e-3, 'um': 1.0, '\u00b5m': 1.0,
 def read_microns_per_pixel(path, data=None):
     """Read the micrometres per pixel that an image file states.
 
-    The order is: Aperio's MPP, OME's PhysicalSize, and the resolution that
+    The order is: Aperio's MPP or AppMag, OME's PhysicalSize, and the resolution that
     TIFF, PNG and JPEG files have for printing, in ImageJ's unit if there is
     one.
 
@@ -60,10 +60,12 @@ def _of_tiff(file):
     text = str(tags.get('ImageDescription'))
     microns = RESOLUTION_UNITS.get(tags.get('ResolutionUnit', INCH))
     if text.startswith('Aperio'):
-        value = re.search(r'\bMPP\s*=\s*([\d.,]+)', text)
-        value = value and positive_number(value.group(1))
-        if value:
-            yield value, value
+        stated = {name: positive_number(value.strip('.,')) for name, value in
+                  re.findall(r'\b(MPP|AppMag)\s*=\s*([\d.,]+)', text)}
+        if stated.get('MPP'):
+            yield stated['MPP'], stated['MPP']
+        elif stated.get('AppMag'):
+            yield (MICRONS_AT_1X / stated['AppMag'],) * 2
     elif '<OME' in text[:1000]:
         sides = [_of_ome(text, axis) for axis in 'XY']
         if sides[0]:

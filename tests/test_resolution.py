@@ -77,6 +77,7 @@ def test_senseless_tags_leave_the_description(tags):
 @pytest.mark.parametrize('description, microns', [
     ('Aperio Image Library v12\n40x|AppMag = 40|MPP = 0.2632', 0.2632),
     ('Aperio Image|AppMag=20|MPP=0,5015', 0.5015),
+    ('Aperio Image|AppMag = 20|Left = 3', 0.5),
     ('Aperio Image|MPP = 1000', None),
     ('some text, MPP = 0.5', None),
     (OME.format(0.5, 0.5, ''), 0.5), (OME.format(500, 500, NM), 0.5),
