@@ -1,6 +1,5 @@
 """From an annotation in any format to numbered nuclei."""
 import collections
-import posixpath
 import re
 
 import numpy as np
@@ -115,8 +114,9 @@ def load(source, image_size, size):
         instances, skipped = rasterize.fill(nuclei, *size)
     except InputError as error:
         raise InputError(f'{path}: {error}') from error
-    return (instances, OUTLINES, found.microns_per_pixel,
-            found.skipped + skipped)
+    skipped = [f'{what}: {count}' for what, count in found.skipped.items()
+               if count] + skipped
+    return instances, OUTLINES, found.microns_per_pixel, skipped
 
 
 def _from_raster(form, path, data, image_size, size):
@@ -138,20 +138,14 @@ def _from_raster(form, path, data, image_size, size):
         instances = np.empty(values.shape, np.int32)
         ndimage.label(values, np.ones((3, 3)), output=instances)
         return instances, COMPONENTS
-    if posixpath.basename(posixpath.dirname(path)) == 'Binary_masks':
-        found = ', '.join(map(str, np.unique(values)[:5]))
-        raise InputError(f'{path}: no binary mask (values {found} ...); give '
-                         'one with values 0 and 1, or 0 and 255, or move it '
-                         'to Label_masks')
     return _numbered(values, path), LABELS
 
 
 def _is_binary(values):
     """Say whether an array holds only 0 and 1, 255 or 65535."""
     highest = values.max()
-    return highest in (0, 1, 255, 65535) and all(
-        np.isin(values[top:top + TILE], (0, highest)).all()
-        for top in range(0, len(values), TILE))
+    return (highest in (0, 1, 255, 65535)
+            and ((values == 0) | (values == highest)).all())
 
 
 def _numbered(values, path):

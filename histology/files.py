@@ -92,40 +92,25 @@ def atomic_write(path):
         name = (hashlib.sha1(os.fsencode(name)).hexdigest()
                 + os.path.splitext(name)[1])
     partial = os.path.join(folder, _partial_prefix() + f'{os.getpid()}-{name}')
-    with _named_as_output(path):
+    try:
         os.makedirs(folder, exist_ok=True)
         _remove_partials_of_killed(folder)
-    try:
-        with _named_as_output(path, partial):
-            yield partial
-        with _named_as_output(path):
-            os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
-
-
-@contextlib.contextmanager
-def _named_as_output(path, partial=None):
-    """Make an InputError that names an output of an OSError in the block.
-
-    Args:
-        path: of the output.
-        partial: None if every OSError concerns the output; or the temporary
-            path, and errors of other files stay as they are.
-    """
-    try:
-        yield
+        yield partial
+        os.replace(partial, path)
     except OSError as error:
         # HDF5 says the number in its text alone.
         told = re.search(r'errno = (\d+)', str(error))
         number = error.errno or told and int(told.group(1))
-        if partial is not None and error.filename != partial and (
-                error.filename is not None or number not in DISK_ERRORS):
+        # Other errors are of other files, which the block reads.
+        if not (number in DISK_ERRORS if error.filename is None
+                else partial.startswith(str(error.filename))):
             raise
-        reason = os.strerror(number) if number else error
-        raise InputError(f'{path}: cannot be written ({reason}); choose '
-                         'another folder or make room') from error
+        raise InputError(
+            f'{path}: cannot be written ({os.strerror(number)}); choose '
+            'another folder or make room') from error
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
 
 
 def _partial_prefix():
@@ -140,7 +125,7 @@ def _remove_partials_of_killed(folder):
         # This process has written nothing there yet.
         if owner and (int(owner.group(1)) == os.getpid()
                       or not _is_running(int(owner.group(1)))):
-            with contextlib.suppress(FileNotFoundError):  # others do it too
+            with contextlib.suppress(OSError):  # others do it too
                 os.remove(os.path.join(folder, name))
 
 
@@ -171,16 +156,10 @@ def write_json(path, content):
 
     Raises:
         InputError: as `atomic_write`.
-        ValueError: a number is infinite.
+        KeyError: a number is infinite.
     """
     with atomic_write(path) as partial, open(partial, 'w') as file:
-        json.dump(_nan_to_none(content), file, indent=2, allow_nan=False)
+        content = json.loads(json.dumps(content),
+                             parse_constant={'NaN': None}.__getitem__)
+        json.dump(content, file, indent=2)
         file.write('\n')
-
-
-def _nan_to_none(content):
-    if isinstance(content, dict):
-        return {key: _nan_to_none(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_nan_to_none(value) for value in content]
-    return None if content != content else content

@@ -8,7 +8,7 @@ import numpy as np
 
 from histology import listing
 from histology.files import InputError
-from histology.rasterize import checked
+from histology.rasterize import Outlines
 
 
 def parse(path, data=None):
@@ -33,7 +33,12 @@ def parse(path, data=None):
         data = listing.read(path, data)
         if data.startswith(b'\x1f\x8b'):
             data = gzip.decompress(data)
-        for feature in _features(json.loads(data)):
+        features = json.loads(data)
+        if isinstance(features, dict):  # or bare, in a list
+            features = (features['features']
+                        if features['type'] == 'FeatureCollection'
+                        else [features])
+        for feature in features:
             polygons = _polygons(feature)
             if isinstance(polygons, str):
                 skipped[polygons] += 1
@@ -45,16 +50,7 @@ def parse(path, data=None):
         raise InputError(f'{path}: not a whole GeoJSON file of QuPath '
                          f'({str(error) or type(error).__name__}); export it '
                          'again') from error
-    return checked(nuclei, None, skipped, path)
-
-
-def _features(content):
-    """List the Features, or bare geometries, of a GeoJSON file."""
-    if isinstance(content, list):
-        return content
-    if content['type'] == 'FeatureCollection':
-        return content['features']
-    return [content]
+    return Outlines(nuclei, None, skipped)
 
 
 def _polygons(feature):

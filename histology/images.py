@@ -7,7 +7,7 @@ import warnings
 import zlib
 
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 from histology import listing, progress, tiff
 from histology.files import InputError, atomic_write
@@ -24,8 +24,7 @@ PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
 JPEG_MAGIC = b'\xff\xd8'
 NPY_MAGIC = b'\x93NUMPY'
 HEAD = 26  # bytes, in which a PNG says its bits and its type of colour
-RGB_TYPES = (2, 6)  # of a PNG, without and with transparency
-GREY_WITH_ALPHA = 4
+GREY = 0  # a type
 
 # Of the 16 that RGB is stored in.
 DEPTHS = (8, 10, 12, 14, 16)
@@ -34,11 +33,10 @@ DEPTHS = (8, 10, 12, 14, 16)
 def read_image(path, data=None):
     """Read a TIFF, PNG or JPEG file; its content says which it is.
 
-    The first of several images is read, and the largest of a pyramid. Grey is
-    repeated in the three channels, three grey images are RGB, transparency is
-    laid on white, and the image is turned as its orientation says. 16-bit RGB
-    is scaled by the smallest bit depth that holds the brightest pixel, float
-    RGB from [0, 1].
+    Of a pyramid, the largest image is read. Grey is repeated in the three
+    channels, transparency is laid on white, and the image is turned as its
+    orientation says. 16-bit RGB is scaled by the smallest bit depth that holds
+    the brightest pixel.
 
     Args:
         path: file to read, or what to call `data` in messages.
@@ -54,11 +52,11 @@ def read_image(path, data=None):
     with _reading(path, data) as (file, head):
         if head.startswith(tiff.MAGIC):
             found = tiff.read(file, path)
-        elif _is_deep(head, RGB_TYPES):
-            found = _read_deep_png(file, path)
         elif head.startswith((PNG_MAGIC, JPEG_MAGIC)):
-            with pillow(file, path) as image:
-                return _pixels(image, path)
+            if _is_deep_png(head):
+                raise InputError(f'{path}: PNG with more than 8 bits; save it '
+                                 'with 8 bits per channel')
+            found = _read_pillow(file, path)
         else:
             raise _no_image(head, path)
         return _as_rgb(*found, path)
@@ -82,23 +80,24 @@ def read_labels(path, data=None):
     """
     with _reading(path, data) as (file, head):
         if head.startswith(NPY_MAGIC):
-            found = _read_npy(file, path), None
+            values, alpha = _read_npy(file, path), False
         elif head.startswith(tiff.MAGIC):
-            found = tiff.read(file, path, labels=True)
-        elif _is_deep(head, (*RGB_TYPES, GREY_WITH_ALPHA)):
-            found = _read_deep_png(file, path)
+            values, alpha = tiff.read(file, path, labels=True)
         elif head.startswith(PNG_MAGIC):
+            if _is_deep_png(head) and head[25] != GREY:
+                raise InputError(f'{path}: PNG in colour with more than 8 '
+                                 'bits; save it in grey')
             with pillow(file, path) as image:
-                image.load()
-                alpha = tiff.UNASSOCIATED if image.mode[-1] == 'A' else None
-                found = (tiff.upright(np.array(image), _orientation(image)),
-                         alpha)
+                values = tiff.upright(np.array(image), _orientation(image))
+                alpha = image.mode[-1] == 'A'
         elif head.startswith(JPEG_MAGIC):
             raise InputError(f'{path}: JPEG, which changes the numbers that '
                              'it stores; give a PNG, TIFF or .npy file')
         else:
             raise _no_image(head, path, 'TIFF, PNG or .npy')
-        return _as_numbers(*found, path)
+        if values.ndim == 3:
+            values = _one_channel(values[..., :values.shape[2] - alpha], path)
+        return whole_numbers(values, path)
 
 
 @contextlib.contextmanager
@@ -114,9 +113,8 @@ def _reading(path, data):
             file.seek(0)
             yield file, head
     except DECODER_ERRORS as error:
-        reason = getattr(error, 'strerror', None) or 'damaged'
-        if isinstance(error, UnidentifiedImageError):
-            reason += ' or of a rare kind'
+        reason = (getattr(error, 'strerror', None)
+                  or 'damaged, or of a rare kind')
         raise InputError(f'{path}: cannot be read ({reason}); give a whole '
                          'TIFF, PNG or JPEG file') from error
 
@@ -149,169 +147,74 @@ def _orientation(image):
         return 1  # what cannot be read is of no matter to the pixels
 
 
-def _pixels(image, path):
-    """Turn a Pillow image into uint8 [H, W, 3], upright, on white."""
-    if image.mode.startswith('I'):
-        raise InputError(f'{path}: grey with more than 8 bits; save it in RGB '
-                         'or with 8 bits')
-    image.load()
-    transparent = image.mode[-1] == 'A' or 'transparency' in image.info
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
-    seen = not transparent
-    for rows, strip in _strips(image):
-        if transparent:
-            strip = np.array(strip.convert('RGBA'))
-            seen |= strip[..., 3].any()
-            strip = _on_white(strip[..., :3], strip[..., 3:])
-        else:
-            strip = strip.convert('RGB')
-        pixels[rows] = strip
-    _check_seen(seen, path)
-    return tiff.upright(pixels, _orientation(image))
+def _is_deep_png(head):
+    return head.startswith(PNG_MAGIC) and head[24:25] == b'\x10'
 
 
-def _strips(image):
-    """Yield some rows of a Pillow image at a time: slice, and their image."""
-    for top in range(0, image.height, STRIP):
-        bottom = min(top + STRIP, image.height)
-        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
-
-
-def _on_white(colours, alpha, multiplied=False):
-    """Lay uint8 colours [H, W, C] with alpha [H, W, 1] on white."""
-    alpha = alpha.astype(np.uint16)
-    if multiplied:
-        return np.minimum(colours + (255 - alpha), 255).astype(np.uint8)
-    return ((colours * alpha + 255 * (255 - alpha) + 127) // 255
-            ).astype(np.uint8)
-
-
-def _check_seen(seen, path):
-    if not seen:
-        raise InputError(f'{path}: wholly transparent; save it without '
-                         'transparency')
-
-
-def _is_deep(head, types):
-    """Say whether a file begins as a PNG with 16 bits, of some types."""
-    return (head.startswith(PNG_MAGIC) and len(head) == HEAD
-            and head[24] == 16 and head[25] in types)
-
-
-def _read_deep_png(file, path):
-    """Return what `tiff.read` does, of a PNG of RGB with 16 bits.
-
-    Pillow takes the upper byte of each number. Told that the lower byte comes
-    first, it takes the second one, which is the lower byte.
-    """
-    pixels = None
-    for order, shift in (('16B', 8), ('16L', 0)):
-        file.seek(0)
-        with pillow(file, path) as image:
-            decoder, *where, kind = image.tile[0]
-            if not kind.startswith('RGB'):
-                raise InputError(f'{path}: grey of 16 bits with transparency; '
-                                 'save it without')
-            image.tile = [(decoder, *where, kind.replace('16B', order))]
-            image.load()
-            if pixels is None:
-                pixels = np.zeros((image.height, image.width, len(image.mode)),
-                                  np.uint16)
-            for rows, strip in _strips(image):
-                pixels[rows] |= np.array(strip).astype(np.uint16) << shift
-            orientation = _orientation(image)
-            clear = image.info.get('transparency')
-    alpha = tiff.UNASSOCIATED if pixels.shape[2] == 4 or clear else None
-    if clear:  # the one colour that is transparent
-        seen = (pixels != np.array(clear, np.uint16)).any(axis=-1)
-        pixels = np.dstack([pixels, seen * np.uint16(65535)])
-    return tiff.upright(pixels, orientation), alpha
+def _read_pillow(file, path):
+    """Return what `tiff.read` does, of a PNG or JPEG, as uint8."""
+    with pillow(file, path) as image:
+        image.load()
+        alpha = image.mode[-1] == 'A' or 'transparency' in image.info
+        mode = 'RGBA' if alpha else 'RGB'
+        pixels = np.empty((image.height, image.width, len(mode)), np.uint8)
+        for top in range(0, image.height, STRIP):
+            bottom = min(top + STRIP, image.height)
+            strip = image.crop((0, top, image.width, bottom))
+            pixels[top:bottom] = strip.convert(mode)
+        return tiff.upright(pixels, _orientation(image)), alpha
 
 
 def _as_rgb(pixels, alpha, path):
     """Turn what `tiff.read` returns into uint8 [H, W, 3]."""
-    channels = pixels.shape[2] - bool(alpha)
-    deep = pixels.dtype != np.uint8
-    if channels not in (1, 3) or deep and channels == 1:
+    channels = pixels.shape[2] - alpha
+    if channels not in (1, 3) or pixels.dtype != np.uint8 and (
+            alpha or channels == 1 or pixels.dtype != np.uint16):
         kind = 'grey' if channels == 1 else f'{channels} channels'
-        raise InputError(f'{path}: {kind} of {pixels.dtype}; save it in RGB'
-                         + (' or with 8 bits' if deep else ''))
-    if deep:
-        pixels = _to_8_bits(pixels, alpha, path)
-    if alpha is None and channels == 3:
-        return pixels
+        raise InputError(f'{path}: {kind} of {pixels.dtype}'
+                         + (' with transparency' if alpha else '')
+                         + '; save it in RGB with 8 bits per channel')
+    if pixels.dtype == np.uint16:
+        return _to_8_bits(pixels, path)
+    if not alpha:
+        return pixels if channels == 3 else pixels.repeat(3, axis=2)
+    if not pixels[..., -1].any():
+        raise InputError(f'{path}: wholly transparent; save it without '
+                         'transparency')
     flat = np.empty((*pixels.shape[:2], 3), np.uint8)
-    if alpha is None:
-        flat[:] = pixels
-        return flat
-    _check_seen(pixels[..., -1].any(), path)
     for top in range(0, len(pixels), STRIP):
-        strip = pixels[top:top + STRIP]
-        flat[top:top + STRIP] = _on_white(
-            strip[..., :-1], strip[..., -1:], alpha == tiff.ASSOCIATED)
+        strip = pixels[top:top + STRIP].astype(np.uint16)
+        colours, opacity = strip[..., :-1], strip[..., -1:]
+        flat[top:top + STRIP] = (
+            colours * opacity + 255 * (255 - opacity) + 127) // 255
     return flat
 
 
-def _to_8_bits(pixels, alpha, path):
-    """Scale RGB of 16 bits, or of floats in [0, 1], to uint8."""
+def _to_8_bits(pixels, path):
+    """Scale RGB of 8 to 16 bits in 16 to uint8."""
+    highest = pixels.max()
+    depth = next(bits for bits in DEPTHS if highest < 2 ** bits)
+    if depth < 16:
+        progress.say(f'{path}: its highest value is {highest}: read as '
+                     f'{depth} bits in 16; if that is wrong, save it with 8 '
+                     'bits', sys.stderr)
     scaled = np.empty(pixels.shape, np.uint8)
-    if pixels.dtype == np.uint16:
-        # Colours that alpha multiplies have its range.
-        colours = slice(None if alpha == tiff.ASSOCIATED else 3)
-        highest = int(pixels[..., colours].max())
-        depth = _depth(highest)
-        if depth < 16:
-            progress.say(f'{path}: its highest value is {highest}: read as '
-                         f'{depth} bits in 16; if that is wrong, save it with '
-                         '8 bits', sys.stderr)
-        # The highest bits of both are the same.
-        np.right_shift(pixels[..., colours], depth - 8,
-                       out=scaled[..., colours], casting='unsafe')
-        if alpha == tiff.UNASSOCIATED:
-            np.right_shift(pixels[..., 3], _depth(pixels[..., 3].max()) - 8,
-                           out=scaled[..., 3], casting='unsafe')
-        return scaled
-    if pixels.dtype.kind != 'f':
-        raise InputError(f'{path}: RGB of {pixels.dtype}; save it with 8 bits '
-                         'per channel')
-    low, high = pixels.min(), pixels.max()
-    if not 0 <= low <= high <= 1:
-        raise InputError(f'{path}: RGB of {pixels.dtype} from {low:.4g} to '
-                         f'{high:.4g}; save it with 8 bits per channel, or as '
-                         'floats from 0 to 1')
-    for top in range(0, len(pixels), STRIP):
-        strip = pixels[top:top + STRIP].astype(np.float64)
-        scaled[top:top + STRIP] = np.rint(strip * 255)
-    return scaled
-
-
-def _depth(highest):
-    return next(bits for bits in DEPTHS if highest < 2 ** bits)
+    # The highest bits of both are the same.
+    return np.right_shift(pixels, depth - 8, out=scaled, casting='unsafe')
 
 
 def _read_npy(file, path):
     """Read an array [H, W]; of CoNSeP's [H, W, 2], the numbers."""
-    read_head = {(1, 0): np.lib.format.read_array_header_1_0,
-                 (2, 0): np.lib.format.read_array_header_2_0}
-    shape, _, dtype = read_head[np.lib.format.read_magic(file)](file)
-    if dtype.hasobject:
-        raise InputError(f'{path}: holds Python objects; give whole numbers')
-    if len(shape) != 2 and not (len(shape) == 3 and shape[2] in (1, 2)):
-        raise InputError(f'{path}: an array {list(shape)}; give a label image '
-                         '[height, width]')
-    tiff.check_max_pixels(shape[1], shape[0], path)
-    file.seek(0)
-    values = np.load(file, allow_pickle=False)
+    try:
+        values = np.load(file, allow_pickle=False)
+    except ValueError as error:  # damaged; or Python objects, as Cellpose's
+        raise InputError(f'{path}: cannot be read ({error}); save whole '
+                         'numbers [height, width]') from error
+    if values.ndim != 2 and values.shape[2:] not in ((1,), (2,)):
+        raise InputError(f'{path}: an array {list(values.shape)}; give a '
+                         'label image [height, width]')
     values = values.astype(values.dtype.newbyteorder('='), copy=False)
     return values if values.ndim == 2 else values[..., 0]
-
-
-def _as_numbers(values, alpha, path):
-    """Turn an array of a file into numbers [H, W]; see `read_labels`."""
-    if values.ndim == 3:
-        values = _one_channel(
-            values[..., :values.shape[2] - bool(alpha)], path)
-    return whole_numbers(values, path)
 
 
 def whole_numbers(values, path):
@@ -342,15 +245,9 @@ def _one_channel(colours, path):
     """Reduce equal channels [H, W, C], or those of a mask, to one."""
     if colours.shape[2] == 1:
         return colours[..., 0]
-    highest = colours.max()
-    values = np.empty(colours.shape[:2], colours.dtype)
-    equal = mask = True
-    for top in range(0, len(colours), STRIP):
-        strip = colours[top:top + STRIP]
-        equal &= (strip == strip[..., :1]).all()
-        mask &= ((strip == 0) | (strip == highest)).all()
-        values[top:top + STRIP] = strip.max(axis=-1)
-    if not (equal or mask):
+    values = colours.max(axis=-1)
+    if not ((colours == values[..., np.newaxis]).all()
+            or np.isin(colours, (0, values.max())).all()):
         raise InputError(f'{path}: coloured, or of several channels; give a '
                          'label image with a number for each nucleus in one '
                          'channel, or a mask')

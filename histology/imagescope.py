@@ -1,15 +1,14 @@
 """Reading annotations of Aperio ImageScope, and of HALO, which look alike."""
-import codecs
 import collections
 import io
-import re
+import json
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 
 from histology import listing
 from histology.files import InputError
-from histology.rasterize import checked, overlapping
+from histology.rasterize import Outlines, overlapping
 from histology.resolution import positive_number
 
 ELLIPSE_VERTICES = 360  # cover 0.99995 of its area
@@ -53,10 +52,11 @@ def parse(path, data=None):
                        for ring, its in zip(positive, holes)]
             skipped['negative regions outside their layer\'s outlines'] += (
                 len(negative) - len(set().union(*holes)))
-    except (ElementTree.ParseError, LookupError, ValueError) as error:
+    except (ElementTree.ParseError, LookupError, OSError,
+            ValueError) as error:
         raise InputError(f'{path}: not a whole ImageScope annotation '
                          f'({error}); export or download it again') from error
-    return checked(nuclei, microns_per_pixel, skipped, path)
+    return Outlines(nuclei, microns_per_pixel, skipped)
 
 
 def _layers(data):
@@ -67,8 +67,11 @@ def _layers(data):
     """
     microns, name, rings, odd = None, '', ([], []), 0
     root = None
-    for event, element in ElementTree.iterparse(
-            io.BytesIO(_as_utf_8(data)), ('start', 'end')):
+    # As text, for which the parser ignores a declared encoding: some programs
+    # declare utf-16 and write UTF-8, and only names are not ASCII.
+    text = io.TextIOWrapper(
+        io.BytesIO(data.lstrip()), json.detect_encoding(data), 'replace')
+    for event, element in ElementTree.iterparse(text, ('start', 'end')):
         tag = element.tag.rsplit('}', 1)[-1]  # without its namespace
         if root is None:
             root = tag
@@ -91,26 +94,6 @@ def _layers(data):
             # Regions outside any layer, too.
             yield (name, microns, *rings, odd)
             name, rings, odd = '', ([], []), 0
-
-
-def _as_utf_8(data):
-    """Convert an XML file's bytes to UTF-8, declared so or not at all.
-
-    Some programs declare utf-16 and write UTF-8, others do the reverse.
-    """
-    declared = re.match(rb'\s*<\?xml[^>]*encoding\s*=\s*["\']([\w.-]+)', data)
-    encoding = declared.group(1).decode().lower() if declared else 'utf-8'
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = 'utf-16'
-    elif b'\0' in data[:2]:
-        encoding = 'utf-16-be' if data[:1] == b'\0' else 'utf-16-le'
-    elif data.startswith(codecs.BOM_UTF8) or encoding.startswith('utf-16'):
-        encoding = 'utf-8-sig'
-    elif encoding in ('utf-8', 'utf8', 'us-ascii'):
-        # Unchanged: a copy of a large file would fill the memory.
-        return data if data[:1] == b'<' else data.lstrip()
-    text = data.decode(encoding)
-    return re.sub(r'\A\s*<\?xml.*?\?>', '', text, flags=re.S).encode()
 
 
 def _region(element):

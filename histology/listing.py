@@ -12,11 +12,10 @@ import posixpath
 import re
 import zipfile
 import zlib
+from itertools import filterfalse
 
-from histology.files import MAX_NAME, InputError
+from histology.files import InputError
 
-# A member that claims to unpack to more may be made to fill the memory.
-MEMBER_BYTES = 2 ** 31
 DIGEST_BLOCK = 2 ** 20  # bytes
 
 IMAGE_ENDINGS = ('.tif', '.tiff', '.svs', '.png', '.jpg', '.jpeg')
@@ -55,7 +54,7 @@ def list_files(folder, flag):
     """
     if os.path.isdir(folder):
         paths = {os.path.relpath(path, folder): path
-                 for path in sorted(_walk(folder, set()))}
+                 for path in sorted(_walk(folder))}
     elif not os.path.isfile(folder):
         raise InputError(f'--{flag} {folder}: no such folder or zip archive; '
                          'unpack or copy the data there')
@@ -64,15 +63,13 @@ def list_files(folder, flag):
     else:
         raise InputError(f'--{flag} {folder}: is a file; give its folder, '
                          f'{os.path.dirname(folder) or "."}, or a zip archive')
-    files, members = {}, {}
+    files = {}
     for relative_path, path in paths.items():
-        relative_path = relative_path.replace(os.sep, '/')
         if path == folder or _is_archive(path):
-            members.update((f'{relative_path}/{member}', (path, member))
-                           for member in _members(path))
+            files.update((f'{relative_path}/{member}', (path, member))
+                         for member in _members(path))
         else:
             files[relative_path] = (path,)
-    files.update(members)
     return files
 
 
@@ -80,34 +77,29 @@ def _is_archive(path):
     return path.lower().endswith('.zip')
 
 
-def _walk(folder, seen):
-    """Yield the paths of the files below a folder.
-
-    Folders whose real paths are in the set `seen` are skipped; the others are
-    added to it.
-    """
+def _walk(folder):
+    """Yield the paths of the files below a folder."""
     def fail(error):
         raise InputError(f'{error.filename}: cannot be read '
                          f'({error.strerror}); make it readable') from error
 
-    links = []
-    for parent, folders, names in os.walk(folder, onerror=fail):
-        seen.add(os.path.realpath(parent))
-        # A link may lead to a folder above.
-        folders[:] = sorted(
-            name for name in folders if not is_hidden(name)
-            and os.path.realpath(os.path.join(parent, name)) not in seen)
-        links += [os.path.join(parent, name) for name in folders
-                  if os.path.islink(os.path.join(parent, name))]
+    seen = set()
+    for parent, folders, names in os.walk(folder, onerror=fail,
+                                          followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link may lead to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        # Links last: a folder is listed by its own name.
+        folders[:] = sorted(filterfalse(is_hidden, folders), key=lambda name: (
+            os.path.islink(os.path.join(parent, name)), name))
         for name in names:
             path = os.path.join(parent, name)
             # A pipe would never end. A link to nothing is an error later.
             if not is_hidden(name) and (os.path.isfile(path)
                                         or not os.path.exists(path)):
                 yield path
-    for link in links:
-        if os.path.realpath(link) not in seen:
-            yield from _walk(link, seen)
 
 
 def is_hidden(relative_path):
@@ -147,9 +139,6 @@ def path_and_data(source):
     path, member = source
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.getinfo(member).file_size > MEMBER_BYTES:
-                raise zipfile.BadZipFile(
-                    f'unpacks to more than {MEMBER_BYTES} bytes')
             return name_of(source), archive.read(member)
     # RuntimeError: encrypted, or compressed by a method that Python lacks.
     except (OSError, EOFError, RuntimeError, zlib.error,
@@ -164,17 +153,9 @@ def opened(path, data=None):
 
 
 def read(path, data=None):
-    """Return the bytes of what `path_and_data` returns.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        with opened(path, data) as file:
-            return file.read()
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read ({error}); copy or '
-                         'download it again') from error
+    """Return the bytes of what `path_and_data` returns."""
+    with opened(path, data) as file:
+        return file.read()
 
 
 def digest(entries):
@@ -200,23 +181,6 @@ def file_digest(source):
     except (OSError, InputError):
         return ''
     return sha.hexdigest()
-
-
-def check_name(relative_path, source):
-    """Refuse a name that no store could hold.
-
-    Raises:
-        InputError: it is not UTF-8, or longer than a file's name can be
-            outside of archives.
-    """
-    try:
-        base = posixpath.basename(relative_path.encode())
-    except UnicodeEncodeError as error:
-        raise InputError(f'{name_of(source)!r}: the name is not UTF-8; rename '
-                         'it') from error
-    if len(base) > MAX_NAME:
-        raise InputError(f'{name_of(source)}: the name has more than '
-                         f'{MAX_NAME} bytes; rename it')
 
 
 def ordered(entries):

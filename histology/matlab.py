@@ -18,12 +18,13 @@ def read_labels(path, data=None):
     Raises:
         InputError: the file is missing or damaged, or holds no such array.
     """
+    from scipy import io
     try:
         with listing.opened(path, data) as file:
-            values = _inst_map(file)
+            values = io.loadmat(file, variable_names=[VARIABLE]).get(VARIABLE)
     except Exception as error:  # for damaged files scipy raises anything
-        raise InputError(f'{path}: cannot be read (damaged or no MATLAB '
-                         'file); save or download it again') from error
+        raise InputError(f'{path}: cannot be read (damaged, no MATLAB file, '
+                         'or of version 7.3); save it with -v7') from error
     if values is None:
         raise InputError(f'{path}: holds no {VARIABLE}; save the label image '
                          'under this name')
@@ -32,14 +33,3 @@ def read_labels(path, data=None):
                          f'{list(values.shape)}; save a number for each '
                          'pixel')
     return images.whole_numbers(values, path)
-
-
-def _inst_map(file):
-    from scipy import io
-    try:
-        return io.loadmat(file, variable_names=[VARIABLE]).get(VARIABLE)
-    except NotImplementedError:  # version 7.3 is HDF5, by columns
-        import h5py
-        file.seek(0)
-        with h5py.File(file, 'r') as content:
-            return content[VARIABLE][()].T if VARIABLE in content else None

@@ -26,7 +26,7 @@ IMAGE_WORDS = re.compile(r'(?:\A|[^a-z])(?:tissue|images?)(?:\Z|[^a-z])',
                          re.I)
 
 
-def find(images_dir, annotations_dir, split=None):
+def find(images_dir, annotations_dir, split=None, flags=None):
     """Pair each image of a folder with the annotation of its name.
 
     An annotation has the name of its image, with or without '_mask', '-labels'
@@ -38,6 +38,7 @@ def find(images_dir, annotations_dir, split=None):
     Args:
         images_dir, annotations_dir: folders or zip archives.
         split: 'test' for test images, or None.
+        flags: that name the two, if they are no usual ones.
 
     Returns:
         List of `listing.Entry`, ordered by name.
@@ -47,45 +48,55 @@ def find(images_dir, annotations_dir, split=None):
             files have no partner, or two images or annotations claim one
             name.
     """
-    flags = [f'{split}_{kind}_dir' if split else f'{kind}_dir'
-             for kind in ('images', 'annotations')]
-    files, image_paths, annotation_paths = candidates(
+    flags = flags or [f'{split}_{kind}_dir' if split else f'{kind}_dir'
+                      for kind in ('images', 'annotations')]
+    files, image_paths, annotation_paths = _candidates(
         images_dir, annotations_dir, flags)
     if not image_paths:
         raise InputError(f'--{flags[0]} {images_dir}: holds no image '
                          f'({", ".join(listing.IMAGE_ENDINGS)})')
-    chosen = _chosen_images(image_paths, files)
-    paired, unpaired = pair(chosen, annotation_paths)
-    _check_paired([path for key, path in chosen.items() if key not in paired],
-                  unpaired, files, flags)
-    entries = []
-    for key, path in chosen.items():
-        annotation = _best(paired[key], files)
+    images = collections.defaultdict(list)
+    for path in image_paths:
+        images[listing.split_of(path)[0],
+               listing.stem_and_ending(path)[0]].append(path)
+    paired, unpaired = _pair(images, annotation_paths)
+    _check_paired([paths[0] for key, paths in images.items()
+                   if key not in paired],
+                  # One folder of MoNuSeg's may hold more.
+                  unpaired if flags[0] != flags[1] else [], files, flags)
+    found = []
+    for key, paths in images.items():
+        annotation = _one_of_equals(
+            _best(paired[key]), files, 'two annotations of one image; give '
+            f'--{flags[1]} the folder of one')
+        image = _one_of_equals(
+            _tissue(paths, paired[key]), files, 'two images of one name; '
+            f'rename one, or give --{flags[1]} a folder without images')
         its_split, why = split, f'of --{flags[0]}'
         if split is None:
             # Of the image's folders or else of its annotation's.
-            its_split, folder = max(map(listing.split_of, (path, annotation)),
+            its_split, folder = max(map(listing.split_of, (image, annotation)),
                                     key=lambda found: found[0] is not None)
             why = (f'for their folder is called {folder}' if its_split
                    else None)
-        entries.append(Entry(key[1], its_split or 'training', why,
-                             files[path], files[annotation]))
-    return listing.ordered(entries)
+        found.append(Entry(key[1], its_split or 'training', why, files[image],
+                           files[annotation]))
+    return listing.ordered(found)
 
 
-def pair(chosen, annotation_paths):
+def _pair(images, annotation_paths):
     """Find the image of each annotation.
 
     Args:
-        chosen: (split or None, name) of the images.
+        images: dict of (split of its folder or None, name) of the images.
         annotation_paths: relative paths.
 
     Returns:
-        dict of the keys of `chosen` to lists of paths
+        dict of the keys of `images` to lists of paths
         paths that are of no image
     """
-    splits = sorted({split for split, _ in chosen}, key=str)
-    names = {split: _names({name for its_split, name in chosen
+    splits = sorted({split for split, _ in images}, key=str)
+    names = {split: _names({name for its_split, name in images
                             if its_split == split}) for split in splits}
     paired, unpaired = collections.defaultdict(list), []
     for path in annotation_paths:
@@ -103,7 +114,7 @@ def pair(chosen, annotation_paths):
     return paired, unpaired
 
 
-def candidates(images_dir, annotations_dir, flags):
+def _candidates(images_dir, annotations_dir, flags):
     """List what may be an image, and what an annotation.
 
     Args:
@@ -135,7 +146,10 @@ def candidates(images_dir, annotations_dir, flags):
                           roots[1 - k] + os.sep))}
             for k in range(2))
     for path in image_paths | annotation_paths:
-        listing.check_name(path, files[path])
+        # What Python reads of a name that is not UTF-8.
+        if re.search('[\udc80-\udcff]', posixpath.basename(path)):
+            raise InputError(f'{listing.name_of(files[path])!r}: the name is '
+                             'not UTF-8; rename it')
     return (files,
             sorted(path for path in image_paths
                    if _ends_in(path, listing.IMAGE_ENDINGS)),
@@ -164,34 +178,18 @@ def _is_annotation(path, names):
     return False
 
 
-def _chosen_images(image_paths, files):
-    """Map (split that its folder says or None, name) to an image's path.
+def _tissue(paths, annotation_paths):
+    """List the paths, of images of one name, that are most likely tissue.
 
-    Raises:
-        InputError: two images of one split have one name.
+    Pictures that were made from an image often have its name, and MoNuSAC has
+    its images in two formats.
     """
-    paths = collections.defaultdict(list)
-    for path in image_paths:
-        paths[listing.split_of(path)[0],
-              listing.stem_and_ending(path)[0]].append(path)
-    chosen = {}
-    for key, found in paths.items():
-        # A picture made from an image often has its name.
-        named = [path for path in found
-                 if IMAGE_WORDS.search(posixpath.dirname(path))]
-        found = named if len(named) == 1 else found
-        # MoNuSAC has its images twice.
-        slides = [path for path in found if path.lower().endswith('.svs')]
-        if len(slides) == 1 and len(set(map(posixpath.dirname, found))) == 1:
-            found = slides
-        if len(found) > 1:
-            raise InputError(
-                f'{listing.name_of(files[found[1]])}: of the same name as '
-                f'{listing.name_of(files[found[0]])}; names must differ, and '
-                'masks must be told from images: rename them, or give '
-                '--annotations_dir a folder without images')
-        chosen[key] = found[0]
-    return chosen
+    beside = {posixpath.dirname(path) for path in annotation_paths}
+    for is_tissue in (lambda path: posixpath.dirname(path) in beside,
+                      lambda path: IMAGE_WORDS.search(posixpath.dirname(path)),
+                      lambda path: path.lower().endswith('.svs')):
+        paths = list(filter(is_tissue, paths)) or paths
+    return paths
 
 
 def _names(stems):
@@ -227,15 +225,23 @@ def _check_paired(image_paths, annotation_paths, files, flags):
                 f'{counted(len(paths), what)} without {other}; {remedy}')
 
 
-def _best(paths, files):
-    """Choose from the annotations of an image.
+def _best(annotation_paths):
+    """List the paths, of annotations of one image, that are preferred."""
+    ranks = list(map(annotations.preference, annotation_paths))
+    return [path for path, rank in zip(annotation_paths, ranks)
+            if rank == min(ranks)]
+
+
+def _one_of_equals(paths, files, problem):
+    """Return one of some files with the same content, unpacked if possible.
 
     Raises:
-        InputError: two are equally good.
+        InputError: their contents differ.
     """
-    ranked = sorted((annotations.preference(path), path) for path in paths)
-    if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
-        names = [listing.name_of(files[path]) for _, path in ranked[:2]]
-        raise InputError(f'{names[0]} and {names[1]}: two annotations of one '
-                         'image; give --annotations_dir the folder of one')
-    return ranked[0][1]
+    first, *others = sorted(paths, key=lambda path: (len(files[path]), path))
+    for other in others:
+        if (listing.file_digest(files[first])
+                != listing.file_digest(files[other])):
+            raise InputError(f'{listing.name_of(files[first])} and '
+                             f'{listing.name_of(files[other])}: {problem}')
+    return first

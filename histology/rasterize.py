@@ -33,30 +33,10 @@ MOST_LENGTH = 100  # micrometres, height or width
 # Outlines around more than so many others are regions, too.
 MOST_WITHIN = 2
 
-# What a file says: the nuclei; micrometres per pixel, or None; and a list of
-# texts, what was skipped.
+# What a file says: the nuclei; micrometres per pixel, or None; and a Counter
+# of what was skipped.
 Outlines = collections.namedtuple('Outlines',
                                   'nuclei microns_per_pixel skipped')
-
-
-def checked(nuclei, microns_per_pixel, skipped, path):
-    """Return Outlines, after a check that every vertex is finite.
-
-    Args:
-        nuclei, microns_per_pixel: see Outlines.
-        skipped: dict of text to number.
-        path: of the file, for messages.
-
-    Raises:
-        InputError: a vertex is not finite.
-    """
-    if not all(np.isfinite(ring).all() for nucleus in nuclei
-               for polygon in nucleus for ring in polygon):
-        raise InputError(f'{path}: a vertex is not finite; export or download '
-                         'it again')
-    return Outlines(nuclei, microns_per_pixel,
-                    [f'{what}: {count}' for what, count in skipped.items()
-                     if count])
 
 
 def fill(nuclei, height, width):
@@ -78,8 +58,12 @@ def fill(nuclei, height, width):
         list of texts, what was skipped
 
     Raises:
-        InputError: all nuclei lie outside the image.
+        InputError: a vertex is not finite, or all nuclei lie outside the
+            image.
     """
+    if not all(np.isfinite(ring).all() for nucleus in nuclei
+               for polygon in nucleus for ring in polygon):
+        raise InputError('a vertex is not finite; export or download it again')
     instances = np.zeros((height, width), np.int32)
     boxes = np.array([_box(polygon[0] for polygon in nucleus)
                       for nucleus in nuclei]).reshape(-1, 4)
@@ -94,11 +78,11 @@ def fill(nuclei, height, width):
             'this image, not of the slide')
     skipped = [f'outlines outside the image: {outside.sum()}'
                ] if outside.any() else []
-    within = np.flatnonzero(~outside)
-    regions = _regions([nuclei[index] for index in within], boxes[within],
-                       height, width)
-    regions = {within[index]: why for index, why in regions.items()}
-    for index in within[::-1]:
+    numbers = np.flatnonzero(~outside) + 1
+    nuclei = [nuclei[number - 1] for number in numbers]
+    boxes = boxes[~outside]
+    regions = _regions(nuclei, boxes, height, width)
+    for index in reversed(range(len(nuclei))):
         if index in regions:
             top, left, bottom, right = boxes[index]
             skipped.append(f'an outline {regions[index]}, at x {left:.0f} to '
@@ -106,7 +90,7 @@ def fill(nuclei, height, width):
             continue
         for polygon in nuclei[index]:
             window, inside = _inside(polygon, height, width)
-            instances[window][inside] = index + 1
+            instances[window][inside] = numbers[index]
     return instances, skipped
 
 
@@ -127,12 +111,12 @@ def _regions(nuclei, boxes, height, width):
     regions, last = {}, np.array((height - 1, width - 1))
     with np.errstate(over='ignore', invalid='ignore'):
         for index, (nucleus, box) in enumerate(zip(nuclei, boxes)):
+            sides = box[2:] - box[:2]
             # Parts all over an image are nuclei of one class, not a nucleus.
             pixels = (_area(nucleus[0][0]) if len(nucleus) == 1
-                      else (box[2:] - box[:2]).prod())
+                      else sides.prod())
             area = pixels * MICRONS_PER_PIXEL ** 2
-            length = MICRONS_PER_PIXEL * max(
-                np.ptp(polygon[0], axis=0).max() for polygon in nucleus)
+            length = sides.max() * MICRONS_PER_PIXEL
             if (pixels >= last.prod() and (box[:2] <= 1).all()
                     and (box[2:] >= last).all()):
                 regions[index] = 'of the whole image'
@@ -143,8 +127,7 @@ def _regions(nuclei, boxes, height, width):
     rest = np.setdiff1d(np.arange(len(boxes)), list(regions))
     for index, others in zip(rest, overlapping(boxes[rest], boxes[rest])):
         if len(others) > MOST_WITHIN:
-            count = _count_within(nuclei[index], boxes[index],
-                                  boxes[rest[others]])
+            count = _count_within(nuclei[index], boxes[rest[others]])
             if count > MOST_WITHIN:
                 regions[index] = f'around {count} others'
     return regions
@@ -177,11 +160,12 @@ def overlapping(boxes, others):
                    & (found[:, 1] < right) & (found[:, 3] > left)]
 
 
-def _count_within(nucleus, box, others):
+def _count_within(nucleus, boxes):
     """Count the boxes that lie within a nucleus."""
-    within = others[(others[:, :2] > box[:2]).all(axis=1)
-                    & (others[:, 2:] < box[2:]).all(axis=1)]
     from skimage.measure import points_in_poly
+    outer = _box(polygon[0] for polygon in nucleus)
+    within = boxes[(boxes[:, :2] > outer[:2]).all(axis=1)
+                   & (boxes[:, 2:] < outer[2:]).all(axis=1)]
     centres = (within[:, :2] + within[:, 2:]) / 2
     return sum(points_in_poly(centres, polygon[0]).sum()
                for polygon in nucleus)

@@ -17,12 +17,7 @@ REACH = 2
 
 
 def check_min_side(size, name):
-    """Raise InputError if a side of an image is below MIN_SIDE.
-
-    Args:
-        size: (height, width), as the networks see it.
-        name: for the message.
-    """
+    """Raise InputError if a side (height, width) is below MIN_SIDE."""
     height, width = size
     if min(height, width) < MIN_SIDE:
         raise InputError(f'{name}: {width} x {height} pixels; both sides must '
@@ -30,53 +25,23 @@ def check_min_side(size, name):
 
 
 def network_size(size, microns_per_pixel, name):
-    """Compute the size of an image at the networks' micrometres per pixel.
+    """Compute (height, width) at the networks' micrometres per pixel.
 
     Args:
-        size: (height, width), pixels.
+        size: (height, width) of the image, pixels.
         microns_per_pixel: of the image, or None for the networks' own.
         name: for messages.
-
-    Returns:
-        (height, width)
 
     Raises:
         InputError: it would be too large or too small.
     """
     factor = (microns_per_pixel or MICRONS_PER_PIXEL) / MICRONS_PER_PIXEL
     height, width = (round(side * factor) for side in size)
-    if (height, width) == tuple(size):
-        check_min_side(size, name)
-        return height, width
-    what = None
-    if height * width > tiff.MAX_IMAGE_PIXELS:
-        what = f'more than {tiff.MAX_IMAGE_PIXELS} pixels; cut it into parts'
-    elif min(height, width) < MIN_SIDE:
-        what = (f'and both sides must be at least {MIN_SIDE}; give a larger '
-                'image')
-    if what:
-        raise InputError(f'{name}: {size[1]} x {size[0]} pixels would be '
-                         f'{width} x {height} at {MICRONS_PER_PIXEL} '
-                         f'micrometres per pixel, {what}, or give another '
-                         '--magnification')
+    if (height, width) != tuple(size):
+        name += ': resampled by --magnification or --microns_per_pixel'
+        tiff.check_max_pixels(width, height, name)
+    check_min_side((height, width), name)
     return height, width
-
-
-def for_network(image, microns_per_pixel, name):
-    """Resample an image to the networks' micrometres per pixel.
-
-    Args:
-        image: uint8 [H, W, 3], RGB.
-        microns_per_pixel, name: as for `network_size`.
-
-    Returns:
-        uint8 [H', W', 3]; `image` itself if it has them.
-
-    Raises:
-        InputError: as `network_size`.
-    """
-    return resample(image, network_size(image.shape[:2], microns_per_pixel,
-                                        name))
 
 
 class Resampled:
@@ -87,7 +52,7 @@ class Resampled:
     of pixels are at + 0.5.
 
     Args:
-        image: uint8 or float in [0, 1], [H, W, 3] or [H, W].
+        image: uint8 [H, W, 3] or [H, W].
         size: (height, width), pixels.
     """
 
@@ -107,12 +72,12 @@ def resample(image, size):
         image, size: as for `Resampled`.
 
     Returns:
-        array [*size, 3] or [*size]; `image` itself if it has the size.
+        uint8 [*size, 3] or [*size]; `image` itself if it has the size.
     """
     if image.shape[:2] == tuple(size):
         return image
     resampled = Resampled(image, size)
-    whole = np.empty(resampled.shape, image.dtype)
+    whole = np.empty(resampled.shape, np.uint8)
     for top in range(0, size[0], tiff.STRIP):
         rows = slice(top, top + tiff.STRIP)
         whole[rows] = resampled[rows, :]
@@ -158,8 +123,8 @@ def _resize(array, top, size, new_size, place):
     """Resample a part of an image.
 
     Args:
-        array: [h, W, 3] or [h, W], uint8 or float in [0, 1], the rows that
-            the part needs; the first one is `top`.
+        array: uint8 [h, W, 3] or [h, W], or float32 [h, W] in [0, 1], the
+            rows that the part needs; the first one is `top`.
         size: (H, W), of the image.
         new_size: (H', W').
         place: slices of rows and columns at the new size.
@@ -167,10 +132,6 @@ def _resize(array, top, size, new_size, place):
     Returns:
         array of the part, of the same type.
     """
-    if array.ndim == 3 and array.dtype != np.uint8:
-        return np.stack([_resize(array[..., channel], top, size, new_size,
-                                 place)
-                         for channel in range(array.shape[2])], axis=-1)
     needed, shape, starts, ends = [], [], [], []
     for old, new, part, offset in zip(size, new_size, place, (top, 0)):
         start, stop, _ = part.indices(new)
@@ -182,14 +143,9 @@ def _resize(array, top, size, new_size, place):
         needed.append(slice(first - offset, last - offset))
         starts.append(start - first)
         ends.append(stop - first)
-    part = array[tuple(needed)]
-    if part.dtype != np.uint8:
-        part = part.astype(np.float32)
-    part = np.array(Image.fromarray(part).resize(
+    part = np.array(Image.fromarray(array[tuple(needed)]).resize(
         shape[::-1], Image.BICUBIC, box=(*starts[::-1], *ends[::-1])))
-    if array.dtype == np.uint8:
-        return part
-    return part.clip(0, 1).astype(array.dtype)  # the filter overshoots
+    return part if part.dtype == np.uint8 else part.clip(0, 1)
 
 
 def resample_labels(labels, size):

@@ -1,8 +1,8 @@
 """Finding the micrometres per pixel that files state."""
 import math
+import operator
 import re
 import sys
-import xml.etree.ElementTree as ElementTree
 
 from histology import images, listing, progress, tiff
 from histology.files import InputError
@@ -18,19 +18,18 @@ SAME_SIDES = 0.01  # relative difference of a pixel's sides
 TOLERANCE = 0.15  # relative
 
 # Micrometres, of the tag ResolutionUnit, and of OME's and ImageJ's names.
-INCH, CENTIMETRE = 2, 3
-RESOLUTION_UNITS = {INCH: 25400.0, CENTIMETRE: 10000.0}
-UNITS = {'m': 1e6, 'cm': 1e4, 'mm': 1e3, 'nm': 1e-3, 'pm': 1e-6,
-         '\u00c5': 1e-4, 'um': 1.0, '\u00b5m': 1.0, '\u03bcm': 1.0,
-         '\\u00b5m': 1.0, 'micron': 1.0, 'microns': 1.0,
-         'micrometer': 1.0, 'in': 25400.0, 'inch': 25400.0}
+INCH = 2
+RESOLUTION_UNITS = {INCH: 25400.0, 3: 10000.0}
+UNITS = {'cm': 1e4, 'mm': 1e3, 'nm': 1e-3, 'um': 1.0, '\u00b5m': 1.0,
+         '\u03bcm': 1.0, '\\u00b5m': 1.0, 'micron': 1.0, 'microns': 1.0}
 
 
 def read_microns_per_pixel(path, data=None):
     """Read the micrometres per pixel that an image file states.
 
-    The order is: Aperio's and OME's own words, ImageJ's, and the resolution
-    that TIFF, PNG and JPEG files have for printing.
+    The order is: Aperio's MPP or AppMag, OME's PhysicalSize, and the resolution that
+    TIFF, PNG and JPEG files have for printing, in ImageJ's unit if there is
+    one.
 
     Args:
         path, data: as for `images.read_image`.
@@ -42,78 +41,51 @@ def read_microns_per_pixel(path, data=None):
         with listing.opened(path, data) as file:
             is_tiff = file.read(4) in tiff.MAGIC
             file.seek(0)
-            stated = _of_tiff(file) if is_tiff else _of_others(file)
+            for x, y in _of_tiff(file) if is_tiff else _of_others(file):
+                if (PLAUSIBLE[0] <= x <= PLAUSIBLE[1]
+                        and abs(x - y) <= SAME_SIDES * x):
+                    return x
     except (*images.DECODER_ERRORS, InputError):
-        return None  # reading the pixels says what is wrong
-    for x, y in stated:
-        if (PLAUSIBLE[0] <= x <= PLAUSIBLE[1]
-                and abs(x - y) <= SAME_SIDES * x):
-            return x
+        pass  # reading the pixels says what is wrong
     return None
 
 
 def _of_tiff(file):
-    """List what a TIFF file states: micrometres per pixel in x and in y."""
+    """Yield what a TIFF file states: micrometres per pixel in x and in y."""
     with tiff.opened(file) as content:
         page = content.pages[0]
         tags = {name: page.tags[name].value for name in
                 ('ImageDescription', 'XResolution', 'YResolution',
                  'ResolutionUnit') if name in page.tags}
-    text = tags.get('ImageDescription')
-    text = text if isinstance(text, str) else ''
-    unit = tags.get('ResolutionUnit', INCH)
-    microns = RESOLUTION_UNITS.get(unit if isinstance(unit, int) else None)
-    imagej = re.search(r'^unit=(.*?)\s*$', text, re.M)
-    if text.startswith('ImageJ') and imagej:
-        microns = UNITS.get(imagej.group(1).lower())
-    found = _of_aperio(text) + _of_ome(text)
-    x, y = (_pixels_per_unit(tags.get(f'{axis}Resolution')) for axis in 'XY')
-    if x and y and microns:
-        found.append((microns / x, microns / y))
-    return found
+    text = str(tags.get('ImageDescription'))
+    microns = RESOLUTION_UNITS.get(tags.get('ResolutionUnit', INCH))
+    if text.startswith('Aperio'):
+        stated = {name: positive_number(value.strip('.,')) for name, value in
+                  re.findall(r'\b(MPP|AppMag)\s*=\s*([\d.,]+)', text)}
+        if stated.get('MPP'):
+            yield stated['MPP'], stated['MPP']
+        elif stated.get('AppMag'):
+            yield (MICRONS_AT_1X / stated['AppMag'],) * 2
+    elif '<OME' in text[:1000]:
+        sides = [_of_ome(text, axis) for axis in 'XY']
+        if sides[0]:
+            yield sides[0], sides[1] or sides[0]  # some give x alone
+    elif text.startswith('ImageJ'):
+        unit = re.search(r'^unit=(.*?)\s*$', text, re.M)
+        microns = UNITS.get(unit.group(1).lower()) if unit else microns
+    x, y = (operator.truediv(*tags[f'{axis}Resolution']) for axis in 'XY')
+    if microns:
+        yield microns / x, microns / y
 
 
-def _pixels_per_unit(value):
-    """Convert a resolution tag, a number or a fraction, to float or None."""
-    try:
-        x, y = value if isinstance(value, tuple) else (value, 1)
-        return x / y
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-
-
-def _of_aperio(text):
-    if not text.startswith('Aperio'):
-        return []
-    found = []
-    for key, microns in (('MPP', lambda value: value),
-                         ('AppMag', lambda value: MICRONS_AT_1X / value)):
-        match = re.search(rf'\b{key}\s*=\s*([\d.,]+)', text)
-        value = match and positive_number(match.group(1).strip('.,'))
-        if value:
-            found.append((microns(value),) * 2)
-    return found
-
-
-def _of_ome(text):
-    if '<OME' not in text[:1000]:
-        return []
-    try:
-        root = ElementTree.fromstring(text.strip().encode())
-    except (ElementTree.ParseError, LookupError, ValueError):
-        return []
-    for element in root.iter():
-        if element.tag.rsplit('}', 1)[-1] == 'Pixels':
-            # Some give x alone.
-            axes = 'XY' if 'PhysicalSizeY' in element.keys() else 'XX'
-            sides = [(positive_number(element.get(f'PhysicalSize{axis}',
-                                                  '').strip('.,')),
-                      UNITS.get(element.get(f'PhysicalSize{axis}Unit',
-                                            '\u00b5m'))) for axis in axes]
-            if all(size and unit for size, unit in sides):
-                return [tuple(size * unit for size, unit in sides)]
-            return []
-    return []
+def _of_ome(text, axis):
+    """Return OME's size of a pixel along an axis in micrometres, or None."""
+    pixels = re.search(r'<(?:\w+:)?Pixels\b[^>]*', text)
+    found = dict(re.findall(rf'\bPhysicalSize{axis}(Unit|)="([^"]*)"',
+                            pixels.group() if pixels else ''))
+    size = positive_number(found.get('', ''))
+    unit = UNITS.get(found.get('Unit', 'um'))
+    return size and unit and size * unit
 
 
 def positive_number(text):
@@ -128,15 +100,9 @@ def positive_number(text):
 def _of_others(file):
     """List what a PNG or JPEG file states, as `_of_tiff` does."""
     with images.pillow(file, '') as image:
-        info = image.info
-        if info.get('jfif_unit') == 2:  # some Pillows ignore centimetres
-            per_unit, unit = info['jfif_density'], CENTIMETRE
-        else:
-            per_unit, unit = info.get('dpi'), INCH
-    if not per_unit or not all(per_unit):
-        return []
-    return [tuple(RESOLUTION_UNITS[unit] / float(value)
-                  for value in per_unit)]
+        dpi = image.info.get('dpi')
+    return [[RESOLUTION_UNITS[INCH] / float(value) for value in dpi]
+            ] if dpi else []
 
 
 class ResolutionWarner:
@@ -152,12 +118,7 @@ class ResolutionWarner:
         self.stated = set()
 
     def __call__(self, path, stated):
-        """Print a line if a file states another resolution.
-
-        Args:
-            path: of the file.
-            stated: its micrometres per pixel, or None.
-        """
+        """Print a line if a file's micrometres per pixel are others."""
         if stated is None or abs(stated / self.asked - 1) <= TOLERANCE:
             return
         stated = f'{stated:.3g}'

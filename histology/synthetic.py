@@ -18,14 +18,7 @@ Entry = collections.namedtuple('Entry', 'name split seed')
 
 
 def find(seed):
-    """List the sample made from a seed.
-
-    Returns:
-        List of entries, ordered by name:
-            name: 'sample-00' and on
-            split: 'training' or 'test'
-            seed: of the generator for `make`
-    """
+    """List the sample's entries: name, split, and seed of the generator."""
     splits = ['training'] * TRAINING_COUNT + ['test'] * TEST_COUNT
     return [Entry(f'sample-{index:02}', split, [seed, index])
             for index, split in enumerate(splits)]

@@ -160,7 +160,8 @@ def load(entry, microns_per_pixel, log):
     image_size = image.shape[:2]
     log.check_resolution(path, resolution.read_microns_per_pixel(path,
                                                                  content))
-    image = resample.for_network(image, microns_per_pixel, path)
+    image = resample.resample(image, resample.network_size(
+        image.shape[:2], microns_per_pixel, path))
     size = image.shape[:2]
     yield image
     del image, content  # a large one fills the memory

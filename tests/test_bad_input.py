@@ -4,7 +4,6 @@ The damage is drawn from a seed: files cut short, and bytes changed, of which
 half are near the head, where formats keep what matters.
 """
 import io
-import os
 import struct
 import zlib
 
@@ -17,7 +16,7 @@ from conftest import example, one_line
 from histology import annotations, geojson, images, imagescope, rasterize
 from histology.files import InputError
 from input_pipeline import store
-from training import checkpoints
+from nets import saved
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (60, 50, 3)).astype(np.uint8)
 HEAD = 400  # bytes
@@ -164,9 +163,7 @@ def test_damaged_inst_maps(tmp_path, compressed):
     '<!DOCTYPE a [<!ENTITY l SYSTEM "file:///etc/hostname">]><Annotations>'
     '&l;</Annotations>',
     *(f'<Annotations>{outline}</Annotations>' for outline in (
-        region((1, 1), (2, 'nan'), (3, 3)), region((1, 1), (2, 'x'), (3, 3)),
-        region((1, 1), (2, '1e999'), (3, 3)),
-        SQUARE.replace('X=', 'Z=')))])
+        region((1, 1), (2, 'x'), (3, 3)), SQUARE.replace('X=', 'Z=')))])
 def test_what_is_no_annotation(xml):
     with pytest.raises(InputError, match='^x.xml: '):
         imagescope.parse('x.xml', xml.encode())
@@ -232,17 +229,18 @@ def test_damaged_stores(program, tmp_path):
 
 
 def test_damaged_weights(trained, tmp_path):
+    """Nothing else than what was written is ever read."""
     with open(trained / 'unet' / 'weights.h5', 'rb') as file:
         data = file.read()
-    images_ = np.zeros((1, 32, 32, 3), np.float32)
-
-    def predict():
-        with checkpoints.restored_model(
-                str(tmp_path), 'unet') as (forward, _, _):
-            return forward(images_)
-
-    for copy in damaged(data, 12):
-        with open(os.path.join(str(tmp_path), 'weights.h5'), 'wb') as file:
+    path = str(tmp_path / 'weights.h5')
+    failed = 0
+    for copy in [data, *damaged(data, 30)]:
+        with open(path, 'wb') as file:
             file.write(copy)
-        prediction = answer(predict)
-        assert prediction is None or prediction.shape == (1, 32, 32, 1)
+        found = answer(saved.read_weights, path)
+        failed += found is None
+        if copy is data:
+            expected = found
+        elif found is not None:
+            np.testing.assert_equal(found, expected)
+    assert 10 <= failed <= 30  # those cut short at least, not the whole one
