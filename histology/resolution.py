@@ -27,9 +27,9 @@ UNITS = {'cm': 1e4, 'mm': 1e3, 'nm': 1e-3, 'um': 1.0, '\u00b5m': 1.0,
 def read_microns_per_pixel(path, data=None):
     """Read the micrometres per pixel that an image file states.
 
-    The order is: Aperio's MPP or AppMag, OME's PhysicalSize, and the resolution that
-    TIFF, PNG and JPEG files have for printing, in ImageJ's unit if there is
-    one.
+    The order is: Aperio's MPP or AppMag, OME's PhysicalSize, and the
+    resolution that TIFF, PNG and JPEG files have for printing, in ImageJ's
+    unit if there is one.
 
     Args:
         path, data: as for `images.read_image`.
