@@ -50,6 +50,9 @@ def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
             between touching nuclei filled. Its pixels are those of the nuclei
             and of pieces that are too small for one.
     """
+    # Here, for a fast start of main.py.
+    from scipy import ndimage
+    from skimage import morphology
     labels = np.zeros(mask.shape, np.int32)
     closed = np.zeros(mask.shape, np.uint8)
     count = 0
@@ -67,8 +70,8 @@ def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
         count += _add(labels[outer], regions, mine, count)
     for core, _ in windows:
         # What reaches further than a margin from its peak.
-        rest, pieces = _pieces_left((closed[core] > 0) & (labels[core] == 0),
-                                    MIN_AREA * scale ** 2)
+        rest, pieces = ndimage.label(morphology.remove_small_objects(
+            (closed[core] > 0) & (labels[core] == 0), MIN_AREA * scale ** 2))
         count += _add(labels[core], rest, np.ones(pieces, bool), count)
     return _in_reading_order(labels, count), closed
 
@@ -90,16 +93,6 @@ def _add(labels, regions, chosen, count):
     found = numbers[regions]
     np.copyto(labels, found, where=(found > 0) & (labels == 0))
     return chosen.sum()
-
-
-def _pieces_left(rest, min_area):
-    """Label the pieces of a bool [H, W] that are large enough; count them."""
-    from scipy import ndimage
-    pieces, count = ndimage.label(rest)
-    large = np.bincount(pieces.ravel(), minlength=count + 1) >= min_area
-    large[0] = False
-    numbers = np.cumsum(large) * large
-    return numbers[pieces], numbers.max()
 
 
 def _in_reading_order(labels, count):
@@ -124,11 +117,9 @@ def areas(labels):
     Returns:
         int64 [N + 1].
     """
-    counts = np.zeros(labels.max() + 1, np.int64)
-    for top in range(0, len(labels), WINDOW):
-        strip = labels[top:top + WINDOW].ravel()
-        counts += np.bincount(strip, minlength=len(counts))
-    return counts
+    count = labels.max() + 1
+    return sum(np.bincount(labels[top:top + WINDOW].ravel(), minlength=count)
+               for top in range(0, len(labels), WINDOW))
 
 
 def _windows(shape, side, margin):
@@ -154,7 +145,6 @@ def _separate_window(mask, probability, scale, gap_probability):
         peaks, each int [N]; and the mask without small holes and gaps, bool
         [H, W].
     """
-    # Here, for a fast start of main.py.
     from scipy import ndimage
     from skimage import morphology, segmentation
     max_hole, min_area = MAX_HOLE * scale ** 2, MIN_AREA * scale ** 2

@@ -58,37 +58,28 @@ def measure(labels, probability, image, strip=STRIP):
         Batch. Nuclei are ordered by the strip that they begin in, then by
         number; nuclei numbered by their first pixels come in that order.
     """
-    first, last = _rows(labels, strip)
-    numbers = np.zeros(len(first), np.int32)  # within their batch
-    for top in range(0, len(labels), strip):
-        there = np.flatnonzero((first >= top) & (first < top + strip))
-        # One that reaches far down needs much memory, so it goes alone.
-        alone = last[there] >= top + 2 * strip
-        groups = np.cumsum(alone + np.append(0, alone[:-1]))
-        for group in np.unique(groups):
-            found = there[groups == group]
-            rows = slice(first[found].min(), last[found].max() + 1)
-            numbers[found] = np.arange(1, len(found) + 1)
-            yield _measure(labels, probability, image, found, numbers, rows)
-            numbers[found] = 0
-
-
-def _rows(labels, strip):
-    """Find the first and the last row of each number.
-
-    Returns:
-        two int32 [highest number + 1], -1 for 0 and for numbers not there
-    """
-    first = np.full(labels.max() + 1 if labels.size else 1, -1, np.int32)
-    last = first.copy()
-    for top in range(0, len(labels), strip):
-        rows, columns, _ = _runs(labels[top:top + strip])
-        numbers, rows = labels[rows + top, columns], rows + top
-        last[numbers] = rows  # of several values the last is kept
-        numbers, rows = numbers[::-1], rows[::-1]
-        new = first[numbers] < 0
-        first[numbers[new]] = rows[new]
-    return first, last
+    from scipy import ndimage  # here, for a fast start of main.py
+    boxes = [(number, box[0].start, box[0].stop, box[1].start, box[1].stop)
+             for number, box in enumerate(ndimage.find_objects(labels), 1)
+             if box]
+    if not boxes:
+        return
+    boxes = np.array(sorted(boxes, key=lambda box: box[1] // strip))
+    strips = boxes[:, 1] // strip
+    # One that reaches far down needs much memory, so it goes alone.
+    alone = boxes[:, 2] > (strips + 2) * strip
+    begins = (np.diff(strips) > 0) | alone[1:] | alone[:-1]
+    numbers = np.zeros(boxes[:, 0].max() + 1, np.int32)
+    for batch in np.split(boxes, np.flatnonzero(begins) + 1):
+        found = batch[:, 0]
+        top, left = batch[:, [1, 3]].min(axis=0)
+        bottom, right = batch[:, [2, 4]].max(axis=0)
+        window = slice(top, bottom), slice(left, right)
+        numbers[found] = np.arange(1, len(found) + 1)
+        part = numbers[labels[window]]  # [h, w], 0 and 1 to N
+        numbers[found] = 0
+        yield _measure(found, part, probability[window], image[window], left,
+                       top)
 
 
 def _runs(labels):
@@ -109,40 +100,31 @@ def _runs(labels):
     return rows, start, end - rows * change.shape[1]
 
 
-def _measure(labels, probability, image, found, numbers, rows):
-    """Measure some nuclei.
+def _measure(found, labels, probability, image, left, top):
+    """Measure the nuclei of a window.
 
     Args:
-        labels, probability, image: of the whole image.
-        found: int [N], the nuclei's labels.
-        numbers: int32 [highest label + 1], 1 to N of theirs and 0 of others.
-        rows: slice, in which they lie.
+        found: int [N], their labels.
+        labels: int32 [h, w], 0 and 1 to N, in this order.
+        probability, image: of the window.
+        left, top: of the window.
 
     Returns:
         Batch
     """
-    if len(found) == 1:
-        columns = np.flatnonzero((labels[rows] == found[0]).any(axis=0))
-        columns = slice(columns[0], columns[-1] + 1)
-    else:
-        columns = slice(0, labels.shape[1])
-    window = rows, columns
-    part = numbers[labels[window]]  # [h, w], 0 and 1 to N
-    top, left = rows.start, columns.start
-    corners = polygons.find_corners(part)
-    measures = {'label': found}
-    measures.update(_moments(part, left, top))
+    corners = polygons.find_corners(labels)
+    measures = {'label': found, **_moments(labels, left, top)}
     area = measures['area']
-    measures['perimeter'] = _perimeters(part, len(found))
+    measures['perimeter'] = _perimeters(labels, len(found))
     measures['solidity'] = area / polygons.hull_areas(corners)
 
-    inside = np.flatnonzero(part)
-    part = part.ravel()[inside]
+    inside = labels > 0
+    numbers = labels[inside]
     measures['mean_probability'] = np.bincount(
-        part, probability[window].ravel()[inside])[1:] / area / 255
-    colours = image[window].reshape(-1, 3)[inside]
-    density = np.stack([np.bincount(part, DENSITY[colours[:, k]])[1:] / area
-                        for k in range(3)], axis=1)  # [N, 3]
+        numbers, probability[inside])[1:] / area / 255
+    density = np.stack([
+        np.bincount(numbers, DENSITY[colour])[1:] / area
+        for colour in image[inside].T], axis=1)  # [N, 3]
     # Linear, so the means can be taken first.
     measures['mean_haematoxylin_od'] = density @ HAEMATOXYLIN_OF_DENSITY
     return Batch(measures, corners, left, top)
