@@ -35,9 +35,8 @@ def found_nuclei(image, labels, truth, pairs):
     drawn = image.copy()
     for kind, colour in FOUND_COLOURS.items():
         inside = kinds[kind] > 0
-        drawn[inside] = np.rint(
-            (1 - FOUND_OPACITY) * image[inside]
-            + FOUND_OPACITY * np.array(colour)).astype(np.uint8)
+        drawn[inside] = np.rint((1 - FOUND_OPACITY) * image[inside]
+                                + FOUND_OPACITY * np.array(colour))
     for kind, colour in FOUND_COLOURS.items():
         drawn[nuclear_outlines(kinds[kind])] = colour
     return drawn, {kind: np.count_nonzero(np.unique(shown))
@@ -58,11 +57,9 @@ def display_masked(image, mask, image_title='Tissue Image',
         image_title, mask_title: text above the first two panels.
 
     Raises:
-        ValueError: a shape is another one, the two differ in size, or a float
-            image leaves [0, 1].
+        ValueError: the shapes do not fit, or a float image leaves [0, 1].
     """
-    mask = _as_plane(mask, 'mask')
-    image = _as_image(image, mask, 'mask')
+    image, mask = _checked(image, mask, 'mask')
     _show_row([(image_title, image), (mask_title, mask),
                ('Outlines', overlay(image, mask > 0.5))])
 
@@ -71,25 +68,45 @@ def display_nuclei(image, labels, image_title='Tissue Image',
                    labels_title='Nuclei'):
     """Show tissue, nuclei in false colours and their outlines.
 
-    Otherwise as `display_masked`. Nuclei that touch mostly differ in colour.
+    Nuclei that touch mostly differ in colour.
 
     Args:
-        image: [H, W, 3] or [1, H, W, 3], uint8 or float in [0, 1].
-        labels: [H, W], [H, W, 1] or [1, H, W, 1], whole numbers: 0 in the
-            background and another for each nucleus.
-        image_title, labels_title: text above the first two panels.
+        image, image_title, labels_title: as for `display_masked`.
+        labels: as its mask, whole numbers: 0 in the background and another
+            for each nucleus.
 
     Raises:
         ValueError: as `display_masked`, or labels with fractions.
     """
-    labels = _as_plane(labels, 'labels')
+    image, labels = _checked(image, labels, 'labels')
     if labels.dtype.kind not in 'biu':
         raise ValueError(f'labels is of {labels.dtype}; give whole numbers, '
                          'as the labels of a Predictor are')
-    image = _as_image(image, labels, 'labels')
     _show_row([(image_title, image),
-               (f'{labels_title}: {len(np.unique(labels[labels > 0]))}',
+               (f'{labels_title}: {np.count_nonzero(np.unique(labels))}',
                 false_colours(labels)), ('Outlines', overlay(image, labels))])
+
+
+def _checked(image, plane, name):
+    """Return uint8 [H, W, 3] and a mask or labels [H, W], out of batches."""
+    image, plane = np.squeeze(image), np.squeeze(plane)
+    if plane.ndim != 2 or image.shape != (*plane.shape, 3):
+        raise ValueError(f'image is {list(image.shape)} and {name} is '
+                         f'{list(plane.shape)}; give [H, W, 3] and [H, W], or '
+                         'batches of one')
+    if image.dtype != np.uint8:
+        if not (image.min() >= 0 and image.max() <= 1):
+            raise ValueError(f'image holds {image.min()} to {image.max()}; '
+                             'give uint8 or floats in [0, 1]')
+        image = np.round(image * 255).astype(np.uint8)
+    return image, plane
+
+
+def _show_row(panels):
+    """Show (title, array) pairs from left to right."""
+    import matplotlib.pyplot as plt
+    _draw_row(plt.figure(figsize=(15, 5.5)), panels)
+    plt.show()
 
 
 def false_colours(labels):
@@ -106,34 +123,6 @@ def false_colours(labels):
     hues = labels * 0.618034 % 1  # [H, W]
     colours = cm.hsv(hues, bytes=True)[..., :3]  # [H, W, 3]
     return colours * (labels > 0)[..., np.newaxis]
-
-
-def _show_row(panels):
-    """Show (title, array) pairs from left to right."""
-    import matplotlib.pyplot as plt
-    _draw_row(plt.figure(figsize=(15, 5.5)), panels)
-    plt.show()
-
-
-def _as_plane(array, name):
-    """Return a mask or labels as [H, W]."""
-    array = _without_batch(np.asarray(array), name)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]  # [H, W]
-    return array
-
-
-def _as_image(image, plane, name):
-    """Return an image as uint8 [H, W, 3] if `plane`, called `name`, fits."""
-    image = _as_uint8(_without_batch(np.asarray(image), 'image'))
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f'image is {list(image.shape)}; give [H, W, 3] or '
-                         '[1, H, W, 3]')
-    if plane.shape != image.shape[:2]:
-        raise ValueError(f'{name} is {list(plane.shape)} for an image of '
-                         f'{list(image.shape)}; give [H, W], [H, W, 1] or '
-                         '[1, H, W, 1] of the same height and width')
-    return image
 
 
 def comparison(whole, mask, labels, measures, pairs):
@@ -165,13 +154,13 @@ def comparison(whole, mask, labels, measures, pairs):
         title, numbers = 'Predicted outlines', {}
         nuclei = overlay(whole.image, mask)
     figure = Figure(figsize=COMPARISON_SIZE)
-    axes = _draw_row(figure, [
+    _draw_row(figure, [
         ('Tissue', whole.image), ('Truth', whole.instances > 0),
         ('Prediction, F1 {f1:.3f}'.format(**measures), mask),
         (title, nuclei)])
     if numbers:
         # Below the picture, where it covers none of it.
-        axes[-1].legend(
+        figure.axes[-1].legend(
             handles=[Patch(color=np.array(FOUND_COLOURS[kind]) / 255,
                            label=f'{number} {kind}')
                      for kind, number in numbers.items()],
@@ -181,30 +170,10 @@ def comparison(whole, mask, labels, measures, pairs):
 
 
 def _draw_row(figure, panels):
-    """Draw (title, array) pairs from left to right; return the axes."""
-    axes = figure.subplots(1, len(panels))
-    for axis, (title, array) in zip(axes, panels):
+    """Draw (title, array) pairs from left to right."""
+    for axis, (title, array) in zip(figure.subplots(1, len(panels)), panels):
         # Fixed limits: an empty mask must show black, a full one white.
         axis.imshow(array, cmap='gray', vmin=0, vmax=1)
         axis.set_title(title)
         axis.axis('off')
     figure.tight_layout()
-    return axes
-
-
-def _without_batch(array, name):
-    """Take the image out of a batch of one."""
-    if array.ndim != 4:
-        return array
-    if array.shape[0] != 1:
-        raise ValueError(f'{name} is {list(array.shape)}; give one at a time')
-    return array[0]
-
-
-def _as_uint8(image):
-    if image.dtype == np.uint8:
-        return image
-    if not (image.min() >= 0 and image.max() <= 1):
-        raise ValueError(f'image holds {image.min()} to {image.max()}; give '
-                         'uint8 or floats in [0, 1]')
-    return np.round(image * 255).astype(np.uint8)

@@ -1,15 +1,19 @@
 """Measure a network on whole images."""
 import glob
 import os
+import struct
 
-import imageio.v3 as iio
 import numpy as np
 
 from eval import display, nuclei_metrics, pixel_metrics
 from histology import progress
 from histology.files import InputError, atomic_write
-from histology.images import png_software
+from prediction.writers import read_head
 
+# What PNG files begin with that hold a picture, by size and program.
+PICTURE_MARKS = [struct.pack('>4s2I', b'IHDR', *[
+    round(100 * side) for side in display.COMPARISON_SIZE]),
+                 b'tEXtSoftware\0Matplotlib']
 # Enough to see what a number means without filling the folder.
 MAX_PICTURES = 4
 
@@ -80,17 +84,10 @@ def _measures(counts, sums):
     return {name: np.asarray(value).item() for name, value in values.items()}
 
 
-def _is_picture(path):
-    """Say whether a file is a picture of an evaluation, by its content."""
-    width, height = display.COMPARISON_SIZE
-    return (str(png_software(path)).startswith('Matplotlib')
-            and iio.improps(path).shape[:2] == (100 * height, 100 * width))
-
-
 def _remove_pictures(folder):
     """Remove the pictures of an earlier evaluation and no other file."""
     for path in glob.glob(os.path.join(glob.escape(folder), '*.png')):
-        if _is_picture(path):
+        if all(mark in read_head(path) for mark in PICTURE_MARKS):
             os.remove(path)
 
 
