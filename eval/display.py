@@ -12,20 +12,19 @@ COMPARISON_SIZE = 16, 4.5  # of a picture, in hundreds of pixels
 
 
 def found_nuclei(image, labels, truth, pairs):
-    """Colour nuclei by FOUND_COLOURS: true, false and missed ones.
+    """Colour nuclei by FOUND_COLOURS.
 
     A found nucleus is true if it matches one (see `nuclei_metrics`), or else
     false. A true one without a match is missed.
 
     Args:
         image: uint8 [H, W, 3].
-        labels, truth: int [H, W], 0 in the background and a number for each
-            nucleus, found and true.
+        labels, truth: int [H, W], label images of found and true nuclei.
         pairs: `nuclei_metrics.pair` of both.
 
     Returns:
-        The coloured image, uint8 [H, W, 3], and how many there are of each
-        kind, a dict of int.
+        the coloured image, uint8 [H, W, 3], and the number of each kind, a
+        dict
     """
     right = np.isin(labels, pairs.found[pairs.match])
     matched = np.isin(truth, pairs.true[pairs.match])
@@ -110,14 +109,7 @@ def _show_row(panels):
 
 
 def false_colours(labels):
-    """Give each nucleus a colour, and the background black.
-
-    Args:
-        labels: whole numbers [H, W], 0 in the background.
-
-    Returns:
-        uint8 [H, W, 3].
-    """
+    """Turn a label image [H, W] into colours on black, uint8 [H, W, 3]."""
     from matplotlib import cm
     # Steps of the golden ratio keep numbers that follow each other apart.
     hues = labels * 0.618034 % 1  # [H, W]
@@ -126,22 +118,15 @@ def false_colours(labels):
 
 
 def comparison(whole, mask, labels, measures, pairs):
-    """Draw tissue, true mask, predicted mask and nuclei as one picture.
-
-    The nuclei are those of `found_nuclei`, or the mask's outlines if the
-    annotation has no instances.
+    """Draw tissue, true mask, predicted mask and nuclei as one Figure.
 
     Args:
         whole: `store.WholeImage`.
         mask: predicted, [H, W], boolean or 0 and 1.
-        labels: predicted nuclei, int [H, W], 0 in the background and a number
-            for each nucleus.
+        labels: predicted label image, int [H, W].
         measures: dict of the image's 'f1', 'aji' and 'pq', for the titles.
         pairs: `nuclei_metrics.pair` of `labels` and the truth, or None if
-            `whole` has no instances.
-
-    Returns:
-        matplotlib Figure.
+            `whole` has no instances; then the mask's outlines are drawn.
     """
     # A Figure of its own, not pyplot's, needs neither screen nor closing.
     from matplotlib.figure import Figure

@@ -36,10 +36,8 @@ def evaluate(images, total, predictor, picture_folder=None):
 
     Returns:
         dict of 'per_image', a list of dicts of 'name' and METRICS, and of
-        'pooled' and 'mean_per_image', a dict of METRICS each. If an image's
-        annotation has no instances, its measures of nuclei are NaN and the
-        others' count: `pooled` has the sum of their nuclei, `mean_per_image`
-        the mean number.
+        'pooled' and 'mean_per_image', a dict of METRICS each. Measures of
+        nuclei are NaN if the annotation has no instances.
 
     Raises:
         InputError: an image is too small, a file from elsewhere is in the

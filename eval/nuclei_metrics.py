@@ -45,17 +45,7 @@ Pairs = collections.namedtuple(
 
 
 def compare(prediction, truth):
-    """Compare the nuclei found in an image with the true ones.
-
-    Args:
-        prediction, truth: as for `pair`.
-
-    Returns:
-        Sums.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
+    """Return the Sums of an image; arguments and errors as for `pair`."""
     return sums_of(pair(prediction, truth))
 
 
@@ -63,8 +53,7 @@ def sums_of(pairs):
     """Return the Sums of an image's Pairs."""
     # The last of each true nucleus's pairs, which are ordered by IoU.
     order = np.lexsort((pairs.iou, pairs.true))
-    last = order[np.append(np.diff(pairs.true[order]) > 0, True)] if len(
-        order) else order
+    last = order[np.diff(pairs.true[order], append=len(pairs.true_area)) > 0]
     true_area, found_area = pairs.true_area, pairs.found_area
     missed = true_area.sum() - true_area[pairs.true[last]].sum()
     extra = found_area.sum() - found_area[np.unique(pairs.found[last])].sum()
@@ -87,7 +76,9 @@ def pair(prediction, truth):
     if prediction.shape != truth.shape:
         raise ValueError(f'prediction is {list(prediction.shape)} but truth '
                          f'is {list(truth.shape)}')
-    found_area, true_area = _areas(prediction), _areas(truth)
+    found_area, true_area = [np.bincount(labels.ravel())
+                             for labels in (prediction, truth)]
+    found_area[0] = true_area[0] = 0
     overlap = (prediction > 0) & (truth > 0)
     # One number for each pair of a true and a found nucleus.
     numbers, common = np.unique(
@@ -100,22 +91,14 @@ def pair(prediction, truth):
                  found_area)
 
 
-def _areas(labels):
-    """Count the pixels of each number, none of 0: int64 [N + 1]."""
-    areas = np.bincount(labels.ravel())
-    areas[0] = 0
-    return areas
-
-
 def compute(sums):
     """Return the measures of this module's docstring, a dict by name."""
     nan = float('nan')
     matches, found, true = sums.matches, sums.found, sums.true
-    dq = 2 * matches / (found + true) if found + true else nan
-    sq = sums.iou / matches if matches else nan
     return {'aji': sums.intersection / sums.union if sums.union else nan,
             'pq': 2 * sums.iou / (found + true) if found + true else nan,
-            'dq': dq, 'sq': sq,
+            'dq': 2 * matches / (found + true) if found + true else nan,
+            'sq': sums.iou / matches if matches else nan,
             'detection_precision': matches / found if found else nan,
             'detection_recall': matches / true if true else nan,
             'nuclei_found': found, 'nuclei_true': true}

@@ -18,21 +18,16 @@ import collections
 
 import numpy as np
 
-# A binary confusion matrix: pixels that are true and false positives, false
-# and true negatives.
 Counts = collections.namedtuple('Counts', ['tp', 'fp', 'fn', 'tn'])
 
 METRICS = ('accuracy', 'precision', 'recall', 'f1', 'iou', 'mean_iou')
 
 
 def confusion_matrix(prediction, truth):
-    """Count the pixels that are predicted rightly and wrongly.
+    """Return the Counts of two masks, int64.
 
     Args:
         prediction, truth: arrays of one shape, boolean or of zeros and ones.
-
-    Returns:
-        Counts of NumPy int64.
 
     Raises:
         ValueError: the shapes differ or a value is neither 0 nor 1.
@@ -41,11 +36,10 @@ def confusion_matrix(prediction, truth):
     if prediction.shape != truth.shape:
         raise ValueError(f'prediction is {list(prediction.shape)} but truth '
                          f'is {list(truth.shape)}')
-    for name, mask in (('prediction', prediction), ('truth', truth)):
+    for mask in (prediction, truth):
         strange = mask[(mask != 0) & (mask != 1)]
         if strange.size:
-            raise ValueError(f'{name} holds {strange[0]}; a mask holds only '
-                             '0 and 1')
+            raise ValueError(f'a mask holds {strange[0]}; give 0 and 1 alone')
     prediction, truth = prediction.astype(bool), truth.astype(bool)
     return Counts(tp=np.sum(prediction & truth, dtype=np.int64),
                   fp=np.sum(prediction & ~truth, dtype=np.int64),

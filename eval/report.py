@@ -16,9 +16,8 @@ def write_results(folder, name, results, settings):
         folder: made if missing.
         name: file name without ending.
         results: of `evaluate`; NaN becomes null in the JSON.
-        settings: dict of how the results came about, for the JSON.
-            `compare_networks` needs its 'source', the data's origin, and
-            'flags', a dict with 'net'.
+        settings: dict of how the results came about, for the JSON;
+            'source', the data's origin, and 'flags' with 'net' are needed.
 
     Raises:
         InputError: a file cannot be written.

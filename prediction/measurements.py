@@ -27,13 +27,11 @@ import numpy as np
 from histology.stains import STAINS
 from prediction import polygons
 
-# Rows in which the nuclei of a batch begin. More rows need more memory.
-STRIP = 256
+STRIP = 256  # rows; more need more memory
 
 # Of each value of a channel. Black counts as 1.
 DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255)
 
-# What to multiply the optical densities of red, green and blue by.
 HAEMATOXYLIN_OF_DENSITY = np.linalg.inv(STAINS.astype(np.float64))[:, 0]
 
 # Nuclei that are measured together.
@@ -52,11 +50,10 @@ def measure(labels, probability, image, strip=STRIP):
             nucleus. Numbers may have gaps, and nuclei several pieces.
         probability: uint8 [H, W], 255 times the probability of nucleus.
         image: uint8 [H, W, 3], RGB.
-        strip: rows.
+        strip: rows that the nuclei of a batch begin in.
 
     Yields:
-        Batch. Nuclei are ordered by the strip that they begin in, then by
-        number; nuclei numbered by their first pixels come in that order.
+        Batch, by strips; in a strip nuclei are ordered by their numbers
     """
     from scipy import ndimage  # here, for a fast start of main.py
     boxes = [(number, box[0].start, box[0].stop, box[1].start, box[1].stop)
@@ -83,14 +80,10 @@ def measure(labels, probability, image, strip=STRIP):
 
 
 def _runs(labels):
-    """Find runs of equal numbers, except 0, in rows.
-
-    Args:
-        labels: int [H, W].
+    """Find runs of equal numbers, except 0, in the rows of int [H, W].
 
     Returns:
-        row, first column and column behind the last of each run, int [R],
-        row by row
+        row, first column and column behind the last, int [R] each
     """
     padded = np.pad(labels, ((0, 0), (1, 1)), mode='constant')
     change = padded[:, 1:] != padded[:, :-1]  # [H, W + 1]
@@ -101,16 +94,12 @@ def _runs(labels):
 
 
 def _measure(found, labels, probability, image, left, top):
-    """Measure the nuclei of a window.
+    """Measure the nuclei of a window: a Batch.
 
     Args:
         found: int [N], their labels.
         labels: int32 [h, w], 0 and 1 to N, in this order.
-        probability, image: of the window.
-        left, top: of the window.
-
-    Returns:
-        Batch
+        probability, image, left, top: of the window.
     """
     corners = polygons.find_corners(labels)
     measures = {'label': found, **_moments(labels, left, top)}
@@ -136,9 +125,6 @@ def _moments(labels, left, top):
     Args:
         labels: int [h, w], 0 and 1 to N, without gaps.
         left, top: added to x and y.
-
-    Returns:
-        dict of measures
     """
     y, start, end = _runs(labels)
     number = labels[y, start]

@@ -21,15 +21,13 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
 
     A line on stdout says how many nuclei an image has. An image that cannot
     be used is reported on stderr and skipped. Results of an earlier
-    prediction are replaced; they stay if they are not in `outputs`. No other
-    file is touched.
+    prediction are replaced if they are in `outputs`, and no other file.
 
     Args:
         images: list of paths, or what `find_images` takes.
         output_dir: made if missing.
         predictor: Predictor.
         microns_per_pixel: of the images, or None for the networks' own.
-            Images are resampled for the network, and the results back.
         outputs: names of OUTPUTS.
 
     Returns:
@@ -61,27 +59,22 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
         warn(path, stated)
         return image, microns_per_pixel or stated
 
-    _predict([(path, _stem(path)) for path in paths], read, output_dir,
-             predictor, microns_per_pixel, outputs)
+    stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+    _predict(list(zip(paths, stems)), read, output_dir, predictor,
+             microns_per_pixel, outputs)
     return skipped
 
 
 def predict_store(file, output_dir, predictor, outputs=tuple(OUTPUTS)):
-    """Find the nuclei of a store's images and write OUTPUTS.
-
-    Results get the names of the images, which have the networks' own
-    micrometres per pixel already.
+    """Find the nuclei of a store's images, as `predict_files` does.
 
     Args:
-        file: of `store.open_store`.
+        file: of `store.open_store`; its images have the networks' own
+            micrometres per pixel.
         output_dir, predictor, outputs: as for `predict_files`.
-
-    Raises:
-        InputError: as `predict_files`.
     """
-    names = store.image_names(file)
     whole = store.whole_images(file)
-    _predict([(name, name) for name in names],
+    _predict([(name, name) for name in store.image_names(file)],
              lambda _: (next(whole).image, resample.MICRONS_PER_PIXEL),
              output_dir, predictor, None, outputs)
 
@@ -93,8 +86,7 @@ def _predict(sources, read, output_dir, predictor, microns_per_pixel,
     Args:
         sources: list of (name, stem of the results) of each image.
         read: function from a name to the image, uint8 [H, W, 3], and its
-            micrometres per pixel, or None if they are not known. It
-            returns None to skip the image.
+            micrometres per pixel or None; or to None, to skip it.
         output_dir, predictor, microns_per_pixel, outputs: as for
             `predict_files`.
     """
@@ -114,13 +106,12 @@ def _predict(sources, read, output_dir, predictor, microns_per_pixel,
                     found[0], microns_per_pixel, name,
                     progress=lambda part, done=done: report(done + part))
                 nuclei.microns_per_pixel = found[1]
-                summary = _summary(nuclei)
                 # A file may have come during the prediction.
                 _check_results(output_dir, [source], outputs)
                 for output, (_, write) in OUTPUTS.items():
                     if output in outputs:
                         write(_paths(output_dir, stem, output), nuclei)
-                progress.say(f'{name}: {summary}')
+                progress.say(f'{name}: {_summary(nuclei)}')
                 del nuclei
             report(done + 1)
             del found  # images can be as large as memory allows
@@ -132,13 +123,13 @@ def _summary(nuclei):
     microns_per_pixel = nuclei.microns_per_pixel
     text = progress.counted(len(areas) or 'no', 'nucleus', 'nuclei')
     if len(areas):
-        median = f', median area {np.median(areas):.0f} pixels'
+        median = np.median(areas)
+        size = f'median area {median:.0f} pixels'
         if microns_per_pixel:
             square = microns_per_pixel ** 2
             density = len(areas) / (nuclei.labels.size * square) * 1e6
-            text += f', {density:.0f} per mm2'
-            median += f' ({np.median(areas) * square:.1f} um2)'
-        text += median
+            size = f'{density:.0f} per mm2, {size} ({median * square:.1f} um2)'
+        text += f', {size}'
     # An image of 20x gives nuclei, too, but wrong ones.
     return text + ('' if microns_per_pixel else
                    '; the file states no resolution, taken as 40x '
@@ -146,18 +137,13 @@ def _summary(nuclei):
 
 
 def find_images(name):
-    """Find image files.
-
-    Patterns are expanded here, so that a long list needs no long command.
+    """Find image files: a sorted list of paths.
 
     Args:
         name: a file; a folder, of which all images directly in it are taken
             except hidden ones; or a glob pattern ('**' for subfolders, too).
             The longest leading part of a pattern that is a folder is taken
             literally.
-
-    Returns:
-        sorted list of paths.
 
     Raises:
         InputError: there is none.
@@ -185,10 +171,6 @@ def find_images(name):
                          "or a pattern in quotes, as 'folder/*.tif', or "
                          "'folder/**/*.tif' with subfolders")
     return paths
-
-
-def _stem(path):
-    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _paths(output_dir, stem, output):

@@ -44,9 +44,8 @@ class Predictor:
         """Load the predictor of a model folder.
 
         Args:
-            folder: path of a model folder. A relative path that does not
-                exist here is looked up in the project's folder, so that
-                'checkpoints/pretrained/unet' works everywhere.
+            folder: path of a model folder, which is looked up in the
+                project's folder if it does not exist here.
             net, width, output_stride: what the network must be, or None.
             accelerate: see `nets.tf1`.
             settings: `threshold`, `max_pixels` and `average` of Predictor.
@@ -65,19 +64,12 @@ class Predictor:
         return cls(forward, model.stride, record=record, **settings)
 
     def rows(self, image, size=None, progress=None):
-        """Compute the probability of nucleus, from top to bottom.
+        """Compute the probability of nucleus as `tiling.predict_rows` does.
 
         Args:
-            image: uint8 [H, W, 3].
+            image, progress: as for it.
             size: (height, width) at which the network sees the image, or
                 None for its own.
-            progress: function called with the fraction of the image done.
-
-        Yields:
-            float32 [h, W] in [0, 1], finished rows.
-
-        Raises:
-            InputError: as `tiling.predict_rows`.
         """
         own_size = image.shape[:2]
         resampled = size not in (None, own_size)
@@ -98,11 +90,11 @@ class Predictor:
                 The network sees the image resampled to its own; the results
                 have the size of the image.
             name: of the image, for messages.
-            progress: function called with the fraction of the image done, up
-                to NETWORK_PART.
+            progress: function called with the fraction done, up to
+                NETWORK_PART.
 
         Returns:
-            Nuclei.
+            Nuclei
 
         Raises:
             ValueError: `image` has another shape or dtype, or the threshold

@@ -3,6 +3,8 @@
 Tiling stays by hand: no library of either engine blends tiles of any network
 in the memory of one row of tiles.
 """
+import itertools
+
 import numpy as np
 
 from histology.files import InputError
@@ -12,6 +14,9 @@ from input_pipeline.preprocessing import normalise
 MAX_TILE_PIXELS = 1536 ** 2
 # At the edge of a tile a network lacks context for about this many pixels.
 MIN_OVERLAP = 64
+# Of a tile's sides. Thin strips would need fewer pixels in all, but little of
+# a strip is far from its edges, and a row of upright ones is a whole image.
+MAX_ASPECT = 2
 # Sides of tiles are multiples of this many pixels, beyond 256 of twice as
 # many, and beyond 2048 of about an eighth of the side. On 2.15 oneDNN compiles
 # kernels for each size of tile, and they stay: some 4 MB a size. Images from
@@ -25,23 +30,21 @@ def predict_rows(image, forward, stride, max_pixels, average=False,
                  progress=None):
     """Compute the probability of nucleus at every pixel of an image.
 
-    An image of more than `max_pixels` is cut into equal, overlapping tiles
-    (`_tile_grid`), whose probabilities are blended with Gaussian weights
-    (sigma an eighth of the side, as in nnU-Net, Isensee et al., Nature
-    Methods 2021), which leaves no seams. Memory: the image and one row of
-    tiles.
+    An image of more than `max_pixels` is cut into equal, overlapping tiles.
+    Gaussian weights (sigma an eighth of the side, as in nnU-Net, Isensee et
+    al., Nature Methods 2021) blend them without seams. Memory: the image and
+    one row of tiles.
 
     Args:
-        image: uint8 [H, W, 3], sides at least MIN_SIDE. An array, or an
-            object that gives arrays for slices of rows and columns, as
-            `resample.Resampled` does.
+        image: uint8 [H, W, 3], sides at least MIN_SIDE, or
+            `resample.Resampled` of such.
         forward: the network's forward pass, a function from float32
             [1, h, w, 3] in [0, 1], h and w multiples of `stride`, to
             probabilities [1, h, w, 1].
         stride: the network's stride in pixels.
         max_pixels: most pixels that `forward` is given at once.
-        average: average over the four right-angle rotations of the image,
-            known as test-time augmentation; takes four times as long.
+        average: average over the four right-angle rotations of the image
+            (test-time augmentation).
         progress: function called with the fraction of the image done.
 
     Yields:
@@ -134,7 +137,7 @@ def _tilings(length, stride):
 
 
 def _tile_grid(height, width, stride, max_pixels):
-    """Cut tiles across their longer sides until they are small enough.
+    """Choose the grid of equal tiles that has the fewest pixels in all.
 
     An image that is just too large must not cost much: 1540 x 1540 at a
     stride of 16 goes through in two tiles of 896 x 1664, 1.2 times one pass.
@@ -148,24 +151,26 @@ def _tile_grid(height, width, stride, max_pixels):
     Raises:
         InputError: `max_pixels` is too small for a tile.
     """
-    axes = tall, wide = [_tilings(length, stride)
-                         for length in (height, width)]
-    while not tall[0][0] * wide[0][0] <= max_pixels:  # NaN is no number
-        longer = max(axes, key=lambda tilings: tilings[0])
-        if len(longer) == 1:
-            raise InputError(f'--max_pixels {max_pixels}: too small to tile '
-                             'an image; give at least '
-                             f'{tall[-1][0] * wide[-1][0]}')
-        del longer[0]
-    return tall[0], wide[0]
+    tall, wide = _tilings(height, stride), _tilings(width, stride)
+    grids = []
+    for grid in itertools.product(tall, wide):
+        (short, count), (long, _) = sorted(grid)
+        # One tile may be as narrow as the image.
+        if short * long <= max_pixels and (
+                count == 1 or long <= MAX_ASPECT * short):
+            grids.append(grid)
+    if not grids:
+        raise InputError(f'--max_pixels {max_pixels}: too small to tile an '
+                         f'image; give at least {tall[-1][0] * wide[-1][0]}')
+    # Of two equal grids, the one with rows of less memory.
+    return min(grids, key=lambda grid: (np.prod(grid), grid[0][0]))
 
 
 def _tiles_along(length, side, count, stride):
-    """Lay tiles over one axis; two axes together give the tiles in 2-D.
+    """Lay tiles over one axis.
 
     A Gaussian in 2-D is a product of two in 1-D, and so is the sum of these
-    weights over a grid of tiles. So each axis has its own shares of the sum,
-    and no second array of the image's size is needed.
+    weights over a grid of tiles. So each axis has its own shares of the sum.
 
     Args:
         length: of the axis, pixels.
@@ -173,7 +178,7 @@ def _tiles_along(length, side, count, stride):
 
     Returns:
         list of (slice, float32 [side] share of the tile at each position);
-        at each position of the axis the shares add up to 1.
+        at each position of the axis the shares add up to 1
     """
     # Multiples of the stride, so that a pixel falls on the same place of the
     # network's poolings in all tiles. Spread evenly, all overlap enough.
@@ -192,9 +197,8 @@ def _tiles_along(length, side, count, stride):
 def _test_time_augmentation(forward):
     """Return `forward` averaged over the four right-angle rotations.
 
-    Each is undone on the output. Averaging over changed images: Krizhevsky et
-    al., NIPS 2012. Mirror images beside them change F1 by less than 0.001:
-    docs/recipe.md.
+    Krizhevsky et al., NIPS 2012. Mirror images beside them change F1 by less
+    than 0.001: docs/recipe.md.
     """
     def averaged(batch):  # [1, h, w, 3]
         total = 0

@@ -53,7 +53,6 @@ NAMESPACE = uuid.UUID('3f1c9a52-6d0e-4c56-9b57-0f6c4b0e8d21')
 OUTLINE_COLOUR = (0, 255, 0)
 STRIP = 1024  # rows drawn on at a time, for memory
 
-MAX_PNG_LABEL = 2 ** 16 - 1
 HEAD = 2 ** 16  # bytes of a file, in which it says what wrote it
 
 
@@ -70,32 +69,26 @@ def write_probability(paths, nuclei):
 def write_labels(paths, nuclei):
     """Write the label image, 0 and 1 to N, and remove an earlier one.
 
-    It is a PNG file of 16 bits, or a TIFF file of 32 bits if there are more
-    than 65535 nuclei.
+    It is PNG of 16 bits, or TIFF of 32 bits if there are more nuclei.
     """
     png, tif = paths
     labels = nuclei.labels
-    if labels.max() <= MAX_PNG_LABEL:
-        written, former = png, tif
+    fits = labels.max() < 2 ** 16
+    if fits:
         write_png(png, labels.astype(np.uint16), SOFTWARE)
     else:
         import tifffile  # here, for a fast start of main.py
-        written, former = tif, png
-        with atomic_write(written) as partial:
+        with atomic_write(tif) as partial:
             tifffile.imwrite(
                 partial, labels.view(np.uint32), photometric='minisblack',
                 rowsperstrip=tiff.STRIP, compression='zlib', metadata=None,
                 software=SOFTWARE)
-    if os.path.lexists(former):
-        os.remove(former)
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(tif if fits else png)
 
 
 def write_csv(paths, nuclei):
-    """Write a table of the nuclei.
-
-    It holds the measures of `measurements`, rounded to DECIMALS, in pixels
-    and, if the image's resolution is known, also in micrometres.
-    """
+    """Write the table of the nuclei's measures."""
     with _text_file(paths[0]) as file:
         file.write(_header(nuclei.microns_per_pixel))
         for batch in nuclei.measured():
@@ -104,13 +97,11 @@ def write_csv(paths, nuclei):
 
 
 def write_geojson(paths, nuclei):
-    """Write the nuclei for QuPath 0.4 and later.
+    """Write the nuclei for QuPath 0.4 and later, as detections.
 
-    Each nucleus is a detection with the measures of the table. Its polygon
-    runs along the edges of its pixels. Its UUID is made of the file's name,
-    the label and the polygon.
+    Each has the measures of the table, and a polygon along the edges of its
+    pixels. Its UUID is made of the file's name, the label and the polygon.
     """
-    file_name = os.path.basename(paths[0])
     titles = [title for *_, title in columns(nuclei.microns_per_pixel)]
     separator = '\n'
     with _text_file(paths[0]) as file:
@@ -119,8 +110,9 @@ def write_geojson(paths, nuclei):
             traced = polygons.trace(batch.corners, batch.left, batch.top)
             for row, pieces in zip(rows(batch, nuclei.microns_per_pixel),
                                    traced.values()):
-                file.write(separator + _feature(row, titles, pieces,
-                                                file_name))
+                file.write(separator + _feature(
+                    os.path.basename(paths[0]), dict(zip(titles, row)),
+                    [[ring.tolist() for ring in rings] for rings in pieces]))
                 separator = ',\n'
         file.write('\n]}\n')
 
@@ -131,10 +123,10 @@ def write_overlay(paths, nuclei):
               SOFTWARE)
 
 
-Output = collections.namedtuple('Output', 'endings write')
 # What is written for an image STEM.*: what follows STEM in the names, and the
-# function that writes it, from the paths of these names and
-# `predictor.Nuclei`. Raises InputError as `files.atomic_write`.
+# function that writes it, from the paths of these names and a
+# `predictor.Nuclei`.
+Output = collections.namedtuple('Output', 'endings write')
 OUTPUTS = {
     'mask': Output(['_mask.png'], write_mask),
     'probability': Output(['_probability.png'], write_probability),
@@ -146,10 +138,7 @@ OUTPUTS = {
 
 
 def columns(microns_per_pixel):
-    """List the columns of the table.
-
-    Args:
-        microns_per_pixel: float, or None if it is not known.
+    """List the columns of the table, those in micrometres if they are known.
 
     Returns:
         list of (name of the measure, factor, name of the column, name in
@@ -195,22 +184,15 @@ def _text_file(path):
         yield file
 
 
-def _feature(row, titles, pieces, file_name):
-    """Return the text of a GeoJSON feature.
-
-    Args:
-        row: of the table.
-        titles: of its columns.
-        pieces: polygons of the nucleus, as of `polygons.trace`.
-        file_name: that it is written into.
-    """
-    pieces = [[ring.tolist() for ring in rings] for rings in pieces]
+def _feature(file_name, measures, pieces):
+    """Return the text of a GeoJSON feature of a nucleus's polygons."""
     geometry = _json({'type': 'Polygon', 'coordinates': pieces[0]}
                      if len(pieces) == 1 else
                      {'type': 'MultiPolygon', 'coordinates': pieces})
-    identity = uuid.uuid5(NAMESPACE, f'{file_name!a} {row[0]} {geometry}')
+    identity = uuid.uuid5(
+        NAMESPACE, f'{file_name!a} {measures["Label"]} {geometry}')
     properties = _json({'objectType': 'detection', 'classification': NUCLEUS,
-                        'measurements': dict(zip(titles, row))})
+                        'measurements': measures})
     return (f'{{"type":"Feature","id":"{identity}","geometry":{geometry},'
             f'"properties":{properties}}}')
 
@@ -248,8 +230,7 @@ def overlay(image, labels, out=None):
 
     Args:
         image: uint8 [H, W, 3].
-        labels: [H, W], 0 in the background and a number for each nucleus, or
-            a mask.
+        labels: label image or mask [H, W].
         out: `image` itself to draw on it, or None to draw on a copy.
 
     Returns:
