@@ -25,11 +25,8 @@ def plot_curves(model_dir):
         model_dir: the Estimator's folder.
 
     Returns:
-        Path of the picture, or None if there are no values, as with weights
-        from elsewhere.
-
-    Raises:
-        InputError: the picture cannot be written.
+        path of the picture, or None if there are no values, as with weights
+        from elsewhere
     """
     from matplotlib.figure import Figure
     events = [read_events(folder)
@@ -62,14 +59,10 @@ def plot_curves(model_dir):
 
 
 def read_events(folder):
-    """Read a folder's event files with TensorBoard's own reader.
+    """Read a folder's event files into an EventAccumulator, None without any.
 
     Steps that were done again after a restart are skipped, as in TensorBoard,
     and so is half a record at a file's end.
-
-    Returns:
-        tensorboard's EventAccumulator with every scalar, or None without
-        event files.
     """
     if not glob.glob(os.path.join(glob.escape(folder), EVENT_FILES)):
         return None
@@ -83,15 +76,14 @@ def read_events(folder):
 
 
 def scalar_points(events, tag):
-    """Return the points of one curve, none if the tag is not there.
+    """Return the last finite value of each step of a curve, if any.
 
     Args:
         events: of `read_events`.
         tag: name of the scalar.
 
     Returns:
-        list of (wall_time in seconds, step, value) by step: the last finite
-        value of each step
+        list of (wall_time in seconds, step, value) by step
     """
     if events is None or tag not in events.Tags()['scalars']:
         return []

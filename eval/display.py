@@ -23,14 +23,12 @@ def found_nuclei(image, labels, truth, pairs):
         pairs: `nuclei_metrics.pair` of both.
 
     Returns:
-        the coloured image, uint8 [H, W, 3], and the number of each kind, a
-        dict
+        the coloured image, uint8 [H, W, 3], and a dict of the numbers
     """
     right = np.isin(labels, pairs.found[pairs.match])
     matched = np.isin(truth, pairs.true[pairs.match])
-    kinds = {'true': np.where(right, labels, 0),
-             'false': np.where(right, 0, labels),
-             'missed': np.where(matched, 0, truth)}
+    kinds = {'true': labels * right, 'false': labels * ~right,
+             'missed': truth * ~matched}
     drawn = image.copy()
     for kind, colour in FOUND_COLOURS.items():
         inside = kinds[kind] > 0
@@ -51,8 +49,7 @@ def display_masked(image, mask, image_title='Tissue Image',
 
     Args:
         image: [H, W, 3] or [1, H, W, 3], uint8 or float in [0, 1].
-        mask: [H, W], [H, W, 1] or [1, H, W, 1]; probabilities or 0 and 1.
-            Nuclei are where it is above 0.5.
+        mask: [H, W], [H, W, 1] or [1, H, W, 1]; nucleus is above 0.5.
         image_title, mask_title: text above the first two panels.
 
     Raises:
@@ -67,20 +64,16 @@ def display_nuclei(image, labels, image_title='Tissue Image',
                    labels_title='Nuclei'):
     """Show tissue, nuclei in false colours and their outlines.
 
-    Nuclei that touch mostly differ in colour.
-
     Args:
         image, image_title, labels_title: as for `display_masked`.
-        labels: as its mask, whole numbers: 0 in the background and another
-            for each nucleus.
+        labels: label image in a shape of its masks.
 
     Raises:
         ValueError: as `display_masked`, or labels with fractions.
     """
     image, labels = _checked(image, labels, 'labels')
     if labels.dtype.kind not in 'biu':
-        raise ValueError(f'labels is of {labels.dtype}; give whole numbers, '
-                         'as the labels of a Predictor are')
+        raise ValueError(f'labels is of {labels.dtype}; give whole numbers')
     _show_row([(image_title, image),
                (f'{labels_title}: {np.count_nonzero(np.unique(labels))}',
                 false_colours(labels)), ('Outlines', overlay(image, labels))])
@@ -131,19 +124,17 @@ def comparison(whole, mask, labels, measures, pairs):
     # A Figure of its own, not pyplot's, needs neither screen nor closing.
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
-    if pairs:
-        title = 'Nuclei, AJI {aji:.3f}, PQ {pq:.3f}'.format(**measures)
+    panels = [('Tissue', whole.image), ('Truth', whole.instances > 0),
+              ('Prediction, F1 {f1:.3f}'.format(**measures), mask)]
+    figure = Figure(figsize=COMPARISON_SIZE)
+    if not pairs:
+        _draw_row(figure, [*panels, ('Predicted outlines',
+                                     overlay(whole.image, mask))])
+    else:
         nuclei, numbers = found_nuclei(whole.image, labels, whole.instances,
                                        pairs)
-    else:
-        title, numbers = 'Predicted outlines', {}
-        nuclei = overlay(whole.image, mask)
-    figure = Figure(figsize=COMPARISON_SIZE)
-    _draw_row(figure, [
-        ('Tissue', whole.image), ('Truth', whole.instances > 0),
-        ('Prediction, F1 {f1:.3f}'.format(**measures), mask),
-        (title, nuclei)])
-    if numbers:
+        _draw_row(figure, [*panels, (
+            'Nuclei, AJI {aji:.3f}, PQ {pq:.3f}'.format(**measures), nuclei)])
         # Below the picture, where it covers none of it.
         figure.axes[-1].legend(
             handles=[Patch(color=np.array(FOUND_COLOURS[kind]) / 255,

@@ -40,9 +40,15 @@ def evaluate(images, total, predictor, picture_folder=None):
         nuclei are NaN if the annotation has no instances.
 
     Raises:
-        InputError: an image is too small, a file from elsewhere is in the
-            place of a picture, or as `predictor`.
+        InputError: a file from elsewhere is in the place of a picture, or as
+            `predictor`.
     """
+    if picture_folder:
+        # Pictures of an earlier evaluation, and no other file.
+        for path in glob.glob(os.path.join(glob.escape(picture_folder),
+                                           '*.png')):
+            if all(mark in read_head(path) for mark in PICTURE_MARKS):
+                os.remove(path)
     rows, counts, sums = [], [], []
     with progress.reporter(total, 'image') as report:
         for done, whole in enumerate(images):
@@ -56,8 +62,6 @@ def evaluate(images, total, predictor, picture_folder=None):
             sums.append([nuclei_metrics.sums_of(pairs)] if pairs else [])
             rows.append({'name': whole.name,
                          **_measures(counts[-1], sums[-1])})
-            if picture_folder and done == 0:
-                _remove_pictures(picture_folder)
             if picture_folder and done < MAX_PICTURES:
                 _write_picture(
                     os.path.join(picture_folder, f'{whole.name}.png'),
@@ -70,23 +74,11 @@ def evaluate(images, total, predictor, picture_folder=None):
 
 
 def _measures(counts, sums):
-    """Compute METRICS, int or float, of one image or of several pooled.
-
-    Args:
-        counts: list of `pixel_metrics.Counts`.
-        sums: list of `nuclei_metrics.Sums`, of as many or fewer images.
-    """
+    """Compute METRICS, int or float, of lists of Counts and of Sums."""
     values = pixel_metrics.compute(pixel_metrics.pool(counts))
     values.update(nuclei_metrics.compute(nuclei_metrics.pool(sums)) if sums
                   else NO_INSTANCES)
     return {name: np.asarray(value).item() for name, value in values.items()}
-
-
-def _remove_pictures(folder):
-    """Remove the pictures of an earlier evaluation and no other file."""
-    for path in glob.glob(os.path.join(glob.escape(folder), '*.png')):
-        if all(mark in read_head(path) for mark in PICTURE_MARKS):
-            os.remove(path)
 
 
 def _write_picture(path, figure):

@@ -1,18 +1,11 @@
-"""How well single nuclei are found in label images.
+"""How well single nuclei are found in label images; see docs/nuclei.md.
 
-    aji        Aggregated Jaccard Index (Kumar et al., IEEE TMI 2017): each
-               true nucleus takes the found one of highest IoU, also a second
-               time; the sum of their intersections over the sum of their
-               unions and of the areas of the found ones never taken.
-    pq         Panoptic Quality (Kirillov et al., CVPR 2019), dq * sq.
-    dq         detection quality, TP / (TP + FP / 2 + FN / 2), the F1 of
-               detection: a true and a found nucleus match if their IoU is
-               above 0.5.
-    sq         segmentation quality, the mean IoU of the matches.
-    detection_precision, detection_recall
-               TP / (TP + FP) and TP / (TP + FN).
-    nuclei_found, nuclei_true
-               their numbers.
+    aji     Aggregated Jaccard Index (Kumar et al., IEEE TMI 2017)
+    pq      Panoptic Quality (Kirillov et al., CVPR 2019), dq * sq
+    dq, detection_precision, detection_recall
+            F1, precision and recall of detection: a true and a found nucleus
+            match if their IoU is above 0.5
+    sq      mean IoU of the matches
 
 A measure with a denominator of 0 is NaN. Without any match sq is NaN and pq 0,
 unless there are no nuclei at all. It stays by hand because neither TensorFlow
@@ -24,10 +17,8 @@ import numpy as np
 
 MATCH = 0.5  # a nucleus cannot have a higher IoU with two others
 
-# Sums that the measures are computed from, of one image or of several:
-#   intersection, union: of AJI's fraction, pixels
-#   iou: of the matches
-#   matches, found, true: numbers of nuclei
+# Of one image or of several: of AJI's fraction, pixels; of the IoU of the
+# matches; and numbers of nuclei.
 Sums = collections.namedtuple('Sums',
                               'intersection union iou matches found true')
 
@@ -37,8 +28,7 @@ METRICS = ('aji', 'pq', 'dq', 'sq', 'detection_precision',
 # The pairs of a true and a found nucleus that share pixels, by true nucleus:
 #   true, found: int64 [P], their numbers
 #   common, union: int64 [P], pixels
-#   iou: float64 [P]
-#   match: bool [P]
+#   iou, match: float64 and bool [P]
 #   true_area, found_area: int64 [N + 1], pixels of each number, none of 0
 Pairs = collections.namedtuple(
     'Pairs', 'true found common union iou match true_area found_area')
@@ -51,7 +41,8 @@ def compare(prediction, truth):
 
 def sums_of(pairs):
     """Return the Sums of an image's Pairs."""
-    # The last of each true nucleus's pairs, which are ordered by IoU.
+    # AJI's: each true nucleus takes the found one of highest IoU, which is the
+    # last here. What is never taken counts to the union.
     order = np.lexsort((pairs.iou, pairs.true))
     last = order[np.diff(pairs.true[order], append=len(pairs.true_area)) > 0]
     true_area, found_area = pairs.true_area, pairs.found_area
@@ -67,8 +58,7 @@ def pair(prediction, truth):
     """Find the Pairs of the nuclei found in an image and the true ones.
 
     Args:
-        prediction, truth: int [H, W], 0 in the background and a number for
-            each nucleus.
+        prediction, truth: label images, int [H, W].
 
     Raises:
         ValueError: the shapes differ.

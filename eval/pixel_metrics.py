@@ -11,8 +11,6 @@ pixels:
     mean_iou   mean of `iou` and of the background's TN / (TN + FP + FN)
 
 A metric with a denominator of 0 is NaN: no pixel can tell how good it is.
-So f1 and iou are NaN where both masks are empty, and mean_iou where either
-class is in neither mask.
 """
 import collections
 
@@ -48,13 +46,10 @@ def confusion_matrix(prediction, truth):
 
 
 def compute(counts):
-    """Return the six metrics of the module's docstring, by name.
+    """Return METRICS, a dict by name.
 
     Args:
         counts: Counts of NumPy scalars or of TensorFlow float scalars.
-
-    Returns:
-        dict of scalars of the same kind, in the order of METRICS.
     """
     tp, fp, fn, tn = counts
     wrong = fp + fn
@@ -77,9 +72,6 @@ def mean_per_image(rows, names=METRICS):
     Args:
         rows: list of dicts.
         names: of the metrics, which all rows hold.
-
-    Returns:
-        dict of float; a metric that is NaN in every row stays NaN.
     """
     means = {}
     for name in names:

@@ -18,9 +18,6 @@ def write_results(folder, name, results, settings):
         results: of `evaluate`; NaN becomes null in the JSON.
         settings: dict of how the results came about, for the JSON;
             'source', the data's origin, and 'flags' with 'net' are needed.
-
-    Raises:
-        InputError: a file cannot be written.
     """
     write_json(os.path.join(folder, f'{name}.json'),
                {'settings': settings, 'results': results})
@@ -58,15 +55,11 @@ def _table(results, title, columns, names):
 
 
 def compare_networks(folders, name):
-    """Compare networks by the results that `write_results` left.
+    """Return a table of networks, from the results of `write_results`.
 
     Args:
         folders: list of folders, one for each network.
         name: the results' file name without ending.
-
-    Returns:
-        Text: a line for each network, and below the source of the data. AJI
-        and PQ are '-' if no annotation has instances.
 
     Raises:
         InputError: a folder has no results or they cannot be read.

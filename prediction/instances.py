@@ -6,6 +6,8 @@ merged with their neighbour (Grimaud, "A new measure of contrast: the
 dynamics", 1992). It stays by hand because scikit-image's h_maxima and
 watershed give the same in three times the time.
 """
+import itertools
+
 import numpy as np
 
 from input_pipeline.preprocessing import GAP_CLOSING
@@ -55,7 +57,7 @@ def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
     labels = np.zeros(mask.shape, np.int32)
     closed = np.zeros(mask.shape, np.uint8)
     count = 0
-    windows = list(_windows(mask.shape, window, int(MARGIN * scale)))
+    windows = _windows(mask.shape, window, int(MARGIN * scale))
     for core, outer in windows:
         regions, peaks, filled = _separate_window(
             mask[outer] > 0, probability[outer], scale,
@@ -99,8 +101,7 @@ def _in_reading_order(labels, count):
         # Of several values for one place the last is kept.
         first[labels[row, columns]] = row * width + columns
     numbers = np.zeros(count + 1, np.int32)
-    order = first[1:].argsort()
-    numbers[order + 1] = np.arange(1, count + 1)
+    numbers[first[1:].argsort() + 1] = np.arange(1, count + 1)
     for row in labels:
         row[:] = numbers[row]
     return labels
@@ -114,21 +115,18 @@ def areas(labels):
 
 
 def _windows(shape, side, margin):
-    """Yield (core, outer), pairs of slices: the cores cover the image."""
-    for top in range(0, shape[0], side):
-        for left in range(0, shape[1], side):
-            yield tuple(zip(*[
-                (slice(start, min(start + side, length)),
-                 slice(max(start - margin, 0), start + side + margin))
-                for start, length in zip((top, left), shape)]))
+    """Return (core, outer), pairs of slices: the cores cover the image."""
+    axes = [[(slice(start, min(start + side, length)),
+              slice(max(start - margin, 0), start + side + margin))
+             for start in range(0, length, side)] for length in shape]
+    return [tuple(zip(*window)) for window in itertools.product(*axes)]
 
 
 def _separate_window(mask, probability, scale, gap_probability):
     """Separate the nuclei of a window.
 
     Args:
-        mask: bool [H, W].
-        probability, scale: as for `separate`.
+        mask, probability, scale: as for `separate`, the mask bool.
         gap_probability: a gap is nuclear above this, of 255.
 
     Returns:

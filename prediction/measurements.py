@@ -1,24 +1,7 @@
-"""Measures of single nuclei.
+"""Measures of single nuclei; docs/nuclei.md says what each is.
 
-    label         the number in the label image
-    centroid_x, centroid_y
-    box_x, box_y, box_width, box_height
-                  the bounding box: its least x and y and its sides
-    area          of the pixels
-    perimeter     by Crofton's formula in four directions, as scikit-image's
-                  perimeter_crofton
-    major_axis, minor_axis
-                  lengths of the axes of the ellipse that has the same second
-                  moments, as scikit-image's regionprops
-    eccentricity  of this ellipse, from 0, a circle, to 1
-    solidity      area over the area of the convex hull of the pixels' squares
-    mean_probability
-                  of nucleus, from 0 to 1
-    mean_haematoxylin_od
-                  optical density (base 10) by haematoxylin, see STAINS
-
-x goes to the right and y down, from the upper left corner of the image; the
-centre of its first pixel is (0.5, 0.5), as in QuPath.
+Lengths are in pixels. x goes to the right and y down, from the upper left
+corner of the image; the centre of its first pixel is (0.5, 0.5), as in QuPath.
 """
 import collections
 
@@ -35,8 +18,7 @@ DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255)
 HAEMATOXYLIN_OF_DENSITY = np.linalg.inv(STAINS.astype(np.float64))[:, 0]
 
 # Nuclei that are measured together.
-#   measures: dict from the names above to arrays [N], in pixels and square
-#       pixels
+#   measures: dict from the names in `writers.MEASURES` to arrays [N]
 #   corners: polygons.Corners with labels 1 to N
 #   left, top: pixel that the corners' x and y are counted from
 Batch = collections.namedtuple('Batch', 'measures corners left top')
@@ -79,20 +61,6 @@ def measure(labels, probability, image, strip=STRIP):
                        top)
 
 
-def _runs(labels):
-    """Find runs of equal numbers, except 0, in the rows of int [H, W].
-
-    Returns:
-        row, first column and column behind the last, int [R] each
-    """
-    padded = np.pad(labels, ((0, 0), (1, 1)), mode='constant')
-    change = padded[:, 1:] != padded[:, :-1]  # [H, W + 1]
-    start, end = [np.flatnonzero(change & (side > 0))
-                  for side in (padded[:, 1:], padded[:, :-1])]
-    rows, start = np.divmod(start, change.shape[1])
-    return rows, start, end - rows * change.shape[1]
-
-
 def _measure(found, labels, probability, image, left, top):
     """Measure the nuclei of a window: a Batch.
 
@@ -126,7 +94,13 @@ def _moments(labels, left, top):
         labels: int [h, w], 0 and 1 to N, without gaps.
         left, top: added to x and y.
     """
-    y, start, end = _runs(labels)
+    padded = np.pad(labels, ((0, 0), (1, 1)), mode='constant')
+    change = padded[:, 1:] != padded[:, :-1]  # [h, w + 1]
+    # First columns of runs, and columns behind their last, row by row.
+    start, end = [np.flatnonzero(change & (side > 0))
+                  for side in (padded[:, 1:], padded[:, :-1])]
+    y, start = np.divmod(start, change.shape[1])
+    end -= y * change.shape[1]
     number = labels[y, start]
     order = np.argsort(number, kind='stable')
     number, y, start, end = [

@@ -65,11 +65,7 @@ def find_corners(labels):
 
 
 def trace(corners, left=0, top=0):
-    """Join corners to polygons.
-
-    Args:
-        corners: Corners.
-        left, top: added to x and y.
+    """Join corners to polygons; `left` and `top` are added to x and y.
 
     Returns:
         dict from each label, in their order, to the list of its polygons.
@@ -126,8 +122,6 @@ def hull_areas(corners):
     Returns:
         float64 [N], square pixels, of the labels in their order
     """
-    if not len(corners.label):
-        return np.zeros(0)
     order = np.lexsort((corners.x, corners.y, corners.label))
     label, y, x = [values[order] for values in (
         corners.label, corners.y, corners.x)]

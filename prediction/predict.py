@@ -31,19 +31,17 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
         outputs: names of OUTPUTS.
 
     Returns:
-        list of the paths that were skipped.
+        list of the paths that were skipped
 
     Raises:
-        InputError: there is no image; two have one stem; a file from
-            elsewhere has the name of a result; the output folder cannot be
-            written to or holds an image; or as `predictor`.
+        InputError: there is no image; a result cannot or must not be written;
+            or as `predictor`.
     """
     paths = find_images(images) if isinstance(images, str) else images
     if not paths:
         raise InputError('--images: an empty list; give at least one file')
     _check_folder(output_dir, paths)
     warn = resolution.ResolutionWarner(microns_per_pixel)
-
     skipped = []
 
     def read(path):
@@ -104,13 +102,14 @@ def _predict(sources, read, output_dir, predictor, microns_per_pixel,
             if found:
                 nuclei = predictor(
                     found[0], microns_per_pixel, name,
-                    progress=lambda part, done=done: report(done + part))
-                nuclei.microns_per_pixel = found[1]
+                    progress=lambda part, done=done: report(done + part)
+                )._replace(microns_per_pixel=found[1])
                 # A file may have come during the prediction.
                 _check_results(output_dir, [source], outputs)
-                for output, (_, write) in OUTPUTS.items():
+                for output, (endings, write) in OUTPUTS.items():
                     if output in outputs:
-                        write(_paths(output_dir, stem, output), nuclei)
+                        write([os.path.join(output_dir, stem + ending)
+                               for ending in endings], nuclei)
                 progress.say(f'{name}: {_summary(nuclei)}')
                 del nuclei
             report(done + 1)
@@ -130,10 +129,11 @@ def _summary(nuclei):
             density = len(areas) / (nuclei.labels.size * square) * 1e6
             size = f'{density:.0f} per mm2, {size} ({median * square:.1f} um2)'
         text += f', {size}'
-    # An image of 20x gives nuclei, too, but wrong ones.
-    return text + ('' if microns_per_pixel else
-                   '; the file states no resolution, taken as 40x '
-                   '(--magnification=40 adds micrometres)')
+    if not microns_per_pixel:
+        # An image of 20x gives nuclei, too, but wrong ones.
+        text += ('; the file states no resolution, taken as 40x '
+                 '(--magnification=40 adds micrometres)')
+    return text
 
 
 def find_images(name):
@@ -173,11 +173,6 @@ def find_images(name):
     return paths
 
 
-def _paths(output_dir, stem, output):
-    return [os.path.join(output_dir, stem + ending)
-            for ending in OUTPUTS[output].endings]
-
-
 def _check_folder(output_dir, paths):
     """Refuse the folder of an image: masks drawn by hand are often there."""
     for path in paths:
@@ -213,8 +208,9 @@ def _check_results(output_dir, sources, outputs):
                              f'of {seen[stem]}; rename one or predict them '
                              'into two folders')
         seen[stem] = name
-        for output in OUTPUTS:
-            for path in _paths(output_dir, stem, output):
+        for output, (endings, _) in OUTPUTS.items():
+            for ending in endings:
+                path = os.path.join(output_dir, stem + ending)
                 ours = is_written_here(path)
                 if ours and output not in outputs:
                     staying.append(path)

@@ -4,6 +4,7 @@
     nuclei = predictor(image)                    # uint8 [H, W, 3]
     nuclei.probability, nuclei.mask, nuclei.labels, nuclei.table()
 """
+import collections
 import numbers
 import os
 
@@ -15,9 +16,7 @@ from prediction import instances, measurements, tiling, writers
 from prediction.instances import THRESHOLD
 from prediction.tiling import MAX_TILE_PIXELS
 
-# The network's part of the time that an image takes; the rest is separating
-# nuclei, measuring and writing.
-NETWORK_PART = 0.8
+NETWORK_PART = 0.8  # of the time that an image takes
 
 
 class Predictor:
@@ -82,7 +81,7 @@ class Predictor:
 
     def __call__(self, image, microns_per_pixel=None, name='image',
                  progress=None):
-        """Find the nuclei of an image.
+        """Find the Nuclei of an image.
 
         Args:
             image: uint8 [H, W, 3], RGB.
@@ -92,9 +91,6 @@ class Predictor:
             name: of the image, for messages.
             progress: function called with the fraction done, up to
                 NETWORK_PART.
-
-        Returns:
-            Nuclei
 
         Raises:
             ValueError: `image` has another shape or dtype, or the threshold
@@ -123,7 +119,8 @@ class Predictor:
         return Nuclei(image, mask, probability, labels, microns_per_pixel)
 
 
-class Nuclei:
+class Nuclei(collections.namedtuple(
+        'Nuclei', 'image mask probability_uint8 labels microns_per_pixel')):
     """The nuclei of an image.
 
     Args:
@@ -136,14 +133,7 @@ class Nuclei:
         microns_per_pixel: of the image, or None if it is not known.
     """
 
-    def __init__(self, image, mask, probability_uint8, labels,
-                 microns_per_pixel=None):
-        self.image = image
-        self.mask = mask
-        self.probability_uint8 = probability_uint8
-        self.labels = labels
-        self.microns_per_pixel = microns_per_pixel
-        self._measured = None
+    _measured = None
 
     @property
     def probability(self):
@@ -158,18 +148,12 @@ class Nuclei:
         return self._measured
 
     def table(self):
-        """Measure the nuclei.
-
-        Returns:
-            dict of the names of the CSV file's columns to float64 arrays [N],
-            rounded as there.
-        """
+        """Return the CSV file's columns, a dict of names to float64 [N]."""
         self._measured = None  # the labels may have changed
         return writers.table(self.measured(), self.microns_per_pixel)
 
 
 def _check_range(name, value, low, high):
-    """Raise ValueError unless a value is a number from `low` to `high`."""
     if not isinstance(value, numbers.Real) or not low <= value <= high:
         raise ValueError(f'{name} is {value!r}; give a number from {low} to '
                          f'{high}')

@@ -14,8 +14,8 @@ from input_pipeline.preprocessing import normalise
 MAX_TILE_PIXELS = 1536 ** 2
 # At the edge of a tile a network lacks context for about this many pixels.
 MIN_OVERLAP = 64
-# Of a tile's sides. Thin strips would need fewer pixels in all, but little of
-# a strip is far from its edges, and a row of upright ones is a whole image.
+# Of a tile's sides: little of a thin strip is far from its edges, and a row of
+# upright ones is a whole image.
 MAX_ASPECT = 2
 # Sides of tiles are multiples of this many pixels, beyond 256 of twice as
 # many, and beyond 2048 of about an eighth of the side. On 2.15 oneDNN compiles
@@ -115,11 +115,6 @@ def _few_sides(length, stride):
     return _round_up(length, step)
 
 
-def _overlap(side, stride):
-    """Return the least overlap of two tiles, about a quarter of a side."""
-    return _round_up(max(MIN_OVERLAP, side // 4), stride)
-
-
 def _tilings(length, stride):
     """Find the ways to cover an axis, a multiple of `stride`, by equal tiles.
 
@@ -131,7 +126,8 @@ def _tilings(length, stride):
     for side in range(length - stride,
                       2 * _round_up(MIN_OVERLAP, stride) - 1, -stride):
         if side == _few_sides(side, stride):
-            step = side - _overlap(side, stride)
+            # Two tiles overlap by about a quarter.
+            step = side - _round_up(max(MIN_OVERLAP, side // 4), stride)
             sides[1 + -(-(length - side) // step)] = side
     return [(side, count) for count, side in sides.items()]
 
@@ -147,9 +143,6 @@ def _tile_grid(height, width, stride, max_pixels):
 
     Returns:
         (tile height, rows), (tile width, columns)
-
-    Raises:
-        InputError: `max_pixels` is too small for a tile.
     """
     tall, wide = _tilings(height, stride), _tilings(width, stride)
     grids = []
@@ -200,12 +193,8 @@ def _test_time_augmentation(forward):
     Krizhevsky et al., NIPS 2012. Mirror images beside them change F1 by less
     than 0.001: docs/recipe.md.
     """
-    def averaged(batch):  # [1, h, w, 3]
-        total = 0
-        for turns in range(TURNS):
-            view = np.rot90(batch, turns, axes=(1, 2))
-            output = forward(np.ascontiguousarray(view))
-            total = total + np.rot90(output, -turns, axes=(1, 2))
-        return total / TURNS  # [1, h, w, 1]
+    def turned(batch, turns):
+        return np.ascontiguousarray(np.rot90(batch, turns, axes=(1, 2)))
 
-    return averaged
+    return lambda batch: sum(turned(forward(turned(batch, turns)), -turns)
+                             for turns in range(TURNS)) / TURNS

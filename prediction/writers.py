@@ -154,8 +154,7 @@ def columns(microns_per_pixel):
 
 
 def rows(batch, microns_per_pixel):
-    """List the rows of the table for a `measurements.Batch`: rounded numbers.
-    """
+    """List the rows of the table, rounded, of a `measurements.Batch`."""
     return list(zip(*[
         [int(value) if value == int(value) else value for value in np.round(
             batch.measures[name] * factor, DECIMALS).tolist()]
@@ -163,8 +162,7 @@ def rows(batch, microns_per_pixel):
 
 
 def table(batches, microns_per_pixel):
-    """Return the table as a dict of the columns' names to float64 arrays [N].
-    """
+    """Return the table as a dict of names to float64 arrays [N]."""
     numbers = [row for batch in batches
                for row in rows(batch, microns_per_pixel)]
     names = [name for _, _, name, _ in columns(microns_per_pixel)]
@@ -186,9 +184,10 @@ def _text_file(path):
 
 def _feature(file_name, measures, pieces):
     """Return the text of a GeoJSON feature of a nucleus's polygons."""
-    geometry = _json({'type': 'Polygon', 'coordinates': pieces[0]}
-                     if len(pieces) == 1 else
-                     {'type': 'MultiPolygon', 'coordinates': pieces})
+    geometry = {'type': 'MultiPolygon', 'coordinates': pieces}
+    if len(pieces) == 1:
+        geometry = {'type': 'Polygon', 'coordinates': pieces[0]}
+    geometry = _json(geometry)
     identity = uuid.uuid5(
         NAMESPACE, f'{file_name!a} {measures["Label"]} {geometry}')
     properties = _json({'objectType': 'detection', 'classification': NUCLEUS,
@@ -209,20 +208,17 @@ MARKS = {'.png': [b'tEXtSoftware\0' + SOFTWARE.encode()],
 
 
 def is_written_here(path):
-    """Say whether a file was written by prediction, by its head."""
+    """Say whether predict wrote a file, by its head."""
     return any(mark in read_head(path)
                for mark in MARKS[os.path.splitext(path)[1]])
 
 
 def read_head(path):
     """Read HEAD bytes of a file; none if it is absent or cannot be read."""
-    if not os.path.isfile(path):
-        return b''  # a pipe, too: to read it could take for ever
-    try:
-        with open(path, 'rb') as file:
+    if os.path.isfile(path):  # no pipe: to read it could take for ever
+        with contextlib.suppress(OSError), open(path, 'rb') as file:
             return file.read(HEAD)
-    except OSError:
-        return b''
+    return b''
 
 
 def overlay(image, labels, out=None):
@@ -250,11 +246,11 @@ def nuclear_outlines(labels):
     """Find the outermost pixels of each nucleus, also where two touch.
 
     Args:
-        labels: int [H, W], 0 in the background and a number for each nucleus.
+        labels: int [H, W].
 
     Returns:
         bool [H, W], True at the pixels of a nucleus that have another label
-        among their four neighbours. The image's edge is no neighbour.
+        among their four neighbours
     """
     outlines = np.zeros(labels.shape, bool)
     for values, found in ((labels, outlines), (labels.T, outlines.T)):
