@@ -6,7 +6,6 @@
   python main.py --mode=predict --net=unet --images='DIR/*.tif'
 """
 import contextlib
-import importlib.util
 import math
 import os
 import re
@@ -16,165 +15,156 @@ import sys
 if __name__ == '__main__':
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is begun yet
 
-MISSING = [name for name in ('absl', 'h5py', 'imagecodecs', 'matplotlib',
-                             'numpy', 'PIL', 'scipy', 'skimage',
-                             'tensorflow', 'tifffile', 'tqdm')
-           if importlib.util.find_spec(name) is None]
-if MISSING:
-    sys.exit(f'error: {sys.executable} lacks {", ".join(MISSING)}; run '
-             '"./run.sh setup" and then "source .venv/bin/activate"')
 
-from absl import app, flags, logging
+def advice_for_missing(error):
+    """Say which package is missing and how to get it, for stderr."""
+    return (f'error: {sys.executable} lacks {error.name}; run "./run.sh '
+            'setup" and then "source .venv/bin/activate"')
 
-import nets
-from histology import progress
-from histology.files import InputError
-from input_pipeline import store
-from input_pipeline.splits import division_flags, read_names
-from prediction import Predictor
-from prediction.instances import GAP_THRESHOLD, THRESHOLD
-from prediction.tiling import MAX_TILE_PIXELS
-from prediction.writers import OUTPUTS
-from training.records import (
-    INIT_LEARNING_RATE,
-    INIT_STEPS,
-    TrainConfig,
-    seen_images,
-)
+
+try:
+    from absl import app, flags, logging
+
+    import nets
+    from histology import progress
+    from histology.files import InputError
+    from input_pipeline import store
+    from input_pipeline.splits import division_flags, read_names
+    from prediction import Predictor
+    from prediction.instances import GAP_THRESHOLD, THRESHOLD
+    from prediction.tiling import MAX_TILE_PIXELS
+    from prediction.writers import OUTPUTS
+    from training.records import (
+        INIT_LEARNING_RATE,
+        INIT_STEPS,
+        TrainConfig,
+        seen_images,
+    )
+except ModuleNotFoundError as error:
+    sys.exit(advice_for_missing(error))
 
 MODES = ('prepare', 'train', 'eval', 'predict')
-LARGEST = 2 ** 31 - 1  # that TensorFlow takes everywhere
+INT32_MAX = 2 ** 31 - 1
 
 
 class PathParser(flags.ArgumentParser):
-    """Takes a leading ~ for the home folder, as shells do before a space."""
+    """Take a leading ~ for the home folder, as shells do before a space."""
 
     def parse(self, argument):
         return os.path.expanduser(argument)
 
 
-def define_path(name, default, help_text, group):
-    """Defines a flag that takes a path."""
-    flags.DEFINE(PathParser(), name, default, help_text,
-                 serializer=flags.ArgumentSerializer(), module_name=group)
+def define(modes, name, default, help_text, low=None, high=INT32_MAX,
+           values=None):
+    """Define a flag, of the type of its default.
 
-
-def define_flags():
-    """Defines the flags in the groups that --help shows."""
-    group = 'What to do'
-    flags.DEFINE_enum('mode', None, MODES, 'What to do.', module_name=group)
-    flags.DEFINE_enum('net', None, nets.NETS, 'The network.',
-                      module_name=group)
-    define_path('data_dir', 'data/monuseg', 'Folder of the HDF5 stores.',
-                group)
-    define_path('model_dir', 'checkpoints', 'Folder of the model folders; '
-                '--net names the one used.', group)
-    flags.DEFINE_integer('seed', TrainConfig.seed, 'Seed of every random '
-                         'choice.', lower_bound=0, upper_bound=LARGEST,
-                         module_name=group)
-    flags.DEFINE_enum('accelerate', 'auto', ('auto', 'on', 'off'), 'Run the '
-                      'network by XLA (TensorFlow 1.15) or in bfloat16 '
-                      '(2.15); auto: in training, where it is faster.',
-                      module_name=group)
-
-    group = 'Preparing'
-    define_path('monuseg_dir', None, 'Folder or .zip of MoNuSeg as '
-                'downloaded.', group)
-    define_path('images_dir', None, 'Folder of images of your own.', group)
-    define_path('annotations_dir', None, 'Folder of their annotations, each '
-                'with the name of its image.', group)
-    define_path('test_images_dir', None, 'Folder of test images, if any.',
-                group)
-    define_path('test_annotations_dir', None, 'Folder of their annotations.',
-                group)
-    flags.DEFINE_bool('sample', False, 'Make synthetic images instead.',
-                      module_name=group)
-    folds = [*map(str, range(store.FOLDS)), store.TRAIN_ON_ALL]
-    flags.DEFINE_enum('fold', '0', folds, 'Which quarter of the training '
-                      f'images to validate on; {store.TRAIN_ON_ALL}: train on '
-                      'all.', module_name=group)
-    define_path('validation', None, 'Which training images to validate on '
-                "instead: NAME,NAME, 'PATTERN*' or a text file of such.",
-                group)
-
-    group = 'Preparing and predicting'
-    flags.DEFINE_float('magnification', None, 'Of the objective; 40 if not '
-                       'given. Images are resampled to 40x for the networks.',
-                       lower_bound=2, upper_bound=200, module_name=group)
-    flags.DEFINE_float('microns_per_pixel', None, 'The same, as micrometres '
-                       'per pixel; 0.25 is 40x.', lower_bound=0.05,
-                       upper_bound=5, module_name=group)
-
-    group = 'Network (read back from the checkpoint once trained)'
-    flags.DEFINE_integer('width', None, 'Filters of the first layer; '
-                         f'{nets.WIDTH} if not given.', lower_bound=1,
-                         upper_bound=1024, module_name=group)
-    flags.DEFINE_enum('output_stride', None, ('8', '16'), "Stride of "
-                      f"DeepLabV3's encoder; {nets.OUTPUT_STRIDE} if not "
-                      'given.', module_name=group)
-
-    group = 'Training'
-    define_path('init_checkpoint', None, 'Start from these weights: a '
-                'weights.h5 or a checkpoint without its ending.', group)
-    flags.DEFINE_integer('steps', None, 'Steps in all, resumed ones included; '
-                         f'{TrainConfig.steps} if not given, or {INIT_STEPS} '
-                         'with --init_checkpoint.', lower_bound=1,
-                         upper_bound=LARGEST, module_name=group)
-    flags.DEFINE_integer('batch_size', TrainConfig.batch_size, 'Crops in a '
-                         'step.', lower_bound=1, upper_bound=1024,
-                         module_name=group)
-    flags.DEFINE_integer('crop_size', TrainConfig.crop_size, 'Side of the '
-                         'crops taken from the patches, pixels.',
-                         lower_bound=32, module_name=group)
-    flags.DEFINE_float('learning_rate', None, 'Peak learning rate of Adam; '
-                       f'{TrainConfig.learning_rate} if not given, or '
-                       f'{INIT_LEARNING_RATE} with --init_checkpoint.',
-                       lower_bound=1e-7, upper_bound=1, module_name=group)
-    flags.DEFINE_integer('warmup_steps', TrainConfig.warmup_steps, 'Steps '
-                         'until the peak.', lower_bound=0,
-                         upper_bound=LARGEST, module_name=group)
-    flags.DEFINE_integer('evaluate_every', TrainConfig.evaluate_every,
-                         'Steps between checkpoints, each evaluated on the '
-                         'validation images.', lower_bound=1,
-                         upper_bound=LARGEST, module_name=group)
-    flags.DEFINE_integer('augment_threads', TrainConfig.augment_threads,
-                         'Threads that augment.', lower_bound=1,
-                         upper_bound=64, module_name=group)
-
-    group = 'Evaluating and predicting'
-    flags.DEFINE_enum('split', 'validation', ('train', 'validation', 'test'),
-                      'The images of --data_dir that eval measures on, or '
-                      'that predict takes in place of --images.',
-                      module_name=group)
-    define_path('images', None, "Images to predict: a file, a folder or a "
-                "quoted pattern as 'DIR/*.tif'.", group)
-    define_path('output_dir', None, 'Where predict writes; predictions/NET '
-                'if not given.', group)
-    flags.DEFINE_list('outputs', list(OUTPUTS), 'What predict writes, of '
-                      f'{",".join(OUTPUTS)}.', module_name=group)
-    flags.DEFINE_float('threshold', THRESHOLD, 'Nucleus is where the '
-                       'probability is above this; in gaps between touching '
-                       f'nuclei, above {GAP_THRESHOLD} times this.',
-                       lower_bound=0, upper_bound=1, module_name=group)
-    flags.DEFINE_bool('average', True, 'Test-time augmentation: average over '
-                      'the four right-angle rotations; --noaverage '
-                      'takes about a third of the time.', module_name=group)
-    flags.DEFINE_integer('max_pixels', MAX_TILE_PIXELS, 'Larger images are '
-                         'cut into overlapping tiles of at most as many '
-                         'pixels.',
-                         lower_bound=1, upper_bound=LARGEST,
-                         module_name=group)
-    # NaN is outside no bounds.
-    for name in ('learning_rate', 'threshold', 'magnification',
-                 'microns_per_pixel'):
+    Args:
+        modes: those that read it, in the order of MODES and with commas.
+        name: without dashes.
+        default: its value if it is not given, or the type of its values if
+            it has none; a str is a path.
+        help_text: for --help.
+        low, high: bounds of a number, both allowed.
+        values: those that it may have, or None.
+    """
+    kind, default = ((default, None) if isinstance(default, type)
+                     else (type(default), default))
+    if values:
+        flags.DEFINE_enum(name, default, values, help_text, module_name=modes)
+    elif kind is bool:
+        flags.DEFINE_bool(name, default, help_text, module_name=modes)
+    elif kind is list:
+        flags.DEFINE_list(name, default, help_text, module_name=modes)
+    elif kind is str:
+        flags.DEFINE(PathParser(), name, default, help_text,
+                     serializer=flags.ArgumentSerializer(), module_name=modes)
+        flags.register_validator(name, lambda path: path != '',
+                                 'must not be empty')
+    else:
+        define_number = (flags.DEFINE_integer if kind is int
+                         else flags.DEFINE_float)
+        define_number(name, default, help_text, low, high, module_name=modes)
+        # NaN is outside no bounds.
         flags.register_validator(
             name, lambda value: value is None or math.isfinite(value),
             'must be a number')
-    for name in ('data_dir', 'model_dir', 'monuseg_dir', 'images_dir',
-                 'annotations_dir', 'test_images_dir', 'test_annotations_dir',
-                 'validation', 'init_checkpoint', 'images', 'output_dir'):
-        flags.register_validator(name, lambda path: path != '',
-                                 'must not be empty')
+
+
+def define_flags():
+    """Define the flags, by the modes that read them."""
+    modes = 'prepare, train, eval, predict'
+    define(modes, 'mode', str, 'What to do.', values=MODES)
+    define(modes, 'data_dir', 'data/monuseg', 'Folder of the HDF5 stores.')
+    modes = 'prepare, train'
+    define(modes, 'seed', TrainConfig.seed, 'Seed of every random choice.', 0)
+    modes = 'prepare'
+    define(modes, 'monuseg_dir', str, 'Folder or .zip of MoNuSeg as '
+           'downloaded.')
+    define(modes, 'images_dir', str, 'Folder of images of your own.')
+    define(modes, 'annotations_dir', str, 'Folder of their annotations, each '
+           'with the name of its image.')
+    define(modes, 'test_images_dir', str, 'Folder of test images, if any.')
+    define(modes, 'test_annotations_dir', str, 'Folder of their annotations.')
+    define(modes, 'sample', False, 'Make synthetic images instead.')
+    folds = [*map(str, range(store.FOLDS)), store.TRAIN_ON_ALL]
+    define(modes, 'fold', '0', 'Which quarter of the training images to '
+           f'validate on; {store.TRAIN_ON_ALL}: train on all.', values=folds)
+    define(modes, 'validation', str, 'Which training images to validate on '
+           "instead: NAME,NAME, 'PATTERN*' or a text file of such.")
+    modes = 'prepare, predict'
+    define(modes, 'magnification', float, 'Of the objective; 40 if not given. '
+           'Images are resampled to 40x for the networks.', 2, 200)
+    define(modes, 'microns_per_pixel', float, 'The same, as micrometres per '
+           'pixel; 0.25 is 40x.', 0.05, 5)
+    modes = 'train, eval, predict'
+    define(modes, 'net', str, 'The network.', values=nets.NETS)
+    define(modes, 'model_dir', 'checkpoints', 'Folder of the model folders; '
+           'the name of the network is appended.')
+    define(modes, 'width', int, 'Filters of the first layer; of a new network '
+           f'{nets.WIDTH} if not given.', 1, 1024)
+    define(modes, 'output_stride', int, "Stride of DeepLabV3's encoder; of a "
+           'new network the smallest if not given.', 1)
+    define(modes, 'accelerate', 'auto', 'Run the network by XLA (TensorFlow '
+           '1.15) or in bfloat16 (2.15); auto: in training, where it is '
+           'faster.', values=('auto', 'on', 'off'))
+    modes = 'train'
+    define(modes, 'init_checkpoint', str, 'Start from these weights: a '
+           'weights.h5 or a checkpoint without its ending.')
+    define(modes, 'steps', int, 'Steps in all, resumed ones included; '
+           f'{TrainConfig.steps} if not given, or {INIT_STEPS} with '
+           '--init_checkpoint.', 1)
+    define(modes, 'batch_size', TrainConfig.batch_size, 'Crops in a step.', 1,
+           1024)
+    define(modes, 'crop_size', TrainConfig.crop_size, 'Side of the crops '
+           'taken from the patches, pixels.', 32)
+    define(modes, 'learning_rate', float, 'Peak learning rate of Adam; '
+           f'{TrainConfig.learning_rate} if not given, or '
+           f'{INIT_LEARNING_RATE} with --init_checkpoint.', 1e-7, 1)
+    define(modes, 'warmup_steps', TrainConfig.warmup_steps, 'Steps until the '
+           'peak; a tenth of --steps if they are more than a quarter.', 0)
+    define(modes, 'evaluate_every', TrainConfig.evaluate_every, 'Steps '
+           'between checkpoints, each evaluated on the validation images.', 1)
+    define(modes, 'augment_threads', TrainConfig.augment_threads, 'Threads '
+           'that augment.', 1, 64)
+    modes = 'eval, predict'
+    define(modes, 'split', 'validation', 'The images of --data_dir that eval '
+           'measures on, or that predict takes in place of --images.',
+           values=('train', 'validation', 'test'))
+    define(modes, 'threshold', THRESHOLD, 'Nucleus is where the probability '
+           'is above this; in gaps between touching nuclei, above '
+           f'{GAP_THRESHOLD} times this.', 0, 1)
+    define(modes, 'average', True, 'Test-time augmentation: average over the '
+           'four right-angle rotations; --noaverage takes about a third of '
+           'the time.')
+    define(modes, 'max_pixels', MAX_TILE_PIXELS, 'Larger images are cut into '
+           'overlapping tiles of at most as many pixels.', 1)
+    modes = 'predict'
+    define(modes, 'images', str, "Images: a file, a folder or a quoted "
+           "pattern as 'DIR/*.tif'.")
+    define(modes, 'output_dir', str, 'Where to write; predictions/NET if not '
+           'given.')
+    define(modes, 'outputs', list(OUTPUTS), 'What to write, of '
+           f'{",".join(OUTPUTS)}.')
     flags.register_validator(
         'outputs', lambda names: names and set(names) <= set(OUTPUTS),
         f'give some of {",".join(OUTPUTS)}, with commas between')
@@ -192,12 +182,12 @@ FLAGS = flags.FLAGS
 
 
 def help_text():
-    """The module's docstring and the project's own flags, group by group."""
+    """Write the module's docstring and the project's flags by their modes."""
     lines = [__doc__.rstrip()]
     for group, group_flags in FLAGS.flags_by_module_dict().items():
         if group.startswith('absl'):
             continue
-        lines.append(f'\n{group}:')
+        lines.append(f'\n--mode={group}:')
         for flag in group_flags:
             value = (','.join(flag.value) if isinstance(flag.value, list)
                      else flag.value)
@@ -207,7 +197,7 @@ def help_text():
 
 
 def parse_flags(argv):
-    """Parses the command line; a wrong flag ends in one line."""
+    """Parse the command line; a wrong flag ends in one line."""
     if '--help' in argv or '-h' in argv:
         print(help_text())
         sys.exit(0)
@@ -224,7 +214,7 @@ def parse_flags(argv):
 
 
 def require(*names):
-    """Ends in one line where a flag that the mode needs is missing."""
+    """Refuse to go on without a flag that the mode needs."""
     for name in names:
         if FLAGS[name].value is None:
             raise InputError(f'--{name}: missing; python main.py --help says '
@@ -279,23 +269,35 @@ def asked_microns_per_pixel():
     return MICRONS_AT_1X / FLAGS.magnification
 
 
+def refuse_ignored(mode):
+    """Refuse flags that the mode does not read.
+
+    Raises:
+        InputError: such a flag was given.
+    """
+    for group, group_flags in FLAGS.flags_by_module_dict().items():
+        for flag in group_flags:
+            if (flag.present and not group.startswith('absl')
+                    and mode not in group.split(', ')):
+                raise InputError(f'--{flag.name}: --mode={mode} does not read '
+                                 f'it, only {group}; omit it')
+
+
 def train(folder, output_stride):
-    """--mode=train; returns the exit status, None where it is 0."""
+    """--mode=train; return the exit status, None where it is 0."""
     from nets.tf1 import acceleration_pays
     from training import cluster, loop
 
-    config = TrainConfig(
-        net=FLAGS.net, data_dir=FLAGS.data_dir, width=FLAGS.width,
-        output_stride=output_stride, steps=FLAGS.steps,
-        batch_size=FLAGS.batch_size, crop_size=FLAGS.crop_size,
-        learning_rate=FLAGS.learning_rate, warmup_steps=FLAGS.warmup_steps,
-        evaluate_every=FLAGS.evaluate_every,
-        augment_threads=FLAGS.augment_threads, seed=FLAGS.seed,
-        init_checkpoint=FLAGS.init_checkpoint,
+    asked = {name: FLAGS[name].value for name in (
+        'net', 'data_dir', 'width', 'steps', 'batch_size', 'crop_size',
+        'learning_rate', 'warmup_steps', 'evaluate_every', 'augment_threads',
+        'seed', 'init_checkpoint')}
+    asked.update(
+        output_stride=output_stride,
         accelerate=(acceleration_pays(nets.xla_pays(FLAGS.net))
                     if FLAGS.accelerate == 'auto'
                     else FLAGS.accelerate == 'on'))
-    stopped_by = loop.train(config, folder, cluster.task())
+    stopped_by = loop.train(asked, folder, cluster.task())
     if stopped_by:
         print(f'stopped; the same command goes on from {folder}',
               file=sys.stderr)
@@ -338,11 +340,17 @@ def announce(record, folder):
 
     whose = ('shipped with the code' if saved.is_shipped(folder)
              else 'your own')
-    print(f'{folder}: {record["net"]}, {whose}, trained on '
-          f'{record["data_source"]}, step {record["step"]}'
-          + (f', from weights trained on {record["init_data_source"]}'
-             if record.get('init_checkpoint') else '') + '; '
-          f'TensorFlow {tf.__version__}; {device_line()}', flush=True)
+    network = (f'{whose}, trained on {record["data_source"]}, step '
+               f'{record["step"]}')
+    if record.get('init_checkpoint'):
+        network += f', from weights trained on {record["init_data_source"]}'
+    if record['step'] == 0:  # only of --init_checkpoint
+        network = (f'that of {record["init_checkpoint"]}, trained on '
+                   f'{record["init_data_source"]}, step '
+                   f'{record["init_step"]}: no step of your training was '
+                   'better')
+    print(f'{folder}: {record["net"]}, {network}; TensorFlow '
+          f'{tf.__version__}; {device_line()}', flush=True)
 
 
 @contextlib.contextmanager
@@ -435,30 +443,31 @@ def predict(folder, output_stride):
 
 
 def run_mode():
-    """Runs the mode that was asked for; returns the exit status or None.
+    """Run the mode that was asked for; return the exit status or None.
 
     Raises:
         InputError: a flag is missing or does not fit the others, and as the
             modes.
     """
     require('mode')
-    if FLAGS.init_checkpoint is not None and FLAGS.mode != 'train':
-        raise InputError('--init_checkpoint: for --mode=train alone; '
-                         '--model_dir says which network others use')
+    refuse_ignored(FLAGS.mode)
     if FLAGS.mode == 'prepare':
         return prepare()
     require('net')
     folder = os.path.join(FLAGS.model_dir, FLAGS.net)
-    output_stride = FLAGS.output_stride and int(FLAGS.output_stride)
-    if output_stride and not nets.has_output_stride(FLAGS.net):
-        raise InputError(f'--output_stride: {FLAGS.net} has none; leave it '
-                         'out')
+    if FLAGS.output_stride:
+        strides = nets.output_strides(FLAGS.net)
+        if FLAGS.output_stride not in strides:
+            raise InputError(
+                f'--output_stride={FLAGS.output_stride}: {FLAGS.net} '
+                + (f'takes {" or ".join(map(str, strides))}' if strides
+                   else 'has none; omit it'))
     mode = {'train': train, 'eval': evaluate, 'predict': predict}
-    return mode[FLAGS.mode](folder, output_stride)
+    return mode[FLAGS.mode](folder, FLAGS.output_stride)
 
 
 def main(_):
-    """Runs the mode; returns the exit status, or a line for stderr.
+    """Run the mode; return the exit status, or a line for stderr.
 
     After a signal the status is 128 and its number, as in shells.
     """
@@ -472,19 +481,35 @@ def main(_):
                 signal.signal(number, signal.SIG_DFL)
     except BaseException as error:
         number = progress.received()
-        if number is None and not isinstance(error, InputError):
-            raise
-        if number is None:
+        if number is not None:
+            print('stopped', file=sys.stderr)
+            return 128 + number
+        if isinstance(error, InputError):
             return f'error: {error}'
-        print('stopped', file=sys.stderr)
-        return 128 + number
+        if isinstance(error, ModuleNotFoundError):
+            return advice_for_missing(error)
+        raise
 
 
-if __name__ == '__main__':
+def run_from_shell():
+    """Run the program; if its output is a pipe that closes, end quietly."""
     # As stderr: names of files may be no UTF-8.
     sys.stdout.reconfigure(errors='backslashreplace')
     define_flags()
     # absl would show what other packages note, as matplotlib when it first
     # lists the fonts.
     logging.set_verbosity(logging.WARNING)
-    app.run(main, flags_parser=parse_flags)
+    try:
+        try:
+            app.run(main, flags_parser=parse_flags)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would flush both once more, and complain.
+        for number in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        sys.exit(128 + signal.SIGPIPE)
+
+
+if __name__ == '__main__':
+    run_from_shell()

@@ -58,7 +58,7 @@ class UNet(nn.Module):
 
 
 def segmentation_loss(logits, labels):
-    """Weighted cross-entropy plus soft Dice, as `training/model_fn.py` has
+    """Weighted cross-entropy plus soft Dice, as `training/loss.py` has
     it; both are float32 [N, 1, H, W]."""
     def dilated(tensor):
         return nn.functional.max_pool2d(tensor, 5, 1)

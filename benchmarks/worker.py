@@ -65,7 +65,7 @@ def training_step(net, source, side, accelerate):
     side, accelerated = int(side), accelerate == 'on'
     if source == 'constant':
         features = tf.constant(random_images(BATCH, side))
-        labels = tf.cast(features[..., :1] > 0.8, tf.float32)
+        labels = {'masks': tf.cast(features[..., :1] > 0.8, tf.float32)}
     else:
         features, labels = queues.training_input(source, BATCH, side, 2, 0,
                                                  [])()

@@ -1,7 +1,7 @@
 """DeepLabV3: Chen et al., 2017, arXiv:1706.05587.
 
 A ResNet-18 encoder (arXiv:1512.03385) whose last stages trade stride for
-atrous rate so that the features keep 1/8 or 1/16 of the input's resolution,
+atrous rate so that the features keep a share of the input's resolution,
 atrous spatial pyramid pooling with an image-level branch, and bilinear
 upsampling of the logits.
 
@@ -22,13 +22,14 @@ UNITS = (2, 2, 2, 2)  # of ResNet-18's four stages
 # The paper's (6, 12, 18) are for objects in crops of 513 pixels. Crops here
 # are 256, enlarged: wide kernels would see little but padding in training,
 # and what they never saw in whole images. These reach 8, 16 and 24 pixels of
-# the image to each side at either output stride: rates double at 8, as in the
-# paper. Its multi-grid, which widens the last stage's, is left out likewise.
-ASPP_RATES_AT_16 = (1, 2, 3)
+# the image to each side at either output stride: rates double where the stride
+# halves, as in the paper. Its multi-grid, which widens the last stage's rates,
+# is missing for the same reason.
+ASPP_RATES = (1, 2, 3)  # at the largest output stride
 
 
 def resize(x, factor, name):
-    """Bilinear: x [N, h, w, C] to [N, factor * h, factor * w, C]."""
+    """Resize bilinearly: x [N, h, w, C] to [N, factor * h, factor * w, C]."""
     return tf.keras.layers.Lambda(
         lambda t: tf.image.resize_bilinear(
             t, factor * tf.shape(t)[1:3], half_pixel_centers=True),
@@ -36,7 +37,7 @@ def resize(x, factor, name):
 
 
 def residual_unit(x, filters, name, training, strides=1, rate=1):
-    """Two 3x3 convolutions, of stride and atrous rate, and a shortcut.
+    """Apply two 3x3 convolutions, of stride and atrous rate, and a shortcut.
 
     x [N, H, W, C] to [N, H / strides, W / strides, filters].
     """
@@ -58,7 +59,7 @@ def residual_unit(x, filters, name, training, strides=1, rate=1):
 
 
 def encoder(images, width, training, output_stride):
-    """ResNet-18: [N, H, W, 3] to [N, H / stride, W / stride, 8 * width]."""
+    """Apply ResNet-18, to [N, H / stride, W / stride, 8 * width]."""
     x = conv_bn_relu(images, width, 'stem', training, size=7, strides=2)
     x = tf.keras.layers.MaxPooling2D(3, strides=2, padding='same',
                                      name='stem_pool')(x)
@@ -76,7 +77,7 @@ def encoder(images, width, training, output_stride):
 
 
 def image_pooling(x, filters, training):
-    """Image-level features, spread over the map: the ASPP's fifth branch."""
+    """Spread image-level features over the map: the ASPP's fifth branch."""
     pooled = tf.keras.layers.Lambda(
         lambda t: tf.reduce_mean(t, [1, 2], keepdims=True),
         name='aspp_pool_mean')(x)  # [N, 1, 1, C]
@@ -87,7 +88,7 @@ def image_pooling(x, filters, training):
 
 
 def aspp(x, filters, training, rates):
-    """Atrous spatial pyramid pooling: [N, h, w, C] to [N, h, w, filters]."""
+    """Pool by an atrous spatial pyramid, to [N, h, w, filters]."""
     branches = [conv_bn_relu(x, filters, 'aspp_1x1', training, size=1)]
     for rate in rates:
         branches.append(conv_bn_relu(x, filters, f'aspp_rate{rate}', training,
@@ -98,28 +99,23 @@ def aspp(x, filters, training, rates):
 
 
 def deeplabv3(images, width, training, output_stride):
-    """Logits of the nucleus class.
+    """Compute the logits of the nucleus class.
 
     Args:
         images: float32 [N, H, W, 3] in [0, 1]; H and W multiples of
             `output_stride`.
         width: filters of the stem; 64 in the paper.
         training: Python bool, the mode of batch norm.
-        output_stride: 8 or 16, the encoder's stride on the enlarged image.
+        output_stride: one of OUTPUT_STRIDES, the encoder's stride on the
+            enlarged image.
 
     Returns:
         float32 [N, H, W, 1].
-
-    Raises:
-        ValueError: another output stride.
     """
-    if output_stride not in OUTPUT_STRIDES:
-        raise ValueError(f'output_stride is {output_stride}; give 8 or 16')
     x = resize(images, ENLARGEMENT, 'enlarged')
     x = encoder(x, width, training, output_stride)
-    factor = 16 // output_stride
-    x = aspp(x, 4 * width, training,
-             [factor * rate for rate in ASPP_RATES_AT_16])
+    factor = max(OUTPUT_STRIDES) // output_stride
+    x = aspp(x, 4 * width, training, [factor * rate for rate in ASPP_RATES])
     x = classifier(x, 'coarse_logits')
     # From [N, 2 * H / output_stride, 2 * W / output_stride, 1].
     return resize(x, output_stride // ENLARGEMENT, 'logits')

@@ -12,7 +12,7 @@ METADATA = 2 ** 20  # bytes of an HDF5 file beside its data
 
 
 def open_hdf5(path, if_absent, if_damaged):
-    """Opens an HDF5 file to read.
+    """Open an HDF5 file to read.
 
     Args:
         path: of the file.
@@ -57,7 +57,7 @@ def open_hdf5(path, if_absent, if_damaged):
 
 
 def reserve_space(path, length):
-    """Asks for the room that an HDF5 file will need, before it is written.
+    """Ask for the room that an HDF5 file will need, before it is written.
 
     HDF5 crashes the process when a disk is full, so it must not find out.
 

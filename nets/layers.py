@@ -11,7 +11,7 @@ BATCH_NORM_EPSILON = 1e-3
 
 
 def check_sides(images, stride):
-    """The images [N, H, W, C], if `stride` divides H and W.
+    """Return the images [N, H, W, C], if `stride` divides H and W.
 
     Elsewhere the networks would end in errors of their innermost layers, and
     SegNet's pooling in 1.15 would end the process.
@@ -37,7 +37,7 @@ def check_sides(images, stride):
 
 
 def batch_norm(x, name, training):
-    """Batch normalisation (arXiv:1502.03167) of x [N, H, W, C].
+    """Apply batch normalisation (arXiv:1502.03167) to x [N, H, W, C].
 
     `training` is a Python bool: True normalises by the batch and collects the
     moving statistics, False uses them.
@@ -48,7 +48,7 @@ def batch_norm(x, name, training):
 
 
 def conv_bn(x, filters, name, training, size=3, strides=1, rate=1):
-    """Convolution without bias, then batch norm.
+    """Apply a convolution without bias, then batch norm.
 
     x [N, H, W, C] to [N, H / strides, W / strides, filters]. He
     initialisation (arXiv:1502.01852); `rate` is the atrous (dilation) rate.

@@ -1,32 +1,44 @@
-"""The weights of a trained network and the record beside them, as files."""
-import contextlib
-import functools
+"""weights.h5: the weights of a trained network, their record and digest.
+
+The file is one that Keras reads by `model.load_weights`. Its dataset `config`
+holds the record of the training as JSON, with the step and the validation
+metrics of the weights. After the end of the HDF5 file come a word and the
+SHA-256 of all that stands before: HDF5 does not notice a changed bit.
+"""
+import hashlib
+import io
 import json
 import os
 import re
 import shlex
 
+import numpy as np
+
 import nets
-from histology.files import InputError
-from nets.hdf5 import HDF5_ERRORS, open_hdf5
+from histology.files import InputError, atomic_write
+from nets.hdf5 import HDF5_ERRORS
 
 # Model folders that come with the code.
 PRETRAINED = os.path.join(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))), 'checkpoints', 'pretrained')
 CONFIG_FILE = 'config.json'
 WEIGHTS_FILE = 'weights.h5'
-# Datasets of it that hold the record: today's, and that of early versions.
-RECORD_NAMES = ('config', 'network')
-BEST_RECORD = os.path.join('best', 'best.json')
-# What one network means: it cannot change on resuming.
-NETWORK = ('net', 'width', 'output_stride', 'normalisation')
-# What a record must say.
-RECORDED = (*NETWORK, 'data_source', 'data_digest', 'data_seed', 'data_fold',
-            'trained_on')
+RECORD_NAME = 'config'
+SEAL = b'SHA-256 of the file until here: '
+SEAL_LENGTH = len(SEAL) + 64
+TRAIN_AGAIN = 'train again into another --model_dir'
+COPY_AGAIN = 'copy it again or train again'
+# What a checkpoint holds beside the network.
+OPTIMISER = re.compile(r'global_step|beta[12]_power|.*/Adam(_1)?')
+# What a record must say, and of which types.
+RECORDED = {'net': [str], 'width': [int], 'output_stride': [int, type(None)],
+            'normalisation': [str], 'data_source': [str, type(None)],
+            'data_digest': [str, type(None)], 'data_seed': [int, type(None)],
+            'data_fold': [str, type(None)], 'trained_on': [list]}
 
 
 def read_json(path):
-    """The dict in a JSON file that training wrote.
+    """Read the dict in a JSON file that training wrote.
 
     Raises:
         InputError: it is absent, damaged, or holds something else.
@@ -37,44 +49,60 @@ def read_json(path):
         if not isinstance(content, dict):
             raise ValueError('holds no names and values')
     except (OSError, ValueError) as error:
-        raise InputError(f'{path}: cannot be read ({error}); train again into '
-                         'another --model_dir') from error
+        raise InputError(f'{path}: cannot be read ({error}); {TRAIN_AGAIN}'
+                         ) from error
     return content
 
 
-def check_asked(record, path, net, width=None, output_stride=None,
-                needed=RECORDED, flag='model_dir'):
-    """Refuses another network than asked for.
+def check_record(record, path, types, remedy):
+    """Refuse a record that lacks a name or has a value of a wrong type.
 
     Args:
         record: dict, as read.
         path: of the file that it was read from.
-        net: the net asked for.
-        width: the width asked for, or None.
-        output_stride: likewise.
-        needed: names that the record must have.
+        types: dict of the names to the lists of types they may have.
+        remedy: what to do, for the message.
+
+    Raises:
+        InputError: as said.
+    """
+    for name, allowed in types.items():
+        if name not in record:
+            raise InputError(f'{path}: says nothing of {name}; {remedy}')
+        value = record[name]
+        item = dict if name == 'changes' else str
+        if type(value) not in allowed or isinstance(value, list) and not all(
+                isinstance(part, item) for part in value):
+            raise InputError(f'{path}: {name} is {json.dumps(value)[:40]}, '
+                             f'which no training writes; {remedy}')
+
+
+def check_asked(record, path, net, width=None, output_stride=None,
+                flag='model_dir'):
+    """Refuse another network than asked for.
+
+    Args:
+        record: dict that `check_record` has passed.
+        path: of the file that it was read from.
+        net, width, output_stride: what was asked for; None is any.
         flag: that led to the record, without dashes.
 
     Raises:
-        InputError: something is missing in `record`, or differs.
+        InputError: the record is of another network.
     """
-    for key in needed:
-        if key not in record:
-            raise InputError(f'{path}: says nothing of {key}; choose another '
-                             f'--{flag}')
     asked = {'net': net, 'width': width, 'output_stride': output_stride,
              'normalisation': nets.NORMALISATION}
     for key, value in asked.items():
         if value is not None and record[key] not in (value, None):
-            leave_out = (f'leave out --{key} or '
-                         if key in ('width', 'output_stride') else '')
+            omit = (f'omit --{key} or ' if key in ('width', 'output_stride')
+                    else '')
             raise InputError(
                 f'{path}: of a network trained with {key} {record[key]}, not '
-                f'{value}; {leave_out}choose another --{flag}')
+                f'{value}; {omit}choose another --{flag}')
 
 
 def all_checkpoints(folder):
-    """Path prefixes of the checkpoints in a model folder, by step."""
+    """List the path prefixes of a model folder's checkpoints, by step."""
     if not os.path.isdir(folder):
         return []
     # TensorFlow writes a checkpoint's index last.
@@ -84,129 +112,178 @@ def all_checkpoints(folder):
                   key=checkpoint_step)
 
 
+def checkpoint_step(checkpoint):
+    """Read the global step in the path prefix of a checkpoint."""
+    return int(checkpoint.rsplit('-', 1)[1])
+
+
 def holds_weights(folder):
-    """Says whether a model folder holds weights.h5."""
+    """Say whether a model folder holds weights.h5."""
     return os.path.exists(os.path.join(folder, WEIGHTS_FILE))
 
 
 def is_shipped(folder):
-    """Says whether a model folder came with the code."""
+    """Say whether a model folder came with the code."""
     return os.path.realpath(folder).startswith(
         os.path.realpath(PRETRAINED) + os.sep)
 
 
-def record_of_weights(path):
-    """The record that `write_weights` wrote beside the weights, a dict.
+def read_weights(path, remedy=COPY_AGAIN):
+    """Read a file of `write_weights`, or one from before it had a digest.
+
+    Args:
+        path: of the file.
+        remedy: what to do where it cannot be used, for the message.
+
+    Returns:
+        (record: dict; weights: dict of the variables' names to arrays)
 
     Raises:
-        InputError: the file is not one that training wrote.
+        InputError: the file is absent, damaged, or not one of training.
     """
-    remedy = 'copy it again or train again'
-    with open_hdf5(path, remedy, remedy) as file:
-        try:
-            name = next((name for name in RECORD_NAMES if name in file),
-                        RECORD_NAMES[0])
-            record = json.loads(file[name][()])
-            return dict(record, step=record['step'])
-        except HDF5_ERRORS as error:
-            raise InputError(
-                f'{path}: not whole, or not written by this program '
-                f'({str(error).splitlines()[0]}); {remedy}') from error
+    import h5py  # in functions, for a fast start of main.py
+    try:
+        with open(path, 'rb') as file:
+            content = file.read()
+    except FileNotFoundError as error:
+        raise InputError(f'{path}: not there; {remedy}') from error
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read ({error.strerror}); '
+                         f'{remedy}') from error
+    found, seal = content[-SEAL_LENGTH:], _seal(content[:-SEAL_LENGTH])
+    weights = {}
+
+    def add(name, item):
+        # 'logits/logits/kernel:0', where the first is the layer.
+        layer, _, variable = name.partition('/')
+        if variable and hasattr(item, 'dtype'):
+            weights[variable.rsplit(':', 1)[0]] = np.float32(item[()])
+
+    try:
+        if found.startswith(SEAL) and found != seal:
+            raise ValueError('its digest is another')
+        with h5py.File(io.BytesIO(content), 'r') as file:
+            if 'sealed' in file.attrs and found != seal:
+                raise ValueError('its digest is another')
+            if RECORD_NAME not in file:
+                raise InputError(
+                    f'{path}: lacks the record of its network and of the '
+                    f'images that it has seen; {remedy}')
+            record = json.loads(file[RECORD_NAME][()])
+            file.visititems(add)
+    except HDF5_ERRORS as error:
+        raise InputError(f'{path}: damaged ({str(error).splitlines()[0]}); '
+                         f'{remedy}') from error
+    if not isinstance(record, dict):
+        raise InputError(f'{path}: its record holds no names and values; '
+                         f'{remedy}')
+    check_record(record, path, {**RECORDED, 'step': [int]}, remedy)
+    return record, weights
 
 
-def checkpoint_step(checkpoint):
-    """The global step in the path prefix of a checkpoint."""
-    return int(checkpoint.rsplit('-', 1)[1])
+def _seal(content):
+    return SEAL + hashlib.sha256(content).hexdigest().encode()
 
 
-def read_best(folder):
-    """The record of a model folder's best checkpoint, or None.
+def write_weights(path, record, weights):
+    """Write weights.h5, with what `read_weights` and Keras read.
 
-    A dict: `checkpoint` (file name prefix within best/), its `step` and
-    validation metrics, and `evaluated`, the last step that was evaluated.
+    Args:
+        path: of the file; see `files.atomic_write`.
+        record: dict, of the training, with `step` and `f1` of the weights.
+        weights: dict of the variables' names to arrays.
+
+    Raises:
+        InputError: it cannot be written.
     """
-    path = os.path.join(folder, BEST_RECORD)
+    import h5py
+
+    from nets.tf1 import tf
+    with tf.Graph().as_default():
+        layers = build(record).layers
+    # HDF5 crashes the process when a disk is full, so it writes to memory.
+    content = io.BytesIO()
+    with h5py.File(content, 'w') as file:
+        file.attrs['backend'] = b'tensorflow'
+        file.attrs['keras_version'] = b'2.2.4-tf'  # whose format it is
+        file.attrs['layer_names'] = [layer.name.encode() for layer in layers]
+        file.attrs['sealed'] = True
+        for layer in layers:
+            group = file.create_group(layer.name)
+            group.attrs['weight_names'] = np.array(
+                [variable.name.encode() for variable in layer.weights], 'S')
+            for variable in layer.weights:
+                group[variable.name] = weights[variable.op.name]
+        file[RECORD_NAME] = json.dumps(record)
+    content = content.getvalue()
+    with atomic_write(path) as partial, open(partial, 'wb') as file:
+        file.write(content + _seal(content))
+
+
+def read_checkpoint(prefix, remedy):
+    """Read all variables of a checkpoint, a dict of names to arrays.
+
+    Raises:
+        InputError: it is absent or damaged, or holds NaN.
+    """
+    from nets.tf1 import tf
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        values = {name: reader.get_tensor(name)
+                  for name in reader.get_variable_to_shape_map()}
+    # 2.15 turns some of TensorFlow's errors into Python's.
+    except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
+        raise InputError(f'{prefix}: damaged ({str(error).splitlines()[0]}); '
+                         f'{remedy}') from error
+    check_finite(values, prefix, remedy)
+    return values
+
+
+def check_finite(weights, path, remedy):
+    """Refuse weights that hold NaN or infinity.
+
+    Raises:
+        InputError: as said.
+    """
+    for name, value in weights.items():
+        if not np.isfinite(value).all():
+            raise InputError(f'{path}: {name} holds NaN; {remedy}')
+
+
+def read_former_best(folder):
+    """Read best/, where trainings kept their best network before weights.h5.
+
+    Returns:
+        (the checkpoint's path prefix, record, weights), the last two as of
+        `read_weights`; or None where there is no best/best.json.
+
+    Raises:
+        InputError: something of it cannot be read.
+    """
+    path = os.path.join(folder, 'best', 'best.json')
     if not os.path.exists(path):
         return None
     best = read_json(path)
-    for key in ('checkpoint', 'step', 'f1', 'evaluated'):
-        if key not in best:
-            raise InputError(f'{path}: says nothing of {key}; train again '
-                             'into another --model_dir')
-    name = str(best['checkpoint'])
-    if os.path.basename(name) != name:
-        raise InputError(f'{path}: names a checkpoint outside its folder '
-                         f'({name}); train again into another --model_dir')
-    return best
-
-
-@contextlib.contextmanager
-def model_session(record, session_proto, accelerate=False):
-    """A network in a graph and session of its own, without weights yet.
-
-    Args:
-        record: dict of `net`, `width` and `output_stride`.
-        session_proto: the session's tf.ConfigProto.
-        accelerate: whether the network runs by XLA, which compiles it anew
-            for each size of image, or in bfloat16; see `tf1`.
-
-    Yields:
-        (session, Keras model).
-    """
-    from nets.tf1 import tf  # in functions, for a fast start of main.py
-    with tf.Graph().as_default(), tf.Session(config=session_proto) as session:
-        tf.keras.backend.set_session(session)
-        yield session, build(record, accelerate)
-
-
-def restore_best(folder, model):
-    """Reads a model folder's best checkpoint into a model of `model_session`.
-
-    Returns:
-        The record of `read_best`.
-
-    Raises:
-        InputError: there is none, or it cannot be read.
-    """
-    from nets.tf1 import tf
-    best = read_best(folder)
-    if best is None:
-        raise InputError(f'{folder}: holds no evaluated checkpoint; train on '
-                         'with the same --mode=train command')
-    path = os.path.join(folder, 'best', best['checkpoint'])
-    try:
-        tf.train.Saver(model.weights).restore(tf.get_default_session(), path)
-    except (tf.errors.OpError, ValueError) as error:
-        if read_best(folder) != best:
-            # A training has found a better one meanwhile.
-            return restore_best(folder, model)
-        raise InputError(f'{path}: cannot be restored '
-                         f'({str(error).splitlines()[0]}); train again '
-                         'into another --model_dir') from error
-    return best
-
-
-def restore_weights(path, model):
-    """Reads a file of `write_weights` into a model of `model_session`.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        model.load_weights(path)
-    except HDF5_ERRORS as error:
-        raise InputError(f'{path}: damaged ({str(error).splitlines()[0]}); '
-                         'copy it again or train again') from error
+    check_record(best, path, {'checkpoint': [str], 'step': [int]},
+                 TRAIN_AGAIN)
+    prefix = os.path.join(folder, 'best', os.path.basename(best['checkpoint']))
+    path = os.path.join(folder, CONFIG_FILE)
+    record = read_json(path)
+    check_record(record, path, RECORDED, TRAIN_AGAIN)
+    record.update({key: value for key, value in best.items()
+                   if key not in ('checkpoint', 'evaluated')})
+    return prefix, record, read_checkpoint(prefix, TRAIN_AGAIN)
 
 
 def load_network(folder, net=None, width=None, output_stride=None,
                  accelerate=False):
-    """The trained network of a model folder, in a session of its own.
+    """Load the trained network of a model folder into a session of its own.
 
     Args:
         folder: the model folder.
         net, width, output_stride: as for `check_asked`.
-        accelerate: as for `model_session`.
+        accelerate: whether the network runs by XLA, which compiles it anew
+            for each size of image, or in bfloat16; see `tf1`.
 
     Returns:
         (session; Keras model, from float32 [N, H, W, 3] in [0, 1] to the
@@ -219,37 +296,71 @@ def load_network(folder, net=None, width=None, output_stride=None,
     """
     from nets.tf1 import session_config, tf
     path = os.path.join(folder, WEIGHTS_FILE)
-    has_best = os.path.exists(os.path.join(folder, BEST_RECORD))
-    config = os.path.join(folder, CONFIG_FILE)
-    if os.path.exists(config) and (
-            has_best or all_checkpoints(folder) and not holds_weights(folder)):
-        record = read_json(config)
-        check_asked(record, config, net, width, output_stride)
-        restore = functools.partial(restore_best, folder)
+    former = read_former_best(folder)
+    if former:
+        path, record, weights = former
     elif holds_weights(folder):
-        record = record_of_weights(path)
-        check_asked(record, path, net, width, output_stride)
-        restore = functools.partial(restore_weights, path)
+        record, weights = read_weights(path)
     else:
-        raise InputError(
-            f'{folder}: holds no trained network; train one with python '
-            f'main.py --mode=train --net={net} '
-            f'--model_dir={shlex.quote(os.path.dirname(folder) or os.curdir)}'
-            + (', or use the one that came with the code by --model_dir='
-               f'{os.path.relpath(PRETRAINED)}'
-               if holds_weights(os.path.join(PRETRAINED, net)) else ''))
+        raise InputError(_advice_without_weights(
+            folder, net or os.path.basename(os.path.abspath(folder))))
+    check_asked(record, path, net, width, output_stride)
     session = tf.Session(graph=tf.Graph(), config=session_config(accelerate))
     with session.graph.as_default(), session.as_default():
         tf.keras.backend.set_session(session)
-        model = build(record, accelerate)
-        best = restore(model)
-    if best:
-        record['step'] = best['step']
+        try:
+            model = build(record, accelerate)
+        except ValueError as error:
+            raise InputError(f'{path}: {error}; {COPY_AGAIN}') from error
+        for variable in model.weights:
+            if np.shape(weights.get(variable.op.name)) != variable.shape:
+                raise InputError(f'{path}: does not hold {variable.op.name} '
+                                 f'of {model.name}; {COPY_AGAIN}')
+        initialise(model.weights, weights, session)
     return session, model, record
 
 
+def _advice_without_weights(folder, net):
+    """Say why a model folder has no network to load, and what to do."""
+    config = os.path.join(folder, CONFIG_FILE)
+    parent = os.path.dirname(folder)
+    if os.path.exists(config):
+        record = read_json(config)
+        check_record(record, config, {'evaluate_every': [int]}, TRAIN_AGAIN)
+        return (f'{folder}: its training has written no weights.h5 yet; the '
+                'first comes with the checkpoint of step '
+                f'{record["evaluate_every"]}. Wait, or go on with the same '
+                '--mode=train command')
+    if holds_weights(parent) or os.path.exists(
+            os.path.join(parent, CONFIG_FILE)):
+        return (f'{folder}: not there; the name of the network is appended to '
+                '--model_dir, so give --model_dir='
+                + shlex.quote(os.path.dirname(parent) or os.curdir))
+    train = f'train one with python main.py --mode=train --net={net}'
+    if is_shipped(folder):
+        return f'{folder}: no {net} came with the code; {train}'
+    return (f'{folder}: holds no trained network; {train} --model_dir='
+            + shlex.quote(parent or os.curdir)
+            + (', or use the one that came with the code by --model_dir='
+               f'{os.path.relpath(PRETRAINED)}'
+               if holds_weights(os.path.join(PRETRAINED, net)) else ''))
+
+
+def initialise(variables, values, session):
+    """Give variables the values of their names, or else their initial ones.
+
+    Args:
+        variables: list of tf.Variable.
+        values: dict of names to arrays.
+        session: tf.Session of their graph.
+    """
+    session.run([variable.initializer for variable in variables], {
+        variable.initializer.inputs[1]: values[variable.op.name]
+        for variable in variables if variable.op.name in values})
+
+
 def build(record, accelerate=False):
-    """The Keras model of a record's `net`, `width` and `output_stride`."""
+    """Build the Keras model of a record's net, width and output stride."""
     from nets.tf1 import acceleration_scope
     with acceleration_scope(accelerate):
         return nets.build(record['net'], record['width'],

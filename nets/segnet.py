@@ -36,7 +36,7 @@ def max_pool(x):
 
 @tf.custom_gradient
 def unpool(values, positions):
-    """Puts values back where `max_pool` found them, zeros elsewhere.
+    """Put values back where `max_pool` found them, zeros elsewhere.
 
     That is what max pooling's gradient does, by an op that takes a tenth of
     the time of tf.scatter_nd.
@@ -63,7 +63,7 @@ def unpool(values, positions):
 
 
 def segnet(images, width, training):
-    """Logits of the nucleus class.
+    """Compute the logits of the nucleus class.
 
     Args:
         images: float32 [N, H, W, 3] in [0, 1]; H and W multiples of 16.

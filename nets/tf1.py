@@ -9,12 +9,11 @@ is imported, and its Python and C++ logs: it raises what it logs as errors);
 warnings of this project's code stay visible.
 """
 import contextlib
-import ctypes
-import glob
 import os
 import re
-import shutil
 import warnings
+
+from histology.progress import counted
 
 # Read by the C++ runtime when it is loaded: 3 keeps fatal errors. A user who
 # wants the full log sets the variable.
@@ -44,19 +43,12 @@ warnings.filterwarnings('ignore', '`Model.state_updates` will be removed')
 tf.disable_v2_behavior()
 
 VERSION_1 = tf.__version__.startswith('1.')
-# What TensorFlow loads to use an NVIDIA GPU; it uses none without all of them.
-CUDA_LIBRARIES = ('libcuda.so.1',) + tuple(
-    f'lib{name}' for name in (
-        'cudart.so.10.0 cublas.so.10.0 cufft.so.10.0 curand.so.10.0 '
-        'cusolver.so.10.0 cusparse.so.10.0 cudnn.so.7' if VERSION_1 else
-        'cudart.so.12 cublas.so.12 cufft.so.11 cusolver.so.11 cusparse.so.12 '
-        'cudnn.so.8').split())
 ACCELERATED = ('compiled by XLA: the first steps take long' if VERSION_1
                else 'in bfloat16')
 
 
 def has_bfloat16():
-    """Says whether the processor multiplies bfloat16: by AVX-512 or AMX."""
+    """Say whether the processor multiplies bfloat16: by AVX-512 or AMX."""
     try:
         with open('/proc/cpuinfo') as file:
             return re.search('avx512_bf16|amx_bf16', file.read()) is not None
@@ -65,7 +57,7 @@ def has_bfloat16():
 
 
 def acceleration_pays(xla_pays):
-    """Says whether `accelerate`, below, makes a network's training faster.
+    """Say whether `accelerate`, below, makes a network's training faster.
 
     1.15 can compile by XLA, for the machine's own vector instructions, which
     Intel's build uses without it; `xla_pays` says whether the time of
@@ -80,8 +72,7 @@ def acceleration_pays(xla_pays):
 
 
 def acceleration_scope(accelerate):
-    """A context in which ops are built that, with their gradients, are to run
-    accelerated, or else as they are.
+    """Open a context whose ops, with their gradients, run accelerated or not.
 
     What makes, fills and checks variables never is: XLA would draw other
     initial values from the same seed.
@@ -94,7 +85,7 @@ def acceleration_scope(accelerate):
 
 
 def session_config(accelerate, device_filters=()):
-    """The ConfigProto of a session that runs ops of `acceleration_scope`.
+    """Make the ConfigProto of a session that runs `acceleration_scope`'s ops.
 
     With bfloat16, variables, sums and the loss stay float32.
 
@@ -117,10 +108,9 @@ def session_config(accelerate, device_filters=()):
 
 
 def device_line():
-    """What TensorFlow runs on, and why not on a GPU where there is a driver.
+    """Say what TensorFlow runs on: "GPU 0: NAME, ..." or "CPU, N cores".
 
-    Returns:
-        One line: "GPU 0: NAME, ..." or "CPU, N cores; REASON".
+    Where there is a driver but no GPU in use, it says how to find out why.
     """
     names = [re.search('name: (.*?),', device.physical_device_desc).group(1)
              for device in device_lib.list_local_devices()
@@ -128,43 +118,8 @@ def device_line():
     if names:
         return ', '.join(f'GPU {index}: {name}'
                          for index, name in enumerate(names))
-    cores = len(os.sched_getaffinity(0))
-    line = f'CPU, {cores} core{"s" if cores > 1 else ""}'
-    if (os.path.exists('/proc/driver/nvidia/version')
-            or shutil.which('nvidia-smi')):
-        line += '; the NVIDIA GPU is not used: ' + why_no_gpu(
-            tf.test.is_built_with_cuda(),
-            os.environ.get('CUDA_VISIBLE_DEVICES'),
-            [name for name in CUDA_LIBRARIES if not has_library(name)])
+    line = 'CPU, ' + counted(len(os.sched_getaffinity(0)), 'core')
+    if os.path.exists('/proc/driver/nvidia/version'):
+        line += ('; the NVIDIA GPU is not used: TF_CPP_MIN_LOG_LEVEL=0 shows '
+                 'why')
     return line
-
-
-def has_library(name):
-    """Says whether a shared library can be loaded as TensorFlow loads it:
-    from where the system looks, or pip's nvidia packages beside TensorFlow.
-    """
-    beside = glob.glob(os.path.join(glob.escape(os.path.dirname(
-        tf.sysconfig.get_lib())), 'nvidia', '*', 'lib', name))
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return bool(beside)
-    return True
-
-
-def why_no_gpu(built_with_cuda, visible_devices, missing):
-    """The reason why TensorFlow uses no GPU of a machine that has a driver.
-
-    Args:
-        built_with_cuda: bool, of this build of TensorFlow.
-        visible_devices: the variable CUDA_VISIBLE_DEVICES, or None.
-        missing: those of CUDA_LIBRARIES that cannot be loaded.
-    """
-    if not built_with_cuda:
-        return ('this build of TensorFlow has no CUDA; ENGINE=tf2 ./run.sh '
-                'setup sets up one that has')
-    if visible_devices is not None and not re.match('[^-]', visible_devices):
-        return f"CUDA_VISIBLE_DEVICES='{visible_devices}' hides it"
-    if missing:
-        return f'{missing[0]} cannot be loaded'
-    return "TF_CPP_MIN_LOG_LEVEL=0 shows TensorFlow's own reasons"

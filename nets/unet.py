@@ -13,7 +13,7 @@ STRIDE = 2 ** LEVELS
 
 
 def unet(images, width, training):
-    """Logits of the nucleus class.
+    """Compute the logits of the nucleus class.
 
     Args:
         images: float32 [N, H, W, 3] in [0, 1]; H and W multiples of 16.

@@ -200,8 +200,8 @@ def start_training(data_dir, model_dir):
     """Starts a long training and returns once it has its first checkpoint."""
     process = start(*train_flags(data_dir, model_dir, 'unet', 100000),
                     '--width=4')
-    best = os.path.join(model_dir, 'unet', 'best', 'best.json')
-    wait_for(lambda: os.path.exists(best), process)
+    weights = os.path.join(model_dir, 'unet', 'weights.h5')
+    wait_for(lambda: os.path.exists(weights), process)
     return process
 
 

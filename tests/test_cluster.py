@@ -54,7 +54,7 @@ def test_a_cluster_trains_and_a_killed_worker_comes_back(
                  for task in ('ps', 'chief', 'worker', 'evaluator')}
     try:
         folder = tmp_path / 'unet'
-        wait_for((folder / 'best' / 'best.json').exists, *processes.values())
+        wait_for((folder / 'weights.h5').exists, *processes.values())
         processes['worker'].kill()
         processes['worker'].wait()
         processes['worker'] = start('worker')
@@ -70,13 +70,12 @@ def test_a_cluster_trains_and_a_killed_worker_comes_back(
     # Some steps are under way when the last is taken.
     last = saved.checkpoint_step(checkpoints.latest_valid(str(folder)))
     assert STEPS <= last < STEPS + 10
-    best = saved.read_best(str(folder))
-    assert STEPS <= best['evaluated'] < STEPS + 10
     # No checkpoint was evaluated twice.
-    evaluated = re.findall(r'step \d+: validation', logs['evaluator'])
+    evaluated = [int(step) for step in re.findall(
+        r'step (\d+): validation', logs['evaluator'])]
     assert len(evaluated) == len(set(evaluated)) > 1
-    assert saved.record_of_weights(
-        str(folder / 'weights.h5'))['step'] == best['step']
+    assert STEPS <= evaluated[-1] < STEPS + 10
+    assert checkpoints.best_record(str(folder))['step'] in evaluated
     assert logs['worker'].count(f'training {STEPS} steps') == 1
     assert 'resuming at step' in logs['worker']
 
@@ -97,53 +96,30 @@ def test_workers_read_their_own_patches(data_dir):
 
 
 WATCH = '''
-import time
 from training import cluster
 cluster.watch_chief({folder!r}, 9, timeout=1)
-time.sleep({seconds})
 '''
 
 
 def test_a_task_gives_up_without_a_chief(tmp_path, free_port):
     chief = f'127.0.0.1:{free_port()}'
     one_line(run(
-        sys.executable, '-c', WATCH.format(folder=str(tmp_path),
-                                           seconds=10 * SECONDS),
+        sys.executable, '-c', WATCH.format(folder=str(tmp_path)),
         TF_CONFIG=json.dumps({'cluster': {'chief': [chief], 'ps': ['a:1']}})),
         f'TF_CONFIG: no chief at {chief}')
 
 
-def test_a_server_on_a_taken_port_ends_in_one_line(data_dir, tmp_path,
-                                                   free_port):
-    port = free_port()
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(('127.0.0.1', port))
-        taken.listen()
-        one_line(run(
-            sys.executable, 'main.py',
-            *train_flags(data_dir, tmp_path, 'unet', 1),
-            TF_CONFIG=json.dumps({
-                'cluster': {'chief': ['127.0.0.1:1'],
-                            'ps': [f'127.0.0.1:{port}']},
-                'task': {'type': 'ps', 'index': 0}})),
-            f'TF_CONFIG: the port of 127.0.0.1:{port} cannot be used')
-
-
 def test_tasks_on_other_data_than_the_chiefs_are_refused(tmp_path):
-    config = records.with_network(records.TrainConfig(
-        net='unet', data_dir='own', data_fold='0', trained_on=['a', 'b']),
-        former=None)
-    records.write_record(str(tmp_path), config, [])
+    config = records.TrainConfig(net='unet', data_dir='own', data_fold='0',
+                                 trained_on=['a', 'b'])
+    records.write_record(str(tmp_path), config, None, 0)
     cluster.check_as_chief(config, str(tmp_path))
     for change in ({'data_fold': '1'}, {'trained_on': ['a', 'c']}):
         other = dataclasses.replace(config, **change)
         for check in (
                 lambda: cluster.check_as_chief(other, str(tmp_path)),
                 cluster.SameDataHook(other,
-                                     str(tmp_path)).after_create_session,
-                lambda: cluster.BestExporter(other, str(tmp_path)).export(
-                    None, None, 'model.ckpt-3', {'f1': 0.9}, False)):
+                                     str(tmp_path)).after_create_session):
             with pytest.raises(InputError, match='--data_dir=own: .*other'):
                 check()
     with pytest.raises(InputError, match='width 16, not 4'):
@@ -151,18 +127,34 @@ def test_tasks_on_other_data_than_the_chiefs_are_refused(tmp_path):
                                str(tmp_path))
 
 
-def test_a_wrong_tf_config_ends_in_one_line(data_dir, tmp_path):
-    for config in ('{', '{"cluster": {"worker": ["a:1"]}}',
-                   '{"cluster": {"chief": ["a:1"]}, "task": {"type": "x"}}',
-                   '{"cluster": {"chief": ["a:1"], "worker": ["a:2"]}, '
-                   '"task": {"type": "worker", "index": 0}}',
-                   '{"cluster": {"chief": ["a"], "ps": ["a:2"]}, '
-                   '"task": {"type": "ps", "index": 0}}',
-                   '{"cluster": {"chief": ["a:1"], "ps": []}, '
-                   '"task": {"type": "chief", "index": 0}}',
-                   '{"model_dir": "there"}',
-                   '{"cluster": {"master": ["a:1"], "ps": ["a:2"]}, '
-                   '"task": {"type": "ps", "index": 0}}'):
-        one_line(run(sys.executable, 'main.py',
-                     *train_flags(data_dir, tmp_path, 'unet', 1),
-                     TF_CONFIG=config), 'TF_CONFIG')
+@pytest.mark.parametrize('config', [
+    '{', '{"cluster": {"worker": ["a:1"]}}',
+    '{"cluster": {"chief": ["a:1"]}, "task": {"type": "x"}}',
+    '{"cluster": {"chief": ["a:1"], "worker": ["a:2"]}, '
+    '"task": {"type": "worker", "index": 0}}',
+    '{"cluster": {"chief": ["a"], "ps": ["a:2"]}, '
+    '"task": {"type": "ps", "index": 0}}',
+    '{"cluster": {"chief": ["a:1"], "ps": []}, '
+    '"task": {"type": "chief", "index": 0}}',
+    '{"model_dir": "there"}',
+    '{"cluster": {"master": ["a:1"], "ps": ["a:2"]}, '
+    '"task": {"type": "ps", "index": 0}}'])
+def test_a_wrong_tf_config_is_refused(monkeypatch, config):
+    monkeypatch.setenv('TF_CONFIG', config)
+    with pytest.raises(InputError, match=r'\ATF_CONFIG: [^\n]*\Z'):
+        cluster.task()
+
+
+def test_a_server_on_a_taken_port_is_refused(monkeypatch, free_port):
+    port = free_port()
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(('127.0.0.1', port))
+        taken.listen()
+        monkeypatch.setenv('TF_CONFIG', json.dumps({
+            'cluster': {'chief': ['127.0.0.1:1'],
+                        'ps': [f'127.0.0.1:{port}']},
+            'task': {'type': 'ps', 'index': 0}}))
+        with pytest.raises(InputError, match='TF_CONFIG: the port of '
+                           f'127.0.0.1:{port} cannot be used'):
+            cluster.start_server(cluster.task())

@@ -166,11 +166,11 @@ def test_notebook_and_lines_of_the_readme(tmp_path):
     assert process.stdout.splitlines() == 4 * ['figure of 3']
     for index, size in enumerate((320, 600)):
         prediction = np.load(tmp_path / f'{index}.npy')
-        assert prediction.shape == (1, size, size, 1)
+        assert prediction.shape == (size, size)
         assert prediction.dtype == np.float32
         assert set(np.unique(prediction)) == {0, 1}
-    assert f1(np.load(tmp_path / '0.npy')[0, :, :, 0] > 0) > 0.8
-    mask, truth = prediction[0, :, :, 0] > 0, instances > 0
+    assert f1(np.load(tmp_path / '0.npy') > 0) > 0.8
+    mask, truth = prediction > 0, instances > 0
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.8
 
 

@@ -1,9 +1,11 @@
 """Faults of disk and numbers in training: nothing is lost, nothing hangs."""
+import json
 import os
+import random
 import shutil
-import subprocess
 import sys
 
+import h5py
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -17,9 +19,10 @@ from conftest import (
     start_training,
     train_flags,
 )
+from histology.files import InputError
 from nets import saved
 from nets.tf1 import tf
-from training import checkpoints
+from training import checkpoints, initial
 
 
 @pytest.fixture
@@ -73,9 +76,10 @@ def test_a_damaged_checkpoint_is_passed_over(folder, damage, said, capsys):
     assert checkpoints.latest_valid(folder) == paths[0]
     assert tf.train.latest_checkpoint(folder) == paths[0]
     line = capsys.readouterr().err
-    assert line.startswith(f'{paths[1]}: {said}') and line.count('\n') == 1
+    assert line.startswith(f'warning: {paths[1]}: {said}')
+    assert line.count('\n') == 1
     truncate(paths[0])
-    with pytest.raises(checkpoints.InputError, match='none of its'):
+    with pytest.raises(InputError, match='none of its'):
         checkpoints.latest_valid(folder)
 
 
@@ -106,52 +110,157 @@ def test_what_a_kill_left_is_removed_and_steps_are_numbers(folder):
             'model.ckpt-3_template.md'} <= before & left
 
 
-@pytest.mark.parametrize('text, said', [
-    ('{"step":', 'cannot be read'), ('[3]', 'cannot be read'),
-    ('{"checkpoint": "model.ckpt-3", "f1": 0.5}', 'says nothing of step'),
-    ('{"checkpoint": "../../other/model.ckpt-3", "step": 3, "f1": 0.5, '
-     '"evaluated": 3}', 'outside its folder')])
-def test_a_wrong_record_of_the_best_is_refused(tmp_path, text, said):
-    (tmp_path / 'best').mkdir()
-    (tmp_path / 'best' / 'best.json').write_text(text)
-    with pytest.raises(checkpoints.InputError,
-                       match=f'best.json: .*{said}.*--model_dir'):
-        saved.read_best(str(tmp_path))
+@pytest.fixture
+def weights(folder):
+    """The path of the weights.h5 of a U-Net of width 4."""
+    return os.path.join(folder, 'weights.h5')
 
 
-def test_a_checkpoint_with_nan_is_never_the_best(folder):
-    path = os.path.join(folder, 'model.ckpt-6')
-    fill_kernel(np.nan)(path)
-    before = saved.read_best(folder)
-    with pytest.raises(checkpoints.InputError,
-                       match='model.ckpt-6: .* NaN; .*--learning_rate'):
-        checkpoints.record_evaluation(folder, path, {
-            'f1': 1.0, 'recall': 1.0, 'aji': 1.0, 'pq': 1.0, 'loss': 0.0,
-            'global_step': 6})
-    assert saved.read_best(folder) == before
+def change_bit(path, position):
+    with open(path, 'r+b') as file:
+        content = bytearray(file.read())
+        content[position // 8] ^= 1 << position % 8
+        file.seek(0)
+        file.write(content)
 
 
-HOLD_OPEN = '''
-import sys
-import h5py
-with h5py.File(sys.argv[1], 'r+'):
-    print('open', flush=True)
-    sys.stdin.read()
-'''
+def test_one_changed_bit_anywhere_in_weights_h5_is_refused(weights):
+    size = 8 * os.path.getsize(weights)
+    seal = size - 8 * saved.SEAL_LENGTH
+    rng = random.Random(0)
+    for position in (0, seal - 1, size - 1, *rng.sample(range(size), 100),
+                     *rng.sample(range(seal, size), 20)):
+        change_bit(weights, position)
+        with pytest.raises(InputError, match=r'\A.*weights\.h5: damaged '
+                           r'\(.*\); copy it again or train again\Z'):
+            saved.read_weights(weights)
+        change_bit(weights, position)
+    saved.read_weights(weights)
 
 
-def test_weights_in_use_are_not_called_damaged(folder):
-    path = os.path.join(folder, 'weights.h5')
-    process = subprocess.Popen([sys.executable, '-c', HOLD_OPEN, path],
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    try:
-        assert process.stdout.readline() == b'open\n'
-        with pytest.raises(checkpoints.InputError,
-                           match='weights.h5: in use by another program'):
-            saved.record_of_weights(path)
-    finally:
-        process.communicate()
-    assert saved.record_of_weights(path)['net'] == 'unet'
+@pytest.mark.parametrize('net', sorted(os.listdir(saved.PRETRAINED)))
+def test_one_changed_bit_in_shipped_weights(net, tmp_path):
+    """Wherever they are read: to predict, and to start a training from."""
+    path = shutil.copy(os.path.join(saved.PRETRAINED, net, 'weights.h5'),
+                       str(tmp_path))
+    change_bit(path, 4 * os.path.getsize(path))
+    asked = {'net': net, 'init_checkpoint': path}
+    for read in (lambda: saved.load_network(str(tmp_path)),
+                 lambda: initial.read(asked),
+                 lambda: checkpoints.best_record(str(tmp_path))):
+        with pytest.raises(InputError, match='weights.h5: damaged'):
+            read()
+
+
+def without_seal(path):
+    """Makes a weights.h5 what versions before the digest wrote."""
+    os.truncate(path, os.path.getsize(path) - saved.SEAL_LENGTH)
+    with h5py.File(path, 'a') as file:
+        del file.attrs['sealed']
+
+
+def test_weights_of_before_the_digest_are_read(weights):
+    expected = saved.read_weights(weights)
+    without_seal(weights)
+    np.testing.assert_equal(saved.read_weights(weights), expected)
+    # A digest that was cut off is missed.
+    saved.write_weights(weights, *expected)
+    os.truncate(weights, os.path.getsize(weights) - 1)
+    with pytest.raises(InputError, match='weights.h5: damaged'):
+        saved.read_weights(weights)
+
+
+@pytest.mark.parametrize('name, value', [
+    ('width', '4'), ('width', None), ('output_stride', 'a'), ('step', None),
+    ('trained_on', [1]), ('trained_on', 'abc'), ('net', ['unet']),
+    ('normalisation', 1)])
+def test_a_record_with_a_wrong_type_is_refused(weights, name, value):
+    record, values = saved.read_weights(weights)
+    without_seal(weights)
+    with h5py.File(weights, 'a') as file:
+        del file['config']
+        file['config'] = json.dumps({**record, name: value})
+    with pytest.raises(InputError, match=f'weights.h5: {name} is .*; copy'):
+        saved.read_weights(weights)
+
+
+def test_a_record_that_is_none_is_refused(weights):
+    record, values = saved.read_weights(weights)
+    for text in ('[3]', '{"net": "un'):
+        without_seal(weights)
+        with h5py.File(weights, 'a') as file:
+            del file['config']
+            file['config'] = text
+        with pytest.raises(InputError, match='weights.h5: '):
+            saved.read_weights(weights)
+        saved.write_weights(weights, record, values)
+    for wrong in ({'net': 'vgg'}, {'width': 8}):
+        saved.write_weights(weights, record, values)
+        without_seal(weights)
+        with h5py.File(weights, 'a') as file:
+            del file['config']
+            file['config'] = json.dumps({**record, **wrong})
+        with pytest.raises(InputError, match='weights.h5: '):
+            saved.load_network(os.path.dirname(weights))
+
+
+def test_best_of_an_earlier_version_is_used_and_converted(folder, capsys):
+    """It stood in best/, as a checkpoint and best.json beside it."""
+    path, best = os.path.join(folder, 'weights.h5'), f'{folder}/best'
+    os.remove(path)
+    os.mkdir(best)
+    for name in os.listdir(folder):
+        if name.startswith('model.ckpt-3.'):
+            shutil.copy(os.path.join(folder, name), best)
+    open(f'{best}/notes.txt', 'w').close()
+    measures = {'f1': 0.5, 'loss': 1.5, 'step': 3}
+    for wrong, said in (
+            ('{"step":', 'cannot be read'), ('[3]', 'cannot be read'),
+            ('{"checkpoint": "model.ckpt-3"}', 'says nothing of step'),
+            ('{"checkpoint": "../../no/model.ckpt-9", "step": 9}', 'damaged'),
+            ('{"checkpoint": 3, "step": 3}', 'checkpoint is 3')):
+        with open(f'{best}/best.json', 'w') as file:
+            file.write(wrong)
+        with pytest.raises(InputError, match=f'best/.*{said}.*--model_dir'):
+            saved.load_network(folder)
+    with open(f'{best}/best.json', 'w') as file:
+        json.dump({**measures, 'checkpoint': 'model.ckpt-3', 'evaluated': 6},
+                  file)
+    expected = saved.read_checkpoint(os.path.join(folder, 'model.ckpt-3'), '')
+    session, model, record = saved.load_network(folder, 'unet', 4)
+    assert record['step'] == 3
+    for variable, value in zip(model.weights, session.run(model.weights)):
+        np.testing.assert_array_equal(value, expected[variable.op.name])
+    checkpoints.convert_best(folder)
+    line, = capsys.readouterr().out.splitlines()
+    assert line.startswith(f'{path}: now holds the best network, of step 3')
+    assert os.listdir(best) == ['notes.txt']
+    record, values = saved.read_weights(path)
+    assert {name: record[name] for name in measures} == measures
+    assert {'checkpoint', 'evaluated'}.isdisjoint(record)
+    for name, value in values.items():
+        np.testing.assert_array_equal(value, expected[name])
+    checkpoints.convert_best(folder)
+    assert capsys.readouterr().out == ''
+
+
+def test_before_the_first_evaluation_it_is_said_when_it_comes(folder):
+    os.remove(os.path.join(folder, 'weights.h5'))
+    with pytest.raises(InputError, match='no weights.h5 yet; the first comes '
+                       'with the checkpoint of step 3. Wait'):
+        saved.load_network(folder)
+
+
+def test_advice_of_a_folder_without_a_network_can_be_followed(tmp_path):
+    with pytest.raises(InputError) as caught:
+        saved.load_network(str(tmp_path / 'models' / 'unet'), 'unet')
+    assert (f'--mode=train --net=unet --model_dir={tmp_path}/models, or use '
+            'the one that came with the code' in str(caught.value))
+    # Nothing is trained into the folder of the shipped networks.
+    with pytest.raises(InputError) as caught:
+        saved.load_network(os.path.join(saved.PRETRAINED, 'tinynet'))
+    assert str(caught.value).endswith(
+        'train one with python main.py --mode=train --net=tinynet')
 
 
 def test_training_goes_on_from_the_one_before(program, data_dir, folder):
@@ -169,11 +278,13 @@ def test_nan_ends_training_and_is_not_gone_on_from(program, data_dir, folder):
     # So large that the sum over the filters overflows, to infinity; times a
     # label of 0 it is NaN.
     fill_kernel(3e38)(os.path.join(folder, 'model.ckpt-6'))
+    before = checkpoints.best_record(folder)
     flags = train_flags(data_dir, os.path.dirname(folder), 'unet', 9)
     process = program(*flags)
     one_line(process, '--learning_rate')
     assert 'NaN at step 7;' in process.stderr
     assert checkpoints.latest_valid(folder).endswith('model.ckpt-6')
+    assert checkpoints.best_record(folder)['f1'] >= before['f1']
 
 
 # Runs a command on a small disk, and again once the disk has grown.

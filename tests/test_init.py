@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from test_cluster import free_port  # noqa: F401, a fixture
 
+import main
 from conftest import ROOT, SECONDS, example, masks_of, one_line, train_flags
 from eval import pixel_metrics
 from histology import synthetic
@@ -91,8 +92,7 @@ def test_training_from_weights_and_again_from_its_own(
         program, data_dir, model_dir, tmp_path):
     data = write_data(tmp_path / 'data', 2)
     start = model_dir / 'unet' / 'weights.h5'
-    weights, record = weights_in(start), saved.record_of_weights(
-        str(start))
+    weights, (record, _) = weights_in(start), saved.read_weights(str(start))
     f1 = pixel_metrics.compute(pixel_metrics.pool(list(map(
         pixel_metrics.confusion_matrix,
         *masks_of(model_dir / 'unet', 'unet', data / 'validation.h5')))))['f1']
@@ -135,8 +135,8 @@ def test_training_from_weights_and_again_from_its_own(
                       f'--init_checkpoint={folder}/model.ckpt-4')
     assert process.returncode == 0, process.stderr
     assert process.stderr.startswith(
-        f'warning: {folder}/model.ckpt-4 was trained on 1 of the validation '
-        'images (train-0)')
+        'warning: --init_checkpoint was trained on 1 image of '
+        f'{third}/validation.h5 (train-0)')
     assert process.stderr.count('\n') == 1
     config = read_json(tmp_path, 'last', 'unet', 'config.json')
     assert config['seen'] == sorted(digests(data_dir) + digests(data))
@@ -147,7 +147,7 @@ def test_training_from_weights_and_again_from_its_own(
 
 
 def test_what_only_gets_worse_leaves_the_start_as_the_best(
-        program, data_dir, tmp_path):
+        program, data_dir, tmp_path, capsys):
     start = os.path.join(saved.PRETRAINED, 'unet', 'weights.h5')
     process = program(*train_flags(data_dir, tmp_path, 'unet', 3),
                       f'--init_checkpoint={start}', '--learning_rate=0.1',
@@ -155,23 +155,31 @@ def test_what_only_gets_worse_leaves_the_start_as_the_best(
     assert process.returncode == 0, process.stderr
     assert '(MoNuSeg, step 4000)' in process.stdout
     assert 'no step was better than the weights' in process.stdout
-    best = read_json(tmp_path, 'unet', 'best', 'best.json')
-    assert (best['step'], best['evaluated']) == (0, 3)
-    assert best['f1'] == pytest.approx(step_0_f1(process), abs=5e-5)
-    assert best['f1'] > 0.8
     written = weights_in(tmp_path / 'unet' / 'weights.h5')
     for name, value in weights_in(start).items():
         assert np.array_equal(written[name], value), name
-    record = saved.record_of_weights(
-        str(tmp_path / 'unet' / 'weights.h5'))
+    record, _ = saved.read_weights(str(tmp_path / 'unet' / 'weights.h5'))
     assert record['step'] == 0
-    assert record['seen'] == sorted(
-        saved.record_of_weights(start)['trained_on'])
+    assert record['f1'] == pytest.approx(step_0_f1(process), abs=5e-5)
+    assert record['f1'] > 0.8
+    assert record['seen'] == sorted(saved.read_weights(start)[0]['trained_on'])
+    main.announce(record, str(tmp_path / 'unet'))
+    assert (f'unet: unet, that of {start}, trained on MoNuSeg, step 4000: no '
+            'step of your training was better;') in capsys.readouterr().out
 
 
 def asking(path, net='unet', **network):
-    return records.TrainConfig(net=net, data_dir='', init_checkpoint=str(path),
-                               **network)
+    """What was asked for, as `initial.read` takes it."""
+    return {'net': net, 'data_dir': '', 'init_checkpoint': str(path),
+            'width': None, 'output_stride': None, **network}
+
+
+def unsealed(path):
+    """Opens a weights.h5 to change it, as one from before the digest."""
+    os.truncate(str(path), os.path.getsize(str(path)) - saved.SEAL_LENGTH)
+    file = h5py.File(str(path), 'a')
+    del file.attrs['sealed']
+    return file
 
 
 @pytest.fixture
@@ -182,18 +190,17 @@ def start(model_dir):
 
 def test_a_new_head_is_left_fresh_and_said(start, tmp_path, capsys):
     before = weights_in(start)
-    with h5py.File(str(start), 'a') as file:
+    with unsealed(start) as file:
         kernel = file['logits/logits/kernel:0'][()]
         del file['logits/logits/kernel:0']
         file['logits/logits/kernel:0'] = np.repeat(kernel, 3, 3)
         file['logits/logits/scale:0'] = np.ones(3, np.float32)
         del file['logits/logits/bias:0']
-    config, weights = initial.with_origin(asking(start))
-    fit = initial.fitting(config, weights)
+    origin, fit = initial.read(asking(start))
     assert capsys.readouterr().out == (
         f'{start}: not loaded: logits/bias, logits/kernel\n'
         f'{start}: not used: logits/scale\n')
-    config = records.with_defaults(config)
+    config = records.TrainConfig('unet', '', **origin)
     initial.write_checkpoint(config, str(tmp_path / 'new'), fit)
     reader = tf.train.load_checkpoint(str(tmp_path / 'new' / 'model.ckpt-0'))
     fresh = {name: reader.get_tensor(name)
@@ -204,57 +211,55 @@ def test_a_new_head_is_left_fresh_and_said(start, tmp_path, capsys):
     check_holds(tmp_path / 'new' / 'model.ckpt-0', {
         **before, **fresh})
     with pytest.raises(InputError, match='fits only 4 of the .* parameters'):
-        initial.fitting(config, {'logits/kernel': kernel})
+        initial.fitting(str(start), saved.read_weights(str(start))[0],
+                        {'logits/kernel': kernel})
 
 
 def test_a_checkpoint_and_its_weights_are_the_same(model_dir):
     folder = model_dir / 'deeplabv3'
-    best = saved.read_best(str(folder))
-    of_weights, weights = initial.with_origin(
-        asking(folder / 'weights.h5', 'deeplabv3'))
-    assert (of_weights.width, of_weights.output_stride) == (4, 8)
-    path = folder / 'best' / best['checkpoint']
+    of_weights, weights = initial.read(asking(folder / 'weights.h5',
+                                              'deeplabv3'))
+    assert (of_weights['width'], of_weights['output_stride']) == (4, 8)
+    path = folder / f'model.ckpt-{of_weights["init_step"]}'
     for ending in ('', '.index'):
-        of_checkpoint, values = initial.with_origin(
+        of_checkpoint, values = initial.read(
             asking(f'{path}{ending}', 'deeplabv3', width=4))
         assert {name: value.tobytes() for name, value in values.items()} == {
             name: value.tobytes() for name, value in weights.items()}
-        assert of_checkpoint.seen == of_weights.seen
-        assert of_checkpoint.init_step == of_weights.init_step == best['step']
+        of_checkpoint['init_checkpoint'] = of_weights['init_checkpoint']
+        assert of_checkpoint == of_weights
 
 
 def test_weights_that_cannot_be_used_end_in_one_line(start, tmp_path):
     def refused(path, words, *network, **width):
         with pytest.raises(InputError) as caught:
-            initial.with_origin(asking(path, *network, **width))
+            initial.read(asking(path, *network, **width))
         assert re.search(words, str(caught.value)), str(caught.value)
         assert '\n' not in str(caught.value)
 
-    refused(start, 'width 4, not 8; leave out --width', width=8)
+    refused(start, 'width 4, not 8; omit --width', width=8)
     refused(start, 'net unet, not segnet; .*--init_checkpoint', 'segnet')
     refused(start.parent, 'a folder; give its weights.h5')
     refused(tmp_path / 'none', 'none: not there; .*--init_checkpoint')
     (tmp_path / 'text').write_text('text')
-    refused(tmp_path / 'text', 'text: not a whole HDF5 file')
+    refused(tmp_path / 'text', 'text: damaged .*--init_checkpoint')
     for ending in ('index', 'data-00000-of-00001'):
         shutil.copy(str(start.parent / f'model.ckpt-6.{ending}'),
                     str(tmp_path))
     refused(tmp_path / 'model.ckpt-6', 'model.ckpt-6: no record of .*seen')
     shutil.copy(str(start.parent / 'config.json'), str(tmp_path))
-    initial.with_origin(asking(tmp_path / 'model.ckpt-6'))
+    initial.read(asking(tmp_path / 'model.ckpt-6'))
     os.truncate(str(tmp_path / 'model.ckpt-6.data-00000-of-00001'), 1000)
     refused(tmp_path / 'model.ckpt-6', 'model.ckpt-6: damaged')
+    whole = saved.read_weights(str(start))
     for change, words in (
             (lambda file: file['logits/logits/bias:0'].write_direct(
                 np.float32([np.nan])), 'logits/bias holds NaN'),
             (lambda file: file.pop('config'), 'lacks the record')):
-        with h5py.File(str(start), 'a') as file:
+        saved.write_weights(str(start), *whole)
+        with unsealed(start) as file:
             change(file)
         refused(start, words)
-    with open(str(start), 'r+b') as file:
-        file.seek(2000)
-        file.write(b'?' * 20000)
-    refused(start, 'weights.h5: ')
 
 
 @pytest.mark.long
@@ -288,8 +293,7 @@ def test_a_cluster_starts_from_weights(data_dir, model_dir, tmp_path,
     folder = tmp_path / 'own' / 'unet'
     check_holds(folder / 'model.ckpt-0', weights_in(start))
     assert f'training 200 steps from {start}' in outputs['chief', 0]
-    best = saved.read_best(str(folder))
-    assert best['evaluated'] >= 200
-    record = saved.record_of_weights(str(folder / 'weights.h5'))
-    assert record['step'] == best['step']
+    assert re.search(r'^step 2\d\d: validation', outputs['evaluator', 0],
+                     re.MULTILINE)
+    record, _ = saved.read_weights(str(folder / 'weights.h5'))
     assert record['seen'] == sorted(digests(data_dir))

@@ -19,7 +19,6 @@ from tensorboard.backend.event_processing.event_accumulator import (
 from conftest import ROOT, run, train_flags
 from input_pipeline import store
 from nets import saved
-from training import checkpoints
 
 pytestmark = pytest.mark.long
 KILLS = 5  # of each mode
@@ -34,14 +33,11 @@ def check_whole(folder):
                 continue
             if name.endswith('.json'):
                 with open(path) as file:
-                    content = json.load(file)
-                if name == 'best.json':
-                    assert checkpoints.checkpoint_flaw(os.path.join(
-                        parent, content['checkpoint'])) is None
+                    json.load(file)
             elif name.endswith('.png'):
                 assert iio.imread(path).size
             elif name == 'weights.h5':
-                assert saved.record_of_weights(path)['net'] == 'unet'
+                assert saved.read_weights(path)[0]['net'] == 'unet'
             elif name.endswith('.h5'):
                 with store.open_store(path) as file:
                     assert list(store.whole_images(file))

@@ -3,6 +3,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -14,14 +15,25 @@ from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
+import main
 import nets
-from conftest import NETS, ROOT, masks_of, one_line, run, run_main, train_flags
+from conftest import (
+    NETS,
+    ROOT,
+    masks_of,
+    messages,
+    one_line,
+    run,
+    run_main,
+    train_flags,
+)
 from eval import display, pixel_metrics
 from histology.images import read_labels
-from input_pipeline import store
+from input_pipeline import augment, store
 from nets import saved
 from nets.tf1 import tf
 from prediction import instances
+from training import loss
 
 
 def read_json(*path):
@@ -44,25 +56,27 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
         digests = store.image_digests(file)
     record = read_json(folder, 'config.json')
     assert record.pop('accelerate') in (True, False)
+    assert record.pop('augmentation')['scale'] == list(augment.SCALE)
+    assert record.pop('loss_weights')['gap_weight'] == loss.GAP_WEIGHT
+    assert record.pop('separation')['min_area'] == instances.MIN_AREA
     assert record == {
         'net': net, 'width': 4, 'normalisation': 'uint8 / 255',
         'target': 'masks with gaps',
-        'output_stride': 8 if nets.has_output_stride(net) else None,
+        'output_stride': next(iter(nets.output_strides(net)), None),
         'steps': 6, 'batch_size': 2, 'crop_size': 64, 'learning_rate': 0.002,
-        'warmup_steps': 100, 'evaluate_every': 3, 'augment_threads': 1,
+        'warmup_steps': 0, 'evaluate_every': 3, 'augment_threads': 1,
         'seed': 0, 'data_dir': str(data_dir),
         'data_source': 'synthetic sample', 'data_digest': 'made here',
         'data_seed': 7, 'data_fold': '0', 'trained_on': digests,
         'init_checkpoint': None, 'init_data_source': None, 'init_step': None,
         'seen': None, 'changes': []}
-    weights = saved.record_of_weights(str(folder / 'weights.h5'))
+    weights, _ = saved.read_weights(str(folder / 'weights.h5'))
+    assert weights['step'] in (3, 6)
     assert {key: weights[key] for key in record} == record
     text, = EventAccumulator(str(folder)).Reload().Tensors('config')
-    assert '| crop_size | 64 |' in (
-        text.tensor_proto.string_val[0].decode().splitlines())
+    shown = json.loads(text.tensor_proto.string_val[0].decode())
+    assert shown['crop_size'] == 64
     assert tf.train.latest_checkpoint(str(folder)).endswith('model.ckpt-6')
-    assert read_json(folder, 'best', 'best.json')['step'] in (3, 6)
-    assert (folder / 'weights.h5').exists()
     # The same tag in both runs puts both curves on one chart.
     training, validation = scalars(folder), scalars(folder / 'eval')
     assert not [name for name, _ in training if name.startswith('batch')]
@@ -85,7 +99,7 @@ def test_eval_agrees_with_the_evaluation_during_training(
     # Two ways to the same number: the Estimator's graph, and the Keras model
     # restored in another graph. A network that knows so little leaves many
     # holes, or marks nothing at all: no precision then.
-    best = read_json(trained, net, 'best', 'best.json')
+    best, _ = saved.read_weights(str(trained / net / 'weights.h5'))
     expected = pixel_metrics.compute(pixel_metrics.pool(list(map(
         pixel_metrics.confusion_matrix,
         *masks_of(trained / net, net, data_dir / 'validation.h5')))))
@@ -183,7 +197,8 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
     record = read_json(model_dir, 'unet', 'config.json')
     process = program(*flags, '--learning_rate=0.5')
     assert process.returncode == 0, process.stderr
-    assert 'already trained to step 9' in process.stdout
+    assert ('already trained to step 9; for more give a higher --steps than 9'
+            in process.stdout)
     # What no step was trained with is not recorded.
     assert read_json(model_dir, 'unet', 'config.json') == record
 
@@ -216,7 +231,16 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
      ['--model_dir', 'file:///a']),
     (['--mode=predict', '--net=unet', '--images='], ['--images']),
     (['--mode=eval', '--net=unet', '--init_checkpoint=w.h5'],
-     ['--init_checkpoint', '--model_dir']),
+     ['--init_checkpoint: --mode=eval does not read it, only train; omit']),
+    (['--mode=predict', '--net=unet', '--images=a', '--batch_size=8'],
+     ['--batch_size: --mode=predict does not read it, only train']),
+    (['--mode=eval', '--net=unet', '--magnification=20'],
+     ['--magnification: --mode=eval does not read it, only prepare, predict']),
+    (['--mode=prepare', '--sample', '--net=unet'],
+     ['--net: --mode=prepare does not read it']),
+    (['--mode=train', '--net=unet', '--noaverage'], ['--average']),
+    (['--mode=train', '--net=deeplabv3', '--output_stride=4'],
+     ['--output_stride=4: deeplabv3 takes 8 or 16']),
     (['--mode=prepare'], ['--monuseg_dir']),
     (['--mode=prepare', '--monuseg_dir=/no/such'], ['/no/such']),
 ])
@@ -250,10 +274,9 @@ def test_missing_and_foreign_inputs_end_in_one_line(
     one_line(program('--mode=eval', '--net=unet', data,
                      f'--model_dir={tmp_path}/swapped'),
              'net segnet, not unet')
-    best = read_json(model_dir, 'unet', 'best', 'best.json')['checkpoint']
-    os.truncate(os.path.join(model_dir, 'unet', 'best',
-                             f'{best}.data-00000-of-00001'), 1000)
-    one_line(program('--mode=eval', '--net=unet', data, models), best)
+    os.truncate(os.path.join(model_dir, 'unet', 'weights.h5'), 1000)
+    one_line(program('--mode=eval', '--net=unet', data, models), 'weights.h5',
+             'damaged')
 
 
 def test_other_data_than_trained_on_is_refused(program, data_dir, model_dir,
@@ -284,9 +307,8 @@ def test_trained_on_all_images(program, data_dir, tmp_path):
         process = program(*train_flags(data, tmp_path, 'unet', steps),
                           '--width=4')
         assert process.returncode == 0, process.stderr
-        assert read_json(tmp_path, 'unet', 'best', 'best.json') == {
-            'checkpoint': f'model.ckpt-{steps}', 'step': steps,
-            'evaluated': steps, 'f1': None}
+        record, _ = saved.read_weights(str(tmp_path / 'unet' / 'weights.h5'))
+        assert (record['step'], record['f1']) == (steps, None)
     flags = ('--mode=eval', '--net=unet', f'--model_dir={tmp_path}')
     process = program(*flags, f'--data_dir={data}', '--split=train')
     assert process.returncode == 0, process.stderr
@@ -312,7 +334,7 @@ def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):
     os.truncate(str(tmp_path / 'unet' / 'weights.h5'), 20000)
     one_line(program(*flags), 'weights.h5')
     one_line(program(*train_flags(data_dir, tmp_path, 'unet', 6)),
-             'weights.h5 alone')
+             'but no checkpoint')
     assert not list((tmp_path / 'unet').glob('model.ckpt*'))
 
 
@@ -336,12 +358,30 @@ def test_paths_from_the_home_folder_and_the_default_output(
         'synthetic_overlay.png', 'synthetic_probability.png']
 
 
-def test_a_python_without_the_packages_is_told_what_to_do(tmp_path):
+def test_a_missing_package_is_told_and_what_to_do(tmp_path, monkeypatch):
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip',
                     str(tmp_path / 'empty')], check=True)
-    process = run(tmp_path / 'empty' / 'bin' / 'python', 'main.py')
-    one_line(process, 'absl', 'tensorflow', './run.sh setup',
-             'source .venv/bin/activate')
+    one_line(run(tmp_path / 'empty' / 'bin' / 'python', 'main.py'),
+             'lacks absl', './run.sh setup', 'source .venv/bin/activate')
+
+    def run_mode():
+        import a_package_that_is_missing  # noqa: F401
+
+    monkeypatch.setattr(main, 'run_mode', run_mode)
+    assert 'lacks a_package_that_is_missing; run' in main.main([])
+
+
+@pytest.mark.parametrize('flags', [
+    '--help', '--mode=prepare --sample --data_dir={folder}/data',
+    '--mode=predict --net=unet --noaverage --images=docs/figures/'
+    'synthetic.png --output_dir={folder}/out'])
+def test_a_closed_pipe_ends_quietly(flags, tmp_path):
+    process = run('bash', '-c', f'{sys.executable} main.py '
+                  f'{flags.format(folder=tmp_path)} | head -0; '
+                  'exit ${PIPESTATUS[0]}')
+    assert process.returncode == 128 + signal.SIGPIPE
+    assert messages(process) == []
+    assert not list(tmp_path.rglob('.partial-*'))
 
 
 def test_help_is_short_and_lists_only_our_flags():

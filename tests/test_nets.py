@@ -8,13 +8,13 @@ import pytest
 import nets
 from nets.segnet import max_pool, unpool
 from nets.tf1 import session_config, tf
-from training.model_fn import segmentation_loss
+from training.loss import segmentation_loss
 
 WIDTH = 4
 # The networks, and each stride that they can have.
 VARIANTS = [
-    (net, stride) for net in nets.NETS for stride in getattr(
-        nets.module_of(net), 'OUTPUT_STRIDES', (nets.stride(net),))]
+    (net, stride) for net in nets.NETS
+    for stride in nets.output_strides(net) or (nets.stride(net),)]
 
 
 def build(net, stride, images=None, training=False):
@@ -610,8 +610,21 @@ def test_deeplabv3_enlarges_the_image():
 
 
 def test_output_strides_that_deeplabv3_has_not():
-    with pytest.raises(ValueError, match='output_stride is 7'):
+    with pytest.raises(ValueError, match='is 7; deeplabv3 takes 8 or 16'):
         nets.build('deeplabv3', output_stride=7)
+
+
+def test_output_strides_are_those_of_the_networks_module(monkeypatch):
+    """Nothing else knows 8 and 16: the first is the default."""
+    monkeypatch.setattr(nets.module_of('deeplabv3'), 'OUTPUT_STRIDES', (4,))
+    with tf.Graph().as_default():
+        model = nets.build('deeplabv3', WIDTH, images=tf.zeros([1, 12, 8, 3]))
+        assert model.output.shape.as_list() == [1, 12, 8, 1]
+        assert model.stride == 4
+        assert model.get_layer('coarse_logits').output.shape.as_list() == [
+            1, 6, 4, 1]
+    with pytest.raises(ValueError, match='is 8; deeplabv3 takes 4'):
+        nets.stride('deeplabv3', 8)
 
 
 @pytest.mark.parametrize('net', [net for net in nets.NETS

@@ -21,11 +21,11 @@ from conftest import (
 )
 from histology import progress
 from input_pipeline import store
-from nets.saved import checkpoint_step
+from nets import saved
 from nets.tf1 import tf
-from training import checkpoints
 
-SIGNALS = pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+SIGNALS = pytest.mark.parametrize('number', [
+    signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 
 
 def end_by(process, number):
@@ -41,11 +41,11 @@ def test_training_saves_a_last_checkpoint(data_dir, tmp_path, number):
     end_by(process, number)
     assert process.stderr.startswith('stopped;')
     assert process.stderr.count('\n') == 1
-    saved = tf.train.latest_checkpoint(str(tmp_path / 'unet'))
-    assert checkpoints.checkpoint_flaw(saved) is None
+    latest = tf.train.latest_checkpoint(str(tmp_path / 'unet'))
+    saved.read_checkpoint(latest, '')
     shown = [int(line.split('/')[0].split()[1])
              for line in process.stdout.splitlines() if '/100000' in line]
-    assert checkpoint_step(saved) >= max(shown, default=3)
+    assert saved.checkpoint_step(latest) >= max(shown, default=3)
 
 
 def test_training_stops_within_an_evaluation(program, data_dir, tmp_path):
@@ -67,10 +67,10 @@ def test_training_stops_within_an_evaluation(program, data_dir, tmp_path):
     # The evaluation was not awaited, nothing of it is kept, and it is made up
     # for by the next run.
     assert 'step 3: validation' not in process.stdout
-    assert not (folder / 'best').exists()
-    saved = tf.train.latest_checkpoint(str(folder))
-    assert checkpoints.checkpoint_flaw(saved) is None
-    step = checkpoint_step(saved)
+    assert not (folder / 'weights.h5').exists()
+    latest = tf.train.latest_checkpoint(str(folder))
+    saved.read_checkpoint(latest, '')
+    step = saved.checkpoint_step(latest)
     process = program(*flags)
     assert process.returncode == 0, process.stderr
     assert f'step {step}: validation' in process.stdout

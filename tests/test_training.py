@@ -1,10 +1,11 @@
-"""Loss, schedule and the record of the best checkpoint, by hand."""
+"""Loss, schedule, what a training does and what it keeps, by hand."""
 import dataclasses
+import io
 import json
 import math
 import os
 import shutil
-import threading
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from histology.files import InputError
 from input_pipeline import store
 from nets import saved
 from nets.tf1 import tf
-from training import checkpoints, cluster, loop, model_fn, records
+from training import checkpoints, cluster, hooks, model_fn, records
+from training.loss import segmentation_loss
 
 
 def value(tensor):
@@ -29,7 +31,7 @@ def test_loss_of_a_hand_worked_patch():
     cross_entropy = (math.log(2) + math.log(4)) / 2
     # Smoothed by one pixel: (2 * 0.5 + 1) / (0.5 + 0.75 + 1 + 1).
     dice = 2 / 3.25
-    assert value(model_fn.segmentation_loss(logits, labels)) == pytest.approx(
+    assert value(segmentation_loss(logits, labels)) == pytest.approx(
         cross_entropy + 1 - dice, abs=1e-6)
 
 
@@ -51,7 +53,7 @@ def test_gaps_weigh_five_times_in_the_cross_entropy():
     nuclear, background = 4 * 36, 400 - 4 * 36 - 18
     dice = (2 * 0.8 * nuclear + 1) / (
         1.8 * nuclear + 0.3 * background + 0.9 * 18 + 1)
-    assert value(model_fn.segmentation_loss(
+    assert value(segmentation_loss(
         tf.constant(logits, tf.float32), tf.constant(labels))
     ) == pytest.approx((weights * cost).sum() / (400 + 4 * 18) + 1 - dice,
                        rel=1e-5)
@@ -59,7 +61,7 @@ def test_gaps_weigh_five_times_in_the_cross_entropy():
 
 def test_loss_of_an_empty_patch_is_small_when_rightly_predicted():
     logits = tf.fill([2, 4, 4, 1], -20.0)
-    assert value(model_fn.segmentation_loss(
+    assert value(segmentation_loss(
         logits, tf.zeros([2, 4, 4, 1]))) == pytest.approx(0, abs=1e-5)
 
 
@@ -76,71 +78,62 @@ def test_learning_rate(step, expected):
     assert value(rate) == pytest.approx(expected, abs=1e-8)
 
 
-def checkpoint(folder, step):
-    path = os.path.join(str(folder), f'model.ckpt-{step}')
-    for ending in ('index', 'data-00000-of-00001', 'meta'):
-        with open(f'{path}.{ending}', 'w') as file:
-            file.write(f'{ending} of {step}')
-    return path
+NETWORK = {'net': 'deeplabv3', 'width': 8, 'output_stride': 16,
+           'normalisation': 'uint8 / 255'}
+DATA = {'data_source': 'made', 'data_digest': '', 'data_seed': 0,
+        'data_fold': '0', 'trained_on': ['digest']}
+# What is neither.
+RECORD = {'steps': 9, 'batch_size': 2, 'crop_size': 64, 'learning_rate': 0.1,
+          'warmup_steps': 1, 'evaluate_every': 3, 'augment_threads': 1,
+          'accelerate': False, 'seed': 0, 'data_dir': 'd', 'changes': [],
+          'init_checkpoint': None, 'init_data_source': None,
+          'init_step': None, 'seen': None, 'target': 'masks with gaps'}
 
 
-def test_keep_best_keeps_one_checkpoint_and_only_a_better_one(tmp_path):
-    folder = str(tmp_path)
-    for step, f1, kept in ((10, 0.5, True), (20, 0.5, False),
-                           (30, 0.4, False), (40, 0.6, True)):
-        assert checkpoints.keep_best(folder, checkpoint(tmp_path, step),
-                                     {'f1': f1, 'step': step}) == kept
-    assert saved.read_best(folder) == {
-        'checkpoint': 'model.ckpt-40', 'f1': 0.6, 'step': 40,
-        'evaluated': 40}
-    checkpoints.keep_best(folder, checkpoint(tmp_path, 50),
-                          {'f1': 0.1, 'step': 50})
-    assert saved.read_best(folder) == {
-        'checkpoint': 'model.ckpt-40', 'f1': 0.6, 'step': 40,
-        'evaluated': 50}
-    assert sorted(os.listdir(tmp_path / 'best')) == [
-        'best.json', 'model.ckpt-40.data-00000-of-00001',
-        'model.ckpt-40.index', 'model.ckpt-40.meta']
-    assert (tmp_path / 'best' / 'model.ckpt-40.index').read_text() == (
-        'index of 40')
-
-
-def test_keep_best_of_a_network_that_finds_nothing_yet(tmp_path):
-    metrics = {'f1': 0.0, 'precision': math.nan, 'step': 10}
-    assert checkpoints.keep_best(str(tmp_path), checkpoint(tmp_path, 10),
-                                 metrics)
-    assert saved.read_best(str(tmp_path)) == {
-        'checkpoint': 'model.ckpt-10', 'f1': 0.0, 'precision': None,
-        'step': 10, 'evaluated': 10}
-
-
-def test_keep_best_where_f1_is_undefined(tmp_path):
-    folder = str(tmp_path)
-    for step, f1, kept in ((10, None, True), (20, None, True),
-                           (30, 0.0, True), (40, None, False),
-                           (50, 0.0, False), (60, 0.1, True)):
-        assert checkpoints.keep_best(folder, checkpoint(tmp_path, step),
-                                     {'f1': f1, 'step': step}) == kept
-        assert saved.read_best(folder)['evaluated'] == step
-    assert saved.read_best(folder)['step'] == 60
+@pytest.mark.parametrize('evaluated, best', [
+    # (step, F1, whether it is kept); the step kept at the end.
+    (((10, 0.5, True), (20, 0.5, False), (30, 0.4, False), (40, 0.6, True),
+      (50, 0.1, False)), 40),
+    # A network that finds nothing yet.
+    (((10, 0.0, True), (20, 0.0, False)), 10),
+    # F1 is undefined.
+    (((10, None, True), (20, None, True), (30, 0.0, True), (40, None, False),
+      (50, 0.0, False), (60, 0.1, True)), 60)])
+def test_weights_h5_is_the_best(trained, tmp_path, evaluated, best):
+    folder = trained / 'unet'
+    shutil.copy(str(folder / 'config.json'), str(tmp_path))
+    weights = saved.read_checkpoint(str(folder / 'model.ckpt-6'), '')
+    for step, f1, kept in evaluated:
+        weights['logits/bias'][:] = step
+        assert checkpoints.keep_best(
+            str(tmp_path), weights,
+            {'f1': f1, 'step': step, 'precision': None}) == kept
+    assert sorted(os.listdir(tmp_path)) == ['config.json', 'weights.h5']
+    record, kept = saved.read_weights(str(tmp_path / 'weights.h5'))
+    assert record == {
+        **saved.read_json(str(folder / 'config.json')), 'step': best,
+        'f1': dict((step, f1) for step, f1, _ in evaluated)[best],
+        'precision': None}
+    assert kept['logits/bias'] == best
 
 
 def test_masks_without_nuclei_leave_the_latest(trained, tmp_path, capsys):
-    folder = shutil.copytree(str(trained / 'unet'), str(tmp_path / 'unet'))
-    shutil.rmtree(os.path.join(folder, 'best'))
+    folder = trained / 'unet'
+    shutil.copy(str(folder / 'config.json'), str(tmp_path))
     # The first finds nothing, which is right, and the second a false pixel.
-    for step, f1 in ((3, math.nan), (6, 0.0)):
-        checkpoints.record_evaluation(
-            folder, os.path.join(folder, f'model.ckpt-{step}'), {
-                'loss': 0.5, 'accuracy': 1, 'f1': f1, 'iou': f1,
-                'recall': math.nan, 'aji': f1, 'pq': f1, 'global_step': step})
+    # An infinite loss is of weights whose sums overflow.
+    for step, f1, loss in ((3, math.nan, 0.5), (6, 0.0, math.inf)):
+        weights = saved.read_checkpoint(str(folder / f'model.ckpt-{step}'), '')
+        checkpoints.record_evaluation(str(tmp_path), weights, {
+            'loss': loss, 'accuracy': 1, 'f1': f1, 'iou': f1,
+            'recall': math.nan, 'aji': f1, 'pq': f1, 'global_step': step})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith('validation.h5: F1 is undefined')
     assert lines[1:] == [
-        f'step {step}: validation loss 0.500, accuracy 1.000, F1 -, IoU -, '
+        f'step {step}: validation loss {loss}, accuracy 1.000, F1 -, IoU -, '
         f'AJI {nuclei}, PQ {nuclei}'
-        for step, nuclei in ((3, '-'), (6, '0.0000'))]
-    best = saved.read_best(folder)
+        for step, loss, nuclei in ((3, '0.500', '-'), (6, '-', '0.0000'))]
+    best = checkpoints.best_record(str(tmp_path))
     assert (best['step'], best['f1']) == (6, None)
 
 
@@ -161,11 +154,8 @@ def test_training_and_eval_without_any_nucleus_to_validate_on(
     assert 'step 6: validation' in process.stdout
     assert process.stdout.count('F1 -, IoU -, AJI -, PQ -\n') == 2
     folder = tmp_path / 'unet'
-    with open(folder / 'best' / 'best.json') as file:
-        best = json.load(file)
+    best = checkpoints.best_record(str(folder))
     assert (best['step'], best['f1'], best['aji']) == (6, None, None)
-    assert saved.record_of_weights(
-        str(folder / 'weights.h5'))['f1'] is None
     process = program('--mode=eval', '--net=unet', f'--data_dir={data}',
                       f'--model_dir={tmp_path}', '--noaverage',
                       '--threshold=1')  # above which is nothing
@@ -181,91 +171,6 @@ def test_training_and_eval_without_any_nucleus_to_validate_on(
     for row in (*results['per_image'], results['mean_per_image'],
                 results['pooled']):
         assert row['f1'] is row['aji'] is row['pq'] is None
-
-
-def test_a_checkpoint_that_has_gone_is_not_kept(tmp_path, capsys):
-    folder = str(tmp_path)
-    checkpoints.keep_best(folder, checkpoint(tmp_path, 10),
-                          {'f1': 0.5, 'step': 10})
-    slow = checkpoint(tmp_path, 20)
-    os.remove(f'{slow}.data-00000-of-00001')
-    for path in (slow, str(tmp_path / 'model.ckpt-30')):
-        assert not checkpoints.keep_best(folder, path,
-                                         {'f1': 0.9, 'step': 30})
-        assert f'{path}: removed' in capsys.readouterr().err
-    assert saved.read_best(folder)['checkpoint'] == 'model.ckpt-10'
-    assert sorted(os.listdir(tmp_path / 'best')) == [
-        'best.json', 'model.ckpt-10.data-00000-of-00001',
-        'model.ckpt-10.index', 'model.ckpt-10.meta']
-
-
-def test_a_checkpoint_written_again_in_more_parts(tmp_path):
-    """As the first of a cluster that starts from weights."""
-    path = checkpoint(tmp_path, 0)
-    for part, kept in (0, False), (1, True):
-        (tmp_path / f'model.ckpt-0.data-0000{part}-of-00002').touch()
-        assert checkpoints.keep_best(
-            str(tmp_path), path, {'f1': 0.5, 'step': 0}) == kept
-    assert len(os.listdir(tmp_path / 'best')) == 6
-
-
-def test_the_same_step_kept_again(tmp_path):
-    """As after going back to an earlier checkpoint; and a kill's leftover."""
-    folder = str(tmp_path)
-    checkpoints.keep_best(folder, checkpoint(tmp_path, 10),
-                          {'f1': 0.5, 'step': 10})
-    (tmp_path / 'best' / 'model.ckpt-7.index').touch()
-    (tmp_path / 'best' / 'notes.txt').touch()
-    (tmp_path / 'best' / 'model.ckpt-7.notes').touch()
-    assert checkpoints.keep_best(folder, checkpoint(tmp_path, 10),
-                                 {'f1': 0.6, 'step': 10})
-    name = saved.read_best(folder)['checkpoint']
-    assert sorted(os.listdir(tmp_path / 'best')) == sorted([
-        'best.json', 'notes.txt', 'model.ckpt-7.notes',
-        f'{name}.data-00000-of-00001',
-        f'{name}.index', f'{name}.meta'])
-
-
-def test_the_best_may_change_while_it_is_read(trained, tmp_path):
-    """As when eval runs beside a training."""
-    folder = shutil.copytree(str(trained / 'unet'), str(tmp_path / 'unet'))
-    done = threading.Event()
-
-    def improve():
-        f1 = 1
-        while not done.is_set():
-            f1 += 1
-            step = 3 if f1 % 2 else 6
-            checkpoints.keep_best(
-                folder, os.path.join(folder, f'model.ckpt-{step}'),
-                {'f1': f1, 'step': step})
-
-    thread = threading.Thread(target=improve)
-    thread.start()
-    try:
-        seen = set()
-        with saved.model_session(
-                checkpoints.read_record(folder, 'unet'),
-                tf.ConfigProto()) as (_, model):
-            while len(seen) < 2:
-                seen.add(saved.restore_best(folder, model)['step'])
-    finally:
-        done.set()
-        thread.join()
-
-
-NETWORK = {'net': 'deeplabv3', 'width': 8, 'output_stride': 16,
-           'normalisation': 'uint8 / 255'}
-DATA = {'data_source': 'made', 'data_digest': '', 'data_seed': 0,
-        'data_fold': '0', 'trained_on': ['digest']}
-
-
-# What is neither.
-RECORD = {'steps': 9, 'batch_size': 2, 'crop_size': 64, 'learning_rate': 0.1,
-          'warmup_steps': 1, 'evaluate_every': 3, 'augment_threads': 1,
-          'accelerate': False, 'seed': 0, 'data_dir': 'd', 'changes': [],
-          'init_checkpoint': None, 'init_data_source': None,
-          'init_step': None, 'seen': None, 'target': 'masks with gaps'}
 
 
 def write_config(folder, record):
@@ -293,6 +198,12 @@ def test_a_training_is_read_back_and_contradictions_are_refused(tmp_path):
                                 if key != missing})
         with pytest.raises(InputError, match=f'says nothing of {missing}'):
             checkpoints.record_to_resume(folder, 'deeplabv3')
+    for key, wrong in (('width', '4'), ('width', True), ('changes', None),
+                       ('changes', ['a']), ('steps', None), ('seen', 'ab'),
+                       ('trained_on', [1]), ('learning_rate', '0.1')):
+        write_config(tmp_path, {**record, key: wrong})
+        with pytest.raises(InputError, match=f'config.json: {key} is '):
+            checkpoints.record_to_resume(folder, 'deeplabv3')
     write_config(tmp_path, {**record, 'normalisation': 'other'})
     with pytest.raises(InputError, match='normalisation'):
         checkpoints.record_to_resume(folder, 'deeplabv3')
@@ -303,10 +214,10 @@ def test_a_training_is_read_back_and_contradictions_are_refused(tmp_path):
 
 def test_training_never_replaces_what_it_did_not_train(tmp_path):
     (tmp_path / 'weights.h5').touch()
-    with pytest.raises(InputError, match='holds weights.h5 alone'):
+    with pytest.raises(InputError, match='but no checkpoint'):
         checkpoints.record_to_resume(str(tmp_path), 'unet')
     (tmp_path / 'model.ckpt-3.index').touch()
-    with pytest.raises(InputError, match='earlier version, without config'):
+    with pytest.raises(InputError, match='checkpoints, but no config'):
         checkpoints.record_to_resume(str(tmp_path), 'unet')
     (tmp_path / 'link').symlink_to(saved.PRETRAINED)
     for folder in (saved.PRETRAINED, str(tmp_path / 'link')):
@@ -314,33 +225,27 @@ def test_training_never_replaces_what_it_did_not_train(tmp_path):
             checkpoints.record_to_resume(os.path.join(folder, 'unet'), 'unet')
 
 
-def test_a_best_network_without_a_checkpoint_is_not_trained_over(tmp_path):
-    (tmp_path / 'best').mkdir()
-    write_config(tmp_path, dict(RECORD, **NETWORK, **DATA))
-    (tmp_path / 'model.ckpt-3.index').unlink()
-    (tmp_path / 'best' / 'best.json').touch()
-    former = checkpoints.record_to_resume(str(tmp_path), 'deeplabv3')
-    config = records.TrainConfig(data_dir='d', **NETWORK, **DATA)
-    with pytest.raises(InputError, match='no checkpoint to go on from'):
-        loop.find_start(config, former, str(tmp_path), cluster.task())
+def test_the_name_of_the_network_is_appended_to_model_dir(tmp_path):
+    (tmp_path / 'unet').mkdir()
+    (tmp_path / 'unet' / 'weights.h5').touch()
+    folder = str(tmp_path / 'unet' / 'unet')
+    for function in (checkpoints.record_to_resume, saved.load_network):
+        with pytest.raises(InputError, match='name of the network is appended '
+                           f'.*give --model_dir={tmp_path}$'):
+            function(folder, 'unet')
 
 
-def test_training_on_masks_without_gaps_does_not_go_on(tmp_path):
+def test_other_data_or_masks_without_gaps_are_not_trained_on():
     record = dict(RECORD, **NETWORK, **DATA)
-    del record['target']  # as before there were gaps
-    write_config(tmp_path, record)
-    former = checkpoints.record_to_resume(str(tmp_path), 'deeplabv3')
     config = records.TrainConfig(data_dir='d', **NETWORK, **DATA)
-    with pytest.raises(InputError, match='trained it on masks, and this one '
-                       'trains on masks with gaps; choose another'):
-        loop.find_start(config, former, str(tmp_path), cluster.task())
-
-
-def test_weights_without_their_best_are_not_trained_over(tmp_path):
-    write_config(tmp_path, dict(RECORD, **NETWORK, **DATA))
-    (tmp_path / 'weights.h5').touch()
-    with pytest.raises(InputError, match='best/ has gone.*move weights.h5'):
-        checkpoints.record_to_resume(str(tmp_path), 'deeplabv3')
+    records.check_same_data(config, record)
+    for key, value, words in (
+            ('target', 'masks', 'trained its network on masks, and this one '
+             'trains on masks with gaps; choose another --model_dir'),
+            ('data_seed', 1, '--data_dir=d: holds other'),
+            ('trained_on', ['digest', 'b'], '--data_dir=d: holds other')):
+        with pytest.raises(InputError, match=words):
+            records.check_same_data(config, {**record, key: value})
 
 
 def test_a_config_of_another_program_stays(tmp_path):
@@ -357,62 +262,69 @@ def test_what_a_user_calls_like_a_checkpoint_is_none(tmp_path):
         str(tmp_path))] == ['model.ckpt-9', 'model.ckpt-12']
 
 
-@pytest.mark.parametrize('kept', ['model.ckpt-6.index', 'best/best.json'])
-def test_other_data_is_refused_whatever_is_left(tmp_path, kept):
-    (tmp_path / 'best').mkdir()
-    write_config(tmp_path, dict(RECORD, **NETWORK, **DATA))
-    (tmp_path / 'model.ckpt-3.index').unlink()
-    (tmp_path / kept).touch()
-    former = checkpoints.record_to_resume(str(tmp_path), 'deeplabv3')
-    for key, value in (('data_seed', 1), ('trained_on', ['digest', 'b'])):
-        config = records.TrainConfig(data_dir='d', **{**NETWORK, **DATA,
-                                                      key: value})
-        with pytest.raises(InputError, match='--data_dir=d: holds other'):
-            loop.find_start(config, former, str(tmp_path), cluster.task())
+@pytest.fixture
+def resolved(data_dir):
+    """A function that makes of flags for DeepLabV3 what a training does."""
+    def resolve(former=None, start=None, **asked):
+        if former:
+            former = dict(former, **records.describe_data(str(data_dir)))
+        return records.resolve(
+            {'net': 'deeplabv3', 'data_dir': str(data_dir), 'width': None,
+             'output_stride': None, 'steps': None, 'learning_rate': None,
+             'init_checkpoint': start and start['init_checkpoint'], **asked},
+            former, start)
+
+    return resolve
 
 
-def test_network_is_that_before_or_the_default():
-    config = records.TrainConfig(net='unet', data_dir='d')
-    assert records.with_network(config, None).width == 16
-    assert records.with_network(config, None).output_stride is None
-    config = records.TrainConfig(net='deeplabv3', data_dir='d', width=4)
-    assert records.with_network(config, None).width == 4
-    assert records.with_network(config, None).output_stride == 8
-    former = records.with_network(config, dict(RECORD, **NETWORK))
-    assert (former.width, former.output_stride) == (8, 16)
+def test_network_is_that_before_or_the_default(resolved):
+    for asked, found in (({}, (16, 8)), ({'width': 4}, (4, 8)),
+                         ({'output_stride': 16}, (16, 16)),
+                         ({'former': dict(RECORD, **NETWORK)}, (8, 16))):
+        config = resolved(**asked)
+        assert (config.width, config.output_stride) == found
+    assert resolved(net='unet').output_stride is None
 
 
-def test_steps_and_rate_that_were_not_asked_for():
-    for asked, origin, found in (
-            ((None, None), None, (4000, 2e-3)),
-            ((None, None), 'w.h5', (1000, 5e-4)),
-            ((9, None), 'w.h5', (9, 5e-4)), ((9, 0.1), None, (9, 0.1))):
-        config = records.with_defaults(records.TrainConfig(
-            net='unet', data_dir='d', steps=asked[0], learning_rate=asked[1],
-            init_checkpoint=origin))
+ORIGIN = {'init_checkpoint': 'a/w.h5', 'init_data_source': 'made',
+          'init_step': 3, 'seen': ['x']}
+
+
+def test_steps_and_rate_that_were_not_asked_for(resolved):
+    start = dict(NETWORK, **ORIGIN)
+    for asked, found in (
+            ({}, (4000, 2e-3)), ({'start': start}, (1000, 5e-4)),
+            ({'steps': 9, 'start': start}, (9, 5e-4)),
+            ({'steps': 9, 'learning_rate': 0.1}, (9, 0.1))):
+        config = resolved(**asked)
         assert (config.steps, config.learning_rate) == found
 
 
-def test_what_a_training_began_from_stays(tmp_path, monkeypatch):
+@pytest.mark.parametrize('steps, asked, taken', [
+    (60, 100, 6), (399, 100, 39), (400, 100, 100), (220, 30, 30), (6, 100, 0),
+    (1, 0, 0)])
+def test_a_warm_up_too_long_is_shortened(resolved, capsys, steps, asked,
+                                         taken):
+    assert resolved(steps=steps, warmup_steps=asked).warmup_steps == taken
+    assert capsys.readouterr().out == (
+        '' if taken == asked else f'--warmup_steps={asked}: shortened to '
+        f'{taken}, a tenth of {steps} steps\n')
+
+
+def test_what_a_training_began_from_stays(resolved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    origin = {'init_checkpoint': 'a/w.h5', 'init_data_source': 'made',
-              'init_step': 3, 'seen': ['x']}
-    began, random = (dict(RECORD, **NETWORK, **added)
-                     for added in (origin, {}))
-
-    def going_on(path, former):
-        return records.with_network(records.TrainConfig(
-            net='deeplabv3', data_dir='d', init_checkpoint=path), former)
-
+    began, random = (dict(RECORD, **{**NETWORK, **added})
+                     for added in (ORIGIN, {}))
+    began.update(ORIGIN)
     for path in (None, 'a/w.h5', str(tmp_path / 'a' / 'w.h5')):
-        config = going_on(path, began)
-        assert {key: getattr(config, key) for key in origin} == origin
-    assert going_on(None, random).init_checkpoint is None
+        config = resolved(began, init_checkpoint=path)
+        assert {key: getattr(config, key) for key in ORIGIN} == ORIGIN
+    assert resolved(random).init_checkpoint is None
     for path, former, words in (
             ('b.h5', began, '--init_checkpoint=b.h5: .* from a/w.h5;'),
             ('b.h5', random, '--init_checkpoint=b.h5: .* random weights;')):
         with pytest.raises(InputError, match=words):
-            going_on(path, former)
+            resolved(former, init_checkpoint=path)
     # A task of a cluster is to be asked for what the chief was.
     write_config(tmp_path, dict(began, **DATA))
     task = records.TrainConfig(data_dir='d', **NETWORK, **DATA)
@@ -422,35 +334,52 @@ def test_what_a_training_began_from_stays(tmp_path, monkeypatch):
         task, init_checkpoint='./a/w.h5'), str(tmp_path))
 
 
-def test_what_changes_on_resuming_is_said_and_kept(capsys):
+def test_what_changes_on_resuming_is_said_and_kept(tmp_path, capsys):
     former = records.TrainConfig(net='unet', data_dir='d', steps=4000,
                                  width=16, trained_on=['a', 'b'])
-    record = dict(dataclasses.asdict(former), changes=[])
+    record = json.loads(json.dumps(dict(dataclasses.asdict(former),
+                                        changes=[])))
+    # As when a later version has other constants.
+    record['augmentation']['scale'] = [0.5, 2.0]
+    record['loss_weights']['gap_weight'] = 7
+    record['separation']['min_area'] = 61
     now = dataclasses.replace(former, steps=8000, batch_size=4)
-    changes = loop.changes_of(now, record, 4000)
+    folder = str(tmp_path)
+    changes = records.write_record(folder, now, record, 4000)['changes']
     assert changes == [
-        {'name': 'steps', 'before': 4000, 'now': 8000, 'step': 4000},
-        {'name': 'batch_size', 'before': 8, 'now': 4, 'step': 4000}]
+        {'name': name, 'before': before, 'now': value, 'step': 4000}
+        for name, before, value in (
+            ('steps', 4000, 8000), ('batch_size', 8, 4),
+            ('augmentation.scale', [0.5, 2.0], [0.8, 1.2]),
+            ('loss_weights.gap_weight', 7, 5.0),
+            ('separation.min_area', 61, 60))]
     # At 3999 of 4000 steps the cosine leaves (pi / 4000)^2 / 4 of 2e-3, 3e-10;
     # in the middle of 8000 steps the rate is half of its peak of 2e-3.
-    assert capsys.readouterr().out == (
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
         'steps: 4000 before, 8000 from step 4000 on; the learning rate rises '
-        'again, from 3e-10 to 0.001\n'
-        'batch_size: 8 before, 4 from step 4000 on\n')
+        'again, from 3e-10 to 0.001',
+        'batch_size: 8 before, 4 from step 4000 on',
+        'augmentation.scale: [0.5, 2.0] before, [0.8, 1.2] from step 4000 on']
+    assert len(lines) == 5
     # The next time they stand in the record.
-    record = dict(dataclasses.asdict(now), changes=changes)
-    assert loop.changes_of(now, record, 5000) == changes
+    record = checkpoints.read_record(folder, 'unet')
+    assert record['changes'] == changes
+    assert records.write_record(folder, now, record, 5000) == record
     assert capsys.readouterr().out == ''
-    table = records.as_markdown(record).splitlines()
-    assert '| steps | 8000 |' in table
-    assert '| trained_on | 2 images |' in table
-    assert '| seen | 0 images |' in table
-    assert table[-1] == '| from step 4000 | batch_size 4 instead of 8 |'
+    # A record of before constants belonged to it.
+    assert not records.differences(former, {'steps': 4000})
+    text = records.as_markdown(record)
+    assert all(line.startswith('    ') for line in text.splitlines())
+    shown = json.loads(text)
+    assert (shown['steps'], shown['trained_on'], shown['seen']) == (
+        8000, '2 images', '0 images')
+    assert shown['changes'] == changes
 
 
 def test_sizes_that_a_network_cannot_be_trained_with():
     def check(net, **sizes):
-        loop.check_sizes(records.TrainConfig(net=net, data_dir='d', **sizes))
+        records.check_sizes(records.TrainConfig(net, 'd', **sizes))
 
     check('unet', batch_size=1, crop_size=256)
     check('deeplabv3', batch_size=2, crop_size=72)
@@ -471,7 +400,7 @@ def test_sizes_that_a_network_cannot_be_trained_with():
 def test_the_part_of_a_process(monkeypatch, config, alone, chief):
     monkeypatch.setenv('TF_CONFIG', json.dumps(config or {}))
     run_config = cluster.task()
-    assert cluster.is_alone(run_config) == alone
+    assert cluster.is_single_process(run_config) == alone
     assert bool(run_config.is_chief) == chief
 
 
@@ -569,6 +498,32 @@ def test_images_without_any_nucleus_are_not_trained_on(tmp_path):
     image = np.full((300, 300, 3), 200, np.uint8)
     store.write_store(str(tmp_path / 'train.h5'), {'fold': 'none'},
                       [example('a', image, np.zeros((300, 300)))])
-    config = records.TrainConfig('unet', str(tmp_path))
     with pytest.raises(InputError, match='train.h5: not one of its images'):
-        loop.with_data(config)
+        records.describe_data(str(tmp_path))
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize('stream', [Terminal, io.StringIO])
+def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(monkeypatch,
+                                                            stream):
+    output = stream()
+    monkeypatch.setattr(sys, 'stdout', output)
+    hook = hooks.ProgressHook(None, batch_size=8, steps=40)
+    for step in (30, 31, 40):
+        hook.after_run(None, tf.train.SessionRunValues(
+            results=(step, 1 / step), options=None, run_metadata=None))
+    hook.end(None)
+    text = output.getvalue()
+    if stream is Terminal:
+        assert 'step 40/40  loss 0.025  ' in text
+        assert 'patches/s |####' in text and text.count('\n') == 1
+    else:
+        line, = text.splitlines()
+        assert line.startswith('step 40/40  loss 0.025  ')
+        assert line.endswith(' patches/s  00:00 left')

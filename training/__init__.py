@@ -1,1 +1,1 @@
-"""Loss, loop and records of training; the top package but for main.py."""
+"""From stores to trained weights: loss, loop, records and clusters."""

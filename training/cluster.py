@@ -2,15 +2,16 @@
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import threading
 import time
 
 from histology.files import InputError
+from histology.progress import SIGNALS
 from nets import saved
 from nets.tf1 import tf
-from training import checkpoints
 from training.records import (
     check_same_data,
     check_same_origin,
@@ -26,7 +27,7 @@ CHIEF_MISSED = 300
 
 
 def task():
-    """What this process is to do: a tf.estimator.RunConfig, by TF_CONFIG.
+    """Read from TF_CONFIG what this process does: a tf.estimator.RunConfig.
 
     Raises:
         InputError: TF_CONFIG is wrong, or names jobs that training has not.
@@ -40,7 +41,7 @@ def task():
         raise InputError(f'TF_CONFIG: {error}; see docs/clusters.md'
                          ) from error
     jobs = set(addresses())
-    if not is_alone(run_config) and (not {'chief', 'ps'} <= jobs
+    if not is_single_process(run_config) and (not {'chief', 'ps'} <= jobs
                                      or jobs - {'chief', 'worker', 'ps'}):
         raise InputError(f'TF_CONFIG: a cluster of {sorted(jobs)}; it needs '
                          'chief and ps, and may have worker; see '
@@ -49,7 +50,7 @@ def task():
 
 
 def check_addresses():
-    """Refuses in TF_CONFIG what ends in errors of TensorFlow's own later.
+    """Refuse in TF_CONFIG what ends in errors of TensorFlow's own later.
 
     Raises:
         ValueError: it names a model folder, or a task without address.
@@ -64,22 +65,22 @@ def check_addresses():
 
 
 def addresses():
-    """The addresses of each job in TF_CONFIG, a dict of lists.
+    """Read the addresses of each job in TF_CONFIG, a dict of lists.
 
     An evaluator's RunConfig says nothing of them.
     """
     return json.loads(os.environ.get('TF_CONFIG') or '{}').get('cluster', {})
 
 
-def is_alone(run_config):
-    """Says whether no other process takes part."""
+def is_single_process(run_config):
+    """Say whether no other process takes part."""
     # To TensorFlow an evaluator is no part of the cluster.
     return (not run_config.cluster_spec
             and run_config.task_type != 'evaluator')
 
 
 def device_filters(run_config):
-    """The jobs that a session of a task speaks to.
+    """List the jobs that a session of a task speaks to.
 
     Parameter servers alone: a training goes on while a worker is away.
     """
@@ -89,36 +90,12 @@ def device_filters(run_config):
             f'/task:{run_config.task_id}']
 
 
-def serve_parameters(run_config, folder, steps):
-    """Serves parameters until a checkpoint has the last step.
-
-    TensorFlow's servers never end by themselves.
-
-    Args:
-        run_config: of `task`, for a parameter server.
-        folder: the model folder.
-        steps: of the training.
+def start_server(run_config):
+    """Start this task's server of TensorFlow's runtime.
 
     Raises:
-        InputError: the server's port cannot be used.
-    """
-    check_own_port(run_config)
-    tf.train.Server(run_config.cluster_spec, run_config.task_type,
-                    run_config.task_id)
-    watch_chief(folder, steps)
-    while not is_done(folder, steps):
-        time.sleep(POLL_SECONDS)
-    # The workers end by the same step, and close their sessions.
-    time.sleep(SERVER_STAYS)
-
-
-def check_own_port(run_config):
-    """Refuses a port that this task's server cannot have.
-
-    gRPC would say so in lines of its own.
-
-    Raises:
-        InputError: another process has it, or it is no number.
+        InputError: its port cannot be used. gRPC would say so in lines of its
+            own.
     """
     address = addresses()[run_config.task_type][run_config.task_id]
     with socket.socket() as probe:
@@ -130,16 +107,37 @@ def check_own_port(run_config):
             raise InputError(f'TF_CONFIG: the port of {address} cannot be '
                              f'used ({error}); give this task another'
                              ) from error
+    tf.train.Server(run_config.cluster_spec, run_config.task_type,
+                    run_config.task_id)
+
+
+def serve_parameters(run_config, folder, steps):
+    """Serve parameters until a checkpoint has the last step.
+
+    TensorFlow's servers never end by themselves.
+
+    Args:
+        run_config: of `task`, for a parameter server.
+        folder: the model folder.
+        steps: of the training.
+
+    Raises:
+        InputError: the server's port cannot be used.
+    """
+    start_server(run_config)
+    watch_chief(folder, steps)
+    # The workers end by the same step, and close their sessions.
+    time.sleep(SERVER_STAYS)
 
 
 def is_done(folder, steps):
-    """Says whether a checkpoint has the last step."""
+    """Say whether a checkpoint has the last step."""
     latest = tf.train.latest_checkpoint(folder)
     return bool(latest) and saved.checkpoint_step(latest) >= steps
 
 
 def is_listening(address):
-    """Says whether a process listens at 'host:port'."""
+    """Say whether a process listens at 'host:port'."""
     host, port = address.rsplit(':', 1)
     try:
         socket.create_connection((host, int(port)), POLL_SECONDS).close()
@@ -149,9 +147,10 @@ def is_listening(address):
 
 
 def watch_chief(folder, steps, timeout=CHIEF_MISSED):
-    """Ends this process when the chief has gone before the last step.
+    """Wait for the last step; end this process if the chief has gone before.
 
-    From a thread: TensorFlow waits for other tasks without end.
+    Every task but the chief does this, in a thread if it has other work:
+    TensorFlow waits for other tasks without end.
 
     Args:
         folder: the model folder.
@@ -159,36 +158,20 @@ def watch_chief(folder, steps, timeout=CHIEF_MISSED):
         timeout: seconds without a chief, before its start too.
     """
     chief = addresses()['chief'][0]
-
-    def watch():
-        seen = time.monotonic()
-        while not is_done(folder, steps):
-            if is_listening(chief):
-                seen = time.monotonic()
-            elif time.monotonic() - seen > timeout:
-                print(f'error: TF_CONFIG: no chief at {chief} for {timeout} '
-                      's; see why it ended, and start every task again',
-                      file=sys.stderr, flush=True)
-                os._exit(1)  # whatever the main thread waits for
-            time.sleep(POLL_SECONDS)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def await_servers(run_config, folder, steps):
-    """Waits for the tasks that a session needs, or the end of training.
-
-    TensorFlow would wait too, and heed no signal.
-    """
-    needed = addresses()['ps']
-    if not run_config.is_chief:
-        needed = needed + addresses()['chief']
-    while not (all(map(is_listening, needed)) or is_done(folder, steps)):
+    seen = time.monotonic()
+    while not is_done(folder, steps):
+        if is_listening(chief):
+            seen = time.monotonic()
+        elif time.monotonic() - seen > timeout:
+            print(f'error: TF_CONFIG: no chief at {chief} for {timeout} s; '
+                  'see why it ended, and start every task again',
+                  file=sys.stderr, flush=True)
+            os._exit(1)  # whatever the main thread waits for
         time.sleep(POLL_SECONDS)
 
 
 class SameDataHook(tf.train.SessionRunHook):
-    """Refuses to work on other data than the chief trains on.
+    """Refuse to work on other data than the chief trains on.
 
     Args:
         config: TrainConfig.
@@ -204,89 +187,58 @@ class SameDataHook(tf.train.SessionRunHook):
 
 
 def check_as_chief(config, folder):
-    """Refuses another network, start or other data than the chief's.
+    """Refuse another network, start or other data than the chief's.
 
     Raises:
         InputError: what `config` asks for is not in the chief's record.
     """
     record = read_record(folder, config.net, config.width,
                          config.output_stride)
-    check_same_data(config, record, folder)
-    check_same_origin(config, record)
+    check_same_data(config, record)
+    check_same_origin(config.init_checkpoint, record)
 
 
-class BestExporter(tf.estimator.Exporter):
-    """Keeps the checkpoint with the best validation F1, in the evaluator.
-
-    TensorFlow's own BestExporter never exports the first evaluation.
-
-    Args:
-        config: TrainConfig.
-        folder: the model folder.
-    """
-
-    name = 'best'
-
-    def __init__(self, config, folder):
-        self.config = config
-        self.folder = folder
-
-    def export(self, estimator, export_path, checkpoint_path, eval_result,
-               is_the_final_export):
-        check_as_chief(self.config, self.folder)
-        checkpoints.record_evaluation(self.folder, checkpoint_path,
-                                      eval_result)
-
-
-def train_in_cluster(training):
-    """Does the part of a task that is no parameter server.
+def join(training):
+    """Make this process the task of its cluster that trains or evaluates.
 
     Args:
         training: a `loop.Training`.
 
-    Returns:
-        The signal that ended training early, or None.
+    Raises:
+        InputError: an evaluator has no images to validate on, or the task's
+            port cannot be used.
+    """
+    config, run_config = training.config, training.run_config
+    is_evaluator = run_config.task_type == 'evaluator'
+    if is_evaluator and not has_validation(config):
+        raise InputError(f'--data_dir={config.data_dir}: has no validation '
+                         'images; start no evaluator')
+    if not run_config.is_chief:
+        threading.Thread(target=watch_chief, daemon=True,
+                         args=(training.folder, config.steps)).start()
+    if not is_evaluator and training.start < config.steps:
+        # TensorFlow waits for the other tasks, and heeds no handler meanwhile.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        start_server(run_config)
+
+
+def evaluate_checkpoints(training):
+    """Evaluate each new checkpoint until that of the last step.
+
+    Args:
+        training: a `loop.Training`, of an evaluator.
 
     Raises:
-        InputError: an evaluator has no images to validate on, the data are
-            not the chief's, or the task's port cannot be used.
+        InputError: the data are not the chief's, or a checkpoint cannot be
+            read.
     """
-    config, folder = training.config, training.folder
-    run_config = training.run_config
-    if run_config.task_type == 'evaluator' and not has_validation(config):
-        raise InputError(f'--data_dir={config.data_dir}: has no validation '
-                         'images; leave the evaluator out')
-    if not run_config.is_chief:
-        watch_chief(folder, config.steps)
-    specs = (
-        tf.estimator.TrainSpec(training.training_input(),
-                               max_steps=config.steps,
-                               hooks=training.hooks()),
-        tf.estimator.EvalSpec(
-            training.validation_input(), steps=None, start_delay_secs=0,
-            exporters=[BestExporter(config, folder)],
-            throttle_secs=POLL_SECONDS))
-    if run_config.task_type == 'evaluator':
-        # It has no last checkpoint to save: main.py's handlers end it.
-        tf.estimator.train_and_evaluate(training.estimator(False), *specs)
-    elif training.start < config.steps:
-        check_own_port(run_config)
-        await_servers(run_config, folder, config.steps)
-        with training.stop_hook.handling_signals():
-            tf.estimator.train_and_evaluate(
-                training.estimator(config.accelerate), *specs)
-    keep_weights(training)
-    return training.stop_hook.signal
-
-
-def keep_weights(training):
-    """Writes the best weights, in the task that knows which they are."""
-    config, folder = training.config, training.folder
-    task_type = training.run_config.task_type
-    if task_type == 'chief' and not has_validation(config):
-        latest = tf.train.latest_checkpoint(folder)
-        checkpoints.keep_best(folder, latest, {
-            'step': saved.checkpoint_step(latest), 'f1': None})
-    keeper = 'evaluator' if has_validation(config) else 'chief'
-    if task_type == keeper and saved.read_best(folder):
-        checkpoints.write_weights(folder)
+    step = -1
+    while step < training.config.steps:
+        latest = tf.train.latest_checkpoint(training.folder)
+        if latest and saved.checkpoint_step(latest) != step:
+            check_as_chief(training.config, training.folder)
+            step = saved.checkpoint_step(latest)
+            training.evaluate(step)
+        else:
+            time.sleep(POLL_SECONDS)

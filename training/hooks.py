@@ -2,18 +2,19 @@
 import contextlib
 import os
 import signal
+import sys
 import time
 
 from tqdm import tqdm
 
-from histology.progress import LOG_INTERVAL, SIGNALS
+from histology.progress import LOG_INTERVAL, SIGNALS, say
 from nets.tf1 import tf
 
 STEP_DONE = 'step_done'  # the tensor of the global step after a step
 
 
 class StopHook(tf.train.SessionRunHook):
-    """Ends training after SIGINT or SIGTERM, and says why a reader failed.
+    """End training after SIGINT or SIGTERM, and say why a reader failed.
 
     It must stand before the hook that saves checkpoints: after a failure none
     is saved.
@@ -26,9 +27,9 @@ class StopHook(tf.train.SessionRunHook):
 
     @contextlib.contextmanager
     def handling_signals(self):
-        """Gives the signals back at the end of the block.
+        """Give the signals back at the end of the block.
 
-        Within it they are this hook's from the session's start on, or from
+        Within it they are this hook's once the session has started, or after
         `take_signals`.
         """
         former = {number: signal.getsignal(number) for number in SIGNALS}
@@ -39,7 +40,7 @@ class StopHook(tf.train.SessionRunHook):
                 signal.signal(number, handler)
 
     def take_signals(self):
-        """From now on a signal ends training after its step."""
+        """Let a signal end training after its step."""
         for number in SIGNALS:
             signal.signal(number, self.stop)
 
@@ -47,7 +48,7 @@ class StopHook(tf.train.SessionRunHook):
         self.take_signals()
 
     def stop(self, number, _):
-        """Signal handler; a second signal ends the program at once."""
+        """Handle a signal; a second one ends the program at once."""
         if self.signal is not None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -67,9 +68,9 @@ class StopHook(tf.train.SessionRunHook):
 
 
 class ProgressHook(tf.train.SessionRunHook):
-    """Prints step, loss, rate and time left.
+    """Show step, loss, rate and time left: a bar on a terminal, or lines.
 
-    The rate is the mean since the start and takes in the evaluations.
+    The rate is the mean since the start, evaluations included.
     """
 
     def __init__(self, loss, batch_size, steps):
@@ -78,6 +79,7 @@ class ProgressHook(tf.train.SessionRunHook):
         self.steps = steps
         self.start = None  # (time, step) after the first step
         self.shown = None  # time of the last line
+        self.bar = None
 
     def before_run(self, _):
         return tf.train.SessionRunArgs([f'{STEP_DONE}:0', self.loss])
@@ -87,14 +89,23 @@ class ProgressHook(tf.train.SessionRunHook):
         now = time.time()
         if self.start is None:
             self.start, self.shown = (now, step), now
-        if now - self.shown < LOG_INTERVAL and step < self.steps:
-            return
-        self.shown = now
+            self.bar = tqdm(total=self.steps, initial=step, file=sys.stdout,
+                            disable=not sys.stdout.isatty(),
+                            bar_format='{desc} |{bar}| {remaining} left')
         rate = (step - self.start[1]) / max(now - self.start[0], 1e-9)
-        left = (self.steps - step) / max(rate, 1e-9)
-        print(f'step {step}/{self.steps}  loss {loss:.3f}  '
-              f'{rate * self.batch_size:.1f} patches/s  '
-              f'{tqdm.format_interval(left)} left', flush=True)
+        line = (f'step {step}/{self.steps}  loss {loss:.3f}  '
+                f'{rate * self.batch_size:.1f} patches/s')
+        if not self.bar.disable:
+            self.bar.set_description_str(line, refresh=False)
+            self.bar.update(step - self.bar.n)
+        elif now - self.shown >= LOG_INTERVAL or step >= self.steps:
+            self.shown = now
+            left = (self.steps - step) / max(rate, 1e-9)
+            say(f'{line}  {tqdm.format_interval(left)} left')
+
+    def end(self, _):
+        if self.bar is not None:
+            self.bar.close()
 
 
 class EvaluationStopped(Exception):
@@ -102,7 +113,7 @@ class EvaluationStopped(Exception):
 
 
 class StopEvaluationHook(tf.train.SessionRunHook):
-    """Ends an evaluation once a StopHook has got a signal.
+    """End an evaluation once a StopHook has got a signal.
 
     By an exception: the metrics of a part would be written as the whole's.
     """
@@ -116,7 +127,7 @@ class StopEvaluationHook(tf.train.SessionRunHook):
 
 
 class EvaluationListener(tf.train.CheckpointSaverListener):
-    """Has each checkpoint evaluated as soon as it is saved.
+    """Have each checkpoint evaluated as soon as it is saved.
 
     Args:
         evaluate: function of the checkpoint's step.
@@ -137,7 +148,7 @@ class EvaluationListener(tf.train.CheckpointSaverListener):
 
 
 def raise_failure(readers):
-    """Raises what made a reader fail, if one did."""
+    """Raise what made a reader fail, if one did."""
     for reader in readers:
         if reader.error is not None:
             raise reader.error
@@ -145,7 +156,7 @@ def raise_failure(readers):
 
 @contextlib.contextmanager
 def true_error_of(readers):
-    """Turns TensorFlow's report of a failed reader into what failed."""
+    """Turn TensorFlow's report of a failed reader into what failed."""
     try:
         yield
     except tf.errors.OpError:

@@ -1,56 +1,21 @@
-"""Loss, learning rate and summaries: the Estimator's model_fn."""
+"""Learning rate, metrics and summaries: the Estimator's model_fn."""
 import os
 
 import numpy as np
 
 import nets
 from eval import nuclei_metrics, pixel_metrics
-from input_pipeline.preprocessing import GAP_CLOSING
 from nets.tf1 import acceleration_scope, tf
 from prediction.instances import THRESHOLD, separate
 from training.hooks import STEP_DONE, ProgressHook
+from training.loss import segmentation_loss
 
-DICE_SMOOTHING = 1.0  # pixels; keeps the Dice of an empty patch defined
-GAP_WEIGHT = 5.0  # of a pixel of a gap, in the cross-entropy
 IMAGE_SIDE = 256  # pixels of an image shown in TensorBoard
 IMAGES = 'image_summaries'  # their collection: written less often than others
 
 
-def segmentation_loss(logits, labels):
-    """Binary cross-entropy plus soft Dice, one to one.
-
-    Gaps between touching nuclei weigh more in the cross-entropy, after
-    Ronneberger et al., 2015, arXiv:1505.04597; a closing finds them. Soft
-    Dice after Milletari et al., 2016, arXiv:1606.04797, over the whole batch
-    and with plain sums below the fraction.
-
-    Args:
-        logits: float32 [N, H, W, 1].
-        labels: float32 [N, H, W, 1], 0 or 1; see
-            `preprocessing.mask_with_gaps`.
-
-    Returns:
-        float32 scalar.
-    """
-    def dilated(tensor):
-        return tf.nn.max_pool(tensor, GAP_CLOSING, 1, 'VALID')
-
-    frame = 2 * [GAP_CLOSING - 1]  # what lies beyond is background
-    closed = -dilated(-dilated(tf.pad(labels, [[0, 0], frame, frame,
-                                               [0, 0]])))
-    weights = 1 + (GAP_WEIGHT - 1) * (closed - labels)
-    cross_entropy = weights * tf.nn.sigmoid_cross_entropy_with_logits(
-        labels=labels, logits=logits)
-    cross_entropy = tf.reduce_sum(cross_entropy) / tf.reduce_sum(weights)
-    probability = tf.sigmoid(logits)
-    dice = ((2 * tf.reduce_sum(probability * labels) + DICE_SMOOTHING)
-            / (tf.reduce_sum(probability) + tf.reduce_sum(labels)
-               + DICE_SMOOTHING))
-    return cross_entropy + 1 - dice
-
-
 def learning_rate_at(step, peak, warmup_steps, steps):
-    """Linear warm-up to `peak`, then cosine decay to 0 (arXiv:1608.03983).
+    """Warm up linearly to `peak`, then decay to 0 (arXiv:1608.03983).
 
     Args:
         step: integer scalar tensor, the steps done before.
@@ -66,7 +31,7 @@ def learning_rate_at(step, peak, warmup_steps, steps):
 
 
 def confusion_matrix(labels, probability):
-    """Pixels of each kind, float64 [4] in the order of `pixel_metrics.Counts`.
+    """Count pixels, float64 [4] in the order of `pixel_metrics.Counts`.
 
     `labels` and `probability` are float32 [N, H, W, 1].
     """
@@ -80,22 +45,22 @@ def confusion_matrix(labels, probability):
 
 
 def metric_tensors(counts):
-    """Metrics of float64 [4] counts, a dict of float32 scalars by name."""
+    """Compute metrics of float64 [4] counts, float32 scalars by name."""
     return {name: tf.cast(value, tf.float32) for name, value
             in pixel_metrics.compute(
                 pixel_metrics.Counts(*tf.unstack(counts))).items()}
 
 
 def image_measures(labels, probability):
-    """What --mode=eval measures of an image, as sums: two float64 tensors.
+    """Measure an image as --mode=eval does, as two float64 tensors of sums.
 
     Those of pixels, [4] in the order of `pixel_metrics.Counts`; and those of
-    nuclei, [3]: AJI, PQ and 1, or all 0 where its nuclei are not told apart,
-    and where none is found or true. A window of an image too large to
-    evaluate whole is an image of its own here.
+    nuclei, [3]: AJI, PQ and 1, or all 0 where the annotation has no
+    instances, and where no nucleus is found or true. A window of an image too
+    large to evaluate whole is an image of its own here.
 
     Args:
-        labels: what `queues.validation_input` says of the image.
+        labels: as for `model_fn`.
         probability: float32 [1, H, W, 1].
     """
     def measure(mask, probability, instances, has_instances):
@@ -121,7 +86,7 @@ def image_measures(labels, probability):
 
 
 def image_summary(images, labels, probability):
-    """Tissue, mask and prediction side by side, for TensorBoard.
+    """Lay tissue, mask and prediction side by side, for TensorBoard.
 
     Args:
         images: float32 [N, H', W', 3] in [0, 1].
@@ -141,16 +106,14 @@ def image_summary(images, labels, probability):
 
 
 def model_fn(features, labels, mode, params):
-    """The Estimator's model_fn, for training and evaluation.
-
-    Prediction needs tiles and other sizes than the stores hold:
-    `eval/tiling.py` does it.
+    """Be the Estimator's model_fn, for training and evaluation.
 
     Args:
         features: images float32 [N, H', W', 3] in [0, 1].
-        labels: in training a dict of `masks`, float32 [N, H', W', 1] of 0
-            and 1; in evaluation the dict of `queues.validation_input`: the
-            images are padded at the bottom and right, and H <= H', W <= W'.
+        labels: dict of `masks`, the masks with gaps, float32 [N, H, W, 1] of
+            0 and 1. In evaluation the images are padded at the bottom and
+            right, so H <= H' and W <= W', and `instances` and `has_instances`
+            of `store.WholeImage` are there too.
         mode: tf.estimator.ModeKeys.TRAIN or EVAL.
         params: dict of `train_config`, a TrainConfig, `accelerate`, whether
             the network runs accelerated (see `tf1`), and `model_dir`.
@@ -180,7 +143,7 @@ def model_fn(features, labels, mode, params):
 
 
 def train_spec(loss, counts, images, updates, params):
-    """The EstimatorSpec of a training step.
+    """Make the EstimatorSpec of a training step.
 
     Args:
         loss: float32 scalar.
@@ -216,7 +179,7 @@ def train_spec(loss, counts, images, updates, params):
 
 
 def running_sum(values):
-    """The sum of a tensor over the batches, and the op that adds to it."""
+    """Make a sum of a tensor over the batches, and the op that adds to it."""
     total = tf.Variable(
         tf.zeros(values.shape, values.dtype), trainable=False,
         collections=[tf.GraphKeys.LOCAL_VARIABLES,
@@ -225,7 +188,7 @@ def running_sum(values):
 
 
 def eval_spec(loss, counts, nuclei, images, params):
-    """The EstimatorSpec of an evaluation.
+    """Make the EstimatorSpec of an evaluation.
 
     Args:
         counts, nuclei: of `image_measures`.
