@@ -298,7 +298,7 @@ done
 
 echo
 "$venv/bin/python" -c "import sys
-from eval.evaluate import compare_networks
+from eval.report import compare_networks
 print(compare_networks(sys.argv[2:], sys.argv[1]))" \
   $split "${nets[@]/#/$models/}"
 echo "Split: $split. Pictures: $models/NET/${split}_pictures," \

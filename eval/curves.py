@@ -4,6 +4,8 @@ import logging
 import math
 import os
 
+import numpy as np
+
 from histology.files import atomic_write
 
 EVENT_FILES = 'events.out.tfevents.*'
@@ -16,19 +18,15 @@ WINDOW = 0.1
 def plot_curves(model_dir):
     """Draw the scalars of TAGS over the steps into curves.png.
 
-    The event files of `model_dir` hold training values, of the mask that is
-    learnt, with gaps between nuclei. Its subfolder `eval` has validation
-    values, of what predict writes. Only validation has AJI and PQ.
+    Training values are of the mask that is learnt, with gaps between nuclei,
+    and validation values of what predict writes.
 
     Args:
         model_dir: the Estimator's folder.
 
     Returns:
-        Path of the picture, MODEL_DIR/curves.png, or None if there are no
-        values, as with weights from elsewhere.
-
-    Raises:
-        InputError: the picture cannot be written.
+        path of the picture, or None if there are no values, as with weights
+        from elsewhere
     """
     from matplotlib.figure import Figure
     events = [read_events(folder)
@@ -50,8 +48,7 @@ def plot_curves(model_dir):
             _, steps, values = zip(*validation)
             axis.plot(steps, values, 'o-', color='C1', markersize=4,
                       label='validation')
-        axis.set_title(tag)
-        axis.set_xlabel('step')
+        axis.set(title=tag, xlabel='step')
         axis.grid(alpha=0.3)
         axis.legend()
     figure.tight_layout()
@@ -62,14 +59,10 @@ def plot_curves(model_dir):
 
 
 def read_events(folder):
-    """Read a folder's event files with TensorBoard's own reader.
+    """Read a folder's event files into an EventAccumulator, None without any.
 
     Steps that were done again after a restart are skipped, as in TensorBoard,
     and so is half a record at a file's end.
-
-    Returns:
-        tensorboard's EventAccumulator with every scalar, or None without
-        event files.
     """
     if not glob.glob(os.path.join(glob.escape(folder), EVENT_FILES)):
         return None
@@ -83,16 +76,14 @@ def read_events(folder):
 
 
 def scalar_points(events, tag):
-    """Return the points of one curve.
+    """Return the last finite value of each step of a curve, if any.
 
     Args:
         events: of `read_events`.
         tag: name of the scalar.
 
     Returns:
-        list of (wall_time in seconds, step, value) by step: the last finite
-        value of each step. It is empty without event files and for a tag that
-        they do not hold.
+        list of (wall_time in seconds, step, value) by step
     """
     if events is None or tag not in events.Tags()['scalars']:
         return []
@@ -104,15 +95,9 @@ def scalar_points(events, tag):
 def _smoothed(values):
     """Average over a window of about WINDOW of the run around each value.
 
-    An exponential average would lag behind and show training as worse than it
-    was. At the start the curve is steep, so the window shrinks on both sides.
-    At the end it shrinks on one side only, so that the last batch does not
-    pass for the outcome.
+    An exponential average would lag behind. Mirrored at the end, so that the
+    last batch does not pass for the outcome.
     """
+    from scipy import ndimage
     half = round(len(values) * WINDOW / 2)
-    smoothed = []
-    for i in range(len(values)):
-        before = min(half, i)
-        window = values[i - before:i + before + 1]
-        smoothed.append(sum(window) / len(window))
-    return smoothed
+    return ndimage.uniform_filter1d(np.array(values, float), 2 * half + 1)

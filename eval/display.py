@@ -12,32 +12,28 @@ COMPARISON_SIZE = 16, 4.5  # of a picture, in hundreds of pixels
 
 
 def found_nuclei(image, labels, truth, pairs):
-    """Colour nuclei by FOUND_COLOURS: true, false and missed ones.
+    """Colour nuclei by FOUND_COLOURS.
 
     A found nucleus is true if it matches one (see `nuclei_metrics`), or else
     false. A true one without a match is missed.
 
     Args:
         image: uint8 [H, W, 3].
-        labels, truth: int [H, W], 0 in the background and a number for each
-            nucleus, found and true.
+        labels, truth: int [H, W], label images of found and true nuclei.
         pairs: `nuclei_metrics.pair` of both.
 
     Returns:
-        The coloured image, uint8 [H, W, 3], and how many there are of each
-        kind, a dict of int.
+        the coloured image, uint8 [H, W, 3], and a dict of the numbers
     """
     right = np.isin(labels, pairs.found[pairs.match])
     matched = np.isin(truth, pairs.true[pairs.match])
-    kinds = {'true': np.where(right, labels, 0),
-             'false': np.where(right, 0, labels),
-             'missed': np.where(matched, 0, truth)}
+    kinds = {'true': labels * right, 'false': labels * ~right,
+             'missed': truth * ~matched}
     drawn = image.copy()
     for kind, colour in FOUND_COLOURS.items():
         inside = kinds[kind] > 0
-        drawn[inside] = np.rint(
-            (1 - FOUND_OPACITY) * image[inside]
-            + FOUND_OPACITY * np.array(colour)).astype(np.uint8)
+        drawn[inside] = np.rint((1 - FOUND_OPACITY) * image[inside]
+                                + FOUND_OPACITY * np.array(colour))
     for kind, colour in FOUND_COLOURS.items():
         drawn[nuclear_outlines(kinds[kind])] = colour
     return drawn, {kind: np.count_nonzero(np.unique(shown))
@@ -53,16 +49,13 @@ def display_masked(image, mask, image_title='Tissue Image',
 
     Args:
         image: [H, W, 3] or [1, H, W, 3], uint8 or float in [0, 1].
-        mask: [H, W], [H, W, 1] or [1, H, W, 1]; probabilities or 0 and 1.
-            Nuclei are where it is above 0.5.
+        mask: [H, W], [H, W, 1] or [1, H, W, 1]; nucleus is above 0.5.
         image_title, mask_title: text above the first two panels.
 
     Raises:
-        ValueError: a shape is another one, the two differ in size, or a float
-            image leaves [0, 1].
+        ValueError: the shapes do not fit, or a float image leaves [0, 1].
     """
-    mask = _as_plane(mask, 'mask')
-    image = _as_image(image, mask, 'mask')
+    image, mask = _checked(image, mask, 'mask')
     _show_row([(image_title, image), (mask_title, mask),
                ('Outlines', overlay(image, mask > 0.5))])
 
@@ -71,41 +64,34 @@ def display_nuclei(image, labels, image_title='Tissue Image',
                    labels_title='Nuclei'):
     """Show tissue, nuclei in false colours and their outlines.
 
-    Otherwise as `display_masked`. Nuclei that touch mostly differ in colour.
-
     Args:
-        image: [H, W, 3] or [1, H, W, 3], uint8 or float in [0, 1].
-        labels: [H, W], [H, W, 1] or [1, H, W, 1], whole numbers: 0 in the
-            background and another for each nucleus.
-        image_title, labels_title: text above the first two panels.
+        image, image_title, labels_title: as for `display_masked`.
+        labels: label image in a shape of its masks.
 
     Raises:
         ValueError: as `display_masked`, or labels with fractions.
     """
-    labels = _as_plane(labels, 'labels')
+    image, labels = _checked(image, labels, 'labels')
     if labels.dtype.kind not in 'biu':
-        raise ValueError(f'labels is of {labels.dtype}; give whole numbers, '
-                         'as the labels of a Predictor are')
-    image = _as_image(image, labels, 'labels')
+        raise ValueError(f'labels is of {labels.dtype}; give whole numbers')
     _show_row([(image_title, image),
-               (f'{labels_title}: {len(np.unique(labels[labels > 0]))}',
+               (f'{labels_title}: {np.count_nonzero(np.unique(labels))}',
                 false_colours(labels)), ('Outlines', overlay(image, labels))])
 
 
-def false_colours(labels):
-    """Give each nucleus a colour, and the background black.
-
-    Args:
-        labels: whole numbers [H, W], 0 in the background.
-
-    Returns:
-        uint8 [H, W, 3].
-    """
-    from matplotlib import cm
-    # Steps of the golden ratio keep numbers that follow each other apart.
-    hues = labels * 0.618034 % 1  # [H, W]
-    colours = cm.hsv(hues, bytes=True)[..., :3]  # [H, W, 3]
-    return colours * (labels > 0)[..., np.newaxis]
+def _checked(image, plane, name):
+    """Return uint8 [H, W, 3] and a mask or labels [H, W], out of batches."""
+    image, plane = np.squeeze(image), np.squeeze(plane)
+    if plane.ndim != 2 or image.shape != (*plane.shape, 3):
+        raise ValueError(f'image is {list(image.shape)} and {name} is '
+                         f'{list(plane.shape)}; give [H, W, 3] and [H, W], or '
+                         'batches of one')
+    if image.dtype != np.uint8:
+        if not (image.min() >= 0 and image.max() <= 1):
+            raise ValueError(f'image holds {image.min()} to {image.max()}; '
+                             'give uint8 or floats in [0, 1]')
+        image = np.round(image * 255).astype(np.uint8)
+    return image, plane
 
 
 def _show_row(panels):
@@ -115,63 +101,42 @@ def _show_row(panels):
     plt.show()
 
 
-def _as_plane(array, name):
-    """Return a mask or labels as [H, W]."""
-    array = _without_batch(np.asarray(array), name)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]  # [H, W]
-    return array
-
-
-def _as_image(image, plane, name):
-    """Return an image as uint8 [H, W, 3] if `plane`, called `name`, fits."""
-    image = _as_uint8(_without_batch(np.asarray(image), 'image'))
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f'image is {list(image.shape)}; give [H, W, 3] or '
-                         '[1, H, W, 3]')
-    if plane.shape != image.shape[:2]:
-        raise ValueError(f'{name} is {list(plane.shape)} for an image of '
-                         f'{list(image.shape)}; give [H, W], [H, W, 1] or '
-                         '[1, H, W, 1] of the same height and width')
-    return image
+def false_colours(labels):
+    """Turn a label image [H, W] into colours on black, uint8 [H, W, 3]."""
+    from matplotlib import cm
+    # Steps of the golden ratio keep numbers that follow each other apart.
+    hues = labels * 0.618034 % 1  # [H, W]
+    colours = cm.hsv(hues, bytes=True)[..., :3]  # [H, W, 3]
+    return colours * (labels > 0)[..., np.newaxis]
 
 
 def comparison(whole, mask, labels, measures, pairs):
-    """Draw tissue, true mask, predicted mask and nuclei as one picture.
-
-    The nuclei are those of `found_nuclei`, or the mask's outlines if the
-    annotation has no instances.
+    """Draw tissue, true mask, predicted mask and nuclei as one Figure.
 
     Args:
         whole: `store.WholeImage`.
         mask: predicted, [H, W], boolean or 0 and 1.
-        labels: predicted nuclei, int [H, W], 0 in the background and a number
-            for each nucleus.
+        labels: predicted label image, int [H, W].
         measures: dict of the image's 'f1', 'aji' and 'pq', for the titles.
         pairs: `nuclei_metrics.pair` of `labels` and the truth, or None if
-            `whole` has no instances.
-
-    Returns:
-        matplotlib Figure.
+            `whole` has no instances; then the mask's outlines are drawn.
     """
     # A Figure of its own, not pyplot's, needs neither screen nor closing.
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
-    if pairs:
-        title = 'Nuclei, AJI {aji:.3f}, PQ {pq:.3f}'.format(**measures)
+    panels = [('Tissue', whole.image), ('Truth', whole.instances > 0),
+              ('Prediction, F1 {f1:.3f}'.format(**measures), mask)]
+    figure = Figure(figsize=COMPARISON_SIZE)
+    if not pairs:
+        _draw_row(figure, [*panels, ('Predicted outlines',
+                                     overlay(whole.image, mask))])
+    else:
         nuclei, numbers = found_nuclei(whole.image, labels, whole.instances,
                                        pairs)
-    else:
-        title, numbers = 'Predicted outlines', {}
-        nuclei = overlay(whole.image, mask)
-    figure = Figure(figsize=COMPARISON_SIZE)
-    axes = _draw_row(figure, [
-        ('Tissue', whole.image), ('Truth', whole.instances > 0),
-        ('Prediction, F1 {f1:.3f}'.format(**measures), mask),
-        (title, nuclei)])
-    if numbers:
+        _draw_row(figure, [*panels, (
+            'Nuclei, AJI {aji:.3f}, PQ {pq:.3f}'.format(**measures), nuclei)])
         # Below the picture, where it covers none of it.
-        axes[-1].legend(
+        figure.axes[-1].legend(
             handles=[Patch(color=np.array(FOUND_COLOURS[kind]) / 255,
                            label=f'{number} {kind}')
                      for kind, number in numbers.items()],
@@ -181,30 +146,10 @@ def comparison(whole, mask, labels, measures, pairs):
 
 
 def _draw_row(figure, panels):
-    """Draw (title, array) pairs from left to right; return the axes."""
-    axes = figure.subplots(1, len(panels))
-    for axis, (title, array) in zip(axes, panels):
+    """Draw (title, array) pairs from left to right."""
+    for axis, (title, array) in zip(figure.subplots(1, len(panels)), panels):
         # Fixed limits: an empty mask must show black, a full one white.
         axis.imshow(array, cmap='gray', vmin=0, vmax=1)
         axis.set_title(title)
         axis.axis('off')
     figure.tight_layout()
-    return axes
-
-
-def _without_batch(array, name):
-    """Take the image out of a batch of one."""
-    if array.ndim != 4:
-        return array
-    if array.shape[0] != 1:
-        raise ValueError(f'{name} is {list(array.shape)}; give one at a time')
-    return array[0]
-
-
-def _as_uint8(image):
-    if image.dtype == np.uint8:
-        return image
-    if not (image.min() >= 0 and image.max() <= 1):
-        raise ValueError(f'image holds {image.min()} to {image.max()}; give '
-                         'uint8 or floats in [0, 1]')
-    return np.round(image * 255).astype(np.uint8)

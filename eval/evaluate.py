@@ -1,15 +1,19 @@
 """Measure a network on whole images."""
 import glob
 import os
+import struct
 
-import imageio.v3 as iio
 import numpy as np
 
 from eval import display, nuclei_metrics, pixel_metrics
 from histology import progress
 from histology.files import InputError, atomic_write
-from histology.images import png_software
+from prediction.writers import read_head
 
+# What PNG files begin with that hold a picture, by size and program.
+PICTURE_MARKS = [struct.pack('>4s2I', b'IHDR', *[
+    round(100 * side) for side in display.COMPARISON_SIZE]),
+                 b'tEXtSoftware\0Matplotlib']
 # Enough to see what a number means without filling the folder.
 MAX_PICTURES = 4
 
@@ -32,15 +36,19 @@ def evaluate(images, total, predictor, picture_folder=None):
 
     Returns:
         dict of 'per_image', a list of dicts of 'name' and METRICS, and of
-        'pooled' and 'mean_per_image', a dict of METRICS each. If an image's
-        annotation has no instances, its measures of nuclei are NaN and the
-        others' count: `pooled` has the sum of their nuclei, `mean_per_image`
-        the mean number.
+        'pooled' and 'mean_per_image', a dict of METRICS each. Measures of
+        nuclei are NaN if the annotation has no instances.
 
     Raises:
-        InputError: an image is too small, a file from elsewhere is in the
-            place of a picture, or as `predictor`.
+        InputError: a file from elsewhere is in the place of a picture, or as
+            `predictor`.
     """
+    if picture_folder:
+        # Pictures of an earlier evaluation, and no other file.
+        for path in glob.glob(os.path.join(glob.escape(picture_folder),
+                                           '*.png')):
+            if all(mark in read_head(path) for mark in PICTURE_MARKS):
+                os.remove(path)
     rows, counts, sums = [], [], []
     with progress.reporter(total, 'image') as report:
         for done, whole in enumerate(images):
@@ -54,8 +62,6 @@ def evaluate(images, total, predictor, picture_folder=None):
             sums.append([nuclei_metrics.sums_of(pairs)] if pairs else [])
             rows.append({'name': whole.name,
                          **_measures(counts[-1], sums[-1])})
-            if picture_folder and done == 0:
-                _remove_pictures(picture_folder)
             if picture_folder and done < MAX_PICTURES:
                 _write_picture(
                     os.path.join(picture_folder, f'{whole.name}.png'),
@@ -68,30 +74,11 @@ def evaluate(images, total, predictor, picture_folder=None):
 
 
 def _measures(counts, sums):
-    """Compute METRICS, int or float, of one image or of several pooled.
-
-    Args:
-        counts: list of `pixel_metrics.Counts`.
-        sums: list of `nuclei_metrics.Sums`, of as many or fewer images.
-    """
+    """Compute METRICS, int or float, of lists of Counts and of Sums."""
     values = pixel_metrics.compute(pixel_metrics.pool(counts))
     values.update(nuclei_metrics.compute(nuclei_metrics.pool(sums)) if sums
                   else NO_INSTANCES)
     return {name: np.asarray(value).item() for name, value in values.items()}
-
-
-def _is_picture(path):
-    """Say whether a file is a picture of an evaluation, by its content."""
-    width, height = display.COMPARISON_SIZE
-    return (str(png_software(path)).startswith('Matplotlib')
-            and iio.improps(path).shape[:2] == (100 * height, 100 * width))
-
-
-def _remove_pictures(folder):
-    """Remove the pictures of an earlier evaluation and no other file."""
-    for path in glob.glob(os.path.join(glob.escape(folder), '*.png')):
-        if _is_picture(path):
-            os.remove(path)
 
 
 def _write_picture(path, figure):

@@ -1,18 +1,11 @@
-"""How well single nuclei are found in label images.
+"""How well single nuclei are found in label images; see docs/nuclei.md.
 
-    aji        Aggregated Jaccard Index (Kumar et al., IEEE TMI 2017): each
-               true nucleus takes the found one of highest IoU, also a second
-               time; the sum of their intersections over the sum of their
-               unions and of the areas of the found ones never taken.
-    pq         Panoptic Quality (Kirillov et al., CVPR 2019), dq * sq.
-    dq         detection quality, TP / (TP + FP / 2 + FN / 2), the F1 of
-               detection: a true and a found nucleus match if their IoU is
-               above 0.5.
-    sq         segmentation quality, the mean IoU of the matches.
-    detection_precision, detection_recall
-               TP / (TP + FP) and TP / (TP + FN).
-    nuclei_found, nuclei_true
-               their numbers.
+    aji     Aggregated Jaccard Index (Kumar et al., IEEE TMI 2017)
+    pq      Panoptic Quality (Kirillov et al., CVPR 2019), dq * sq
+    dq, detection_precision, detection_recall
+            F1, precision and recall of detection: a true and a found nucleus
+            match if their IoU is above 0.5
+    sq      mean IoU of the matches
 
 A measure with a denominator of 0 is NaN. Without any match sq is NaN and pq 0,
 unless there are no nuclei at all. It stays by hand because neither TensorFlow
@@ -24,10 +17,8 @@ import numpy as np
 
 MATCH = 0.5  # a nucleus cannot have a higher IoU with two others
 
-# Sums that the measures are computed from, of one image or of several:
-#   intersection, union: of AJI's fraction, pixels
-#   iou: of the matches
-#   matches, found, true: numbers of nuclei
+# Of one image or of several: of AJI's fraction, pixels; of the IoU of the
+# matches; and numbers of nuclei.
 Sums = collections.namedtuple('Sums',
                               'intersection union iou matches found true')
 
@@ -37,34 +28,23 @@ METRICS = ('aji', 'pq', 'dq', 'sq', 'detection_precision',
 # The pairs of a true and a found nucleus that share pixels, by true nucleus:
 #   true, found: int64 [P], their numbers
 #   common, union: int64 [P], pixels
-#   iou: float64 [P]
-#   match: bool [P]
+#   iou, match: float64 and bool [P]
 #   true_area, found_area: int64 [N + 1], pixels of each number, none of 0
 Pairs = collections.namedtuple(
     'Pairs', 'true found common union iou match true_area found_area')
 
 
 def compare(prediction, truth):
-    """Compare the nuclei found in an image with the true ones.
-
-    Args:
-        prediction, truth: as for `pair`.
-
-    Returns:
-        Sums.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
+    """Return the Sums of an image; arguments and errors as for `pair`."""
     return sums_of(pair(prediction, truth))
 
 
 def sums_of(pairs):
     """Return the Sums of an image's Pairs."""
-    # The last of each true nucleus's pairs, which are ordered by IoU.
+    # AJI's: each true nucleus takes the found one of highest IoU, which is the
+    # last here. What is never taken counts to the union.
     order = np.lexsort((pairs.iou, pairs.true))
-    last = order[np.append(np.diff(pairs.true[order]) > 0, True)] if len(
-        order) else order
+    last = order[np.diff(pairs.true[order], append=len(pairs.true_area)) > 0]
     true_area, found_area = pairs.true_area, pairs.found_area
     missed = true_area.sum() - true_area[pairs.true[last]].sum()
     extra = found_area.sum() - found_area[np.unique(pairs.found[last])].sum()
@@ -78,8 +58,7 @@ def pair(prediction, truth):
     """Find the Pairs of the nuclei found in an image and the true ones.
 
     Args:
-        prediction, truth: int [H, W], 0 in the background and a number for
-            each nucleus.
+        prediction, truth: label images, int [H, W].
 
     Raises:
         ValueError: the shapes differ.
@@ -87,7 +66,9 @@ def pair(prediction, truth):
     if prediction.shape != truth.shape:
         raise ValueError(f'prediction is {list(prediction.shape)} but truth '
                          f'is {list(truth.shape)}')
-    found_area, true_area = _areas(prediction), _areas(truth)
+    found_area, true_area = [np.bincount(labels.ravel())
+                             for labels in (prediction, truth)]
+    found_area[0] = true_area[0] = 0
     overlap = (prediction > 0) & (truth > 0)
     # One number for each pair of a true and a found nucleus.
     numbers, common = np.unique(
@@ -100,22 +81,14 @@ def pair(prediction, truth):
                  found_area)
 
 
-def _areas(labels):
-    """Count the pixels of each number, none of 0: int64 [N + 1]."""
-    areas = np.bincount(labels.ravel())
-    areas[0] = 0
-    return areas
-
-
 def compute(sums):
     """Return the measures of this module's docstring, a dict by name."""
     nan = float('nan')
     matches, found, true = sums.matches, sums.found, sums.true
-    dq = 2 * matches / (found + true) if found + true else nan
-    sq = sums.iou / matches if matches else nan
     return {'aji': sums.intersection / sums.union if sums.union else nan,
             'pq': 2 * sums.iou / (found + true) if found + true else nan,
-            'dq': dq, 'sq': sq,
+            'dq': 2 * matches / (found + true) if found + true else nan,
+            'sq': sums.iou / matches if matches else nan,
             'detection_precision': matches / found if found else nan,
             'detection_recall': matches / true if true else nan,
             'nuclei_found': found, 'nuclei_true': true}

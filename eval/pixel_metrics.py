@@ -11,28 +11,21 @@ pixels:
     mean_iou   mean of `iou` and of the background's TN / (TN + FP + FN)
 
 A metric with a denominator of 0 is NaN: no pixel can tell how good it is.
-So f1 and iou are NaN where both masks are empty, and mean_iou where either
-class is in neither mask.
 """
 import collections
 
 import numpy as np
 
-# A binary confusion matrix: pixels that are true and false positives, false
-# and true negatives.
 Counts = collections.namedtuple('Counts', ['tp', 'fp', 'fn', 'tn'])
 
 METRICS = ('accuracy', 'precision', 'recall', 'f1', 'iou', 'mean_iou')
 
 
 def confusion_matrix(prediction, truth):
-    """Count the pixels that are predicted rightly and wrongly.
+    """Return the Counts of two masks, int64.
 
     Args:
         prediction, truth: arrays of one shape, boolean or of zeros and ones.
-
-    Returns:
-        Counts of NumPy int64.
 
     Raises:
         ValueError: the shapes differ or a value is neither 0 nor 1.
@@ -41,11 +34,10 @@ def confusion_matrix(prediction, truth):
     if prediction.shape != truth.shape:
         raise ValueError(f'prediction is {list(prediction.shape)} but truth '
                          f'is {list(truth.shape)}')
-    for name, mask in (('prediction', prediction), ('truth', truth)):
+    for mask in (prediction, truth):
         strange = mask[(mask != 0) & (mask != 1)]
         if strange.size:
-            raise ValueError(f'{name} holds {strange[0]}; a mask holds only '
-                             '0 and 1')
+            raise ValueError(f'a mask holds {strange[0]}; give 0 and 1 alone')
     prediction, truth = prediction.astype(bool), truth.astype(bool)
     return Counts(tp=np.sum(prediction & truth, dtype=np.int64),
                   fp=np.sum(prediction & ~truth, dtype=np.int64),
@@ -54,13 +46,10 @@ def confusion_matrix(prediction, truth):
 
 
 def compute(counts):
-    """Return the six metrics of the module's docstring, by name.
+    """Return METRICS, a dict by name.
 
     Args:
         counts: Counts of NumPy scalars or of TensorFlow float scalars.
-
-    Returns:
-        dict of scalars of the same kind, in the order of METRICS.
     """
     tp, fp, fn, tn = counts
     wrong = fp + fn
@@ -83,9 +72,6 @@ def mean_per_image(rows, names=METRICS):
     Args:
         rows: list of dicts.
         names: of the metrics, which all rows hold.
-
-    Returns:
-        dict of float; a metric that is NaN in every row stays NaN.
     """
     means = {}
     for name in names:

@@ -7,7 +7,6 @@ import os
 from eval import nuclei_metrics, pixel_metrics
 from eval.evaluate import METRICS
 from histology.files import InputError, atomic_write, write_json
-from histology.progress import counted
 
 
 def write_results(folder, name, results, settings):
@@ -17,12 +16,8 @@ def write_results(folder, name, results, settings):
         folder: made if missing.
         name: file name without ending.
         results: of `evaluate`; NaN becomes null in the JSON.
-        settings: dict of how the results came about, for the JSON.
-            `compare_networks` needs its 'source', the data's origin, and
-            'flags', a dict with 'net'.
-
-    Raises:
-        InputError: a file cannot be written.
+        settings: dict of how the results came about, for the JSON;
+            'source', the data's origin, and 'flags' with 'net' are needed.
     """
     write_json(os.path.join(folder, f'{name}.json'),
                {'settings': settings, 'results': results})
@@ -36,15 +31,19 @@ def write_results(folder, name, results, settings):
 def format_table(results):
     """Return the results of one network as two tables, pixels and nuclei.
 
-    Lines below them say how many images the means skip, if any.
+    A line below them says why a mean skips images, if one does.
     """
     # Without detection_ and nuclei_, which the title says.
     nuclei = [name.split('_')[-1] for name in nuclei_metrics.METRICS]
-    return '\n\n'.join([
+    text = '\n\n'.join([
         _table(results, 'pixels', pixel_metrics.METRICS,
                pixel_metrics.METRICS),
-        '\n'.join([_table(results, 'nuclei', nuclei_metrics.METRICS, nuclei),
-                   *_remarks(results['per_image'])])])
+        _table(results, 'nuclei', nuclei_metrics.METRICS, nuclei)])
+    if any(math.isnan(row[name]) for row in results['per_image']
+           for name in ('f1', 'aji')):
+        text += ('\nMeans skip images with "-": they have no nuclei, or their '
+                 'annotation has no instances.')
+    return text
 
 
 def _table(results, title, columns, names):
@@ -55,41 +54,19 @@ def _table(results, title, columns, names):
         for row in _all_rows(results)])
 
 
-def _remarks(images):
-    """Yield a line on each kind of image that a mean skips."""
-    total = len(images)
-    unknown = [row for row in images if math.isnan(row['nuclei_true'])]
-    for name, truth, number in (
-            ('F1', 'mask', sum(math.isnan(row['f1']) for row in images)),
-            ('AJI and PQ', 'annotation', sum(
-                math.isnan(row['aji']) for row in images) - len(unknown))):
-        if number:
-            yield (f'The mean {name} per image skips {number} of '
-                   f'{counted(total, "image")}: neither the {truth} nor the '
-                   'prediction has a nucleus there.')
-    if unknown:
-        yield (f'{len(unknown)} of {counted(total, "image")} without measures '
-               'of nuclei: the annotation has no instances.')
-
-
 def compare_networks(folders, name):
-    """Compare networks by the results that `write_results` left.
+    """Return a table of networks, from the results of `write_results`.
 
     Args:
         folders: list of folders, one for each network.
         name: the results' file name without ending.
-
-    Returns:
-        Text: a line for each network, and below the source of the data. AJI
-        and PQ are '-' if no annotation has instances, and if an earlier
-        version wrote the results.
 
     Raises:
         InputError: a folder has no results or they cannot be read.
     """
     rows = [['net', 'F1', 'F1 per image', 'IoU', 'mean IoU', 'accuracy',
              'precision', 'recall', 'AJI', 'PQ']]
-    sources = []
+    sources = {}  # in their order
     for folder in folders:
         path = os.path.join(folder, f'{name}.json')
         try:
@@ -97,18 +74,16 @@ def compare_networks(folders, name):
                 content = json.load(file)
             pooled = content['results']['pooled']
             mean = content['results']['mean_per_image']
-            values = [pooled['f1'], mean['f1']]
-            values += [pooled[metric] for metric in
-                       ('iou', 'mean_iou', 'accuracy', 'precision', 'recall')]
-            net = content['settings']['flags']['net']
-            source = content['settings']['source']
+            values = [pooled['f1'], mean['f1'],
+                      *(pooled[metric] for metric in (
+                          'iou', 'mean_iou', 'accuracy', 'precision',
+                          'recall')), mean['aji'], mean['pq']]
+            rows.append([content['settings']['flags']['net'],
+                         *map(_format_value, values)])
+            sources[content['settings']['source']] = None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f'{path}: no results to read ({error}); '
                              'evaluate the network first') from error
-        values += [mean.get(metric) for metric in ('aji', 'pq')]
-        rows.append([net] + [_format_value(value) for value in values])
-        if source not in sources:
-            sources.append(source)
     return '\n'.join([
         _align_columns(rows),
         '"F1 per image", AJI and PQ are means over images; the others are '

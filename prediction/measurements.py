@@ -1,24 +1,7 @@
-"""Measures of single nuclei.
+"""Measures of single nuclei; docs/nuclei.md says what each is.
 
-    label         the number in the label image
-    centroid_x, centroid_y
-    box_x, box_y, box_width, box_height
-                  the bounding box: its least x and y and its sides
-    area          of the pixels
-    perimeter     by Crofton's formula in four directions, as scikit-image's
-                  perimeter_crofton
-    major_axis, minor_axis
-                  lengths of the axes of the ellipse that has the same second
-                  moments, as scikit-image's regionprops
-    eccentricity  of this ellipse, from 0, a circle, to 1
-    solidity      area over the area of the convex hull of the pixels' squares
-    mean_probability
-                  of nucleus, from 0 to 1
-    mean_haematoxylin_od
-                  optical density (base 10) by haematoxylin, see STAINS
-
-x goes to the right and y down, from the upper left corner of the image; the
-centre of its first pixel is (0.5, 0.5), as in QuPath.
+Lengths are in pixels. x goes to the right and y down, from the upper left
+corner of the image; the centre of its first pixel is (0.5, 0.5), as in QuPath.
 """
 import collections
 
@@ -27,18 +10,15 @@ import numpy as np
 from histology.stains import STAINS
 from prediction import polygons
 
-# Rows in which the nuclei of a batch begin. More rows need more memory.
-STRIP = 256
+STRIP = 256  # rows; more need more memory
 
 # Of each value of a channel. Black counts as 1.
 DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255)
 
-# What to multiply the optical densities of red, green and blue by.
 HAEMATOXYLIN_OF_DENSITY = np.linalg.inv(STAINS.astype(np.float64))[:, 0]
 
 # Nuclei that are measured together.
-#   measures: dict from the names above to arrays [N], in pixels and square
-#       pixels
+#   measures: dict from the names in `writers.MEASURES` to arrays [N]
 #   corners: polygons.Corners with labels 1 to N
 #   left, top: pixel that the corners' x and y are counted from
 Batch = collections.namedtuple('Batch', 'measures corners left top')
@@ -52,97 +32,56 @@ def measure(labels, probability, image, strip=STRIP):
             nucleus. Numbers may have gaps, and nuclei several pieces.
         probability: uint8 [H, W], 255 times the probability of nucleus.
         image: uint8 [H, W, 3], RGB.
-        strip: rows.
+        strip: rows that the nuclei of a batch begin in.
 
     Yields:
-        Batch. Nuclei are ordered by the strip that they begin in, then by
-        number; nuclei numbered by their first pixels come in that order.
+        Batch, by strips; in a strip nuclei are ordered by their numbers
     """
-    first, last = _rows(labels, strip)
-    numbers = np.zeros(len(first), np.int32)  # within their batch
-    for top in range(0, len(labels), strip):
-        there = np.flatnonzero((first >= top) & (first < top + strip))
-        # One that reaches far down needs much memory, so it goes alone.
-        alone = last[there] >= top + 2 * strip
-        groups = np.cumsum(alone + np.append(0, alone[:-1]))
-        for group in np.unique(groups):
-            found = there[groups == group]
-            rows = slice(first[found].min(), last[found].max() + 1)
-            numbers[found] = np.arange(1, len(found) + 1)
-            yield _measure(labels, probability, image, found, numbers, rows)
-            numbers[found] = 0
+    from scipy import ndimage  # here, for a fast start of main.py
+    boxes = [(number, box[0].start, box[0].stop, box[1].start, box[1].stop)
+             for number, box in enumerate(ndimage.find_objects(labels), 1)
+             if box]
+    if not boxes:
+        return
+    boxes = np.array(sorted(boxes, key=lambda box: box[1] // strip))
+    strips = boxes[:, 1] // strip
+    # One that reaches far down needs much memory, so it goes alone.
+    alone = boxes[:, 2] > (strips + 2) * strip
+    begins = (np.diff(strips) > 0) | alone[1:] | alone[:-1]
+    numbers = np.zeros(boxes[:, 0].max() + 1, np.int32)
+    for batch in np.split(boxes, np.flatnonzero(begins) + 1):
+        found = batch[:, 0]
+        top, left = batch[:, [1, 3]].min(axis=0)
+        bottom, right = batch[:, [2, 4]].max(axis=0)
+        window = slice(top, bottom), slice(left, right)
+        numbers[found] = np.arange(1, len(found) + 1)
+        part = numbers[labels[window]]  # [h, w], 0 and 1 to N
+        numbers[found] = 0
+        yield _measure(found, part, probability[window], image[window], left,
+                       top)
 
 
-def _rows(labels, strip):
-    """Find the first and the last row of each number.
-
-    Returns:
-        two int32 [highest number + 1], -1 for 0 and for numbers not there
-    """
-    first = np.full(labels.max() + 1 if labels.size else 1, -1, np.int32)
-    last = first.copy()
-    for top in range(0, len(labels), strip):
-        rows, columns, _ = _runs(labels[top:top + strip])
-        numbers, rows = labels[rows + top, columns], rows + top
-        last[numbers] = rows  # of several values the last is kept
-        numbers, rows = numbers[::-1], rows[::-1]
-        new = first[numbers] < 0
-        first[numbers[new]] = rows[new]
-    return first, last
-
-
-def _runs(labels):
-    """Find runs of equal numbers, except 0, in rows.
+def _measure(found, labels, probability, image, left, top):
+    """Measure the nuclei of a window: a Batch.
 
     Args:
-        labels: int [H, W].
-
-    Returns:
-        row, first column and column behind the last of each run, int [R],
-        row by row
+        found: int [N], their labels.
+        labels: int32 [h, w], 0 and 1 to N, in this order.
+        probability, image, left, top: of the window.
     """
-    padded = np.pad(labels, ((0, 0), (1, 1)), mode='constant')
-    change = padded[:, 1:] != padded[:, :-1]  # [H, W + 1]
-    start, end = [np.flatnonzero(change & (side > 0))
-                  for side in (padded[:, 1:], padded[:, :-1])]
-    rows, start = np.divmod(start, change.shape[1])
-    return rows, start, end - rows * change.shape[1]
-
-
-def _measure(labels, probability, image, found, numbers, rows):
-    """Measure some nuclei.
-
-    Args:
-        labels, probability, image: of the whole image.
-        found: int [N], the nuclei's labels.
-        numbers: int32 [highest label + 1], 1 to N of theirs and 0 of others.
-        rows: slice, in which they lie.
-
-    Returns:
-        Batch
-    """
-    if len(found) == 1:
-        columns = np.flatnonzero((labels[rows] == found[0]).any(axis=0))
-        columns = slice(columns[0], columns[-1] + 1)
-    else:
-        columns = slice(0, labels.shape[1])
-    window = rows, columns
-    part = numbers[labels[window]]  # [h, w], 0 and 1 to N
-    top, left = rows.start, columns.start
-    corners = polygons.find_corners(part)
-    measures = {'label': found}
-    measures.update(_moments(part, left, top))
+    corners = polygons.find_corners(labels)
+    measures = {'label': found, **_moments(labels, left, top)}
     area = measures['area']
-    measures['perimeter'] = _perimeters(part, len(found))
+    measures['perimeter'] = _perimeters(labels, len(found))
     measures['solidity'] = area / polygons.hull_areas(corners)
 
-    inside = np.flatnonzero(part)
-    part = part.ravel()[inside]
+    inside = labels > 0
+    numbers = labels[inside]
     measures['mean_probability'] = np.bincount(
-        part, probability[window].ravel()[inside])[1:] / area / 255
-    colours = image[window].reshape(-1, 3)[inside]
-    density = np.stack([np.bincount(part, DENSITY[colours[:, k]])[1:] / area
-                        for k in range(3)], axis=1)  # [N, 3]
+        numbers, probability[inside])[1:] / area / 255
+    density = np.stack([
+        np.bincount(numbers, DENSITY[colour])[1:] / area
+        for colour in image[inside].T], axis=1)  # [N, 3]
     # Linear, so the means can be taken first.
     measures['mean_haematoxylin_od'] = density @ HAEMATOXYLIN_OF_DENSITY
     return Batch(measures, corners, left, top)
@@ -154,11 +93,14 @@ def _moments(labels, left, top):
     Args:
         labels: int [h, w], 0 and 1 to N, without gaps.
         left, top: added to x and y.
-
-    Returns:
-        dict of measures
     """
-    y, start, end = _runs(labels)
+    padded = np.pad(labels, ((0, 0), (1, 1)), mode='constant')
+    change = padded[:, 1:] != padded[:, :-1]  # [h, w + 1]
+    # First columns of runs, and columns behind their last, row by row.
+    start, end = [np.flatnonzero(change & (side > 0))
+                  for side in (padded[:, 1:], padded[:, :-1])]
+    y, start = np.divmod(start, change.shape[1])
+    end -= y * change.shape[1]
     number = labels[y, start]
     order = np.argsort(number, kind='stable')
     number, y, start, end = [

@@ -4,9 +4,8 @@ Pixel (r, c) is the square from x = c to c + 1 and from y = r to r + 1, as in
 QuPath. A region falls into pieces, in which pixels are joined by their sides.
 If two pixels of a piece touch by a corner alone, they are joined there, too.
 So each ring goes round one connected part of what is not the piece and passes
-a point once. A piece is then a polygon valid by OGC's rules (Simple Feature
-Access, 2011): its rings may touch in points. The pieces of a region are a
-valid MultiPolygon.
+a point once: the pieces are polygons valid by OGC's rules (Simple Feature
+Access, 2011).
 
 It stays by hand because it traces all nuclei at once, four times faster than
 libraries that trace one nucleus after the other.
@@ -25,14 +24,9 @@ Corners = collections.namedtuple('Corners', 'label piece x y below level')
 
 
 def find_corners(labels):
-    """Find the corners of all regions.
+    """Find the Corners of all regions of int [H, W], 0 in the background.
 
-    Args:
-        labels: int [H, W], 0 in the background.
-
-    Returns:
-        Corners; a point where two pixels of a piece touch by a corner counts
-        twice.
+    A point where two pixels of a piece touch by a corner counts twice.
     """
     from skimage import measure  # here, for a fast start of main.py
     pieces = np.pad(measure.label(labels, background=0, connectivity=1), 1,
@@ -71,11 +65,7 @@ def find_corners(labels):
 
 
 def trace(corners, left=0, top=0):
-    """Join corners to polygons.
-
-    Args:
-        corners: Corners.
-        left, top: added to x and y.
+    """Join corners to polygons; `left` and `top` are added to x and y.
 
     Returns:
         dict from each label, in their order, to the list of its polygons.
@@ -129,14 +119,9 @@ def hull_areas(corners):
     By Andrew's monotone chains ("Another efficient algorithm for convex hulls
     in two dimensions", 1979), of all regions together.
 
-    Args:
-        corners: Corners.
-
     Returns:
-        float64 [N], square pixels, of the labels in their order.
+        float64 [N], square pixels, of the labels in their order
     """
-    if not len(corners.label):
-        return np.zeros(0)
     order = np.lexsort((corners.x, corners.y, corners.label))
     label, y, x = [values[order] for values in (
         corners.label, corners.y, corners.x)]

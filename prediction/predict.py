@@ -7,12 +7,12 @@ import tempfile
 import numpy as np
 
 from histology import progress, resample, resolution
-from histology.files import MAX_NAME, InputError
-from histology.images import read_image, write_png
+from histology.files import InputError
+from histology.images import read_image
 from histology.listing import IMAGE_ENDINGS
 from input_pipeline import store
-from prediction import instances, writers
-from prediction.writers import OUTPUTS
+from prediction import instances
+from prediction.writers import OUTPUTS, is_written_here
 
 
 def predict_files(images, output_dir, predictor, microns_per_pixel=None,
@@ -21,31 +21,27 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
 
     A line on stdout says how many nuclei an image has. An image that cannot
     be used is reported on stderr and skipped. Results of an earlier
-    prediction are replaced; they stay if they are not in `outputs`. No other
-    file is touched.
+    prediction are replaced if they are in `outputs`, and no other file.
 
     Args:
         images: list of paths, or what `find_images` takes.
         output_dir: made if missing.
         predictor: Predictor.
         microns_per_pixel: of the images, or None for the networks' own.
-            Images are resampled for the network, and the results back.
         outputs: names of OUTPUTS.
 
     Returns:
-        list of the paths that were skipped.
+        list of the paths that were skipped
 
     Raises:
-        InputError: there is no image; two have one stem; a result's name is
-            too long or that of a file from elsewhere; the output folder
-            cannot be written to or holds an image; or as `predictor`.
+        InputError: there is no image; a result cannot or must not be written;
+            or as `predictor`.
     """
     paths = find_images(images) if isinstance(images, str) else images
     if not paths:
         raise InputError('--images: an empty list; give at least one file')
     _check_folder(output_dir, paths)
     warn = resolution.ResolutionWarner(microns_per_pixel)
-
     skipped = []
 
     def read(path):
@@ -61,27 +57,22 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
         warn(path, stated)
         return image, microns_per_pixel or stated
 
-    _predict([(path, _stem(path)) for path in paths], read, output_dir,
-             predictor, microns_per_pixel, outputs)
+    stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+    _predict(list(zip(paths, stems)), read, output_dir, predictor,
+             microns_per_pixel, outputs)
     return skipped
 
 
 def predict_store(file, output_dir, predictor, outputs=tuple(OUTPUTS)):
-    """Find the nuclei of a store's images and write OUTPUTS.
-
-    Results get the names of the images, which have the networks' own
-    micrometres per pixel already.
+    """Find the nuclei of a store's images, as `predict_files` does.
 
     Args:
-        file: of `store.open_store`.
+        file: of `store.open_store`; its images have the networks' own
+            micrometres per pixel.
         output_dir, predictor, outputs: as for `predict_files`.
-
-    Raises:
-        InputError: as `predict_files`.
     """
-    names = store.image_names(file)
     whole = store.whole_images(file)
-    _predict([(name, name) for name in names],
+    _predict([(name, name) for name in store.image_names(file)],
              lambda _: (next(whole).image, resample.MICRONS_PER_PIXEL),
              output_dir, predictor, None, outputs)
 
@@ -93,25 +84,33 @@ def _predict(sources, read, output_dir, predictor, microns_per_pixel,
     Args:
         sources: list of (name, stem of the results) of each image.
         read: function from a name to the image, uint8 [H, W, 3], and its
-            micrometres per pixel, or None if they are not known. It
-            returns None to skip the image.
+            micrometres per pixel or None; or to None, to skip it.
         output_dir, predictor, microns_per_pixel, outputs: as for
             `predict_files`.
     """
-    _check_stems(sources)
-    stems = [stem for _, stem in sources]
-    _check_output(output_dir, stems, outputs)
-    _say_what_stays(output_dir, stems, outputs)
+    staying = _check_results(output_dir, sources, outputs)
+    _make_folder(output_dir)
+    if staying:
+        print(f'{staying[0]}'
+              + (f' and {len(staying) - 1} more' if staying[1:] else '')
+              + ': from an earlier prediction and not in --outputs; kept as '
+              'before')
     with progress.reporter(len(sources), 'image') as report:
-        for done, (name, stem) in enumerate(sources):
+        for done, source in enumerate(sources):
+            name, stem = source
             found = read(name)
             if found:
                 nuclei = predictor(
                     found[0], microns_per_pixel, name,
-                    progress=lambda part, done=done: report(done + part))
-                nuclei.microns_per_pixel = found[1]
-                _write_results(output_dir, stem, outputs, nuclei)
-                progress.say(f'{name}: ' + _summary(nuclei))
+                    progress=lambda part, done=done: report(done + part)
+                )._replace(microns_per_pixel=found[1])
+                # A file may have come during the prediction.
+                _check_results(output_dir, [source], outputs)
+                for output, (endings, write) in OUTPUTS.items():
+                    if output in outputs:
+                        write([os.path.join(output_dir, stem + ending)
+                               for ending in endings], nuclei)
+                progress.say(f'{name}: {_summary(nuclei)}')
                 del nuclei
             report(done + 1)
             del found  # images can be as large as memory allows
@@ -123,61 +122,28 @@ def _summary(nuclei):
     microns_per_pixel = nuclei.microns_per_pixel
     text = progress.counted(len(areas) or 'no', 'nucleus', 'nuclei')
     if len(areas):
-        median = f', median area {np.median(areas):.0f} pixels'
+        median = np.median(areas)
+        size = f'median area {median:.0f} pixels'
         if microns_per_pixel:
             square = microns_per_pixel ** 2
             density = len(areas) / (nuclei.labels.size * square) * 1e6
-            text += f', {density:.0f} per mm2'
-            median += f' ({np.median(areas) * square:.1f} um2)'
-        text += median
-    # An image of 20x gives nuclei, too, but wrong ones.
-    return text + ('' if microns_per_pixel else
-                   '; the file states no resolution, taken as 40x '
-                   '(--magnification=40 adds micrometres)')
-
-
-def _write_results(output_dir, stem, outputs, nuclei):
-    """Write the outputs that were asked for; the overlay is drawn in place."""
-    paths = {output: results for output, results
-             in _results(output_dir, stem).items() if output in outputs}
-    for result in sum(paths.values(), []):
-        _check_name(result)  # it may have come during the prediction
-    if 'mask' in paths:
-        _write(paths['mask'], nuclei.mask * np.uint8(255))
-    if 'probability' in paths:
-        _write(paths['probability'], nuclei.probability_uint8)
-    if 'labels' in paths:
-        written = writers.write_labels(paths['labels'], nuclei.labels)
-        for former in set(paths['labels']) - {written}:
-            if os.path.lexists(former):  # of an earlier prediction
-                os.remove(former)
-    table, geojson = [paths.get(output, [None])[0]
-                      for output in ('csv', 'geojson')]
-    writers.write_nuclei(table, geojson, nuclei.labels,
-                         nuclei.probability_uint8, nuclei.image,
-                         nuclei.microns_per_pixel)
-    if 'overlay' in paths:
-        _write(paths['overlay'], writers.overlay(
-            nuclei.image, nuclei.labels, out=nuclei.image))
-
-
-def _write(paths, array):
-    write_png(paths[0], array, writers.SOFTWARE)
+            size = f'{density:.0f} per mm2, {size} ({median * square:.1f} um2)'
+        text += f', {size}'
+    if not microns_per_pixel:
+        # An image of 20x gives nuclei, too, but wrong ones.
+        text += ('; the file states no resolution, taken as 40x '
+                 '(--magnification=40 adds micrometres)')
+    return text
 
 
 def find_images(name):
-    """Find image files.
-
-    Patterns are expanded here, so that a long list needs no long command.
+    """Find image files: a sorted list of paths.
 
     Args:
         name: a file; a folder, of which all images directly in it are taken
             except hidden ones; or a glob pattern ('**' for subfolders, too).
             The longest leading part of a pattern that is a folder is taken
             literally.
-
-    Returns:
-        sorted list of paths.
 
     Raises:
         InputError: there is none.
@@ -207,40 +173,6 @@ def find_images(name):
     return paths
 
 
-def _results(output_dir, stem):
-    """Return the paths of an image's results, a dict of lists by output."""
-    return {output: [os.path.join(output_dir, stem + ending)
-                     for ending in endings]
-            for output, endings in OUTPUTS.items()}
-
-
-def _stem(path):
-    return os.path.splitext(os.path.basename(path))[0]
-
-
-def _check_name(path):
-    """Refuse to replace a file that was not written here."""
-    if os.path.lexists(path) and not writers.is_written_here(path):
-        raise InputError(f'{path}: was not written by this prediction, or by '
-                         'an earlier version of it; move it or choose another '
-                         '--output_dir')
-
-
-def _check_stems(sources):
-    """Refuse two images with the same results, and too long names."""
-    seen = {}
-    longest = max(sum(OUTPUTS.values(), ()), key=len)
-    for path, stem in sources:
-        if len(os.fsencode(stem + longest)) > MAX_NAME:
-            raise InputError(f'{path}: its name is too long: with {longest} '
-                             f'it has more than {MAX_NAME} bytes; rename it')
-        if stem in seen:
-            raise InputError(f'{path}: its results would replace the results '
-                             f'of {seen[stem]}; rename one or predict them '
-                             'into two folders')
-        seen[stem] = path
-
-
 def _check_folder(output_dir, paths):
     """Refuse the folder of an image: masks drawn by hand are often there."""
     for path in paths:
@@ -251,12 +183,8 @@ def _check_folder(output_dir, paths):
                              f'{path}; choose a folder without input files')
 
 
-def _check_output(output_dir, stems, outputs):
-    """Refuse, before the long work, what cannot or must not be written."""
-    for stem in stems:
-        for output, results in _results(output_dir, stem).items():
-            for result in results if output in outputs else ():
-                _check_name(result)
+def _make_folder(output_dir):
+    """Make the folder; refuse, before the long work, one that is read-only."""
     try:
         os.makedirs(output_dir, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):
@@ -267,14 +195,28 @@ def _check_output(output_dir, stems, outputs):
                          ) from error
 
 
-def _say_what_stays(output_dir, stems, outputs):
-    """Name results of an earlier prediction that are not written anew."""
-    staying = [result for stem in stems
-               for output, results in _results(output_dir, stem).items()
-               if output not in outputs
-               for result in results if writers.is_written_here(result)]
-    if staying:
-        print(f'{staying[0]}'
-              + (f' and {len(staying) - 1} more' if staying[1:] else '')
-              + ': from an earlier prediction and not in --outputs; kept as '
-              'before')
+def _check_results(output_dir, sources, outputs):
+    """Refuse to replace a result of another image or a file of others.
+
+    Returns:
+        list of the results of an earlier prediction that are not written anew
+    """
+    staying, seen = [], {}
+    for name, stem in sources:
+        if stem in seen:
+            raise InputError(f'{name}: its results would replace the results '
+                             f'of {seen[stem]}; rename one or predict them '
+                             'into two folders')
+        seen[stem] = name
+        for output, (endings, _) in OUTPUTS.items():
+            for ending in endings:
+                path = os.path.join(output_dir, stem + ending)
+                ours = is_written_here(path)
+                if ours and output not in outputs:
+                    staying.append(path)
+                if output in outputs and os.path.lexists(path) and not ours:
+                    raise InputError(
+                        f'{path}: was not written by this prediction, or by '
+                        'an earlier version of it; move it or choose another '
+                        '--output_dir')
+    return staying

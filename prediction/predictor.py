@@ -4,6 +4,7 @@
     nuclei = predictor(image)                    # uint8 [H, W, 3]
     nuclei.probability, nuclei.mask, nuclei.labels, nuclei.table()
 """
+import collections
 import numbers
 import os
 
@@ -15,24 +16,16 @@ from prediction import instances, measurements, tiling, writers
 from prediction.instances import THRESHOLD
 from prediction.tiling import MAX_TILE_PIXELS
 
-# The network's part of the time that an image takes; the rest is separating
-# nuclei, measuring and writing.
-NETWORK_PART = 0.8
+NETWORK_PART = 0.8  # of the time that an image takes
 
 
 class Predictor:
     """A trained network and how it is applied.
 
     Args:
-        forward: the network's forward pass, see `tiling.predict_rows`.
-        stride: the network's stride, pixels.
+        forward, stride, max_pixels, average: see `tiling.predict_rows`.
         threshold: nucleus is where the probability is above this, 0 to 1.
-        max_pixels: larger images are cut into overlapping tiles.
-        average: average over the four right-angle rotations.
         record: dict, what the network was trained on and how, or None.
-
-    Raises:
-        ValueError: `threshold` or `max_pixels` is out of range.
     """
 
     def __init__(self, forward, stride, threshold=THRESHOLD,
@@ -43,11 +36,6 @@ class Predictor:
         self.max_pixels = max_pixels
         self.average = average
         self.record = record
-        self._check()
-
-    def _check(self):
-        _check_range('threshold', self.threshold, 0, 1)
-        _check_range('max_pixels', self.max_pixels, 1, float('inf'))
 
     @classmethod
     def load(cls, folder, net=None, width=None, output_stride=None,
@@ -55,9 +43,8 @@ class Predictor:
         """Load the predictor of a model folder.
 
         Args:
-            folder: path of a model folder. A relative path that does not
-                exist here is looked up in the project's folder, so that
-                'checkpoints/pretrained/unet' works everywhere.
+            folder: path of a model folder, which is looked up in the
+                project's folder if it does not exist here.
             net, width, output_stride: what the network must be, or None.
             accelerate: see `nets.tf1`.
             settings: `threshold`, `max_pixels` and `average` of Predictor.
@@ -65,7 +52,6 @@ class Predictor:
         Raises:
             InputError: there is no network, it is another one, or it cannot
                 be read.
-            ValueError: as Predictor.
         """
         from nets import saved  # here, for a fast start of main.py
         in_project = os.path.join(saved.PRETRAINED, '..', '..', folder)
@@ -77,20 +63,12 @@ class Predictor:
         return cls(forward, model.stride, record=record, **settings)
 
     def rows(self, image, size=None, progress=None):
-        """Compute the probability of nucleus, from top to bottom.
+        """Compute the probability of nucleus as `tiling.predict_rows` does.
 
         Args:
-            image: uint8 [H, W, 3].
+            image, progress: as for it.
             size: (height, width) at which the network sees the image, or
                 None for its own.
-            progress: function called with the fraction of the image done.
-
-        Yields:
-            float32 [h, W] in [0, 1], finished rows.
-
-        Raises:
-            InputError: `max_pixels` is too small for a tile, or the
-                network's output is not finite.
         """
         own_size = image.shape[:2]
         resampled = size not in (None, own_size)
@@ -103,7 +81,7 @@ class Predictor:
 
     def __call__(self, image, microns_per_pixel=None, name='image',
                  progress=None):
-        """Find the nuclei of an image.
+        """Find the Nuclei of an image.
 
         Args:
             image: uint8 [H, W, 3], RGB.
@@ -111,18 +89,15 @@ class Predictor:
                 The network sees the image resampled to its own; the results
                 have the size of the image.
             name: of the image, for messages.
-            progress: function called with the fraction of the image done, up
-                to NETWORK_PART.
-
-        Returns:
-            Nuclei.
+            progress: function called with the fraction done, up to
+                NETWORK_PART.
 
         Raises:
-            ValueError: `image` has another shape or dtype, or
-                `microns_per_pixel` is out of range.
+            ValueError: `image` has another shape or dtype, or the threshold
+                or `microns_per_pixel` is out of range.
             InputError: the image is too small or too large, or as `rows`.
         """
-        self._check()
+        _check_range('threshold', self.threshold, 0, 1)
         image = np.asarray(image)
         if (image.ndim, image.dtype) != (3, np.uint8) or image.shape[2] != 3:
             raise ValueError(f'{name} is {image.dtype} {list(image.shape)}; '
@@ -130,15 +105,10 @@ class Predictor:
         if microns_per_pixel is not None:
             _check_range('microns_per_pixel', microns_per_pixel, *PLAUSIBLE)
         size = resample.network_size(image.shape[:2], microns_per_pixel, name)
-
-        def report(part):
-            if progress:
-                progress(NETWORK_PART * part)
-
-        mask, probability = [np.empty(image.shape[:2], np.uint8)
-                             for _ in range(2)]
+        mask, probability = np.empty((2, *image.shape[:2]), np.uint8)
         top = 0
-        for part in self.rows(image, size, report):
+        for part in self.rows(image, size, progress and (
+                lambda part: progress(NETWORK_PART * part))):
             rows = slice(top, top + len(part))
             mask[rows] = part > self.threshold
             part *= 255
@@ -149,7 +119,8 @@ class Predictor:
         return Nuclei(image, mask, probability, labels, microns_per_pixel)
 
 
-class Nuclei:
+class Nuclei(collections.namedtuple(
+        'Nuclei', 'image mask probability_uint8 labels microns_per_pixel')):
     """The nuclei of an image.
 
     Args:
@@ -162,34 +133,27 @@ class Nuclei:
         microns_per_pixel: of the image, or None if it is not known.
     """
 
-    def __init__(self, image, mask, probability_uint8, labels,
-                 microns_per_pixel=None):
-        self.image = image
-        self.mask = mask
-        self.probability_uint8 = probability_uint8
-        self.labels = labels
-        self.microns_per_pixel = microns_per_pixel
+    _measured = None
 
     @property
     def probability(self):
         """The probability of nucleus, float32 [H, W], in steps of 1 / 255."""
         return self.probability_uint8 / np.float32(255)
 
-    def table(self):
-        """Measure the nuclei.
+    def measured(self):
+        """List the `measurements.Batch`es, measured once for several files."""
+        if self._measured is None:
+            self._measured = list(measurements.measure(
+                self.labels, self.probability_uint8, self.image))
+        return self._measured
 
-        Returns:
-            dict of the names of the CSV file's columns to float64 arrays [N],
-            rounded as there.
-        """
-        return writers.table(measurements.measure(
-            self.labels, self.probability_uint8, self.image),
-            self.microns_per_pixel)
+    def table(self):
+        """Return the CSV file's columns, a dict of names to float64 [N]."""
+        self._measured = None  # the labels may have changed
+        return writers.table(self.measured(), self.microns_per_pixel)
 
 
 def _check_range(name, value, low, high):
-    """Raise ValueError unless a value is a number from `low` to `high`."""
     if not isinstance(value, numbers.Real) or not low <= value <= high:
-        bound = f' to {high}' if high < float('inf') else ' on'
-        raise ValueError(f'{name} is {value!r}; give a number from {low}'
-                         f'{bound}')
+        raise ValueError(f'{name} is {value!r}; give a number from {low} to '
+                         f'{high}')

@@ -1,4 +1,8 @@
-"""Files of the nuclei of an image: a table, QuPath's GeoJSON and labels."""
+"""The files that predict writes, each by one function in OUTPUTS.
+
+A new output is a function here and a line in OUTPUTS, at the end.
+"""
+import collections
 import contextlib
 import csv
 import json
@@ -9,17 +13,8 @@ import numpy as np
 
 from histology import tiff
 from histology.files import atomic_write
-from histology.images import DECODER_ERRORS, png_software, write_png
-from prediction import measurements, polygons
-
-# What is written for an image STEM.*, and what follows STEM in the names: the
-# mask, 0 and 255; 255 times the probability, rounded; the outlines on the
-# tissue; the nuclei, 0 and 1 to N, as TIFF if there are more than 65 535; and
-# the files of `write_nuclei`.
-OUTPUTS = {'mask': ('_mask.png',), 'probability': ('_probability.png',),
-           'overlay': ('_overlay.png',),
-           'labels': ('_labels.png', '_labels.tif'),
-           'csv': ('_nuclei.csv',), 'geojson': ('_nuclei.geojson',)}
+from histology.images import write_png
+from prediction import polygons
 
 # Written into each file. Files without it are never overwritten.
 SOFTWARE = 'nuclei segmentation'
@@ -58,190 +53,172 @@ NAMESPACE = uuid.UUID('3f1c9a52-6d0e-4c56-9b57-0f6c4b0e8d21')
 OUTLINE_COLOUR = (0, 255, 0)
 STRIP = 1024  # rows drawn on at a time, for memory
 
-MAX_PNG_LABEL = 2 ** 16 - 1
-SOFTWARE_TAG = 305
+HEAD = 2 ** 16  # bytes of a file, in which it says what wrote it
 
 
-def write_nuclei(csv_path, geojson_path, labels, probability, image,
-                 microns_per_pixel=None):
-    """Write a table and a GeoJSON file of nuclei.
+def write_mask(paths, nuclei):
+    """Write the mask as PNG, 0 and 255."""
+    write_png(paths[0], nuclei.mask * np.uint8(255), SOFTWARE)
 
-    Both hold the measures of `measurements`, rounded to DECIMALS, in pixels
-    and, if the image's resolution is known, also in micrometres. The GeoJSON
-    file is for QuPath 0.4 and later: each nucleus is a detection, its polygon
-    runs along the edges of its pixels, and its UUID is made of the file's
-    name, the label and the polygon. Memory: some rows of the image.
 
-    Args:
-        csv_path, geojson_path: files to write, or None.
-        labels, probability, image: as for `measurements.measure`.
-        microns_per_pixel: float, or None if it is not known.
+def write_probability(paths, nuclei):
+    """Write 255 times the probability as PNG, rounded."""
+    write_png(paths[0], nuclei.probability_uint8, SOFTWARE)
 
-    Raises:
-        InputError: as `files.atomic_write`.
+
+def write_labels(paths, nuclei):
+    """Write the label image, 0 and 1 to N, and remove an earlier one.
+
+    It is PNG of 16 bits, or TIFF of 32 bits if there are more nuclei.
     """
-    if not (csv_path or geojson_path):
-        return
-    with contextlib.ExitStack() as stack:
-        table, geojson = [
-            path and stack.enter_context(open(
-                stack.enter_context(atomic_write(path)), 'w', newline='\n',
-                encoding='utf-8'))
-            for path in (csv_path, geojson_path)]
-        if table:
-            table.write(_header(microns_per_pixel))
-        if geojson:
-            geojson.write(GEOJSON_HEAD)
-        separator = '\n'
-        for batch in measurements.measure(labels, probability, image):
-            rows = list(zip(*_columns(batch.measures, microns_per_pixel)))
-            if table:
-                csv.writer(table, lineterminator='\n').writerows(rows)
-            if geojson:
-                for feature in _features(
-                        batch, rows, os.path.basename(geojson_path),
-                        microns_per_pixel):
-                    geojson.write(separator + feature)
-                    separator = ',\n'
-        if geojson:
-            geojson.write('\n]}\n')
+    png, tif = paths
+    labels = nuclei.labels
+    fits = labels.max() < 2 ** 16
+    if fits:
+        write_png(png, labels.astype(np.uint16), SOFTWARE)
+    else:
+        import tifffile  # here, for a fast start of main.py
+        with atomic_write(tif) as partial:
+            tifffile.imwrite(
+                partial, labels.view(np.uint32), photometric='minisblack',
+                rowsperstrip=tiff.STRIP, compression='zlib', metadata=None,
+                software=SOFTWARE)
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(tif if fits else png)
 
 
-def _csv_names(microns_per_pixel):
-    """List the names of the table's columns."""
-    return _with_units(MEASURES, CSV_UNITS, microns_per_pixel)
+def write_csv(paths, nuclei):
+    """Write the table of the nuclei's measures."""
+    with _text_file(paths[0]) as file:
+        file.write(_header(nuclei.microns_per_pixel))
+        for batch in nuclei.measured():
+            csv.writer(file, lineterminator='\n').writerows(
+                rows(batch, nuclei.microns_per_pixel))
 
 
-def _qupath_names(microns_per_pixel):
-    """List the names of QuPath's measurements, one for each column."""
-    return _with_units([name for _, name in MEASURES.values()], QUPATH_UNITS,
-                       microns_per_pixel)
+def write_geojson(paths, nuclei):
+    """Write the nuclei for QuPath 0.4 and later, as detections.
+
+    Each has the measures of the table, and a polygon along the edges of its
+    pixels. Its UUID is made of the file's name, the label and the polygon.
+    """
+    titles = [title for *_, title in columns(nuclei.microns_per_pixel)]
+    separator = '\n'
+    with _text_file(paths[0]) as file:
+        file.write(GEOJSON_HEAD)
+        for batch in nuclei.measured():
+            traced = polygons.trace(batch.corners, batch.left, batch.top)
+            for row, pieces in zip(rows(batch, nuclei.microns_per_pixel),
+                                   traced.values()):
+                file.write(separator + _feature(
+                    os.path.basename(paths[0]), dict(zip(titles, row)),
+                    [[ring.tolist() for ring in rings] for rings in pieces]))
+                separator = ',\n'
+        file.write('\n]}\n')
 
 
-def _with_units(names, units, microns_per_pixel):
-    """Add the units to the names of all measures, in the order of columns."""
-    powers = [power for power, _ in MEASURES.values()]
-    pixels, micrometres = units
-    return [name + pixels[power] for name, power in zip(names, powers)] + [
-        name + micrometres[power] for name, power in zip(names, powers)
-        if power and microns_per_pixel]
+def write_overlay(paths, nuclei):
+    """Write the outlines on the tissue; draws on `nuclei.image` itself."""
+    write_png(paths[0], overlay(nuclei.image, nuclei.labels, nuclei.image),
+              SOFTWARE)
 
 
-def table(batches, microns_per_pixel=None):
-    """Return the columns of the table of nuclei.
+# What is written for an image STEM.*: what follows STEM in the names, and the
+# function that writes it, from the paths of these names and a
+# `predictor.Nuclei`.
+Output = collections.namedtuple('Output', 'endings write')
+OUTPUTS = {
+    'mask': Output(['_mask.png'], write_mask),
+    'probability': Output(['_probability.png'], write_probability),
+    'labels': Output(['_labels.png', '_labels.tif'], write_labels),
+    'csv': Output(['_nuclei.csv'], write_csv),
+    'geojson': Output(['_nuclei.geojson'], write_geojson),
+    'overlay': Output(['_overlay.png'], write_overlay),  # last: it draws
+}
 
-    Args:
-        batches: iterable of `measurements.Batch`.
-        microns_per_pixel: as for `write_nuclei`.
+
+def columns(microns_per_pixel):
+    """List the columns of the table, those in micrometres if they are known.
 
     Returns:
-        dict of the columns' names to float64 arrays [N].
+        list of (name of the measure, factor, name of the column, name in
+        QuPath)
     """
-    rows = [row for batch in batches
-            for row in zip(*_columns(batch.measures, microns_per_pixel))]
-    names = _csv_names(microns_per_pixel)
-    return dict(zip(names, np.array(rows, float).reshape(-1, len(names)).T))
+    lengths = (1, microns_per_pixel) if microns_per_pixel else (1,)
+    return [(name, length ** power, name + csv_units[power],
+             title + qupath_units[power])
+            for length, csv_units, qupath_units in zip(lengths, CSV_UNITS,
+                                                       QUPATH_UNITS)
+            for name, (power, title) in MEASURES.items()
+            if power or csv_units is CSV_UNITS[0]]
+
+
+def rows(batch, microns_per_pixel):
+    """List the rows of the table, rounded, of a `measurements.Batch`."""
+    return list(zip(*[
+        [int(value) if value == int(value) else value for value in np.round(
+            batch.measures[name] * factor, DECIMALS).tolist()]
+        for name, factor, *_ in columns(microns_per_pixel)]))
+
+
+def table(batches, microns_per_pixel):
+    """Return the table as a dict of names to float64 arrays [N]."""
+    numbers = [row for batch in batches
+               for row in rows(batch, microns_per_pixel)]
+    names = [name for _, _, name, _ in columns(microns_per_pixel)]
+    return dict(zip(names, np.array(numbers, float).reshape(
+        -1, len(names)).T))
 
 
 def _header(microns_per_pixel):
-    return ','.join(_csv_names(microns_per_pixel)) + '\n'
+    return ','.join(name for _, _, name, _ in columns(microns_per_pixel)
+                    ) + '\n'
 
 
-def _columns(measures, microns_per_pixel):
-    """Return lists of rounded numbers, one for each of `_csv_names`."""
-    columns = [measures[name] for name in MEASURES]
-    if microns_per_pixel:
-        columns += [measures[name] * microns_per_pixel ** power
-                    for name, (power, _) in MEASURES.items() if power]
-    return [[int(value) if value == int(value) else value
-             for value in np.round(column, DECIMALS).tolist()]
-            for column in columns]
+@contextlib.contextmanager
+def _text_file(path):
+    with atomic_write(path) as partial, open(
+            partial, 'w', newline='\n', encoding='utf-8') as file:
+        yield file
 
 
-def _features(batch, rows, name, microns_per_pixel):
-    """Yield the texts of GeoJSON's features.
-
-    Args:
-        batch: measurements.Batch.
-        rows: its measures, as in the table.
-        name: of the file.
-        microns_per_pixel: as for `write_nuclei`.
-    """
-    titles = _qupath_names(microns_per_pixel)
-    traced = polygons.trace(batch.corners, batch.left, batch.top)
-    for row, pieces in zip(rows, traced.values()):
-        pieces = [[ring.tolist() for ring in rings] for rings in pieces]
-        geometry = _json(
-            {'type': 'Polygon', 'coordinates': pieces[0]}
-            if len(pieces) == 1 else
-            {'type': 'MultiPolygon', 'coordinates': pieces})
-        identity = uuid.uuid5(NAMESPACE, f'{name!a} {row[0]} {geometry}')
-        properties = _json(
-            {'objectType': 'detection', 'classification': NUCLEUS,
-             'measurements': dict(zip(titles, row))})
-        yield (f'{{"type":"Feature","id":"{identity}","geometry":{geometry},'
-               f'"properties":{properties}}}')
+def _feature(file_name, measures, pieces):
+    """Return the text of a GeoJSON feature of a nucleus's polygons."""
+    geometry = {'type': 'MultiPolygon', 'coordinates': pieces}
+    if len(pieces) == 1:
+        geometry = {'type': 'Polygon', 'coordinates': pieces[0]}
+    geometry = _json(geometry)
+    identity = uuid.uuid5(
+        NAMESPACE, f'{file_name!a} {measures["Label"]} {geometry}')
+    properties = _json({'objectType': 'detection', 'classification': NUCLEUS,
+                        'measurements': measures})
+    return (f'{{"type":"Feature","id":"{identity}","geometry":{geometry},'
+            f'"properties":{properties}}}')
 
 
 def _json(content):
     return json.dumps(content, separators=(',', ':'), allow_nan=False)
 
 
-def write_labels(paths, labels):
-    """Write a label image.
-
-    It is a PNG file of 16 bits, or a TIFF file of 32 bits if there are more
-    than 65535 nuclei.
-
-    Args:
-        paths: of the PNG file and of the TIFF file.
-        labels: int32 [H, W], not negative.
-
-    Returns:
-        the path that was written
-
-    Raises:
-        InputError: as `files.atomic_write`.
-    """
-    png, tif = paths
-    if labels.max() <= MAX_PNG_LABEL:
-        write_png(png, labels.astype(np.uint16), SOFTWARE)
-        return png
-    import tifffile  # here, for a fast start of main.py
-    with atomic_write(tif) as partial:
-        tifffile.imwrite(
-            partial, labels.view(np.uint32), photometric='minisblack',
-            rowsperstrip=tiff.STRIP, compression='zlib', metadata=None,
-            software=SOFTWARE)
-    return tif
+# By the ending, of which one is in the head of each file.
+MARKS = {'.png': [b'tEXtSoftware\0' + SOFTWARE.encode()],
+         '.tif': [SOFTWARE.encode() + b'\0'],
+         '.csv': [_header(None).encode(), _header(1).encode()],
+         '.geojson': [GEOJSON_HEAD.encode()]}
 
 
 def is_written_here(path):
-    """Say whether a file was written by prediction.
+    """Say whether predict wrote a file, by its head."""
+    return any(mark in read_head(path)
+               for mark in MARKS[os.path.splitext(path)[1]])
 
-    Its content decides: the text or tag Software of PNG and TIFF, the first
-    line of a table, or the beginning of a GeoJSON file.
 
-    Args:
-        path: of a file, whatever it holds, or of none.
-    """
-    ending = os.path.splitext(path)[1]
-    heads = {'.csv': [_header(None), _header(1)],
-             '.geojson': [GEOJSON_HEAD]}.get(ending, [])
-    if not os.path.isfile(path):
-        return False  # a pipe, too: to read it could take for ever
-    try:
-        if ending == '.png':
-            return png_software(path) == SOFTWARE
-        if ending == '.tif':
-            with tiff.opened(path) as file:
-                tag = file.pages[0].tags.get(SOFTWARE_TAG)
-                return tag is not None and tag.value == SOFTWARE
-        with open(path, 'rb') as file:
-            start = file.read(max(map(len, heads), default=0))
-        return any(start.startswith(head.encode()) for head in heads)
-    except DECODER_ERRORS:
-        return False
+def read_head(path):
+    """Read HEAD bytes of a file; none if it is absent or cannot be read."""
+    if os.path.isfile(path):  # no pipe: to read it could take for ever
+        with contextlib.suppress(OSError), open(path, 'rb') as file:
+            return file.read(HEAD)
+    return b''
 
 
 def overlay(image, labels, out=None):
@@ -249,8 +226,7 @@ def overlay(image, labels, out=None):
 
     Args:
         image: uint8 [H, W, 3].
-        labels: [H, W], 0 in the background and a number for each nucleus, or
-            a mask.
+        labels: label image or mask [H, W].
         out: `image` itself to draw on it, or None to draw on a copy.
 
     Returns:
@@ -270,11 +246,11 @@ def nuclear_outlines(labels):
     """Find the outermost pixels of each nucleus, also where two touch.
 
     Args:
-        labels: int [H, W], 0 in the background and a number for each nucleus.
+        labels: int [H, W].
 
     Returns:
         bool [H, W], True at the pixels of a nucleus that have another label
-        among their four neighbours. The image's edge is no neighbour.
+        among their four neighbours
     """
     outlines = np.zeros(labels.shape, bool)
     for values, found in ((labels, outlines), (labels.T, outlines.T)):

@@ -95,13 +95,13 @@ def test_reader_writes_nothing(trained):
 
 
 def test_smoothing():
-    # Two on either side of 40 values, fewer at the start on both, at the end
-    # on the right.
+    # Two on either side of 40 values, mirrored at both ends.
     values = [8, 1, 3, 5] + 34 * [0] + [7, 9]
     smoothed = curves._smoothed(values)
     assert len(smoothed) == 40
-    assert smoothed[:6] == [8, 12 / 3, 17 / 5, 9 / 5, 8 / 5, 5 / 5]
-    assert smoothed[-3:] == pytest.approx([16 / 5, 16 / 4, 16 / 3])
+    assert smoothed[:6] == pytest.approx(
+        [21 / 5, 25 / 5, 17 / 5, 9 / 5, 8 / 5, 5 / 5])
+    assert smoothed[-3:] == pytest.approx([16 / 5, 25 / 5, 32 / 5])
 
 
 @pytest.mark.parametrize('with_validation', [True, False])

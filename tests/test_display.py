@@ -129,7 +129,8 @@ def test_display_nuclei_refuses_probabilities():
 
 def test_display_masked_refuses_floats_of_0_to_255():
     with pytest.raises(ValueError, match='0.0 to 255.0'):
-        display.display_masked(np.array([[[0., 255., 0.]]]), np.zeros((1, 1)))
+        display.display_masked(255. * np.eye(3)[np.newaxis].repeat(2, 0),
+                               np.zeros((2, 3)))
 
 
 def test_outlines_of_touching_nuclei_lie_inside_each():

@@ -73,9 +73,9 @@ def test_mean_leaves_out_undefined_images():
 
 @pytest.mark.parametrize('prediction, truth, words', [
     (np.zeros((2, 3)), np.zeros((3, 2)), r'\[2, 3\].*\[3, 2\]'),
-    (np.array([0, 255]), np.array([0, 1]), 'prediction holds 255'),
-    (np.array([0, 1]), np.array([0, 0.5]), 'truth holds 0.5'),
-    (np.array([0, np.nan]), np.array([0, 1]), 'prediction holds nan'),
+    (np.array([0, 255]), np.array([0, 1]), 'mask holds 255'),
+    (np.array([0, 1]), np.array([0, 0.5]), 'mask holds 0.5'),
+    (np.array([0, np.nan]), np.array([0, 1]), 'mask holds nan'),
 ])
 def test_confusion_refuses(prediction, truth, words):
     with pytest.raises(ValueError, match=words):

@@ -18,7 +18,8 @@ from histology import annotations
 from histology.files import InputError
 from histology.images import read_labels, write_png
 from prediction import writers
-from prediction.writers import is_written_here, write_labels, write_nuclei
+from prediction.predictor import Nuclei
+from prediction.writers import is_written_here
 
 IN_PIXELS = ('label,centroid_x_px,centroid_y_px,box_x_px,box_y_px,'
              'box_width_px,box_height_px,area_px2,perimeter_px,major_axis_px,'
@@ -38,11 +39,17 @@ def square_and_pieces():
     return labels, np.full((6, 8), 255, np.uint8), image
 
 
+def nuclei_of(labels, probability, image, microns_per_pixel=None):
+    return Nuclei(image, labels > 0, probability, labels, microns_per_pixel)
+
+
 def write(folder, *arrays, **options):
     """Writes both files, and returns the table's lines and the GeoJSON."""
     paths = [str(folder / name) for name in ('a_nuclei.csv',
                                              'a_nuclei.geojson')]
-    write_nuclei(*paths, *arrays, **options)
+    nuclei = nuclei_of(*arrays, **options)
+    writers.write_csv(paths[:1], nuclei)
+    writers.write_geojson(paths[1:], nuclei)
     with open(paths[0], newline='') as table, open(paths[1]) as geojson:
         return table.read().split('\n'), json.load(geojson)
 
@@ -98,7 +105,7 @@ def test_geojson_for_qupath(tmp_path):
     assert [feature['id'] for feature in again['features']] == [
         identity, pieces['id']]
     path = str(tmp_path / 'b.geojson')
-    write_nuclei(None, path, *square_and_pieces())
+    writers.write_geojson([path], nuclei_of(*square_and_pieces()))
     with open(path) as file:
         assert identity not in file.read()
 
@@ -133,22 +140,10 @@ def test_no_nuclei(tmp_path):
     assert lines == [IN_PIXELS, ''] and content['features'] == []
 
 
-def test_one_file_alone(tmp_path):
-    (tmp_path / 'two').mkdir()
-    write_nuclei(str(tmp_path / 'a.csv'), None, *square_and_pieces())
-    write_nuclei(None, str(tmp_path / 'a.geojson'), *square_and_pieces())
-    names = ['a.csv', 'a.geojson', 'two']
-    assert sorted(os.listdir(str(tmp_path))) == names
-    write_nuclei(*[str(tmp_path / 'two' / name) for name in names[:2]],
-                 *square_and_pieces())
-    for name in names[:2]:
-        assert ((tmp_path / 'two' / name).read_bytes()
-                == (tmp_path / name).read_bytes())
-
-
 def test_a_name_that_is_no_text(tmp_path):
     path = os.path.join(os.fsencode(str(tmp_path)), b'\xff_nuclei.geojson')
-    write_nuclei(None, os.fsdecode(path), *square_and_pieces())
+    writers.write_geojson([os.fsdecode(path)],
+                          nuclei_of(*square_and_pieces()))
     with open(path) as file:
         assert len(json.load(file)['features']) == 2
 
@@ -160,11 +155,15 @@ def label_paths(folder):
     return [str(folder / name) for name in ('a_labels.png', 'a_labels.tif')]
 
 
+def write_labels(paths, labels):
+    writers.write_labels(paths, nuclei_of(labels, None, None))
+
+
 def test_labels_as_png(tmp_path):
     labels = np.zeros((30, 40), np.int32)
     labels[0, 1], labels[5:9, 30:] = 1, 65535
-    path = write_labels(label_paths(tmp_path), labels)
-    assert path == str(tmp_path / 'a_labels.png')
+    write_labels(label_paths(tmp_path), labels)
+    path = str(tmp_path / 'a_labels.png')
     assert os.listdir(str(tmp_path)) == ['a_labels.png']
     with Image.open(path) as image:
         assert image.mode.startswith('I')
@@ -176,8 +175,8 @@ def test_labels_as_png(tmp_path):
 def test_more_labels_as_tiff(tmp_path):
     labels = np.zeros((300, 40), np.int32)
     labels[0, 1], labels[5:290, 30:] = 1, 65536
-    path = write_labels(label_paths(tmp_path), labels)
-    assert path == str(tmp_path / 'a_labels.tif')
+    write_labels(label_paths(tmp_path), labels)
+    path = str(tmp_path / 'a_labels.tif')
     assert os.listdir(str(tmp_path)) == ['a_labels.tif']
     with tifffile.TiffFile(path) as file:
         assert file.pages[0].dtype == np.uint32
@@ -197,8 +196,7 @@ def test_files_written_here_are_known(tmp_path):
             assert is_written_here(str(tmp_path / name))
 
 
-@pytest.mark.parametrize('name', ['a.csv', 'a.geojson', 'a.tif', 'a.png',
-                                  'a.txt'])
+@pytest.mark.parametrize('name', ['a.csv', 'a.geojson', 'a.tif', 'a.png'])
 def test_other_files_are_not(tmp_path, name):
     path = tmp_path / name
     assert not is_written_here(str(path))
@@ -232,9 +230,10 @@ def test_images_of_other_programs_are_not(tmp_path):
 WRITE = '''
 import sys
 import numpy as np
-from prediction.writers import write_labels, write_nuclei
+from prediction import writers
 from histology.files import InputError
 from test_nuclei import blobs
+from test_nuclei_files import nuclei_of, write_labels
 folder, kind = sys.argv[1:]
 paths = folder + '/a_labels.png', folder + '/a_labels.tif'
 arrays = blobs(0)
@@ -245,7 +244,7 @@ try:
         noise = np.random.RandomState(0).randint(0, 2 ** 31, (200, 200))
         write_labels(paths, noise.astype(np.int32))
     else:
-        write_nuclei(folder + '/a.csv', folder + '/a.geojson', *arrays)
+        writers.write_csv([folder + '/a.csv'], nuclei_of(*arrays))
 except InputError as error:
     print(error)
 '''
@@ -254,7 +253,7 @@ except InputError as error:
 @pytest.mark.skipif(not shutil.which('unshare'), reason='mounts no disk')
 @pytest.mark.parametrize('kind, names', [
     ('png', ['a_labels.png']), ('tif', ['a_labels.tif']),
-    ('both', ['a.csv', 'a.geojson'])])
+    ('csv', ['a.csv'])])
 def test_a_full_disk_leaves_no_part(tmp_path, kind, names):
     process = run('unshare', '--user', '--map-root-user', '--mount', 'sh',
                   '-c', 'mount -t tmpfs -o size=$1 tmpfs "$2" || exit 77\n'
@@ -284,7 +283,7 @@ def test_an_error_leaves_what_was_there(tmp_path):
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(InputError, match='a.csv: cannot be written'):
-        write_nuclei(str(tmp_path / 'file' / 'a.csv'), None,
-                     *square_and_pieces())
+        writers.write_csv([str(tmp_path / 'file' / 'a.csv')],
+                          nuclei_of(*square_and_pieces()))
     with pytest.raises(InputError, match='a_labels.png: cannot be written'):
         write_labels(label_paths(tmp_path / 'file'), square_and_pieces()[0])

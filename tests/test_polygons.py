@@ -65,8 +65,6 @@ def test_a_piece_in_the_hole_of_another_and_another_label():
 
 def test_no_region():
     assert traced(np.zeros((3, 4), np.int32)) == {}
-    assert polygons.hull_areas(
-        polygons.find_corners(np.zeros((3, 4), np.int32))).shape == (0,)
 
 
 # Random regions

@@ -370,19 +370,6 @@ def test_two_images_of_one_stem(tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_a_name_too_long_for_its_results(tmp_path):
-    """Refused before the first image, whatever is wanted."""
-    (tmp_path / 'in').mkdir()
-    write_image(tmp_path / 'in' / 'a.png')
-    # With _probability.png, 16 bytes, 255 and 256.
-    write_image(tmp_path / 'in' / ('b' * 239 + '.png'))
-    assert run(str(tmp_path / 'in'), tmp_path / 'out') == []
-    write_image(tmp_path / 'in' / ('c' * 240 + '.png'))
-    with pytest.raises(InputError, match='ccc.png: its name is too long'):
-        run(str(tmp_path / 'in'), tmp_path / 'other')
-    assert not (tmp_path / 'other').exists()
-
-
 def test_results_of_an_earlier_prediction_that_stay(tmp_path, capsys):
     write_image(tmp_path / 'a.png')
     run([str(tmp_path / 'a.png')], tmp_path / 'out')

@@ -247,7 +247,7 @@ def test_an_engine_keeps_to_its_folder(machine, tmp_path):
     (link / 'mine').write_text('kept')
     for name, text in (
             ('main', MAIN), ('nets', "NETS = ('tinynet', 'unet')"),
-            ('eval/evaluate',
+            ('eval/report',
              'compare_networks = lambda *arguments: arguments')):
         path = machine.project / f'{name}.py'
         path.parent.mkdir(exist_ok=True)
