@@ -273,12 +273,3 @@ def write_png(path, array, software=None):
         # Tissue takes a third of the default's time, and less room.
         Image.fromarray(array).save(file, 'PNG', pnginfo=text,
                                     compress_type=zlib.Z_RLE)
-
-
-def png_software(path):
-    """Return the text 'Software' of a PNG file, or None if it has none."""
-    try:
-        with open(path, 'rb') as file, pillow(file, path) as image:
-            return image.info.get('Software')
-    except (InputError, *DECODER_ERRORS):
-        return None

@@ -133,7 +133,7 @@ def _tilings(length, stride):
 
 
 def _tile_grid(height, width, stride, max_pixels):
-    """Choose the grid of equal tiles that has the fewest pixels in all.
+    """Choose one tile if it fits, or the grid of the fewest pixels in all.
 
     An image that is just too large must not cost much: 1540 x 1540 at a
     stride of 16 goes through in two tiles of 896 x 1664, 1.2 times one pass.
@@ -155,8 +155,9 @@ def _tile_grid(height, width, stride, max_pixels):
     if not grids:
         raise InputError(f'--max_pixels {max_pixels}: too small to tile an '
                          f'image; give at least {tall[-1][0] * wide[-1][0]}')
-    # Of two equal grids, the one with rows of less memory.
-    return min(grids, key=lambda grid: (np.prod(grid), grid[0][0]))
+    # Whole if it fits. Of two equal grids, the one with rows of less memory.
+    return min(grids, key=lambda grid: (
+        grid[0][1] * grid[1][1] > 1, np.prod(grid), grid[0][0]))
 
 
 def _tiles_along(length, side, count, stride):
