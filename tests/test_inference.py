@@ -410,7 +410,7 @@ def test_sides_are_checked_at_the_resolution_of_the_network():
     assert nuclei.labels.shape == (24, 24)
     with pytest.raises(InputError, match='^image: 24 x 24 pixels; both'):
         predictor(image)
-    with pytest.raises(InputError, match='^a: 50 x 60 .* 25 x 30 at'):
+    with pytest.raises(InputError, match='^a: resampled by .*: 25 x 30 pixels; both'):
         predictor(random_image(60, 50), 0.125, 'a')
 
 
