@@ -181,7 +181,9 @@ def help_text():
             value = (','.join(flag.value) if isinstance(flag.value, list)
                      else flag.value)
             default = '' if flag.default is None else f' [{value}]'
-            lines.append(f'  --{flag.name:<16} {flag.help}{default}')
+            values = getattr(flag.parser, 'enum_values', None)
+            values = f' One of {", ".join(values)}.' if values else ''
+            lines.append(f'  --{flag.name:<16} {flag.help}{values}{default}')
     return '\n'.join(lines)
 
 
@@ -314,7 +316,7 @@ def load_predictor(folder):
         folder, FLAGS.net, FLAGS.width, FLAGS.output_stride,
         FLAGS.accelerate == 'on', threshold=FLAGS.threshold,
         max_pixels=FLAGS.max_pixels, average=FLAGS.average)
-    announce(predictor.record, folder)
+    announce(predictor.record, predictor.folder)
     return predictor
 
 
@@ -361,6 +363,7 @@ def evaluate(folder):
 
     with open_split() as (path, file):
         predictor = load_predictor(folder)
+        folder = predictor.folder
         refuse_trained_on(predictor.record, file, path, folder)
         results = evaluation.evaluate(
             store.whole_images(file), len(store.image_names(file)), predictor,
@@ -391,7 +394,7 @@ def predict(folder):
     if from_store and microns_per_pixel is not None:
         raise InputError('--split: the images of a store are at 40x already; '
                          'give no --magnification or --microns_per_pixel')
-    from prediction.predict import predict_files, predict_store
+    from prediction.predict import find_images, predict_files, predict_store
     from training import checkpoints
 
     output_dir = FLAGS.output_dir or os.path.join('predictions', FLAGS.net)
@@ -399,14 +402,14 @@ def predict(folder):
             and not checkpoints.holds_training(folder)
             and not saved.holds_weights(folder)):
         folder = os.path.join(saved.PRETRAINED, FLAGS.net)
-    skipped = []
+    paths, skipped = None if from_store else find_images(FLAGS.images), []
     with (open_split() if from_store
           else contextlib.nullcontext((None, None))) as (_, file):
         predictor = load_predictor(folder)
         if from_store:
             predict_store(file, output_dir, predictor, FLAGS.outputs)
         else:
-            skipped = predict_files(FLAGS.images, output_dir, predictor,
+            skipped = predict_files(paths, output_dir, predictor,
                                     microns_per_pixel, FLAGS.outputs)
     print(f'predicted: {output_dir}'
           + (f'; {progress.counted(len(skipped), "image")} skipped'

@@ -16,7 +16,8 @@ from input_pipeline import augment, store
 from input_pipeline.preprocessing import (
     mask_with_gaps,
     normalise,
-    pad_to_stride,
+    pad,
+    padded_side,
 )
 from nets.tf1 import tf
 
@@ -113,7 +114,9 @@ def validation_windows(path, stride, identity=None, unseen=()):
     with store.open_store(path, identity, unseen) as file:
         for _, image, instances, has_instances in store.whole_images(file):
             for window in itertools.product(*map(_windows, instances.shape)):
-                padded = pad_to_stride(image[window], stride)
+                part = image[window]
+                padded = pad(part, *(padded_side(side, stride)
+                                     for side in part.shape[:2]))
                 # A nucleus that the window's border cuts stays as it is.
                 nuclei = instances[window]
                 mask = mask_with_gaps(nuclei).astype(np.float32)

@@ -150,7 +150,7 @@ def read_weights(path, remedy=COPY_AGAIN):
         # Either may be what is damaged.
         sealed = SEAL in content or b'sealed' in content
         if sealed and not content.endswith(_seal(content[:-SEAL_LENGTH])):
-            raise ValueError('its digest is another')
+            raise ValueError('its checksum does not match')
         with h5py.File(io.BytesIO(content), 'r') as file:
             if RECORD_NAME not in file:
                 raise InputError(

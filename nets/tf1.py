@@ -29,7 +29,7 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 os.environ.setdefault('TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD', '1')
 
 # 2.15 loses half a megabyte each time it compiles the kernels of a size anew,
-# so oneDNN keeps them all, by default 1024; see `prediction.tiling.SIDE_STEP`.
+# so oneDNN keeps them all, by default 1024; see `preprocessing.SIDE_STEP`.
 os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '100000')
 
 with warnings.catch_warnings():

@@ -106,7 +106,7 @@ def _predict(sources, read, output_dir, predictor, microns_per_pixel,
                 )._replace(microns_per_pixel=found[1])
                 # A file may have come during the prediction.
                 _check_results(output_dir, [source], outputs)
-                for output, (endings, write) in OUTPUTS.items():
+                for output, (endings, write, _) in OUTPUTS.items():
                     if output in outputs:
                         write([os.path.join(output_dir, stem + ending)
                                for ending in endings], nuclei)
@@ -208,10 +208,10 @@ def _check_results(output_dir, sources, outputs):
                              f'of {seen[stem]}; rename one or predict them '
                              'into two folders')
         seen[stem] = name
-        for output, (endings, _) in OUTPUTS.items():
+        for output, (endings, *_) in OUTPUTS.items():
             for ending in endings:
                 path = os.path.join(output_dir, stem + ending)
-                ours = is_written_here(path)
+                ours = is_written_here(path, output)
                 if ours and output not in outputs:
                     staying.append(path)
                 if output in outputs and os.path.lexists(path) and not ours:

@@ -26,16 +26,19 @@ class Predictor:
         forward, stride, max_pixels, average: see `tiling.predict_rows`.
         threshold: nucleus is where the probability is above this, 0 to 1.
         record: dict, what the network was trained on and how, or None.
+        folder: the model folder, or None.
     """
 
     def __init__(self, forward, stride, threshold=THRESHOLD,
-                 max_pixels=MAX_TILE_PIXELS, average=True, record=None):
+                 max_pixels=MAX_TILE_PIXELS, average=True, record=None,
+                 folder=None):
         self.forward = forward
         self.stride = stride
         self.threshold = threshold
         self.max_pixels = max_pixels
         self.average = average
         self.record = record
+        self.folder = folder
 
     @classmethod
     def load(cls, folder, net=None, width=None, output_stride=None,
@@ -60,7 +63,8 @@ class Predictor:
         session, model, record = saved.load_network(
             folder, net, width, output_stride, accelerate)
         forward = session.make_callable(model.output, [model.input])
-        return cls(forward, model.stride, record=record, **settings)
+        return cls(forward, model.stride, record=record, folder=folder,
+                   **settings)
 
     def rows(self, image, size=None, progress=None):
         """Compute the probability of nucleus as `tiling.predict_rows` does.

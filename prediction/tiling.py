@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 
 from histology.files import InputError
-from input_pipeline.preprocessing import normalise
+from input_pipeline.preprocessing import normalise, pad, padded_side
 
 # Larger images are cut into tiles; 1000 x 1000, MoNuSeg's, goes through whole.
 MAX_TILE_PIXELS = 1536 ** 2
@@ -17,12 +17,6 @@ MIN_OVERLAP = 64
 # Of a tile's sides: little of a thin strip is far from its edges, and a row of
 # upright ones is a whole image.
 MAX_ASPECT = 2
-# Sides of tiles are multiples of this many pixels, beyond 256 of twice as
-# many, and beyond 2048 of about an eighth of the side. On 2.15 oneDNN compiles
-# kernels for each size of tile, and they stay: some 4 MB a size. Images from
-# 100 to 800 pixels have 64 sizes this way, and 1936 in multiples of 16.
-SIDE_STEP = 64
-STEPS_IN_SIDE = 8
 TURNS = 4  # right-angle rotations that are averaged over
 
 
@@ -87,12 +81,10 @@ def predict_rows(image, forward, stride, max_pixels, average=False,
 def _predict_tile(tile, forward, height, width):
     """Compute the probability [height, width] of a tile, uint8 [h, w, 3].
 
-    A tile at the right or lower edge can be smaller. The tissue is reflected
-    there: zeros would be black, a colour that tissue never has.
+    A tile at the right or lower edge can be smaller.
     """
-    tile = np.pad(tile, [(0, height - tile.shape[0]),
-                         (0, width - tile.shape[1]), (0, 0)], mode='reflect')
-    batch = normalise(tile)[np.newaxis]  # [1, height, width, 3]
+    # [1, height, width, 3]
+    batch = normalise(pad(tile, height, width))[np.newaxis]
     probability = forward(batch)[0, :, :, 0]  # [H, W]
     if not np.isfinite(probability).all():
         # NaN would pass for background further on.
@@ -105,27 +97,17 @@ def _round_up(pixels, stride):
     return -(-pixels // stride) * stride
 
 
-def _few_sides(length, stride):
-    """Round a side up to one of few, see SIDE_STEP."""
-    step = _round_up(SIDE_STEP, stride)
-    if length > 4 * step:
-        step *= 2
-    while 2 * step * STEPS_IN_SIDE <= length:
-        step *= 2
-    return _round_up(length, step)
-
-
 def _tilings(length, stride):
     """Find the ways to cover an axis, a multiple of `stride`, by equal tiles.
 
     Returns:
         list of (side, number of tiles), from one tile on; of each number the
-        shortest side, one of `_few_sides`
+        shortest side, one of `padded_side`
     """
-    sides = {1: _few_sides(length, stride)}
+    sides = {1: padded_side(length, stride)}
     for side in range(length - stride,
                       2 * _round_up(MIN_OVERLAP, stride) - 1, -stride):
-        if side == _few_sides(side, stride):
+        if side == padded_side(side, stride):
             # Two tiles overlap by about a quarter.
             step = side - _round_up(max(MIN_OVERLAP, side // 4), stride)
             sides[1 + -(-(length - side) // step)] = side

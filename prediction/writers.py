@@ -1,6 +1,6 @@
 """The files that predict writes, each by one function in OUTPUTS.
 
-A new output is a function here and a line in OUTPUTS, at the end.
+A new output is a function here and a line in OUTPUTS, before the overlay.
 """
 import collections
 import contextlib
@@ -123,20 +123,6 @@ def write_overlay(paths, nuclei):
               SOFTWARE)
 
 
-# What is written for an image STEM.*: what follows STEM in the names, and the
-# function that writes it, from the paths of these names and a
-# `predictor.Nuclei`.
-Output = collections.namedtuple('Output', 'endings write')
-OUTPUTS = {
-    'mask': Output(['_mask.png'], write_mask),
-    'probability': Output(['_probability.png'], write_probability),
-    'labels': Output(['_labels.png', '_labels.tif'], write_labels),
-    'csv': Output(['_nuclei.csv'], write_csv),
-    'geojson': Output(['_nuclei.geojson'], write_geojson),
-    'overlay': Output(['_overlay.png'], write_overlay),  # last: it draws
-}
-
-
 def columns(microns_per_pixel):
     """List the columns of the table, those in micrometres if they are known.
 
@@ -200,19 +186,6 @@ def _json(content):
     return json.dumps(content, separators=(',', ':'), allow_nan=False)
 
 
-# By the ending, of which one is in the head of each file.
-MARKS = {'.png': [b'tEXtSoftware\0' + SOFTWARE.encode()],
-         '.tif': [SOFTWARE.encode() + b'\0'],
-         '.csv': [_header(None).encode(), _header(1).encode()],
-         '.geojson': [GEOJSON_HEAD.encode()]}
-
-
-def is_written_here(path):
-    """Say whether predict wrote a file, by its head."""
-    return any(mark in read_head(path)
-               for mark in MARKS[os.path.splitext(path)[1]])
-
-
 def read_head(path):
     """Read HEAD bytes of a file; none if it is absent or cannot be read."""
     if os.path.isfile(path):  # no pipe: to read it could take for ever
@@ -259,3 +232,31 @@ def nuclear_outlines(labels):
         found[:-1] |= differ
     outlines &= labels > 0
     return outlines
+
+
+PNG_MARK = b'tEXtSoftware\0' + SOFTWARE.encode()
+TIFF_MARK = SOFTWARE.encode() + b'\0'
+
+# What is written for an image STEM.*: what follows STEM in the names; the
+# function that writes it, from the paths of these names and a
+# `predictor.Nuclei`; and what the head of such a file holds, one of several.
+Output = collections.namedtuple('Output', 'endings write marks')
+OUTPUTS = {
+    'mask': Output(['_mask.png'], write_mask, [PNG_MARK]),
+    'probability': Output(['_probability.png'], write_probability,
+                          [PNG_MARK]),
+    'labels': Output(['_labels.png', '_labels.tif'], write_labels,
+                     [PNG_MARK, TIFF_MARK]),
+    'csv': Output(['_nuclei.csv'], write_csv,
+                  [_header(None).encode(), _header(1).encode()]),
+    'geojson': Output(['_nuclei.geojson'], write_geojson,
+                      [GEOJSON_HEAD.encode()]),
+    # The last one: it draws on the image.
+    'overlay': Output(['_overlay.png'], write_overlay, [PNG_MARK]),
+}
+
+
+def is_written_here(path, output):
+    """Say whether predict wrote a file as one of OUTPUTS, by its head."""
+    head = read_head(path)
+    return any(mark in head for mark in OUTPUTS[output].marks)

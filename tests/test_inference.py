@@ -9,7 +9,7 @@ import nets
 from conftest import NETS, ROOT
 from histology.files import InputError
 from histology.resample import check_min_side
-from input_pipeline.preprocessing import normalise, pad_to_stride
+from input_pipeline.preprocessing import normalise, pad, padded_side
 from nets.tf1 import tf
 from prediction import Predictor, tiling, writers
 
@@ -38,7 +38,7 @@ def test_normalise():
 
 def test_padding_reflects_without_repeating_the_edge():
     image = np.arange(33 * 34).reshape(33, 34)
-    padded = pad_to_stride(image, 12)
+    padded = pad(image, 36, 36)
     assert padded.shape == (36, 36)
     np.testing.assert_array_equal(padded[:33, :34], image)
     # The last row is 32, so rows 33, 34 and 35 mirror 31, 30 and 29; the last
@@ -48,16 +48,17 @@ def test_padding_reflects_without_repeating_the_edge():
     assert padded[35, 35] == image[29, 31]
 
 
-def test_padding_of_1000_pixels_and_of_the_least_awkward_side():
-    assert pad_to_stride(
-        np.zeros((1000, 33, 3)), STRIDE).shape == (1024, 64, 3)
-    image = np.zeros((64, 32, 3))
-    assert pad_to_stride(image, STRIDE) is image
+@pytest.mark.parametrize('length, stride, side', [
+    # Steps of 64 up to 256, of 128 up to 2048, and then of 256.
+    (33, 16, 64), (64, 16, 64), (65, 8, 128), (256, 1, 256), (257, 16, 384),
+    (520, 16, 640), (1000, 16, 1024), (2048, 16, 2048), (2049, 16, 2304),
+    # No multiple of 64 that 24 divides is below 192: steps of 72 and 144.
+    (100, 24, 144), (300, 24, 432)])
+def test_sides_are_few_multiples_of_the_stride(length, stride, side):
+    assert padded_side(length, stride) == side
 
 
 def test_small_images_are_refused():
-    with pytest.raises(ValueError, match=r'\[31, 40\]'):
-        pad_to_stride(np.zeros((31, 40)), STRIDE)
     with pytest.raises(InputError, match='a.png: 40 x 31 pixels'):
         check_min_side((31, 40), 'a.png')
     check_min_side((32, 32), 'a.png')
@@ -410,7 +411,8 @@ def test_sides_are_checked_at_the_resolution_of_the_network():
     assert nuclei.labels.shape == (24, 24)
     with pytest.raises(InputError, match='^image: 24 x 24 pixels; both'):
         predictor(image)
-    with pytest.raises(InputError, match='^a: resampled by .*: 25 x 30 pixels; both'):
+    with pytest.raises(InputError,
+                       match='^a: resampled by .*: 25 x 30 pixels; both'):
         predictor(random_image(60, 50), 0.125, 'a')
 
 

@@ -130,7 +130,7 @@ def test_eval_agrees_with_the_evaluation_during_training(
 def test_predict_and_the_notebook_agree(program, data_dir, trained, tmp_path,
                                         net):
     with store.open_store(data_dir / 'validation.h5') as file:
-        image = next(store.whole_images(file))[1][:256, :224]
+        image = next(store.whole_images(file))[1][:256, :256]
     (tmp_path / 'in put').mkdir()
     iio.imwrite(tmp_path / 'in put' / 'tissue ä.png', image, plugin='pillow')
     process = program('--mode=predict', f'--net={net}',
@@ -145,7 +145,7 @@ def test_predict_and_the_notebook_agree(program, data_dir, trained, tmp_path,
         model = nets.build(net, width=4)
         model.load_weights(str(trained / net / 'weights.h5'))
         prediction = model.predict(image[np.newaxis] / 255.0)
-    assert prediction.shape == (1, 256, 224, 1)
+    assert prediction.shape == (1, 256, 256, 1)
     written = iio.imread(tmp_path / 'out' / 'tissue ä_probability.png',
                          plugin='pillow')
     assert np.abs(written - 255 * prediction[0, :, :, 0]).max() <= 0.51

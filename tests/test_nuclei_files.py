@@ -19,7 +19,6 @@ from histology.files import InputError
 from histology.images import read_labels, write_png
 from prediction import writers
 from prediction.predictor import Nuclei
-from prediction.writers import is_written_here
 
 IN_PIXELS = ('label,centroid_x_px,centroid_y_px,box_x_px,box_y_px,'
              'box_width_px,box_height_px,area_px2,perimeter_px,major_axis_px,'
@@ -28,6 +27,14 @@ IN_PIXELS = ('label,centroid_x_px,centroid_y_px,box_x_px,box_y_px,'
 IN_MICROMETRES = ('centroid_x_um,centroid_y_um,box_x_um,box_y_um,'
                   'box_width_um,box_height_um,area_um2,perimeter_um,'
                   'major_axis_um,minor_axis_um')
+
+
+def is_written_here(path):
+    """As `writers.is_written_here`, of the output that has the ending."""
+    output, = [name for name in ('mask', 'csv', 'geojson')
+               if writers.OUTPUTS[name].endings[0][-4:] == path[-4:]
+               ] or ['labels']
+    return writers.is_written_here(path, output)
 
 
 def square_and_pieces():

@@ -308,8 +308,9 @@ def test_a_warm_up_too_long_is_shortened(resolved, capsys, steps, asked,
                                          taken):
     assert resolved(steps=steps, warmup_steps=asked).warmup_steps == taken
     assert capsys.readouterr().out == (
-        '' if taken == asked else f'--warmup_steps={asked}: shortened to '
-        f'{taken}, a tenth of {steps} steps\n')
+        '' if taken == asked else
+        f'warm-up shortened from {asked} to {taken} steps, a tenth of {steps} '
+        'steps\n')
 
 
 def test_what_a_training_began_from_stays(resolved, tmp_path, monkeypatch):

@@ -203,7 +203,7 @@ class Training:
         config, steps = self.config, self.config.steps
         if self.start >= steps:
             say(f'{self.folder}: already trained to step {self.start}; for '
-                f'more give a higher --steps than {steps}')
+                f'more give a higher --steps than {self.start}')
             return
         task = (f'resuming at step {self.start} of {steps}' if self.resumes
                 else f'training {counted(steps, "step")}')

@@ -146,8 +146,9 @@ def resolve(asked, former, start):
     # The learning rate would hardly reach its peak before it falls again.
     if config.warmup_steps > config.steps // 4:
         shorter = config.steps // 10
-        say(f'--warmup_steps={config.warmup_steps}: shortened to {shorter}, a '
-            f'tenth of {counted(config.steps, "step")}')
+        say(f'warm-up shortened from {config.warmup_steps} to '
+            f'{counted(shorter, "step")}, a tenth of '
+            + counted(config.steps, 'step'))
         config = dataclasses.replace(config, warmup_steps=shorter)
     check_sizes(config)
     if former is not None:
