@@ -1,1 +1,1 @@
-"""From the files that people have to arrays: images, annotations, outlines."""
+"""Reads images, annotations and outlines from files into arrays."""
