@@ -7,6 +7,7 @@
 """
 import contextlib
 import dataclasses
+import errno
 import functools
 import math
 import os
@@ -366,7 +367,7 @@ def evaluate(folder):
         folder = predictor.folder
         refuse_trained_on(predictor.record, file, path, folder)
         results = evaluation.evaluate(
-            store.whole_images(file), len(store.image_names(file)), predictor,
+            store.whole_images(file), store.image_names(file), predictor,
             os.path.join(folder, f'{FLAGS.split}_pictures'))
         settings = {
             'source': store.attributes(file)['source'],
@@ -390,6 +391,9 @@ def predict(folder):
     if from_store == (FLAGS.images is not None):
         raise InputError('--images: give either the images to predict, or '
                          '--split for the images of a store in --data_dir')
+    if not from_store and not FLAGS['data_dir'].using_default_value:
+        raise InputError('--data_dir: predict reads it with --split alone; '
+                         'omit it')
     microns_per_pixel = asked_microns_per_pixel()
     if from_store and microns_per_pixel is not None:
         raise InputError('--split: the images of a store are at 40x already; '
@@ -426,7 +430,9 @@ def run_mode():
     require('net')
     folder = os.path.join(FLAGS.model_dir, FLAGS.net)
     above, name = os.path.split(os.path.normpath(FLAGS.model_dir))
-    if name == FLAGS.net and saved.holds_weights(FLAGS.model_dir):
+    if name == FLAGS.net and any(
+            os.path.exists(os.path.join(FLAGS.model_dir, file))
+            for file in (saved.WEIGHTS_FILE, saved.CONFIG_FILE)):
         raise InputError(f'--model_dir={FLAGS.model_dir}: holds a network '
                          'itself, and the name of the network is appended to '
                          f'it; give --model_dir={above or os.curdir}')
@@ -466,7 +472,10 @@ def main(_):
 
 
 def run_from_shell():
-    """Run the program; if its output is a pipe that closes, end quietly."""
+    """Run the program; end quietly if its output is a pipe that closes."""
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:  # closed by the shell
+            setattr(sys, name, open(os.devnull, 'w'))
     # As stderr: names of files may be no UTF-8.
     sys.stdout.reconfigure(errors='backslashreplace')
     define_flags()
@@ -478,10 +487,15 @@ def run_from_shell():
             app.run(main, flags_parser=parse_flags)
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
-        # Python would flush both once more, and complain.
-        for number in (1, 2):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        # Python would flush once more, and complain.
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 1)
+        if error.errno == errno.ENOSPC:
+            sys.exit('error: stdout: no space left for the output; make room')
+        os.dup2(nothing, 2)
         sys.exit(128 + signal.SIGPIPE)
 
 

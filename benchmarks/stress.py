@@ -108,7 +108,7 @@ def main(data_dir, model_dir, net):
         names = store.image_names(file)
         for change, function in CHANGES.items():
             results = evaluate.evaluate(
-                map(function, store.whole_images(file)), len(names),
+                map(function, store.whole_images(file)), names,
                 predictor)
             print_row(change, *measures(results))
 

@@ -1,9 +1,11 @@
 """Measure a network on whole images."""
+import contextlib
 import glob
 import os
 import struct
 
 import numpy as np
+from PIL import Image
 
 from eval import display, nuclei_metrics, pixel_metrics
 from histology import progress
@@ -21,7 +23,7 @@ METRICS = pixel_metrics.METRICS + nuclei_metrics.METRICS
 NO_INSTANCES = dict.fromkeys(nuclei_metrics.METRICS, float('nan'))
 
 
-def evaluate(images, total, predictor, picture_folder=None):
+def evaluate(images, names, predictor, picture_folder=None):
     """Predict each image and compare it with its annotation.
 
     Pixels are compared with the masks that predict writes, after small holes
@@ -29,7 +31,7 @@ def evaluate(images, total, predictor, picture_folder=None):
 
     Args:
         images: iterable of `store.WholeImage`.
-        total: number of images, for the progress line.
+        names: of the images.
         predictor: Predictor.
         picture_folder: where NAME.png of the first MAX_PICTURES images go, or
             None. Pictures of an earlier evaluation are removed.
@@ -44,13 +46,9 @@ def evaluate(images, total, predictor, picture_folder=None):
             `predictor`.
     """
     if picture_folder:
-        # Pictures of an earlier evaluation, and no other file.
-        for path in glob.glob(os.path.join(glob.escape(picture_folder),
-                                           '*.png')):
-            if all(mark in read_head(path) for mark in PICTURE_MARKS):
-                os.remove(path)
+        _make_room(picture_folder, names[:MAX_PICTURES])
     rows, counts, sums = [], [], []
-    with progress.reporter(total, 'image') as report:
+    with progress.reporter(len(names), 'image') as report:
         for done, whole in enumerate(images):
             nuclei = predictor(
                 whole.image, name=whole.name,
@@ -81,9 +79,28 @@ def _measures(counts, sums):
     return {name: np.asarray(value).item() for name, value in values.items()}
 
 
+def _make_room(folder, names):
+    """Remove the pictures of an earlier evaluation, and no copies of them.
+
+    Raises:
+        InputError: another file is in the place of a picture.
+    """
+    for name in names:
+        path = os.path.join(folder, f'{name}.png')
+        if os.path.lexists(path) and not all(
+                mark in read_head(path) for mark in PICTURE_MARKS):
+            raise InputError(f'{path}: was not written by an evaluation; move '
+                             'it, eval needs its name')
+    for path in glob.glob(os.path.join(glob.escape(folder), '*.png')):
+        with contextlib.suppress(OSError), Image.open(path) as picture:
+            if picture.info.get('Title') == _title(path):
+                os.remove(path)
+
+
+def _title(path):
+    return f'{os.path.basename(path)} of an evaluation'
+
+
 def _write_picture(path, figure):
-    if os.path.lexists(path):
-        raise InputError(f'{path}: was not written by an evaluation; move it '
-                         'elsewhere, its place is needed')
     with atomic_write(path) as partial:
-        figure.savefig(partial, dpi=100)
+        figure.savefig(partial, dpi=100, metadata={'Title': _title(path)})

@@ -45,6 +45,7 @@ def locked(folder, flag):
             made, written to or locked.
     """
     path = os.path.join(folder, '.lock')
+    was_there = os.path.lexists(path)
     made = [folder]
     while not os.path.lexists(made[-1]):
         made.append(os.path.dirname(os.path.abspath(made[-1])))
@@ -68,7 +69,7 @@ def locked(folder, flag):
             yield
         finally:
             with contextlib.suppress(OSError):
-                if made and os.listdir(folder) == [os.path.basename(path)]:
+                if not was_there and os.listdir(folder) == ['.lock']:
                     os.remove(path)
                     for empty in made:
                         os.rmdir(empty)

@@ -46,7 +46,8 @@ def parse(path, data=None):
                 nuclei.append([[_ring(ring) for ring in polygon]
                                for polygon in polygons])
     except (OSError, EOFError, zlib.error, LookupError, TypeError,
-            AttributeError, ValueError, RecursionError) as error:
+            AttributeError, ValueError, ArithmeticError,
+            RecursionError) as error:
         raise InputError(f'{path}: not a whole GeoJSON file of QuPath '
                          f'({str(error) or type(error).__name__}); export it '
                          'again') from error

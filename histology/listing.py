@@ -7,6 +7,7 @@ counts as a folder.
 import collections
 import hashlib
 import io
+import lzma
 import os
 import posixpath
 import re
@@ -16,6 +17,10 @@ from itertools import filterfalse
 
 from histology.files import InputError
 
+# RuntimeError: encrypted, or compressed by a method that Python lacks;
+# ValueError: a name that is no UTF-8.
+ZIP_ERRORS = (OSError, EOFError, RuntimeError, ValueError, zlib.error,
+              lzma.LZMAError, zipfile.BadZipFile)
 DIGEST_BLOCK = 2 ** 20  # bytes
 
 IMAGE_ENDINGS = ('.tif', '.tiff', '.svs', '.png', '.jpg', '.jpeg')
@@ -116,7 +121,7 @@ def _members(path):
         with zipfile.ZipFile(path) as archive:
             return [member for member in sorted(archive.namelist())
                     if not is_hidden(member) and not member.endswith('/')]
-    except (OSError, zipfile.BadZipFile) as error:
+    except ZIP_ERRORS as error:
         raise InputError(f'{path}: no whole zip archive ({error}); '
                          'download it again') from error
 
@@ -140,9 +145,7 @@ def path_and_data(source):
     try:
         with zipfile.ZipFile(path) as archive:
             return name_of(source), archive.read(member)
-    # RuntimeError: encrypted, or compressed by a method that Python lacks.
-    except (OSError, EOFError, RuntimeError, zlib.error,
-            zipfile.BadZipFile) as error:
+    except ZIP_ERRORS as error:
         raise InputError(f'{name_of(source)}: cannot be read ({error}); '
                          'copy or download it again') from error
 

@@ -82,7 +82,7 @@ def read(file, name, labels=False):
     with opened(file) as tiff:
         # An overview may come first; the macro of a slide may be larger.
         series = tiff.series[0] if tiff.is_svs else max(
-            tiff.series, key=lambda found: found.keyframe.imagelength)
+            tiff.series, key=lambda found: _pixels(found.keyframe))
         page = series.keyframe
         check_max_pixels(page.imagewidth, page.imagelength, name)
         reason = _not_read(page, labels, tiff.is_imagej)
@@ -95,7 +95,10 @@ def read(file, name, labels=False):
             raise InputError(f'{name}: {page.samplesperpixel} channels; save '
                              'it in RGB')
         count = int(np.prod(series.shape, dtype=np.int64)) // (
-            page.imagelength * page.imagewidth * page.samplesperpixel)
+            _pixels(page) * page.samplesperpixel)
+        # Of other types, say a label image beside the tissue.
+        count += sum(_pixels(other.keyframe) == _pixels(page)
+                     for other in tiff.series if other is not series)
         if count > 1:
             raise InputError(f'{name}: {count} images of one size in one '
                              'file; save the one that is meant'
@@ -115,6 +118,10 @@ def check_max_pixels(width, height, name):
     if width * height > MAX_IMAGE_PIXELS:
         raise InputError(f'{name}: {width} x {height} pixels, more than '
                          f'{MAX_IMAGE_PIXELS}; cut it into parts')
+
+
+def _pixels(page):
+    return page.imagelength * page.imagewidth
 
 
 def _not_read(page, labels, is_imagej):

@@ -125,10 +125,11 @@ def _why_test(entries):
 
 def fold_text(splits):
     """Return the attribute `fold` of stores whose validation was named."""
-    names = ','.join(entry.name for entry in splits['validation'])
-    if len(names.encode()) > LONG_NAMES:
-        names = hashlib.sha1(names.encode()).hexdigest()
-    return f'validation={names}'
+    names = [entry.name for entry in splits['validation']]
+    text = ','.join(names)
+    if len(text.encode()) > LONG_NAMES or text.count(',') >= len(names):
+        text = hashlib.sha1('\n'.join(names).encode()).hexdigest()
+    return f'validation={text}'
 
 
 def division_flags(seed, fold):

@@ -34,7 +34,10 @@ COPY_AGAIN = 'copy it again or train again'
 RECORDED = {'net': str, 'width': int, 'output_stride': Optional[int],
             'normalisation': str, 'data_source': Optional[str],
             'data_digest': Optional[str], 'data_seed': Optional[int],
-            'data_fold': Optional[str], 'trained_on': list}
+            'data_fold': Optional[str], 'trained_on': list,
+            'seen': Optional[list]}
+MAX_WIDTH = 1024
+NO_NUMBER = {}.get  # NaN and Infinity are None, as in `files.write_json`
 
 
 def read_json(path, types=RECORDED, remedy=TRAIN_AGAIN):
@@ -45,7 +48,7 @@ def read_json(path, types=RECORDED, remedy=TRAIN_AGAIN):
     """
     try:
         with open(path) as file:
-            record = json.load(file)
+            record = json.load(file, parse_constant=NO_NUMBER)
     except (OSError, ValueError) as error:
         raise InputError(f'{path}: cannot be read ({error}); {remedy}'
                          ) from error
@@ -60,16 +63,19 @@ def check_record(record, path, types, remedy):
     and `changes` of dict. `path` and `remedy` are for the message.
     """
     for name, annotation in types.items():
+        allowed = getattr(annotation, '__args__', (annotation,))
+        if isinstance(record, dict) and type(None) in allowed:
+            record.setdefault(name, None)  # those of earlier versions
         if not isinstance(record, dict) or name not in record:
             raise InputError(f'{path}: says nothing of {name}; {remedy}')
         value = record[name]
-        allowed = getattr(annotation, '__args__', (annotation,))
         if float in allowed:
             allowed = (*allowed, int)  # as JSON may write it
         item = dict if name == 'changes' else str
         # No isinstance: True is an int.
-        if type(value) not in allowed or isinstance(value, list) and not all(
-                isinstance(part, item) for part in value):
+        if (type(value) not in allowed or isinstance(value, list) and not all(
+                isinstance(part, item) for part in value)
+                or name == 'width' and not 1 <= value <= MAX_WIDTH):
             raise InputError(f'{path}: {name} is {json.dumps(value)[:40]}, '
                              f'which no training writes; {remedy}')
 
@@ -156,7 +162,8 @@ def read_weights(path, remedy=COPY_AGAIN):
                 raise InputError(
                     f'{path}: lacks the record of its network and of the '
                     f'images that it has seen; {remedy}')
-            record = json.loads(file[RECORD_NAME][()])
+            record = json.loads(file[RECORD_NAME][()],
+                                parse_constant=NO_NUMBER)
             file.visititems(add)
     except HDF5_ERRORS as error:
         raise InputError(f'{path}: damaged ({str(error).splitlines()[0]}); '
@@ -241,7 +248,8 @@ def read_former_best(folder):
     path = os.path.join(folder, 'best', 'best.json')
     if not os.path.exists(path):
         return None
-    best = read_json(path, {'checkpoint': str, 'step': int})
+    best = read_json(path, {'checkpoint': str, 'step': int,
+                            'f1': Optional[float]})
     record = read_json(os.path.join(folder, CONFIG_FILE))
     prefix = os.path.join(folder, 'best',
                           os.path.basename(best.pop('checkpoint')))

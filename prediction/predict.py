@@ -7,7 +7,7 @@ import tempfile
 import numpy as np
 
 from histology import progress, resample, resolution
-from histology.files import InputError
+from histology.files import MAX_NAME, InputError
 from histology.images import read_image
 from histology.listing import IMAGE_ENDINGS
 from input_pipeline import store
@@ -202,7 +202,12 @@ def _check_results(output_dir, sources, outputs):
         list of the results of an earlier prediction that are not written anew
     """
     staying, seen = [], {}
+    longest = max((ending for output in outputs
+                   for ending in OUTPUTS[output].endings), key=len)
     for name, stem in sources:
+        if len(os.fsencode(stem + longest)) > MAX_NAME:
+            raise InputError(f'{name}: its name is too long for results; '
+                             'rename it')
         if stem in seen:
             raise InputError(f'{name}: its results would replace the results '
                              f'of {seen[stem]}; rename one or predict them '

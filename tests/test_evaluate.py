@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 
@@ -53,7 +54,8 @@ def empty(name):
 
 
 def evaluated(folder=None):
-    return evaluate.evaluate(images(), 2, PREDICTOR, folder)
+    return evaluate.evaluate(images(), ['first', 'second'], PREDICTOR,
+                             folder)
 
 
 def test_evaluate(tmp_path):
@@ -104,7 +106,8 @@ def with_nuclei():
 
 
 def with_nuclei_evaluated():
-    return evaluate.evaluate(with_nuclei(), 3, PREDICTOR)
+    return evaluate.evaluate(with_nuclei(), ['first', 'second', 'third'],
+                             PREDICTOR)
 
 
 def test_nuclei_of_images_together_and_one_by_one():
@@ -153,7 +156,7 @@ def test_table_of_nuclei():
 
 
 def test_no_instances_at_all(tmp_path):
-    results = evaluate.evaluate(list(with_nuclei())[2:], 1, PREDICTOR)
+    results = evaluate.evaluate(list(with_nuclei())[2:], ['third'], PREDICTOR)
     report.write_results(str(tmp_path), 'test', results, {
         'flags': {'net': 'unet'}, 'source': 'masks'})
     content = json.loads((tmp_path / 'test.json').read_text())['results']
@@ -172,7 +175,7 @@ def test_evaluate_names_the_image_that_is_too_small():
     with pytest.raises(InputError, match='tiny: 40 x 20'):
         evaluate.evaluate([store.WholeImage(
             'tiny', np.zeros((20, 40, 3), np.uint8),
-            np.zeros((20, 40), np.int32), True)], 1, PREDICTOR)
+            np.zeros((20, 40), np.int32), True)], ['tiny'], PREDICTOR)
 
 
 def test_results_in_json_and_csv(tmp_path):
@@ -222,14 +225,15 @@ def test_table_of_one_network():
 
 
 def test_table_without_a_remark():
-    results = evaluate.evaluate(list(images())[:1], 1, PREDICTOR)
+    results = evaluate.evaluate(list(images())[:1], ['first'], PREDICTOR)
     assert len(report.format_table(results).splitlines()) == 9
 
 
 def test_false_nuclei_where_there_are_none_count():
     third = empty('third')
     third.image[0, 0] = 255  # a pixel taken for a nucleus
-    results = evaluate.evaluate([*images(), third], 3, PREDICTOR)
+    results = evaluate.evaluate([*images(), third],
+                                ['first', 'second', 'third'], PREDICTOR)
     assert [row['f1'] for row in results['per_image']] == pytest.approx(
         [0.5, NAN, 0], nan_ok=True)
     assert results['mean_per_image']['f1'] == 0.25
@@ -269,18 +273,24 @@ def test_pictures_of_an_earlier_evaluation_are_replaced(tmp_path):
     write_png(str(tmp_path / 'large.png'), np.zeros((450, 1600), np.uint8))
     for name in ('notes.txt', 'damaged.png'):
         (tmp_path / name).write_text('mine')
-    others = ['damaged.png', 'large.png', 'mine.png', 'notes.txt']
+    shutil.copy(tmp_path / 'first.png', tmp_path / 'before.png')
+    others = ['before.png', 'damaged.png', 'large.png', 'mine.png',
+              'notes.txt']
     assert pictures(tmp_path) == sorted(['first.png', 'second.png', *others])
-    evaluate.evaluate([empty('third')], 1, PREDICTOR, str(tmp_path))
+    evaluate.evaluate([empty('third')], ['third'], PREDICTOR, str(tmp_path))
     assert pictures(tmp_path) == sorted(['third.png', *others])
     assert iio.imread(tmp_path / 'third.png').shape[:2] == (450, 1600)
 
 
 def test_a_file_in_the_place_of_a_picture(tmp_path):
-    (tmp_path / 'first.png').write_text('mine')
-    with pytest.raises(InputError, match='first.png: was not written by an'):
+    """It is refused before the long work, and nothing is changed."""
+    evaluated(str(tmp_path))
+    (tmp_path / 'second.png').write_text('mine')
+    before = (tmp_path / 'first.png').stat().st_mtime_ns
+    with pytest.raises(InputError, match='second.png: was not written by an'):
         evaluated(str(tmp_path))
-    assert (tmp_path / 'first.png').read_text() == 'mine'
+    assert (tmp_path / 'first.png').stat().st_mtime_ns == before
+    assert (tmp_path / 'second.png').read_text() == 'mine'
 
 
 def test_the_bar_ends_before_the_results():

@@ -173,7 +173,8 @@ def test_weights_of_before_the_digest_are_read(weights):
 @pytest.mark.parametrize('name, value', [
     ('width', '4'), ('width', None), ('output_stride', 'a'), ('step', None),
     ('trained_on', [1]), ('trained_on', 'abc'), ('net', ['unet']),
-    ('normalisation', 1)])
+    ('normalisation', 1), ('seen', 5), ('width', -1), ('width', 10 ** 30),
+    ('width', float('inf'))])
 def test_a_record_with_a_wrong_type_is_refused(weights, name, value):
     record, values = saved.read_weights(weights)
     without_seal(weights)

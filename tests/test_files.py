@@ -259,6 +259,7 @@ def test_a_folder_made_for_refused_work_goes_again(tmp_path):
     (tmp_path / 'mine').mkdir()
     with locked(str(tmp_path / 'mine'), 'out_dir'):
         pass
+    assert os.listdir(str(tmp_path / 'mine')) == []
     with locked(str(tmp_path / 'new' / 'out'), 'out_dir'):
         (tmp_path / 'new' / 'out' / 'made').write_text('')
     assert sorted(os.listdir(str(tmp_path))) == ['mine', 'new']

@@ -282,6 +282,13 @@ def test_unknown_data(tmp_path):
     archive.write_bytes(b'PK\3\4 and no more')
     for given in (tmp_path, archive):
         assert f'{archive}: no whole zip' in message(monuseg.find, str(given))
+    with zipfile.ZipFile(archive, 'w') as file:
+        file.writestr('a', 'b')
+    # The version of zip that the directory says is needed, at its byte 6.
+    content = bytearray(archive.read_bytes())
+    content[content.index(b'PK\1\2') + 6] = 99
+    archive.write_bytes(content)
+    assert f'{archive}: no whole zip' in message(monuseg.find, str(archive))
 
 
 def test_damaged_archive_member(tmp_path):

@@ -116,6 +116,25 @@ def test_an_overview_before_the_image():
     check(file.getvalue(), PIXELS)
 
 
+def test_a_narrow_page_higher_than_the_image():
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(PIXELS, photometric='rgb', metadata=None)
+        writer.write(np.zeros((2 * len(PIXELS), 4, 3), np.uint8),
+                     photometric='rgb', metadata=None)
+    check(file.getvalue(), PIXELS)
+
+
+def test_two_pages_of_one_size_and_of_two_types_are_refused():
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for dtype in (np.uint8, np.uint16):
+            writer.write(GREY.astype(dtype), photometric='minisblack',
+                         metadata=None)
+    assert '2 images of one size in one file' in refused(
+        images.read_labels, file.getvalue())
+
+
 @cases('data', [
     saved(GREY), saved(GREY, 'TIFF'),
     tiff_of(GREY, photometric='minisblack')])

@@ -618,6 +618,8 @@ WHOLE = json.dumps([SQUARE_FEATURE])
     '{"type": "Polygon", "coordinates": [[]]}',
     '{"type": "Polygon", "coordinates": [[[1, 2], [3, 4]]]}',
     '{"type": "Polygon", "coordinates": [[[1], [3], [4]]]}',
+    '{"type": "Polygon", "coordinates": [[[1, 2], [3, 4], [5, 1%s]]]}' % (
+        400 * '0'),
     WHOLE.replace('[30, 20]', '[30, "a"]'),
     gzip.compress(WHOLE.encode())[:-9], b'\x1f\x8b no gzip',
     WHOLE.encode('utf-16')[:-1]], ids=lambda data: repr(data[:3]))

@@ -93,6 +93,17 @@ def paint(path, *squares, dpi=(72, 72)):
     Image.fromarray(image).save(path, dpi=dpi)
 
 
+def test_a_name_too_long_for_results_is_refused_first(tmp_path):
+    (tmp_path / 'in').mkdir()
+    for name in ('a', 'b' * 240):
+        write_png(str(tmp_path / 'in' / f'{name}.png'),
+                  np.zeros((40, 40, 3), np.uint8))
+    with pytest.raises(InputError, match='b.png: its name is too long'):
+        predict.predict_files(str(tmp_path / 'in'), str(tmp_path / 'out'),
+                              None)
+    assert not (tmp_path / 'out').exists()
+
+
 def test_nuclei_of_an_image(tmp_path, capsys):
     (tmp_path / 'in').mkdir()
     # Two that touch by a corner, in debris; 0.5 micrometres per pixel.

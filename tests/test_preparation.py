@@ -247,6 +247,14 @@ def test_30_images_divide_22_to_8_by_the_seed():
     assert 'test' not in splits.assign_splits(entries[:-1], 0, '0')
 
 
+def test_named_divisions_differ_though_names_hold_commas():
+    entries = entries_of('a', 'a,b', 'b', 'c')
+    one, two = (
+        splits.fold_text(splits.assign_splits(entries, 0, '0', held))
+        for held in (['a,b'], ['a', 'b']))
+    assert one != two == 'validation=a,b'
+
+
 def test_folds_take_one_of_each_four_and_all_in_all_each_image_once():
     entries = entries_of(*(f'{index:02}' for index in range(30)))
     held_out = [splits.assign_splits(entries, 3, fold)['validation']

@@ -100,8 +100,8 @@ def read_record(folder, net, width=None, output_stride=None):
     """
     path = os.path.join(folder, CONFIG_FILE)
     # Records of before constants belonged to them lack the dicts.
-    types = {field.name: field.type for field
-             in dataclasses.fields(TrainConfig) if field.type is not dict}
+    types = {field.name: Optional[dict] if field.type is dict else field.type
+             for field in dataclasses.fields(TrainConfig)}
     record = read_json(path, {**types, 'changes': list},
                        'choose another --model_dir')
     check_asked(record, path, net, width, output_stride)
