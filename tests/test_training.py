@@ -187,6 +187,8 @@ def test_a_training_is_read_back_and_contradictions_are_refused(tmp_path):
     # A training that failed before its first checkpoint binds to nothing.
     assert checkpoints.record_to_resume(folder, 'deeplabv3') is None
     write_config(tmp_path, record)
+    # Constants of the code were not yet recorded.
+    record.update(augmentation=None, loss_weights=None, separation=None)
     assert checkpoints.record_to_resume(folder, 'deeplabv3') == record
     assert checkpoints.record_to_resume(folder, 'deeplabv3', 8, 16) == record
     for asked, word in ((('unet', None, None), 'net deeplabv3, not unet'),
@@ -201,7 +203,8 @@ def test_a_training_is_read_back_and_contradictions_are_refused(tmp_path):
             checkpoints.record_to_resume(folder, 'deeplabv3')
     for key, wrong in (('width', '4'), ('width', True), ('changes', None),
                        ('changes', ['a']), ('steps', None), ('seen', 'ab'),
-                       ('trained_on', [1]), ('learning_rate', '0.1')):
+                       ('trained_on', [1]), ('learning_rate', '0.1'),
+                       ('augmentation', 'x')):
         write_config(tmp_path, {**record, key: wrong})
         with pytest.raises(InputError, match=f'config.json: {key} is '):
             checkpoints.record_to_resume(folder, 'deeplabv3')
