@@ -102,7 +102,7 @@ def read_record(folder, net, width=None, output_stride=None):
     # Records of before constants belonged to them lack the dicts.
     types = {field.name: Optional[dict] if field.type is dict else field.type
              for field in dataclasses.fields(TrainConfig)}
-    record = read_json(path, {**types, 'changes': list},
+    record = read_json(path, {**types, 'trained_on': list, 'changes': list},
                        'choose another --model_dir')
     check_asked(record, path, net, width, output_stride)
     return record
