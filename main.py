@@ -118,7 +118,7 @@ def define_flags():
     flag('model_dir', 'checkpoints', 'Folder of the model folders; the name '
          'of the network is appended.')
     flag('width', int, 'Filters of the first layer; of a new network '
-         f'{nets.WIDTH} if not given.', 1, 1024)
+         f'{nets.WIDTH} if not given.', 1, nets.MAX_WIDTH)
     flag('output_stride', int, "Stride of DeepLabV3's encoder; of a new "
          'network the smallest if not given.', 1)
     flag('accelerate', 'auto', 'Run the network by XLA (TensorFlow 1.15) or '

@@ -1,8 +1,8 @@
 """From an image to network input, alike in training and prediction."""
 import numpy as np
 
-# Stored beside a trained network; until there were gaps no record said it.
-TARGET, FORMER_TARGET = 'masks with gaps', 'masks'
+# Stored beside a trained network.
+TARGET = 'masks with gaps'
 
 # A closing with a square of this many pixels fills the gaps of
 # `mask_with_gaps`. It finds them for their weight in the loss, and gives them

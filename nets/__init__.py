@@ -17,6 +17,7 @@ import importlib
 # Every network of the project; what concerns one of them is in its module.
 NETS = ('segnet', 'unet', 'deeplabv3')
 WIDTH = 16
+MAX_WIDTH = 1024
 # Of their input. Stored beside a trained network, so that a later change of
 # rule is noticed.
 NORMALISATION = 'uint8 / 255'

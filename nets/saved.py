@@ -36,7 +36,6 @@ RECORDED = {'net': str, 'width': int, 'output_stride': Optional[int],
             'data_digest': Optional[str], 'data_seed': Optional[int],
             'data_fold': Optional[str], 'trained_on': list,
             'seen': Optional[list]}
-MAX_WIDTH = 1024
 NO_NUMBER = {}.get  # NaN and Infinity are None, as in `files.write_json`
 
 
@@ -75,7 +74,7 @@ def check_record(record, path, types, remedy):
         # No isinstance: True is an int.
         if (type(value) not in allowed or isinstance(value, list) and not all(
                 isinstance(part, item) for part in value)
-                or name == 'width' and not 1 <= value <= MAX_WIDTH):
+                or name == 'width' and not 1 <= value <= nets.MAX_WIDTH):
             raise InputError(f'{path}: {name} is {json.dumps(value)[:40]}, '
                              f'which no training writes; {remedy}')
 
