@@ -49,10 +49,11 @@ def test_padding_reflects_without_repeating_the_edge():
 
 
 @pytest.mark.parametrize('length, stride, side', [
-    # Steps of 64 up to 256, of 128 up to 2048, and then of 256.
-    (33, 16, 64), (64, 16, 64), (65, 8, 128), (256, 1, 256), (257, 16, 384),
-    (520, 16, 640), (1000, 16, 1024), (2048, 16, 2048), (2049, 16, 2304),
-    # No multiple of 64 that 24 divides is below 192: steps of 72 and 144.
+    # Steps of 128 up to 2048, and then of 256.
+    (33, 16, 128), (128, 16, 128), (129, 8, 256), (256, 1, 256),
+    (257, 16, 384), (520, 16, 640), (1000, 16, 1024), (2048, 16, 2048),
+    (2049, 16, 2304),
+    # No multiple of 128 that 24 divides is below 384: steps of 144.
     (100, 24, 144), (300, 24, 432)])
 def test_sides_are_few_multiples_of_the_stride(length, stride, side):
     assert padded_side(length, stride) == side
