@@ -1,7 +1,7 @@
 """Pictures of tissue, masks and nuclear outlines."""
 import numpy as np
 
-from prediction.writers import nuclear_outlines, overlay
+from histology.drawing import false_colours, nuclear_outlines, overlay
 
 # By how nuclei were found. By CIEDE2000 these colours are far from each other
 # and from stained tissue, also for people who are colour-blind.
@@ -99,15 +99,6 @@ def _show_row(panels):
     import matplotlib.pyplot as plt
     _draw_row(plt.figure(figsize=(15, 5.5)), panels)
     plt.show()
-
-
-def false_colours(labels):
-    """Turn a label image [H, W] into colours on black, uint8 [H, W, 3]."""
-    from matplotlib import cm
-    # Steps of the golden ratio keep numbers that follow each other apart.
-    hues = labels * 0.618034 % 1  # [H, W]
-    colours = cm.hsv(hues, bytes=True)[..., :3]  # [H, W, 3]
-    return colours * (labels > 0)[..., np.newaxis]
 
 
 def comparison(whole, mask, labels, measures, pairs):

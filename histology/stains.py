@@ -14,3 +14,9 @@ EOSIN = (0.072, 0.990, 0.105)
 STAINS = np.stack([HAEMATOXYLIN, EOSIN, np.cross(HAEMATOXYLIN, EOSIN)])
 STAINS = (STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)).astype(
     np.float32)
+
+# The optical density of each value of a channel. Black counts as 1.
+DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255)
+
+# Unmixes the densities of red, green and blue, [..., 3] to [...].
+HAEMATOXYLIN_OF_DENSITY = np.linalg.inv(STAINS.astype(np.float64))[:, 0]

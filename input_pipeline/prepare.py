@@ -22,7 +22,7 @@ from histology import (
 )
 from histology.files import InputError, atomic_write, locked, remove_matching
 from histology.progress import counted
-from input_pipeline import store
+from input_pipeline import checks, store
 from input_pipeline.splits import assign_splits, division_flags, fold_text
 
 SPLITS = ('train', 'validation', 'test')
@@ -128,14 +128,19 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
         # What killed processes left, on whatever machine.
         remove_matching(output_dir, *(f'.partial-*-{split}.h5'
                                       for split in SPLITS))
-        skipped = _skipped_before(output_dir, rules, splits)
+        skipped, classes = _skipped_before(output_dir, rules, splits), {}
+        pictures = checks.pictures(output_dir)
         if skipped is None:
             _check_replaceable(output_dir, rules)
-            skipped = _write_stores(output_dir, rules, splits, data)
+            skipped, classes = _write_stores(output_dir, rules, splits, data,
+                                             pictures)
+            pictures = []
         else:
             print(f'{output_dir}: already prepared from {data.source} with '
                   + division_flags(seed, rules['fold'])
                   + (f'; skipped: {", ".join(skipped)}' if skipped else ''))
+        if checks.sheet_path(output_dir) not in pictures:
+            checks.show(output_dir, splits, classes)
     return skipped
 
 
@@ -219,8 +224,13 @@ def _check_replaceable(folder, rules):
               'another --data_dir would keep both', flush=True)
 
 
-def _write_stores(folder, rules, splits, data):
-    """Read the images, write the stores, and return the skipped names."""
+def _write_stores(folder, rules, splits, data, pictures):
+    """Read the images and write the stores; remove pictures of former ones.
+
+    Returns:
+        list of the skipped names
+        classes, as for `checks.show`
+    """
     log = ReadingLog(collections.Counter(),
                      resolution.ResolutionWarner(data.microns_per_pixel))
     done = 0
@@ -245,6 +255,8 @@ def _write_stores(folder, rules, splits, data):
             _check_written(written[split], split, log)
         _refuse_shared_images(written)
         report(done)
+        for path in pictures:
+            os.remove(path)
     for split in set(SPLITS) - set(splits):
         with contextlib.suppress(FileNotFoundError):
             os.remove(store.store_path(folder, split))

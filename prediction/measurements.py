@@ -7,15 +7,10 @@ import collections
 
 import numpy as np
 
-from histology.stains import STAINS
+from histology.stains import DENSITY, HAEMATOXYLIN_OF_DENSITY
 from prediction import polygons
 
 STRIP = 256  # rows; more need more memory
-
-# Of each value of a channel. Black counts as 1.
-DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255)
-
-HAEMATOXYLIN_OF_DENSITY = np.linalg.inv(STAINS.astype(np.float64))[:, 0]
 
 # Nuclei that are measured together.
 #   measures: dict from the names in `writers.MEASURES` to arrays [N]

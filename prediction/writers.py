@@ -12,6 +12,7 @@ import uuid
 import numpy as np
 
 from histology import tiff
+from histology.drawing import overlay
 from histology.files import atomic_write
 from histology.images import write_png
 from prediction import polygons
@@ -48,10 +49,6 @@ GEOJSON_HEAD = ('{"type":"FeatureCollection","generator":'
                 f'{json.dumps(SOFTWARE)},"features":[')
 # Of the features' UUIDs, see RFC 4122, 4.3; drawn at random.
 NAMESPACE = uuid.UUID('3f1c9a52-6d0e-4c56-9b57-0f6c4b0e8d21')
-
-# Absent from haematoxylin and eosin, so it stands out on any tissue.
-OUTLINE_COLOUR = (0, 255, 0)
-STRIP = 1024  # rows drawn on at a time, for memory
 
 HEAD = 2 ** 16  # bytes of a file, in which it says what wrote it
 
@@ -192,46 +189,6 @@ def read_head(path):
         with contextlib.suppress(OSError), open(path, 'rb') as file:
             return file.read(HEAD)
     return b''
-
-
-def overlay(image, labels, out=None):
-    """Draw the outlines of the nuclei on the tissue.
-
-    Args:
-        image: uint8 [H, W, 3].
-        labels: label image or mask [H, W].
-        out: `image` itself to draw on it, or None to draw on a copy.
-
-    Returns:
-        uint8 [H, W, 3]; see `nuclear_outlines`.
-    """
-    drawn = image.copy() if out is None else out
-    for top in range(0, len(labels), STRIP):
-        # With a row to either side, which an outline depends on.
-        outer = slice(max(top - 1, 0), top + STRIP + 1)
-        edges = nuclear_outlines(labels[outer])[top - outer.start:][:STRIP]
-        np.copyto(drawn[top:top + STRIP], np.uint8(OUTLINE_COLOUR),
-                  where=edges[..., np.newaxis])
-    return drawn
-
-
-def nuclear_outlines(labels):
-    """Find the outermost pixels of each nucleus, also where two touch.
-
-    Args:
-        labels: int [H, W].
-
-    Returns:
-        bool [H, W], True at the pixels of a nucleus that have another label
-        among their four neighbours
-    """
-    outlines = np.zeros(labels.shape, bool)
-    for values, found in ((labels, outlines), (labels.T, outlines.T)):
-        differ = values[1:] != values[:-1]
-        found[1:] |= differ
-        found[:-1] |= differ
-    outlines &= labels > 0
-    return outlines
 
 
 PNG_MARK = b'tEXtSoftware\0' + SOFTWARE.encode()
