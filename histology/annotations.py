@@ -36,6 +36,15 @@ FORMATS = (
     Format(None, 'raster', images.read_labels,
            ('.tif', '.tiff', '.png', '.jpg', '.jpeg')),
 )
+# What `load` found:
+#   instances: int32 [H, W], 0 in the background and 1 to N in the nuclei
+#   kind: OUTLINES, LABELS or COMPONENTS
+#   microns_per_pixel: what the file says of the image's, or None
+#   skipped: list of texts
+#   classes: dict of the names of classes or layers to int [K], the numbers of
+#       their nuclei, some maybe without a pixel; {} if the file names none
+Found = collections.namedtuple(
+    'Found', 'instances kind microns_per_pixel skipped classes')
 BY_ENDING = {ending: form for form in FORMATS for ending in form.endings}
 ENDINGS = tuple(BY_ENDING)
 
@@ -90,10 +99,7 @@ def load(source, image_size, size):
         size: (height, width) of the image that the nuclei are wanted for.
 
     Returns:
-        instances: int32 [*size], 0 in the background and 1 to N in the nuclei
-        kind: OUTLINES, LABELS or COMPONENTS
-        microns_per_pixel: what the file says of the image's, or None
-        skipped: list of texts
+        Found, of [*size].
 
     Raises:
         InputError: it cannot be read, is of another image, or does not say
@@ -103,7 +109,7 @@ def load(source, image_size, size):
     form = _format(path)
     if form.kind != OUTLINES:
         instances, kind = _from_raster(form, path, data, image_size, size)
-        return instances, kind, None, []
+        return Found(instances, kind, None, [], {})
     found = form.read(path, data)
     nuclei = found.nuclei
     if tuple(size) != tuple(image_size):
@@ -116,7 +122,10 @@ def load(source, image_size, size):
         raise InputError(f'{path}: {error}') from error
     skipped = [f'{what}: {count}' for what, count in found.skipped.items()
                if count] + skipped
-    return instances, OUTLINES, found.microns_per_pixel, skipped
+    names = np.array(found.names, str)
+    return Found(instances, OUTLINES, found.microns_per_pixel, skipped,
+                 {name: np.flatnonzero(names == name) + 1
+                  for name in sorted(set(found.names)) if name})
 
 
 def _from_raster(form, path, data, image_size, size):

@@ -28,7 +28,7 @@ def parse(path, data=None):
     Raises:
         InputError: it is no whole GeoJSON.
     """
-    nuclei, skipped = [], collections.Counter()
+    nuclei, names, skipped = [], [], collections.Counter()
     try:
         data = listing.read(path, data)
         if data.startswith(b'\x1f\x8b'):
@@ -45,13 +45,14 @@ def parse(path, data=None):
             else:
                 nuclei.append([[_ring(ring) for ring in polygon]
                                for polygon in polygons])
+                names.append(_class_name(feature))
     except (OSError, EOFError, zlib.error, LookupError, TypeError,
             AttributeError, ValueError, ArithmeticError,
             RecursionError) as error:
         raise InputError(f'{path}: not a whole GeoJSON file of QuPath '
                          f'({str(error) or type(error).__name__}); export it '
                          'again') from error
-    return Outlines(nuclei, None, skipped)
+    return Outlines(nuclei, names, None, skipped)
 
 
 def _polygons(feature):
@@ -79,6 +80,14 @@ def _polygons(feature):
                             'MultiLineString'):
         return 'points and lines'
     raise ValueError(f'it holds a {geometry["type"]}')
+
+
+def _class_name(feature):
+    """Return the name of a feature's class, '' if it has none."""
+    found = (feature.get('properties') or {}).get('classification') or {}
+    if isinstance(found, dict):
+        found = found.get('name') or ': '.join(found.get('names') or [])
+    return str(found)
 
 
 def _ring(coordinates):

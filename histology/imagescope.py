@@ -36,7 +36,7 @@ def parse(path, data=None):
     Raises:
         InputError: it is no whole ImageScope annotation.
     """
-    nuclei, skipped = [], collections.Counter()
+    nuclei, names, skipped = [], [], collections.Counter()
     microns_per_pixel = None
     try:
         for name, microns, positive, negative, odd in _layers(
@@ -50,13 +50,14 @@ def parse(path, data=None):
             holes = _holes(positive, negative)
             nuclei += [[[ring, *(negative[hole] for hole in its)]]
                        for ring, its in zip(positive, holes)]
+            names += [name] * len(positive)
             skipped['negative regions outside their layer\'s outlines'] += (
                 len(negative) - len(set().union(*holes)))
     except (ElementTree.ParseError, LookupError, OSError,
             ValueError) as error:
         raise InputError(f'{path}: not a whole ImageScope annotation '
                          f'({error}); export or download it again') from error
-    return Outlines(nuclei, microns_per_pixel, skipped)
+    return Outlines(nuclei, names, microns_per_pixel, skipped)
 
 
 def _layers(data):

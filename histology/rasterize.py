@@ -33,10 +33,10 @@ MOST_LENGTH = 100  # micrometres, height or width
 # Outlines around more than so many others are regions, too.
 MOST_WITHIN = 2
 
-# What a file says: the nuclei; micrometres per pixel, or None; and a Counter
-# of what was skipped.
+# What a file says: the nuclei; the name of the class or layer of each, or '';
+# micrometres per pixel, or None; and a Counter of what was skipped.
 Outlines = collections.namedtuple('Outlines',
-                                  'nuclei microns_per_pixel skipped')
+                                  'nuclei names microns_per_pixel skipped')
 
 
 def fill(nuclei, height, width):

@@ -170,15 +170,15 @@ def load(entry, microns_per_pixel, log):
     size = image.shape[:2]
     yield image
     del image, content  # a large one fills the memory
-    instances, kind, stated, skipped = annotations.load(
-        entry.annotation, image_size, size)
+    found = annotations.load(entry.annotation, image_size, size)
     path = listing.name_of(entry.annotation)
-    log.check_resolution(path, stated)
-    if skipped:
-        progress.say(f'{path}: skipped: {"; ".join(skipped)}')
-    log.formats[RASTERS.get(kind) or annotations.format_of(entry.annotation)
-                ] += 1
-    yield store.Annotation(instances, kind != annotations.COMPONENTS)
+    log.check_resolution(path, found.microns_per_pixel)
+    if found.skipped:
+        progress.say(f'{path}: skipped: {"; ".join(found.skipped)}')
+    log.formats[RASTERS.get(found.kind)
+                or annotations.format_of(entry.annotation)] += 1
+    yield store.Annotation(found.instances,
+                           found.kind != annotations.COMPONENTS)
 
 
 def _skipped_before(folder, rules, splits):
