@@ -46,10 +46,15 @@ def nuclear_outlines(labels):
     return outlines
 
 
-def false_colours(labels):
-    """Turn a label image [H, W] into colours on black, uint8 [H, W, 3]."""
+def false_colours(labels, hues=(0, 1)):
+    """Turn a label image [H, W] into colours on black, uint8 [H, W, 3].
+
+    Args:
+        labels: int [H, W].
+        hues: the first and the last, of the circle from 0 to 1.
+    """
     from matplotlib import cm
     # Steps of the golden ratio keep numbers that follow each other apart.
-    hues = labels * 0.618034 % 1  # [H, W]
-    colours = cm.hsv(hues, bytes=True)[..., :3]  # [H, W, 3]
+    part = labels * 0.618034 % 1  # [H, W]
+    colours = cm.hsv(hues[0] + (hues[1] - hues[0]) * part, bytes=True)[..., :3]
     return colours * (labels > 0)[..., np.newaxis]

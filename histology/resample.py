@@ -38,7 +38,7 @@ def network_size(size, microns_per_pixel, name):
     factor = (microns_per_pixel or MICRONS_PER_PIXEL) / MICRONS_PER_PIXEL
     height, width = (round(side * factor) for side in size)
     if (height, width) != tuple(size):
-        name += ': resampled by --magnification or --microns_per_pixel'
+        name += f': resampled to {MICRONS_PER_PIXEL} micrometres per pixel'
         tiff.check_max_pixels(width, height, name)
     check_min_side((height, width), name)
     return height, width

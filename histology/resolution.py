@@ -27,55 +27,61 @@ UNITS = {'cm': 1e4, 'mm': 1e3, 'nm': 1e-3, 'um': 1.0, '\u00b5m': 1.0,
 def read_microns_per_pixel(path, data=None):
     """Read the micrometres per pixel that an image file states.
 
-    The order is: Aperio's MPP or AppMag, OME's PhysicalSize, and the
-    resolution that TIFF, PNG and JPEG files have for printing, in ImageJ's
-    unit if there is one.
+    The order is: Aperio's MPP or AppMag, OME's PhysicalSize, the resolution
+    in ImageJ's unit, and the resolution that TIFF, PNG and JPEG files have
+    for printing.
 
     Args:
         path, data: as for `images.read_image`.
 
     Returns:
-        float, or None if it states nothing plausible.
+        float, or None if it states nothing plausible
+        whether it is the file's own word, and no resolution for printing
     """
     try:
         with listing.opened(path, data) as file:
             is_tiff = file.read(4) in tiff.MAGIC
             file.seek(0)
-            for x, y in _of_tiff(file) if is_tiff else _of_others(file):
+            for x, y, own in _of_tiff(file) if is_tiff else _of_others(file):
                 if (PLAUSIBLE[0] <= x <= PLAUSIBLE[1]
                         and abs(x - y) <= SAME_SIDES * x):
-                    return x
+                    return x, own
     except (*images.DECODER_ERRORS, InputError):
         pass  # reading the pixels says what is wrong
-    return None
+    return None, False
 
 
 def _of_tiff(file):
-    """Yield what a TIFF file states: micrometres per pixel in x and in y."""
+    """Yield what a TIFF file states.
+
+    That is micrometres per pixel in x and in y, and whether in its own words.
+    """
     with tiff.opened(file) as content:
         page = content.pages[0]
         tags = {name: page.tags[name].value for name in
                 ('ImageDescription', 'XResolution', 'YResolution',
                  'ResolutionUnit') if name in page.tags}
     text = str(tags.get('ImageDescription'))
+    own = False
     microns = RESOLUTION_UNITS.get(tags.get('ResolutionUnit', INCH))
     if text.startswith('Aperio'):
         stated = {name: positive_number(value.strip('.,')) for name, value in
                   re.findall(r'\b(MPP|AppMag)\s*=\s*([\d.,]+)', text)}
         if stated.get('MPP'):
-            yield stated['MPP'], stated['MPP']
+            yield stated['MPP'], stated['MPP'], True
         elif stated.get('AppMag'):
-            yield (MICRONS_AT_1X / stated['AppMag'],) * 2
+            yield (*(MICRONS_AT_1X / stated['AppMag'],) * 2, True)
     elif '<OME' in text[:1000]:
         sides = [_of_ome(text, axis) for axis in 'XY']
         if sides[0]:
-            yield sides[0], sides[1] or sides[0]  # some give x alone
+            yield sides[0], sides[1] or sides[0], True  # or x alone
     elif text.startswith('ImageJ'):
         unit = re.search(r'^unit=(.*?)\s*$', text, re.M)
-        microns = UNITS.get(unit.group(1).lower()) if unit else microns
+        if unit:
+            microns, own = UNITS.get(unit.group(1).lower()), True
     x, y = (operator.truediv(*tags[f'{axis}Resolution']) for axis in 'XY')
     if microns:
-        yield microns / x, microns / y
+        yield microns / x, microns / y, own
 
 
 def _of_ome(text, axis):
@@ -101,29 +107,66 @@ def _of_others(file):
     """List what a PNG or JPEG file states, as `_of_tiff` does."""
     with images.pillow(file, '') as image:
         dpi = image.info.get('dpi')
-    return [[RESOLUTION_UNITS[INCH] / float(value) for value in dpi]
+    return [[*(RESOLUTION_UNITS[INCH] / float(value) for value in dpi), False]
             ] if dpi else []
 
 
-class ResolutionWarner:
-    """Warns once of each unexpected resolution that files state.
+class Resolution:
+    """Settles the micrometres per pixel of each image, and says how.
+
+    What the flags say is used, or else what the file says in its own words,
+    or else the networks' own. Each thing is said once.
 
     Args:
-        asked: micrometres per pixel that the files are taken to have; None
-            means MICRONS_PER_PIXEL.
+        asked: micrometres per pixel by the flags, or None.
     """
 
     def __init__(self, asked):
-        self.asked = asked or MICRONS_PER_PIXEL
-        self.stated = set()
+        self.asked = asked
+        self._said = set()
 
-    def __call__(self, path, stated):
-        """Print a line if a file's micrometres per pixel are others."""
-        if stated is None or abs(stated / self.asked - 1) <= TOLERANCE:
-            return
-        stated = f'{stated:.3g}'
-        if stated not in self.stated:
-            self.stated.add(stated)
-            progress.say(f'{path}: says {stated} micrometres per pixel, read '
-                         f'as {self.asked:.3g}; if the file is right, give '
-                         f'--microns_per_pixel={stated}', sys.stderr)
+    def of_image(self, path, data=None):
+        """Settle the micrometres per pixel of an image file.
+
+        Args:
+            path, data: as for `images.read_image`.
+
+        Returns:
+            those that it is resampled from, or None if it stays as it is
+            its own, or None if they are not known
+        """
+        stated, own = read_microns_per_pixel(path, data)
+        if self.asked or not own:
+            self.compare(path, stated, self.asked)
+            if not (self.asked or stated):
+                self._say('', f'{path}: states no resolution, taken as 40x '
+                          f'({MICRONS_PER_PIXEL} micrometres per pixel); '
+                          'another --magnification resamples it, and '
+                          '--magnification=40 adds micrometres to results')
+            return self.asked, self.asked
+        if abs(stated / MICRONS_PER_PIXEL - 1) <= TOLERANCE:
+            return None, stated
+        self._say(stated, f'{path}: states {stated:.3g} micrometres per '
+                  f'pixel, resampled to {MICRONS_PER_PIXEL}; if the file is '
+                  'wrong, give --magnification or --microns_per_pixel')
+        return stated, stated
+
+    def compare(self, path, stated, used):
+        """Print a line if a file states others than are used.
+
+        Args:
+            path: of the file.
+            stated: its micrometres per pixel, or None.
+            used: those of its image, or None for the networks' own.
+        """
+        used = used or MICRONS_PER_PIXEL
+        if stated and abs(stated / used - 1) > TOLERANCE:
+            self._say((stated, used), f'{path}: says {stated:.3g} micrometres '
+                      f'per pixel, read as {used:.3g}; if the file is right, '
+                      f'give --microns_per_pixel={stated:.3g}', sys.stderr)
+
+    def _say(self, what, line, file=None):
+        if what not in self._said:
+            self._said.add(what)
+            progress.say(line, file)
+

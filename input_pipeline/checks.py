@@ -39,6 +39,7 @@ GLASS = 220  # brighter in each channel is no tissue
 
 BAND = 1024  # rows that are read at a time, for memory
 PICTURE_SIDE = 2000  # pixels at most
+HUES = (0.13, 0.55)  # yellow, green and cyan, which tissue has not
 THUMBNAIL, SHEET = 256, 8192  # sides at most, pixels
 NAMED = 3  # images that a line names
 MOST_TURNED = 2 ** 24  # pixels
@@ -86,8 +87,8 @@ def show(data_dir, splits, classes):
     Args:
         data_dir: folder of the stores, without pictures.
         splits: names of the stores.
-        classes: dict of (split, name) of the images to a dict of classes to
-            numbers of nuclei, int arrays.
+        classes: dict of the splits to a dict of the images' names to a dict
+            of classes to the numbers of their nuclei, int arrays.
 
     Raises:
         InputError: a store cannot be read, or a picture not be written.
@@ -113,8 +114,12 @@ def show(data_dir, splits, classes):
                 if os.path.exists(path):  # a test image may have its name
                     path = os.path.join(folder, f'{split}_{name}.jpg')
                 _save(path, picture)
-                picture.thumbnail((THUMBNAIL, THUMBNAIL))
-                thumbnails.append((name, picture))
+                # Its middle: outlines of the whole would be too fine to see.
+                left, top = (max(side - THUMBNAIL, 0) // 2
+                             for side in picture.size)
+                thumbnails.append((name, picture.crop((
+                    left, top, *np.minimum(picture.size, (
+                        left + THUMBNAIL, top + THUMBNAIL)).tolist()))))
         _save(sheet_path(data_dir), _sheet(thumbnails))
         report(len(thumbnails))
     for line in _summary(looks, classes):
@@ -173,7 +178,7 @@ def _look(image, instances):
               >= ring_density[compared] / ring[compared])
     drawn, numbers = map(np.concatenate, zip(*parts))
     edges = nuclear_outlines(numbers)
-    drawn[edges] = false_colours(numbers)[edges]
+    drawn[edges] = false_colours(numbers, HUES)[edges]
     return (Look(areas.astype(int), tissue, darker.mean()
                  if len(darker) >= MIN_NUCLEI else math.nan),
             Image.fromarray(drawn))
@@ -256,11 +261,10 @@ def _summary(looks, classes):
                f'median {np.median(counts):.0f}; {_median_area(areas)}; '
                f'{nuclear / max(tissue, 1):.0%} of the tissue is nuclear')
     found = collections.defaultdict(list)
-    for key, numbers in classes.items():
-        if key in looks:  # it may have been skipped
-            for name, chosen in numbers.items():
-                found[name].append(looks[key].areas[chosen])
-    for name, areas in sorted(found.items()):
+    for (split, name), look in looks.items():
+        for kind, numbers in classes.get(split, {}).get(name, {}).items():
+            found[kind].append(look.areas[numbers])
+    for name, areas in sorted(found.items()) if len(found) > 1 else ():
         areas = np.concatenate(areas)
         yield (f'class {name}: '
                f'{counted(np.count_nonzero(areas), "nucleus", "nuclei")}, '

@@ -31,8 +31,9 @@ MAX_SKIPPED = 0.5  # of a split's images
 RASTERS = {annotations.LABELS: 'label images', annotations.COMPONENTS: 'masks'}
 
 # What was found in the files that are read: a Counter of the annotations'
-# formats, and a `resolution.ResolutionWarner`.
-ReadingLog = collections.namedtuple('ReadingLog', 'formats check_resolution')
+# formats; a dict of the images' names to a dict of classes to the numbers of
+# their nuclei; and a `resolution.Resolution`.
+ReadingLog = collections.namedtuple('ReadingLog', 'formats classes resolution')
 
 # The annotated images to prepare:
 #   source: the path that was given, MoNuSeg or synthetic sample
@@ -40,14 +41,14 @@ ReadingLog = collections.namedtuple('ReadingLog', 'formats check_resolution')
 #   digest: text that other images would not have
 #   load: as the function below
 #   microns_per_pixel: of the images, which are resampled to the networks'
-#       own; None if it was not given, which means these
+#       own; None if each file states its own
 Data = collections.namedtuple('Data', 'source entries digest load '
                               'microns_per_pixel')
 
 
 def find_sample(seed):
     """Return the Data of the synthetic sample made from a seed."""
-    def load_sample(entry, *_):
+    def load_sample(entry, _):
         image, instances = synthetic.make(np.random.RandomState(entry.seed),
                                           synthetic.SIZE)
         yield image
@@ -123,7 +124,7 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
              'fold': fold_text(splits) if validation else fold,
              'patch_size': store.PATCH_SIZE, 'overlap': store.OVERLAP,
              'fill_rule': rasterize.FILL_RULE, 'microns_per_pixel':
-             data.microns_per_pixel or resample.MICRONS_PER_PIXEL}
+             data.microns_per_pixel or 'as the files state'}
     with locked(output_dir, 'data_dir'):
         # What killed processes left, on whatever machine.
         remove_matching(output_dir, *(f'.partial-*-{split}.h5'
@@ -144,12 +145,11 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
     return skipped
 
 
-def load(entry, microns_per_pixel, log):
+def load(entry, log):
     """Read an annotated image.
 
     Args:
         entry: `listing.Entry`.
-        microns_per_pixel: see Data.
         log: ReadingLog.
 
     Yields:
@@ -163,16 +163,16 @@ def load(entry, microns_per_pixel, log):
     path, content = listing.path_and_data(entry.image)
     image = images.read_image(path, content)
     image_size = image.shape[:2]
-    log.check_resolution(path, resolution.read_microns_per_pixel(path,
-                                                                 content))
+    network_microns, own_microns = log.resolution.of_image(path, content)
     image = resample.resample(image, resample.network_size(
-        image.shape[:2], microns_per_pixel, path))
+        image.shape[:2], network_microns, path))
     size = image.shape[:2]
     yield image
     del image, content  # a large one fills the memory
     found = annotations.load(entry.annotation, image_size, size)
     path = listing.name_of(entry.annotation)
-    log.check_resolution(path, found.microns_per_pixel)
+    log.resolution.compare(path, found.microns_per_pixel, own_microns)
+    log.classes[entry.name] = found.classes
     if found.skipped:
         progress.say(f'{path}: skipped: {"; ".join(found.skipped)}')
     log.formats[RASTERS.get(found.kind)
@@ -231,16 +231,17 @@ def _write_stores(folder, rules, splits, data, pictures):
         list of the skipped names
         classes, as for `checks.show`
     """
-    log = ReadingLog(collections.Counter(),
-                     resolution.ResolutionWarner(data.microns_per_pixel))
-    done = 0
+    log = ReadingLog(collections.Counter(), None,
+                     resolution.Resolution(data.microns_per_pixel))
+    classes, done = {}, 0
 
-    def examples(entries):
+    def examples(split, entries):
         nonlocal done
+        classes[split] = {}
         for entry in entries:
             report(done)
             yield entry.name, functools.partial(
-                data.load, entry, data.microns_per_pixel, log)
+                data.load, entry, log._replace(classes=classes[split]))
             done += 1
 
     with contextlib.ExitStack() as stack:
@@ -251,7 +252,7 @@ def _write_stores(folder, rules, splits, data, pictures):
             partial = stack.enter_context(
                 atomic_write(store.store_path(folder, split)))
             written[split] = store.write_store(
-                partial, {**rules, 'split': split}, examples(entries))
+                partial, {**rules, 'split': split}, examples(split, entries))
             _check_written(written[split], split, log)
         _refuse_shared_images(written)
         report(done)
@@ -261,7 +262,8 @@ def _write_stores(folder, rules, splits, data, pictures):
         with contextlib.suppress(FileNotFoundError):
             os.remove(store.store_path(folder, split))
     _print_summary(folder, rules['source'], written, log)
-    return [name for parts in written.values() for name in parts.skipped]
+    return [name for parts in written.values() for name in parts.skipped
+            ], classes
 
 
 def _print_summary(folder, source, written, log):

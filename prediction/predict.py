@@ -14,6 +14,11 @@ from input_pipeline import store
 from prediction import instances
 from prediction.writers import OUTPUTS, is_written_here
 
+# Square micrometres. Medians of MoNuSeg's images are 17 to 50, three of
+# lymphoid tissue 7 to 11. At 20x, read as 40x, they are 5 to 16.
+MEDIAN_AREA = (12.5, 56)
+LARGEST_AREA = 500  # of MoNuSeg's nuclei 320
+
 
 def predict_files(images, output_dir, predictor, microns_per_pixel=None,
                   outputs=tuple(OUTPUTS)):
@@ -41,25 +46,22 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
     if not paths:
         raise InputError('--images: an empty list; give at least one file')
     _check_folder(output_dir, paths)
-    warn = resolution.ResolutionWarner(microns_per_pixel)
-    skipped = []
+    settled, skipped = resolution.Resolution(microns_per_pixel), []
 
     def read(path):
         try:
             image = read_image(path)  # [H, W, 3]
-            resample.network_size(image.shape[:2], microns_per_pixel, path)
+            microns = settled.of_image(path)
+            resample.network_size(image.shape[:2], microns[0], path)
         except InputError as error:
             progress.check()  # a signal may be what made it fail
             progress.say(f'error: {error} (skipped)', sys.stderr)
             skipped.append(path)
             return None
-        stated = resolution.read_microns_per_pixel(path)
-        warn(path, stated)
-        return image, microns_per_pixel or stated
+        return (image, *microns)
 
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
-    _predict(list(zip(paths, stems)), read, output_dir, predictor,
-             microns_per_pixel, outputs)
+    _predict(list(zip(paths, stems)), read, output_dir, predictor, outputs)
     return skipped
 
 
@@ -73,20 +75,18 @@ def predict_store(file, output_dir, predictor, outputs=tuple(OUTPUTS)):
     """
     whole = store.whole_images(file)
     _predict([(name, name) for name in store.image_names(file)],
-             lambda _: (next(whole).image, resample.MICRONS_PER_PIXEL),
-             output_dir, predictor, None, outputs)
+             lambda _: (next(whole).image, None, resample.MICRONS_PER_PIXEL),
+             output_dir, predictor, outputs)
 
 
-def _predict(sources, read, output_dir, predictor, microns_per_pixel,
-             outputs):
+def _predict(sources, read, output_dir, predictor, outputs):
     """Predict images and write the results.
 
     Args:
         sources: list of (name, stem of the results) of each image.
-        read: function from a name to the image, uint8 [H, W, 3], and its
-            micrometres per pixel or None; or to None, to skip it.
-        output_dir, predictor, microns_per_pixel, outputs: as for
-            `predict_files`.
+        read: function from a name to the image, uint8 [H, W, 3], and what
+            `Resolution.of_image` returns; or to None, to skip it.
+        output_dir, predictor, outputs: as for `predict_files`.
     """
     staying = _check_results(output_dir, sources, outputs)
     _make_folder(output_dir)
@@ -95,45 +95,75 @@ def _predict(sources, read, output_dir, predictor, microns_per_pixel,
               + (f' and {len(staying) - 1} more' if staying[1:] else '')
               + ': from an earlier prediction and not in --outputs; kept as '
               'before')
+    areas = {}
     with progress.reporter(len(sources), 'image') as report:
         for done, source in enumerate(sources):
             name, stem = source
             found = read(name)
             if found:
+                image, network_microns, own_microns = found
                 nuclei = predictor(
-                    found[0], microns_per_pixel, name,
+                    image, network_microns, name,
                     progress=lambda part, done=done: report(done + part)
-                )._replace(microns_per_pixel=found[1])
+                )._replace(microns_per_pixel=own_microns)
                 # A file may have come during the prediction.
                 _check_results(output_dir, [source], outputs)
                 for output, (endings, write, _) in OUTPUTS.items():
                     if output in outputs:
                         write([os.path.join(output_dir, stem + ending)
                                for ending in endings], nuclei)
-                progress.say(f'{name}: {_summary(nuclei)}')
-                del nuclei
+                areas[name] = (instances.areas(nuclei.labels)[1:],
+                               nuclei.microns_per_pixel)
+                progress.say(f'{name}: '
+                             + _summary(*areas[name], nuclei.labels.size))
+                del nuclei, image
             report(done + 1)
             del found  # images can be as large as memory allows
+    for line in _flaws(areas):
+        progress.say(line, sys.stderr)
 
 
-def _summary(nuclei):
-    """Say how many nuclei there are, and how large."""
-    areas = instances.areas(nuclei.labels)[1:]
-    microns_per_pixel = nuclei.microns_per_pixel
+def _summary(areas, microns_per_pixel, pixels):
+    """Say how many nuclei there are in an image, and how large."""
     text = progress.counted(len(areas) or 'no', 'nucleus', 'nuclei')
     if len(areas):
         median = np.median(areas)
         size = f'median area {median:.0f} pixels'
         if microns_per_pixel:
             square = microns_per_pixel ** 2
-            density = len(areas) / (nuclei.labels.size * square) * 1e6
+            density = len(areas) / (pixels * square) * 1e6
             size = f'{density:.0f} per mm2, {size} ({median * square:.1f} um2)'
         text += f', {size}'
-    if not microns_per_pixel:
-        # An image of 20x gives nuclei, too, but wrong ones.
-        text += ('; the file states no resolution, taken as 40x '
-                 '(--magnification=40 adds micrometres)')
     return text
+
+
+def _flaws(areas):
+    """Yield a line for each kind of size that nuclei do not have.
+
+    Args:
+        areas: dict of the images' names to the areas of their nuclei, pixels,
+            and their micrometres per pixel, or None if taken as 40x.
+    """
+    odd, large = {}, {}
+    for name, (pixels, microns_per_pixel) in areas.items():
+        square = (microns_per_pixel or resample.MICRONS_PER_PIXEL) ** 2
+        median = np.median(pixels) if len(pixels) else 0
+        if (len(pixels) and not microns_per_pixel and
+                not MEDIAN_AREA[0] <= median * square <= MEDIAN_AREA[1]):
+            odd[name] = median
+        if len(pixels) and pixels.max() * square > LARGEST_AREA:
+            large[name] = pixels.max() * square
+    for name, median in list(odd.items())[:1]:
+        small = median * resample.MICRONS_PER_PIXEL ** 2 < MEDIAN_AREA[0]
+        yield (f'{name}: median nucleus {median:.0f} pixels is '
+               f'{"small" if small else "large"} for 40x; if the image was '
+               f'scanned at {20 if small else 80}x, give --magnification='
+               f'{20 if small else 80} ({len(odd)} of '
+               f'{progress.counted(len(areas), "image")})')
+    for name, area in list(large.items())[:1]:
+        yield (f'{name}: a nucleus of {area:.0f} square micrometres is larger '
+               'than any: a pen mark, a fold or blur? Look at the overlay '
+               f'({len(large)} of {progress.counted(len(areas), "image")})')
 
 
 def find_images(name):

@@ -221,11 +221,11 @@ def test_images_for_the_network():
                           (0.5, (80, 100)), (0.22, (35, 44))):
         assert resample.network_size((40, 50), microns, 'x') == size
     assert resample.resample(PIXELS, (40, 50)) is PIXELS
-    with pytest.raises(InputError, match='^x.png: resampled by --magnification'
-                       ' .*: 1000000 x 800000 pixels, more than'):
+    with pytest.raises(InputError, match='^x.png: resampled to 0.25 '
+                       '.*: 1000000 x 800000 pixels, more than'):
         resample.network_size((40, 50), 5000.0, 'x.png')
-    with pytest.raises(InputError, match='^x.png: resampled by --magnification'
-                       ' .*: 10 x 8 pixels; both .* at least 32'):
+    with pytest.raises(InputError, match='^x.png: resampled to 0.25 '
+                       '.*: 10 x 8 pixels; both .* at least 32'):
         resample.network_size((40, 50), 0.05, 'x.png')
     with pytest.raises(InputError, match='^x.png: 50 x 31 .* at least 32'):
         resample.network_size((31, 50), None, 'x.png')

@@ -1,0 +1,177 @@
+"""Pictures of the stores and lines on what cannot be right."""
+import math
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from histology.files import InputError
+from histology.stains import EOSIN, HAEMATOXYLIN
+from input_pipeline import checks, store
+
+SIZE = 200
+
+
+def tissue(instances, dark):
+    """Eosin everywhere, and haematoxylin in the nuclei of `dark`."""
+    density = np.where(np.isin(instances, dark)[..., np.newaxis],
+                       np.add(EOSIN, HAEMATOXYLIN), EOSIN) * 0.5
+    return np.rint(255 * 10 ** -density).astype(np.uint8)
+
+
+def nuclei(count, side=12, gap=20):
+    """Numbered squares, ten in a row from the upper left corner."""
+    instances = np.zeros((SIZE, SIZE), np.int32)
+    for index in range(count):
+        row, column = divmod(index, 9)
+        instances[4 + gap * row:4 + gap * row + side,
+                  6 + gap * column:6 + gap * column + side] = index + 1
+    return instances
+
+
+def write(folder, split='train', **images):
+    """Write a store of (image, instances) by their names."""
+    os.makedirs(folder, exist_ok=True)
+
+    def load(pair):
+        yield pair[0]
+        yield store.Annotation(pair[1], True)
+
+    store.write_store(store.store_path(folder, split), {
+        'split': split, 'source': 'a', 'source_digest': 'b', 'seed': 0,
+        'fold': 'none'}, [(name, lambda pair=pair: load(pair))
+                          for name, pair in images.items()])
+
+
+def shown(folder, capsys, splits=('train',), classes=None):
+    checks.show(str(folder), splits, classes or {})
+    return capsys.readouterr()
+
+
+def look(image, instances):
+    return checks._look(image, instances)[0]
+
+
+@pytest.mark.parametrize('band', [7, 64, 1024])
+def test_the_share_of_darker_nuclei(monkeypatch, band):
+    monkeypatch.setattr(checks, 'BAND', band)
+    instances = nuclei(10)
+    found = look(tissue(instances, [1, 2, 3, 4, 5, 6, 7]), instances)
+    assert found.darker == 0.7
+    np.testing.assert_array_equal(found.areas,
+                                  [SIZE ** 2 - 1440, *[144] * 10])
+    # Eosin of density 0.5 leaves 0.32 of green.
+    assert found.tissue == SIZE ** 2
+    white = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    assert look(white, instances).tissue == 0
+    # Of too few nuclei the share says nothing.
+    assert math.isnan(look(white, nuclei(4)).darker)
+    assert look(white, nuclei(5)).darker == 0
+
+
+def test_a_ring_has_no_other_nucleus():
+    """The dark neighbour, 2 pixels away, does not count."""
+    instances = nuclei(9, side=18)
+    assert look(tissue(instances, range(1, 10)), instances).darker == 1
+
+
+@pytest.mark.parametrize('turn, line', [
+    (lambda a: np.rot90(a), 'turned right by 90 degrees'),
+    (lambda a: np.rot90(a, -1), 'turned left by 90 degrees'),
+    (lambda a: a[::-1, ::-1], 'turned by 180 degrees'),
+    (lambda a: a[::-1], 'mirrored top to bottom'),
+    (lambda a: a[:, ::-1], 'mirrored left to right'),
+    (lambda a: a.T, 'with rows and columns exchanged')])
+def test_turned_annotations(tmp_path, capsys, turn, line):
+    instances = nuclei(13)  # one row and a half: no turn looks the same
+    image = tissue(instances, range(1, 14))
+    write(tmp_path, right=(image, instances))
+    assert 'right: ' not in shown(tmp_path, capsys).err
+    write(tmp_path, wrong=(image, turn(instances)))
+    said = shown(tmp_path, capsys).err
+    assert 'wrong: ' in said and 'darker in haematoxylin' in said
+    assert f'{line}, it would fit' in said
+
+
+def test_an_annotation_of_another_image(tmp_path, capsys):
+    image = tissue(nuclei(13), range(1, 14))
+    moved = np.roll(nuclei(13), (10, 10), axis=(0, 1))
+    write(tmp_path, **{name: (image, moved) for name in 'abcde'})
+    said = shown(tmp_path, capsys).err
+    assert said.count('darker in haematoxylin') == 1
+    assert 'a: 0% of its nuclei' in said and 'would fit' not in said
+    assert '4 more images: b, c, ...' in said
+
+
+def test_sizes_that_nuclei_do_not_have(tmp_path, capsys):
+    small = nuclei(30, side=8)  # 64 pixels, 4 square micrometres
+    large = np.zeros((SIZE, SIZE), np.int32)
+    large[5:195, 5:195] = 1  # 36 100 pixels, 2 256 square micrometres, 90 %
+    write(tmp_path, small=(tissue(small, small), small),
+          large=(tissue(large, large), large))
+    said = shown(tmp_path, capsys).err
+    assert ('small: the median nucleus has 4 square micrometres, too small'
+            in said)
+    assert '1 more image: large' in said
+    assert 'large: its largest nucleus has 2256 square micrometres' in said
+    assert 'large: nuclei cover 90% of the image' in said
+
+
+def test_the_summary(tmp_path, capsys):
+    one, other = nuclei(10), nuclei(6, side=16)
+    other[SIZE - 20:] = 0
+    image = tissue(one, range(1, 11))
+    image[100:] = 255  # glass
+    write(tmp_path, a=(image, one))
+    write(tmp_path, 'test', a=(tissue(other, other), other),
+          b=(tissue(one, one), one), c=(tissue(one, one), one))
+    said = shown(tmp_path, capsys, ['train', 'test'], {
+        'train': {'a': {'Tumour': np.array([1, 2, 3])}},
+        'test': {'a': {'Other': np.array([1])}}}).out
+    # 144 and 256 pixels are 9 and 16 square micrometres; 1440 of 20 000.
+    assert ('train: 10 to 10 nuclei in an image, median 10; median area 9.0 '
+            'square micrometres; 7% of the tissue is nuclear\n') in said
+    assert 'test: 6 to 10 nuclei in an image, median 10; median area 9.0' in (
+        said)
+    assert ('class Other: 1 nucleus, median area 16.0 square micrometres\n'
+            'class Tumour: 3 nuclei, median area 9.0 square micrometres\n'
+            ) in said
+    # The test image of the same name has its own picture.
+    assert sorted(os.listdir(tmp_path / 'check')) == [
+        'a.jpg', 'b.jpg', 'c.jpg', 'test_a.jpg']
+
+
+def test_pictures_show_the_outlines(tmp_path, capsys):
+    instances = nuclei(10, side=16)
+    image = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    write(tmp_path, a=(image, instances))
+    shown(tmp_path, capsys)
+    picture = np.array(Image.open(tmp_path / 'check' / 'a.jpg')).astype(int)
+    assert picture.shape == (SIZE, SIZE, 3)
+    coloured = picture.min(axis=2) < 128
+    # The edge of the first square is at row 4 and column 6, its middle not.
+    assert coloured[4, 8:20].all() and coloured[6:18, 6].all()
+    assert not coloured[9:15, 11:17].any() and not coloured[120:].any()
+    assert Image.open(tmp_path / 'check.jpg').size == (256, 256)
+
+
+def test_pictures_of_large_images_are_small(monkeypatch):
+    monkeypatch.setattr(checks, 'PICTURE_SIDE', 64)
+    monkeypatch.setattr(checks, 'BAND', 30)
+    instances = nuclei(10)
+    _, picture = checks._look(tissue(instances, instances), instances)
+    assert picture.size == (50, 50)  # each fourth pixel
+    np.testing.assert_array_equal(
+        np.array(picture)[30:], tissue(instances, instances)[::4, ::4][30:])
+
+
+def test_only_own_pictures_are_replaced(tmp_path, capsys):
+    instances = nuclei(6)
+    write(tmp_path, a=(tissue(instances, instances), instances))
+    shown(tmp_path, capsys)
+    assert sorted(map(os.path.basename, checks.pictures(str(tmp_path)))) == [
+        'a.jpg', 'check.jpg']
+    os.rename(tmp_path / 'check' / 'a.jpg', tmp_path / 'check' / 'mine.jpg')
+    with pytest.raises(InputError, match='mine.jpg: was not written by prep'):
+        checks.pictures(str(tmp_path))
