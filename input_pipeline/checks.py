@@ -62,7 +62,7 @@ Look = collections.namedtuple('Look', 'areas tissue darker')
 
 
 def pictures(data_dir):
-    """List the paths of the pictures of former stores.
+    """List the paths of the pictures that `show` drew, the sheet first.
 
     Raises:
         InputError: a file that is no such picture is in their place.
@@ -85,7 +85,7 @@ def show(data_dir, splits, classes):
     Pictures go to check/NAME.jpg in the folder, and on one sheet, check.jpg.
 
     Args:
-        data_dir: folder of the stores, without pictures.
+        data_dir: folder of the stores.
         splits: names of the stores.
         classes: dict of the splits to a dict of the images' names to a dict
             of classes to the numbers of their nuclei, int arrays.
@@ -93,8 +93,10 @@ def show(data_dir, splits, classes):
     Raises:
         InputError: a store cannot be read, or a picture not be written.
     """
+    for path in pictures(data_dir):
+        os.remove(path)
     folder = os.path.join(data_dir, 'check')
-    looks, thumbnails, flaws = {}, [], {}
+    looks, flaws, thumbnails, drawn = {}, {}, [], set()
     with contextlib.ExitStack() as stack:
         files = {split: stack.enter_context(store.open_store(
             store.store_path(data_dir, split))) for split in splits}
@@ -109,11 +111,12 @@ def show(data_dir, splits, classes):
                     look, picture = _look(*arrays)
                     for kind, text in _flaws(look, arrays):
                         flaws.setdefault(kind, [text]).append(name)
-                looks[split, name] = look
-                path = os.path.join(folder, f'{name}.jpg')
-                if os.path.exists(path):  # a test image may have its name
-                    path = os.path.join(folder, f'{split}_{name}.jpg')
+                # A test image may have the name of another.
+                path = os.path.join(folder, 'test_' * (name in drawn)
+                                    + f'{name}.jpg')
                 _save(path, picture)
+                drawn.add(name)
+                looks[split, name] = look
                 # Its middle: outlines of the whole would be too fine to see.
                 left, top = (max(side - THUMBNAIL, 0) // 2
                              for side in picture.size)

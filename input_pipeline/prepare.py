@@ -135,7 +135,7 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
             _check_replaceable(output_dir, rules)
             skipped, classes = _write_stores(output_dir, rules, splits, data,
                                              pictures)
-            pictures = []
+            pictures = []  # removed
         else:
             print(f'{output_dir}: already prepared from {data.source} with '
                   + division_flags(seed, rules['fold'])

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histology import listing
+from histology import listing, resolution
 from histology.files import InputError
 from input_pipeline import prepare, store
 
@@ -127,8 +127,9 @@ def pack(archive, folder):
 
 def load(entry):
     """The image, instances and has_instances of an entry."""
-    log = prepare.ReadingLog(collections.Counter(), lambda *_: None)
-    image, annotation = prepare.load(entry, None, log)
+    log = prepare.ReadingLog(collections.Counter(), {},
+                             resolution.Resolution(None))
+    image, annotation = prepare.load(entry, log)
     return (image, *annotation)
 
 

@@ -8,8 +8,8 @@ from skimage.segmentation import find_boundaries
 
 from benchmarks import diagrams
 from eval import display, evaluate, nuclei_metrics, pixel_metrics
+from histology import drawing
 from input_pipeline import store
-from prediction import writers
 
 matplotlib.use('Agg')
 
@@ -52,7 +52,7 @@ def test_overlay_outlines_as_scikit_image_does(monkeypatch):
     mask = np.random.RandomState(2).rand(50, 70) > 0.7
     expected = find_boundaries(mask, connectivity=1, mode='inner')
     for strip in (50, 7, 1):
-        monkeypatch.setattr(writers, 'STRIP', strip)
+        monkeypatch.setattr(drawing, 'STRIP', strip)
         image = np.zeros((50, 70, 3), np.uint8)
         assert display.overlay(image, mask, out=image) is image
         np.testing.assert_array_equal((image == GREEN).all(axis=2), expected)

@@ -222,6 +222,9 @@ def contents(folder):
     return found
 
 
+CHECK = ('check', 'check.jpg')
+
+
 def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -287,11 +290,18 @@ def test_prepare(tmp_path, capsys):
     assert sorted(found['train.h5'] + found['validation.h5']) == [
         'TCGA-0', 'TCGA-1', 'TCGA-2', 'TCGA-3']
     # 300 x 300 pixels make 2 x 2 patches.
-    assert capsys.readouterr().out.splitlines() == [
+    # Of 40 x 20 pixels, in square micrometres 50.
+    assert capsys.readouterr().out.splitlines()[1:] == [
         'annotations: XML of 4 images',
         f'{out}: {data}, train 3 images, 3 nuclei, 12 patches; validation 1 '
         'image, 1 nucleus, 4 patches',
-        'no test images: test.h5 is not written']
+        'no test images: test.h5 is not written',
+        'train: 1 to 1 nuclei in an image, median 1; median area 50.0 square '
+        'micrometres; 1% of the tissue is nuclear',
+        'validation: 1 to 1 nuclei in an image, median 1; median area 50.0 '
+        'square micrometres; 1% of the tissue is nuclear',
+        f'look at {out}/check.jpg, and at {out}/check/NAME.jpg for each '
+        'image']
     with store.open_store(out / 'train.h5') as file:
         rules = store.attributes(file)
         assert 'row + 0.5' in rules.pop('fill_rule')
@@ -299,11 +309,12 @@ def test_prepare(tmp_path, capsys):
         assert rules == {
             'schema_version': 5, 'split': 'train', 'source': str(data),
             'seed': 5, 'fold': '0', 'patch_size': 256, 'overlap': 0.2,
-            'skipped': '[]', 'nuclei': 3, 'microns_per_pixel': 0.25}
+            'skipped': '[]', 'nuclei': 3,
+            'microns_per_pixel': 'as the files state'}
         for whole in store.whole_images(file):
             assert whole.instances[10:30, 20:60].all()
             assert whole.instances.sum() == 800
-    assert names_in(out) == ['.lock', 'train.h5', 'validation.h5']
+    assert names_in(out) == ['.lock', *CHECK, 'train.h5', 'validation.h5']
 
 
 def test_prepare_again(tmp_path, capsys):
@@ -367,7 +378,7 @@ def test_test_store_comes_and_goes_with_the_test_images(tmp_path):
     for _ in range(2):  # also if it was done already
         make(out, given / 'Training', fold='none')
         assert contents(out) == {'train.h5': ['TCGA-0', 'TCGA-1']}
-    assert names_in(out) == ['.lock', 'train.h5']
+    assert names_in(out) == ['.lock', *CHECK, 'train.h5']
 
 
 def cut_short(path):
@@ -443,7 +454,7 @@ def test_more_than_half_skipped_is_an_error(tmp_path, capsys, broken):
         f'{broken} of 4 train images cannot be used; the first: '
         f'{data}/Tissue Images/TCGA-0.tif: cannot be read')
     assert made(out) == before
-    assert names_in(out) == ['.lock', 'train.h5', 'validation.h5']
+    assert names_in(out) == ['.lock', *CHECK, 'train.h5', 'validation.h5']
     # The one line says it all.
     assert 'skipped' not in capsys.readouterr().err
 
@@ -470,7 +481,8 @@ def test_files_of_the_users_stay(tmp_path):
                  for path in out.rglob('*') if path.is_file()}
         assert {name: found.pop(name).read_text() for name in mine} == {
             name: f'mine: {name}' for name in mine}
-        assert set(found) == made_here
+        assert {name for name in found if not name.startswith('check')
+                } == made_here
 
 
 @pytest.mark.parametrize('name', ['train.h5', 'validation.h5', 'test.h5'])
@@ -577,8 +589,9 @@ def test_a_kill_between_any_two_steps(tmp_path):
             assert_same(killed, tmp_path / f'unkilled-{fold}')
         shutil.rmtree(str(out))
         kills += 1
-    # Of three stores two are replaced and one is removed.
-    assert kills == 3
+    # Of three stores two are replaced and one is removed. Of the pictures
+    # four are removed, of three images and the sheet, and three come.
+    assert kills == 10
     assert_same(out, tmp_path / 'unkilled-1')
 
 

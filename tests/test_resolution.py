@@ -1,5 +1,6 @@
 """What files say of their resolution, and resampling."""
 import io
+import re
 
 import numpy as np
 import pytest
@@ -18,7 +19,11 @@ PIXEL = 'PhysicalSizeXUnit="pixel" PhysicalSizeYUnit="pixel"'
 
 
 def stated(data):
-    return resolution.read_microns_per_pixel('x', data)
+    return resolution.read_microns_per_pixel('x', data)[0]
+
+
+def is_own(data):
+    return resolution.read_microns_per_pixel('x', data)[1]
 
 
 def tiff_of(tags=(), **options):
@@ -57,10 +62,13 @@ def test_units_of_tiff(unit, per_unit, microns):
 def test_own_words_go_before_the_resolution_for_printing():
     tags = {282: 101600.0, 283: 101600.0, 296: 2}
     assert stated(saved('TIFF', tiffinfo=tags)) == 0.25
-    for text in ('Aperio Image|MPP = 0.5', OME.format(0.5, 0.5, '')):
-        assert stated(saved('TIFF', tiffinfo={**tags, 270: text})) == 0.5
+    for text in ('Aperio Image|MPP = 0.5', 'Aperio Image|AppMag = 20',
+                 OME.format(0.5, 0.5, '')):
+        data = saved('TIFF', tiffinfo={**tags, 270: text})
+        assert stated(data) == 0.5 and is_own(data)
     for text in ('Aperio Image|MPP = 0', OME.format(1, 1, PIXEL), 'ImageJ=1'):
-        assert stated(saved('TIFF', tiffinfo={**tags, 270: text})) == 0.25
+        data = saved('TIFF', tiffinfo={**tags, 270: text})
+        assert stated(data) == 0.25 and not is_own(data)
 
 
 @pytest.mark.parametrize('tags', [
@@ -97,6 +105,7 @@ def test_imagej(unit, microns):
     tifffile.imwrite(file, PIXELS, imagej=True, resolution=(2.0, 2.0),
                      metadata={'unit': unit})
     assert stated(file.getvalue()) == microns
+    assert is_own(file.getvalue()) == (microns is not None)
 
 
 def test_what_is_no_image_says_nothing(tmp_path):
@@ -105,23 +114,58 @@ def test_what_is_no_image_says_nothing(tmp_path):
     assert stated(whole[:20]) is None
     path = tmp_path / 'a.tif'
     path.write_bytes(whole)
-    assert resolution.read_microns_per_pixel(path) == pytest.approx(0.5)
-    assert resolution.read_microns_per_pixel(tmp_path / 'none.tif') is None
+    found = resolution.read_microns_per_pixel(path)
+    assert found == (pytest.approx(0.5), False)
+    assert resolution.read_microns_per_pixel(tmp_path / 'none.tif') == (
+        None, False)
 
 
-@pytest.mark.parametrize('asked, lines', [
-    (None, ['b', '0.5', '--microns_per_pixel=0.5', 'd', '0.2']),
-    (0.5, ['a', '0.26', 'd', '0.2'])])
-def test_one_line_for_each_other_resolution(capsys, asked, lines):
-    check = resolution.ResolutionWarner(asked)
-    for path, microns in (('a.tif', 0.26), ('b.tif', 0.5), ('c.tif', 0.5),
-                          ('d.tif', 0.2), ('e.tif', None)):
-        check(path, microns)
-    said = capsys.readouterr().err
-    assert said.count('\n') == 2
-    place = 0
-    for part in lines:
-        place = said.index(part, place)
+APERIO = 'Aperio Image|MPP = {}'
+
+
+@pytest.mark.parametrize('asked, description, settled, said', [
+    # The file's own word, near 40x and far from it.
+    (None, APERIO.format(0.25), (None, 0.25), None),
+    (None, APERIO.format(0.28), (None, 0.28), None),
+    (None, APERIO.format(0.5), (0.5, 0.5), 'states 0.5 micrometres'),
+    (None, OME.format(0.1, 0.1, ''), (0.1, 0.1), 'states 0.1 micrometres'),
+    # A flag overrides it.
+    (0.5, APERIO.format(0.5), (0.5, 0.5), None),
+    (0.25, APERIO.format(0.5), (0.25, 0.25), 'says 0.5 .* read as 0.25; '),
+    # Neither, and no more than dots for printing.
+    (None, 'none', (None, None), 'no resolution, taken as 40x'),
+    (0.5, 'none', (0.5, 0.5), None)])
+def test_whose_word_counts(tmp_path, capsys, asked, description, settled,
+                           said):
+    path = tmp_path / 'a.tif'
+    path.write_bytes(tiff_of(description=description, resolution=(72, 72)))
+    of_run = resolution.Resolution(asked)
+    for _ in range(2):  # once for all files
+        assert of_run.of_image(path) == settled
+    lines = ''.join(capsys.readouterr())
+    assert lines.count('\n') == (said is not None)
+    assert re.search(said or '', lines)
+
+
+@pytest.mark.parametrize('asked, line', [
+    (None, 'says 0.5 micrometres per pixel, read as 0.25; .*=0.5'),
+    (0.5, '')])
+def test_dots_for_printing_do_not_count(tmp_path, capsys, asked, line):
+    path = tmp_path / 'a.png'
+    path.write_bytes(saved('PNG', dpi=(50800, 50800)))
+    assert resolution.Resolution(asked).of_image(path) == (asked, asked)
+    assert re.search(line, capsys.readouterr().err)
+
+
+def test_each_image_has_its_own(tmp_path, capsys):
+    of_run, found = resolution.Resolution(None), []
+    for name, microns in (('a', 0.25), ('b', 0.5), ('c', 0.5), ('d', 0.2)):
+        path = tmp_path / f'{name}.tif'
+        path.write_bytes(tiff_of(description=APERIO.format(microns)))
+        found.append(of_run.of_image(path)[0])
+    assert found == [None, 0.5, 0.5, 0.2]
+    said = capsys.readouterr().out
+    assert said.count('\n') == 2 and 'b.tif' in said and 'd.tif' in said
 
 
 # Resampling
