@@ -85,12 +85,12 @@ def test_a_bad_image_among_good_ones(tmp_path, capsys):
         True, True]
 
 
-def paint(path, *squares, dpi=(72, 72)):
+def paint(path, *squares, **tags):
     """A black image, 60 x 90, with red squares of (top, left, side)."""
     image = np.zeros((60, 90, 3), np.uint8)
     for top, left, side in squares:
         image[top:top + side, left:left + side, 0] = 255
-    Image.fromarray(image).save(path, dpi=dpi)
+    Image.fromarray(image).save(path, **tags)
 
 
 def test_a_name_too_long_for_results_is_refused_first(tmp_path):
@@ -106,9 +106,9 @@ def test_a_name_too_long_for_results_is_refused_first(tmp_path):
 
 def test_nuclei_of_an_image(tmp_path, capsys):
     (tmp_path / 'in').mkdir()
-    # Two that touch by a corner, in debris; 0.5 micrometres per pixel.
+    # Two that touch by a corner, in debris; 0.25 micrometres per pixel.
     paint(tmp_path / 'in' / 'a.tif', (30, 30, 20), (10, 10, 20), (5, 80, 5),
-          dpi=(50800, 50800))
+          tiffinfo={270: 'Aperio Image|MPP = 0.25'})
     paint(tmp_path / 'in' / 'b.tif')
     paint(tmp_path / 'in' / 'c.tif', (20, 20, 10))
     assert run(str(tmp_path / 'in'), tmp_path / 'out') == []
@@ -123,23 +123,41 @@ def test_nuclei_of_an_image(tmp_path, capsys):
     names = lines[0].split(',')
     assert [dict(zip(names, line.split(',')))[name] for line in lines[1:]
             for name in ('label', 'centroid_x_px', 'area_px2', 'area_um2')
-            ] == ['1', '20', '400', '100', '2', '40', '400', '100']
+            ] == ['1', '20', '400', '25', '2', '40', '400', '25']
     features = json.loads((tmp_path / 'out' / 'a_nuclei.geojson').read_text()
                           )['features']
     assert [{tuple(point) for point in ring} for feature in features
             for ring in feature['geometry']['coordinates']] == [
                 {(10, 10), (30, 10), (30, 30), (10, 30)},
                 {(30, 30), (50, 30), (50, 50), (30, 50)}]
-    # 5400 pixels of a quarter of a square micrometre.
-    told = capsys.readouterr().out.splitlines()
+    # 5400 pixels of a sixteenth of a square micrometre.
+    printed = capsys.readouterr()
+    told = printed.out.splitlines()
     assert [line.split(': ')[1] for line in told] == [
-        '2 nuclei, 1481 per mm2, median area 400 pixels (100.0 um2)',
-        'no nuclei; the file states no resolution, taken as 40x '
-        '(--magnification=40 adds micrometres)',
-        '1 nucleus, median area 100 pixels; the file states no resolution, '
-        'taken as 40x (--magnification=40 adds micrometres)']
+        '2 nuclei, 5926 per mm2, median area 400 pixels (25.0 um2)',
+        'states no resolution, taken as 40x (0.25 micrometres per pixel); '
+        'another --magnification resamples it, and --magnification=40 adds '
+        'micrometres to results',
+        'no nuclei', '1 nucleus, median area 100 pixels']
     assert [line.split(': ')[0][-5:] for line in told] == [
-        'a.tif', 'b.tif', 'c.tif']
+        'a.tif', 'b.tif', 'b.tif', 'c.tif']
+    # Only where 40x is a guess.
+    line, = [line for line in printed.err.splitlines() if 'scanned' in line]
+    assert line.endswith('c.tif: median nucleus 100 pixels is small for 40x; '
+                         'if the image was scanned at 20x, give '
+                         '--magnification=20 (1 of 3 images)')
+
+
+@pytest.mark.parametrize('side, microns, said', [
+    (13, None, 'small for 40x.*20x.*--magnification=20'),  # 10.6
+    (15, None, ''), (29, None, ''),  # 14.1 and 52.6 square micrometres
+    (31, None, 'large for 40x.*80x.*--magnification=80'),  # 60.1
+    (13, 0.25, ''), (31, 0.25, ''),
+    (88, 0.25, ''), (91, 0.25, 'a nucleus of 518 square micrometres')])
+def test_sizes_that_nuclei_do_not_have(tmp_path, capsys, side, microns, said):
+    areas = {'a': (np.array([side ** 2] * 3), microns)}
+    lines = list(predict._flaws(areas))
+    assert len(lines) == (said != '') and re.search(said, ''.join(lines))
 
 
 def test_tiles_give_the_same_nuclei(tmp_path):
@@ -262,20 +280,24 @@ def test_other_magnifications(tmp_path, shipped_unet, capsys):
     folder = tmp_path / '[2024] HE' / 'a' / 'b'
     folder.mkdir(parents=True)
     whole.save(folder / 'whole.tif')
-    for name, part, dpi in (('half', 2, 50800), ('fifth', 5, 20320)):
+    for name, part, dpi, text in (('half', 2, 50800, ''),
+                                  ('fifth', 5, 20320, ''),
+                                  ('own half', 2, 72, 'Aperio|MPP = 0.5')):
         whole.resize((whole.width // part, whole.height // part), Image.BOX
-                     ).save(folder / f'{name}.tif', dpi=(dpi, dpi))
+                     ).save(folder / f'{name}.tif', dpi=(dpi, dpi),
+                            tiffinfo={270: text})
     for pattern, out, microns, said in (
             ('**/*.tif', 'at 40x', None, ['1.25', '0.5']),
             ('**/half.tif', 'told', 0.5, []),
-            ('a/b/fifth.tif', 'told', 1.25, [])):
+            ('a/b/fifth.tif', 'told', 1.25, []),
+            ('a/b/own half.tif', 'told', None, [])):
         assert predict.predict_files(
             f'{tmp_path}/[2024] HE/{pattern}', str(tmp_path / out),
             shipped_unet, microns) == []
         assert [line.split('=')[-1] for line
                 in capsys.readouterr().err.splitlines()
                 if 'says' in line] == said
-    for name, part in (('half', 2), ('fifth', 5)):
+    for name, part in (('half', 2), ('own half', 2), ('fifth', 5)):
         truth = read(tmp_path / 'at 40x', 'whole_mask.png')
         truth = np.array(Image.fromarray(truth).resize(
             (whole.width // part, whole.height // part), Image.NEAREST)) > 0
