@@ -51,7 +51,7 @@ TURNS = {'turned left by 90 degrees': (1, False),
          'turned right by 90 degrees': (3, False),
          'mirrored left to right': (0, True),
          'mirrored top to bottom': (2, True),
-         'with rows and columns exchanged': (1, True),
+         'rows and columns are exchanged': (1, True),
          'mirrored at its other diagonal': (3, True)}
 
 # What an image of a store looks like:
@@ -133,7 +133,7 @@ def show(data_dir, splits, classes):
         others = (f'. {counted(len(names) - 1, "more image")}: '
                   + ', '.join(names[1:NAMED])
                   + (', ...' if names[NAMED:] else '')) if names[1:] else ''
-        say(f'{names[0]}: {text}{others}', sys.stderr)
+        say(f'warning: {names[0]}: {text}{others}', sys.stderr)
 
 
 def sheet_path(data_dir):
@@ -214,29 +214,28 @@ def _flaws(look, arrays):
         look: Look of it.
         arrays: image and instances, see `_look`.
     """
-    areas = np.sort(look.areas[1:][look.areas[1:] > 0]) * AREA
+    areas = look.areas[1:][look.areas[1:] > 0] * AREA
     if look.darker < LEAST_DARKER:
         yield 'fit', (
-            f'{look.darker:.0%} of its nuclei are darker in haematoxylin than '
-            f'the tissue around them, and at least {LEAST_DARKER:.0%} are if '
-            'the annotation fits: it may be of another image or another '
-            f'scale, moved, turned or mirrored{_fitting_turn(arrays)}')
-    if len(areas):
-        median = np.median(areas)
-        if not MEDIAN_AREA[0] <= median <= MEDIAN_AREA[1]:
-            yield 'size', (
-                f'the median nucleus has {median:.3g} square micrometres, too '
-                f'{"small" if median < MEDIAN_AREA[0] else "large"} for a '
-                'nucleus: is the annotation in pixels of this image, and the '
-                'resolution right (--magnification)?')
-        if areas[-1] > MOST_AREA:
-            yield 'largest', (
-                f'its largest nucleus has {areas[-1]:.0f} square micrometres, '
-                'more than any nucleus: a region, or background with a number')
+            f'the annotation may not fit: {look.darker:.0%} of its nuclei are '
+            'darker in haematoxylin than the tissue around them, normally at '
+            f'least {LEAST_DARKER:.0%}. It may be of another image, moved, '
+            f'turned or at another scale{_fitting_turn(arrays)}')
+    median = np.median(areas) if len(areas) else MEDIAN_AREA[0]
+    if not MEDIAN_AREA[0] <= median <= MEDIAN_AREA[1]:
+        yield 'size', (
+            f'the median nucleus has {median:.3g} square micrometres, too '
+            f'{"small" if median < MEDIAN_AREA[0] else "large"}. Check that '
+            'the annotation is in pixels of this image, and --magnification')
+    if areas.max(initial=0) > MOST_AREA:
+        yield 'largest', (
+            f'its largest nucleus has {areas.max():.0f} square micrometres. '
+            'It may be a region, or background with a number')
     nuclear = 1 - look.areas[0] / look.areas.sum()
     if nuclear > MOST_NUCLEAR:
-        yield 'share', (f'nuclei cover {nuclear:.0%} of the image: are '
-                        'background and nuclei exchanged, or cells outlined?')
+        yield 'share', (
+            f'nuclei cover {nuclear:.0%} of the image. Background and nuclei '
+            'may be exchanged, or cells outlined')
 
 
 def _fitting_turn(arrays):
@@ -249,7 +248,7 @@ def _fitting_turn(arrays):
         turned = np.rot90(instances[:, ::-1] if mirrored else instances, turns)
         if (turned.shape == instances.shape
                 and _look(image, turned)[0].darker >= LEAST_DARKER):
-            return f'; {name}, it would fit'
+            return f'. It fits if {name}'
     return ''
 
 

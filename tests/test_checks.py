@@ -82,7 +82,7 @@ def test_a_ring_has_no_other_nucleus():
     (lambda a: a[::-1, ::-1], 'turned by 180 degrees'),
     (lambda a: a[::-1], 'mirrored top to bottom'),
     (lambda a: a[:, ::-1], 'mirrored left to right'),
-    (lambda a: a.T, 'with rows and columns exchanged')])
+    (lambda a: a.T, 'rows and columns are exchanged')])
 def test_turned_annotations(tmp_path, capsys, turn, line):
     instances = nuclei(13)  # one row and a half: no turn looks the same
     image = tissue(instances, range(1, 14))
@@ -90,8 +90,8 @@ def test_turned_annotations(tmp_path, capsys, turn, line):
     assert 'right: ' not in shown(tmp_path, capsys).err
     write(tmp_path, wrong=(image, turn(instances)))
     said = shown(tmp_path, capsys).err
-    assert 'wrong: ' in said and 'darker in haematoxylin' in said
-    assert f'{line}, it would fit' in said
+    assert 'warning: wrong: ' in said and 'darker in haematoxylin' in said
+    assert f'It fits if {line}\n' in said
 
 
 def test_an_annotation_of_another_image(tmp_path, capsys):
@@ -100,7 +100,7 @@ def test_an_annotation_of_another_image(tmp_path, capsys):
     write(tmp_path, **{name: (image, moved) for name in 'abcde'})
     said = shown(tmp_path, capsys).err
     assert said.count('darker in haematoxylin') == 1
-    assert 'a: 0% of its nuclei' in said and 'would fit' not in said
+    assert ': 0% of its nuclei' in said and 'It fits' not in said
     assert '4 more images: b, c, ...' in said
 
 
