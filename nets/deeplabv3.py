@@ -26,6 +26,9 @@ UNITS = (2, 2, 2, 2)  # of ResNet-18's four stages
 # halves, as in the paper. Its multi-grid, which widens the last stage's rates,
 # is missing for the same reason.
 ASPP_RATES = (1, 2, 3)  # at the largest output stride
+# Side of the window that the image-level branch averages over in inference,
+# pixels of the image.
+POOL_WINDOW = 260
 
 
 def resize(x, factor, name):
@@ -76,8 +79,20 @@ def encoder(images, width, training, output_stride):
     return x
 
 
-def image_pooling(x, filters, training):
-    """Spread image-level features over the map: the ASPP's fifth branch."""
+def image_pooling(x, filters, training, window):
+    """Spread image-level features over the map: the ASPP's fifth branch.
+
+    Training averages over its small crops. Inference averages over `window`
+    features around each one, so that the output depends on a bounded part of
+    the image and tiles agree with the whole (Chu et al., 2022,
+    arXiv:2112.04491).
+    """
+    if not training:
+        # One axis after the other, for speed. Padding does not count.
+        for axis, size in (('rows', (window, 1)), ('columns', (1, window))):
+            x = tf.keras.layers.AveragePooling2D(
+                size, strides=1, padding='same', name=f'aspp_pool_{axis}')(x)
+        return conv_bn_relu(x, filters, 'aspp_pool', training, size=1)
     pooled = tf.keras.layers.Lambda(
         lambda t: tf.reduce_mean(t, [1, 2], keepdims=True),
         name='aspp_pool_mean')(x)  # [N, 1, 1, C]
@@ -87,13 +102,21 @@ def image_pooling(x, filters, training):
         name='aspp_pool_spread')([pooled, x])  # [N, h, w, filters]
 
 
-def aspp(x, filters, training, rates):
-    """Pool by an atrous spatial pyramid, to [N, h, w, filters]."""
+def aspp(x, filters, training, rates, window):
+    """Pool by an atrous spatial pyramid, to [N, h, w, filters].
+
+    Args:
+        x: float32 [N, h, w, C].
+        filters: of each branch and of the result.
+        training: as for `deeplabv3`.
+        rates: of the atrous branches.
+        window: see `image_pooling`.
+    """
     branches = [conv_bn_relu(x, filters, 'aspp_1x1', training, size=1)]
     for rate in rates:
         branches.append(conv_bn_relu(x, filters, f'aspp_rate{rate}', training,
                                      rate=rate))
-    branches.append(image_pooling(x, filters, training))
+    branches.append(image_pooling(x, filters, training, window))
     x = tf.keras.layers.Concatenate(name='aspp_concat')(branches)
     return conv_bn_relu(x, filters, 'aspp_project', training, size=1)
 
@@ -115,7 +138,10 @@ def deeplabv3(images, width, training, output_stride):
     x = resize(images, ENLARGEMENT, 'enlarged')
     x = encoder(x, width, training, output_stride)
     factor = max(OUTPUT_STRIDES) // output_stride
-    x = aspp(x, 4 * width, training, [factor * rate for rate in ASPP_RATES])
+    # An odd number of features, with the same on each side.
+    window = POOL_WINDOW * ENLARGEMENT // output_stride | 1
+    x = aspp(x, 4 * width, training, [factor * rate for rate in ASPP_RATES],
+             window)
     x = classifier(x, 'coarse_logits')
     # From [N, 2 * H / output_stride, 2 * W / output_stride, 1].
     return resize(x, output_stride // ENLARGEMENT, 'logits')

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import nets
+from nets import deeplabv3
 from nets.segnet import max_pool, unpool
 from nets.tf1 import session_config, tf
 from training.loss import segmentation_loss
@@ -429,18 +430,37 @@ def test_segnet_unpools_to_its_own_stages_maxima():
         assert filled.sum(axis=(1, 3)).max() == 1
 
 
-def test_deeplabv3s_units_and_pyramid():
+@pytest.mark.parametrize('window, reach', [(260, 16), (32, 2)])
+def test_deeplabv3s_units_and_pyramid(monkeypatch, window, reach):
+    # In features of 8 pixels, on each side.
+    monkeypatch.setattr(deeplabv3, 'POOL_WINDOW', window)
     before, added, after, encoded, mean, pooled, joined = features_of(
         'deeplabv3', 16, 'stage4_unit1_relu', 'stage4_unit2_conv2_bn',
-        'stage4_unit2_add', 'stage4_unit2_relu', 'aspp_pool_mean',
+        'stage4_unit2_add', 'stage4_unit2_relu', 'aspp_pool_columns',
         'aspp_pool_relu', 'aspp_concat')
     np.testing.assert_allclose(after, before + added, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(encoded, np.maximum(after, 0))
-    # The image-level features are the last of the pyramid's, everywhere.
-    np.testing.assert_allclose(mean, encoded.mean(axis=(1, 2), keepdims=True),
-                               rtol=1e-4)
-    np.testing.assert_array_equal(joined[..., -16:],
-                                  np.broadcast_to(pooled, (1, 8, 12, 16)))
+    # The image-level features are the last of the pyramid's.
+    assert encoded.shape[1:3] == (8, 12)
+    for row, column in np.ndindex(8, 12):
+        near = encoded[:, max(row - reach, 0):row + reach + 1,
+                       max(column - reach, 0):column + reach + 1]
+        np.testing.assert_allclose(mean[:, row, column],
+                                   near.mean(axis=(1, 2)), rtol=1e-4)
+    np.testing.assert_array_equal(joined[..., -16:], pooled)
+
+
+@pytest.mark.parametrize('net', nets.NETS)
+def test_predictions_depend_on_a_bounded_part(net):
+    """Rows are those of the whole image from 256 pixels off a cut."""
+    image = np.random.RandomState(1).rand(1, 448, 64, 3)
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = build(net, nets.stride(net))
+        session.run(tf.global_variables_initializer())
+        whole, part = [session.run(model.output, {model.input: image[:, top:]})
+                       for top in (0, 64)]
+    np.testing.assert_allclose(part[:, 256:], whole[:, 320:], atol=1e-5)
+    assert np.abs(part[:, 0] - whole[:, 64]).max() > 1e-4
 
 
 # SegNet's pooling
