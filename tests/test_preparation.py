@@ -367,6 +367,33 @@ def test_what_is_replaced_is_said(tmp_path, capsys, options, division):
     assert 'replacing' in capsys.readouterr().out
 
 
+def test_20x_and_40x_in_one_folder(tmp_path, capsys):
+    """Each at what its file states; its nucleus has 20 micrometres a side."""
+    for name, microns, side in (('a', 0.25, 160), ('b', 0.5, 80)):
+        path = tmp_path / 'images' / f'{name}.tif'
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels(0, side)).save(
+            path, tiffinfo={270: f'Aperio Image|MPP = {microns}'})
+        values = np.zeros((side, side), np.uint8)
+        values[:side // 2, :side // 2] = 255
+        save(tmp_path / 'masks' / f'{name}.png', values)
+    out = tmp_path / 'out'
+    for options, sides in (({}, [160, 160]),
+                           ({'microns_per_pixel': 0.25}, [160, 80])):
+        data = prepare.find_own(str(tmp_path / 'images'),
+                                str(tmp_path / 'masks'), **options)
+        prepare.prepare(str(out), data, fold='none')
+        with store.open_store(out / 'train.h5') as file:
+            found = list(store.whole_images(file))
+        assert [whole.image.shape for whole in found] == [
+            (side, side, 3) for side in sides]
+        assert [whole.instances.sum() for whole in found] == [
+            side ** 2 // 4 for side in sides]
+    said = ''.join(capsys.readouterr())
+    assert said.count('b.tif: states 0.5 micrometres per pixel') == 1
+    assert said.count('b.tif: says 0.5 micrometres per pixel, read as') == 1
+
+
 def test_test_store_comes_and_goes_with_the_test_images(tmp_path):
     given, out = tmp_path / 'given', tmp_path / 'out'
     training_data(given / 'Training', 2)
