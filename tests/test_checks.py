@@ -1,14 +1,16 @@
 """Pictures of the stores and lines on what cannot be right."""
+import collections
 import math
 import os
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from histology.files import InputError
 from histology.stains import EOSIN, HAEMATOXYLIN
-from input_pipeline import checks, store
+from input_pipeline import checks, prepare, store
 
 SIZE = 200
 
@@ -175,3 +177,49 @@ def test_only_own_pictures_are_replaced(tmp_path, capsys):
     os.rename(tmp_path / 'check' / 'a.jpg', tmp_path / 'check' / 'mine.jpg')
     with pytest.raises(InputError, match='mine.jpg: was not written by prep'):
         checks.pictures(str(tmp_path))
+
+
+def halved(instances):
+    return np.pad(instances[::2, ::2], ((0, 500), (0, 500)), mode='constant')
+
+
+def doubled(instances):
+    return instances[:500, :500].repeat(2, axis=0).repeat(2, axis=1)
+
+
+WRONG = {
+    'turned': [lambda a, k=k: np.rot90(a, k) for k in (1, 2, 3)],
+    'mirrored': [lambda a: a[::-1], lambda a: a[:, ::-1], lambda a: a.T],
+    'moved': [lambda a: np.roll(a, 15, axis=1),
+              lambda a: np.roll(a, 30, axis=0)],
+    'scaled': [halved, doubled]}
+
+
+@pytest.mark.skipif('MONUSEG_DIR' not in os.environ,
+                    reason='MONUSEG_DIR does not name MoNuSeg')
+def test_the_table_of_docs(tmp_path, capsys):
+    """On the 30 images no false alarm, and every wrong annotation is found."""
+    prepare.prepare(str(tmp_path),
+                    prepare.find_monuseg(os.environ['MONUSEG_DIR']),
+                    fold='none')
+    assert 'warning' not in capsys.readouterr().err
+    found = collections.defaultdict(list)
+    with store.open_store(tmp_path / 'train.h5') as file:
+        whole = list(store.whole_images(file))
+    for index, (_, image, instances, _) in enumerate(whole):
+        components, _ = ndimage.label(instances, np.ones((3, 3)))
+        for kind, its in (('as it is', instances),
+                          ('components', components.astype(np.int32))):
+            found[kind].append(look(image, its).darker)
+            assert not list(checks._flaws(look(image, its), (image, its)))
+        found['exchanged'].append(look(
+            image, whole[(index + 1) % 30].instances).darker)
+        for kind, changes in WRONG.items():
+            found[kind] += [look(image, change(instances)).darker
+                            for change in changes]
+    assert {kind: (round(min(shares), 2), round(max(shares), 2))
+            for kind, shares in found.items()} == {
+        'as it is': (0.83, 1.0), 'components': (0.9, 1.0),
+        'exchanged': (0.2, 0.44), 'turned': (0.18, 0.46),
+        'mirrored': (0.2, 0.44), 'moved': (0.15, 0.63),
+        'scaled': (0.16, 0.49)}
