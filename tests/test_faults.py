@@ -215,7 +215,7 @@ def test_best_of_an_earlier_version_is_used_and_converted(folder, capsys):
             shutil.copy(os.path.join(folder, name), best)
     measures = {'f1': 0.5, 'loss': 1.5, 'step': 3}
     for wrong, said in (
-            ('{"step":', 'cannot be read'), ('[3]', 'lacks'),
+            ('{"step":', 'cannot be read'), ('[3]', 'lacks checkpoint'),
             ('{"checkpoint": "model.ckpt-3"}', 'lacks step'),
             ('{"checkpoint": "../../no/model.ckpt-9", "step": 9}', 'damaged'),
             ('{"checkpoint": 3, "step": 3}', 'checkpoint is 3')):

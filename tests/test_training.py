@@ -236,7 +236,7 @@ def test_the_name_of_the_network_is_appended_to_model_dir(program, tmp_path,
     (tmp_path / 'unet' / 'weights.h5').touch()
     one_line(program(f'--mode={mode}', '--net=unet',
                      f'--model_dir={tmp_path}/unet/'),
-             'name of the network is appended to it; give --model_dir='
+             "program appends the network's name: give --model_dir="
              f'{tmp_path}')
 
 
@@ -245,7 +245,7 @@ def test_other_data_or_masks_without_gaps_are_not_trained_on():
     config = records.TrainConfig(data_dir='d', **NETWORK, **DATA)
     records.check_same_data(config, record)
     for key, value, words in (
-            ('target', 'masks', 'or that was an earlier version; choose'),
+            ('target', 'masks', 'or an earlier version started it; choose'),
             ('data_seed', 1, '--data_dir=d: holds other'),
             ('trained_on', ['digest', 'b'], '--data_dir=d: holds other')):
         with pytest.raises(InputError, match=words):
