@@ -216,8 +216,8 @@ def check_same_origin(init_checkpoint, record):
         asked = f'={init_checkpoint}' if init_checkpoint else ''
         raise InputError(
             f'--init_checkpoint{asked}: this training began from '
-            f'{record["init_checkpoint"] or "random weights"}; give the same, '
-            'resume without the flag, or choose another --model_dir')
+            f'{record["init_checkpoint"] or "random weights"}; resume with '
+            'the same or without the flag, or choose another --model_dir')
 
 
 def check_same_data(config, record):
