@@ -107,20 +107,21 @@ def define_flags():
     flag('fold', '0', 'Which quarter of the training images to validate on; '
          f'{store.TRAIN_ON_ALL}: train on all.', values=folds)
     flag('validation', str, 'Which training images to validate on instead: '
-         "NAME,NAME, 'PATTERN*' or a text file of such.")
+         "NAME,NAME, 'PATTERN*' or a text file of names.")
     flag = functools.partial(define, 'prepare, predict')
-    flag('magnification', float, 'Of the objective; 40 if not given. Images '
-         'are resampled to 40x for the networks.', 2, 200)
+    flag('magnification', float, 'Magnification of the objective; default: '
+         'what the file states, else 40. Images are resampled to 40x for the '
+         'networks.', 2, 200)
     flag('microns_per_pixel', float, 'The same, as micrometres per pixel; '
          '0.25 is 40x.', 0.05, 5)
     flag = functools.partial(define, 'train, eval, predict')
     flag('net', str, 'The network.', values=nets.NETS)
     flag('model_dir', 'checkpoints', 'Folder of the model folders; the name '
          'of the network is appended.')
-    flag('width', int, 'Filters of the first layer; of a new network '
-         f'{nets.WIDTH} if not given.', 1, nets.MAX_WIDTH)
-    flag('output_stride', int, "Stride of DeepLabV3's encoder; of a new "
-         'network the smallest if not given.', 1)
+    flag('width', int, 'Filters of the first layer; default for a new '
+         f'network: {nets.WIDTH}.', 1, nets.MAX_WIDTH)
+    flag('output_stride', int, "Stride of DeepLabV3's encoder; default for "
+         'a new network: the smallest.', 1)
     flag('accelerate', 'auto', 'Run the network by XLA (TensorFlow 1.15) or '
          'in bfloat16 (2.15); auto: in training, where it is faster.',
          values=('auto', 'on', 'off'))
@@ -144,13 +145,13 @@ def define_flags():
     flag('split', 'validation', 'The images of --data_dir that eval measures '
          'on, or that predict takes in place of --images.',
          values=('train', 'validation', 'test'))
-    flag('threshold', THRESHOLD, 'Nucleus is where the probability is above '
-         'this; in gaps between touching nuclei, above '
-         f'{GAP_THRESHOLD} times this.', 0, 1)
+    flag('threshold', THRESHOLD, 'Pixels above this probability are nucleus; '
+         f'in gaps between touching nuclei, above {GAP_THRESHOLD} times this.',
+         0, 1)
     flag('average', True, 'Test-time augmentation: average over the four '
          'right-angle rotations; --noaverage takes a third of the time.')
     flag('max_pixels', MAX_TILE_PIXELS, 'Larger images are cut into '
-         'overlapping tiles of at most as many pixels.', 1)
+         'overlapping tiles of at most this many pixels.', 1)
     flag = functools.partial(define, 'predict')
     flag('images', str, "A file, a folder or a quoted pattern: 'DIR/*.tif'.")
     flag('output_dir', str, 'Where to write; predictions/NET if not given.')
@@ -161,11 +162,11 @@ def define_flags():
     flags.register_validator(
         'model_dir', lambda name: not re.search(r'[][*?\\]|://', name),
         r'TensorFlow takes a name with [, ], *, ? or \ for a pattern, and one '
-        'with :// for an address')
+        'with :// for an address; choose another name')
     for name in ('data_dir', 'model_dir', 'init_checkpoint'):
         flags.register_validator(
             name, lambda path: not re.search('[\ud800-\udfff]', path or ''),
-            'TensorFlow takes only names in UTF-8')
+            'TensorFlow takes only names in UTF-8; choose another name')
 
 
 FLAGS = flags.FLAGS
@@ -239,8 +240,8 @@ def prepare():
     validation = []
     if FLAGS.validation is not None:
         if not FLAGS['fold'].using_default_value:
-            raise InputError('--fold: --validation says already what to '
-                             'validate on; give one of them')
+            raise InputError('--fold: --validation already chooses the '
+                             'validation images; give only one of the two')
         validation = read_names(FLAGS.validation)
     skipped = preparing.prepare(FLAGS.data_dir, data, FLAGS.seed, FLAGS.fold,
                                 validation)
@@ -255,8 +256,8 @@ def asked_microns_per_pixel():
     if FLAGS.magnification is None:
         return FLAGS.microns_per_pixel
     if FLAGS.microns_per_pixel is not None:
-        raise InputError('--magnification: --microns_per_pixel says it '
-                         'already; give one of them')
+        raise InputError('--magnification: --microns_per_pixel already gives '
+                         'the resolution; give only one of the two')
     from histology.resolution import MICRONS_AT_1X
     return MICRONS_AT_1X / FLAGS.magnification
 
@@ -297,17 +298,17 @@ def refuse_trained_on(record, file, path, folder):
     """
     if FLAGS.split == 'train':
         return
-    for seen, how in ((record['trained_on'], 'was'),
-                      (seen_images(record), 'began from weights')):
+    for seen, who in ((record['trained_on'], f'the network in {folder} was'),
+                      (seen_images(record),
+                       f'the starting weights of {folder} were')):
         known = store.names_among(file, seen)
         if known:
-            more = f' and {len(known) - 1} more of its images'
+            more = f' and {progress.counted(len(known) - 1, "more image")}'
             division = division_flags(record['data_seed'], record['data_fold'])
             raise InputError(
-                f'{path}: the network in {folder} {how} trained on {known[0]}'
-                + (more if known[1:] else '')
-                + f'. Its data were prepared with {division}: prepare with '
-                'the same, measure on other images, or choose another '
+                f'{path}: holds {known[0]}{more if known[1:] else ""}, which '
+                f'{who} trained on. Prepare with {division} as for the '
+                'training, measure on other images, or choose another '
                 '--model_dir')
 
 
@@ -332,9 +333,9 @@ def announce(record, folder):
     if record.get('init_checkpoint'):
         network += f', from weights trained on {record["init_data_source"]}'
     if record['step'] == 0:  # only of --init_checkpoint
-        network = (f'that of {record["init_checkpoint"]}, trained on '
-                   f'{record["init_data_source"]}, step '
-                   f'{record["init_step"]}: no step of your training was '
+        network = (f'the starting weights {record["init_checkpoint"]}, '
+                   f'trained on {record["init_data_source"]}, step '
+                   f'{record["init_step"]}; no step of your training was '
                    'better')
     print(f'{folder}: {record["net"]}, {network}; TensorFlow '
           f'{tf.__version__}; {device_line()}', flush=True)
@@ -346,9 +347,9 @@ def open_split():
     path = store.store_path(FLAGS.data_dir, FLAGS.split)
     if not os.path.exists(path) and os.path.exists(
             store.store_path(FLAGS.data_dir, 'train')):
-        raise InputError(f'--split={FLAGS.split}: the data in '
-                         f'{FLAGS.data_dir} were prepared without such '
-                         'images; give another --split or prepare others')
+        raise InputError(f'--split={FLAGS.split}: {FLAGS.data_dir} has no '
+                         f'{FLAGS.split} images; give another --split or '
+                         'prepare again')
     with store.open_store(path) as file:
         yield path, file
 
@@ -392,7 +393,7 @@ def predict(folder):
         raise InputError('--images: give either the images to predict, or '
                          '--split for the images of a store in --data_dir')
     if not from_store and not FLAGS['data_dir'].using_default_value:
-        raise InputError('--data_dir: predict reads it with --split alone; '
+        raise InputError('--data_dir: predict reads it only with --split; '
                          'omit it')
     microns_per_pixel = asked_microns_per_pixel()
     if from_store and microns_per_pixel is not None:
@@ -434,14 +435,15 @@ def run_mode():
             os.path.exists(os.path.join(FLAGS.model_dir, file))
             for file in (saved.WEIGHTS_FILE, saved.CONFIG_FILE)):
         raise InputError(f'--model_dir={FLAGS.model_dir}: holds a network '
-                         'itself, and the name of the network is appended to '
-                         f'it; give --model_dir={above or os.curdir}')
+                         "itself; the program appends the network's name: "
+                         f'give --model_dir={above or os.curdir}')
     if FLAGS.output_stride:
         strides = nets.output_strides(FLAGS.net)
         if FLAGS.output_stride not in strides:
             raise InputError(
-                f'--output_stride={FLAGS.output_stride}: {FLAGS.net} takes '
-                f'{" or ".join(map(str, strides)) or "none"}; omit it')
+                f'--output_stride={FLAGS.output_stride}: {FLAGS.net} '
+                + (f'takes {" or ".join(map(str, strides))}' if strides
+                   else 'has no output stride') + '; omit the flag')
     mode = {'train': train, 'eval': evaluate, 'predict': predict}
     return mode[FLAGS.mode](folder)
 

@@ -5,8 +5,8 @@
 #   MONUSEG_DIR=DIR ./run.sh      on MoNuSeg as downloaded; FOLD=1, 2 or 3
 #                                 validates on another quarter of it
 #   ./run.sh setup                only sets up
-#   ./run.sh test                 sets up and runs the tests, or those of the
-#                                 files that follow
+#   ./run.sh test                 sets up and runs the tests, or the tests in
+#                                 the files that follow
 #   ./run.sh benchmark            sets up every engine and measures them
 #
 # ENGINE chooses what it runs on, set up in a folder .venv-ENGINE:
@@ -149,7 +149,7 @@ choose_engine() {
   if [ -z "$python" ] && [ -n "$PYTHON" ]; then
     fail "PYTHON=$PYTHON is no such Python: TensorFlow 1.15 needs Python 3.7, \
 and 2.15 (ENGINE=tf2) 3.9 to 3.11." \
-      'Give another, or leave PYTHON out: run.sh then finds or downloads one.'
+      'Give another, or omit PYTHON: run.sh then finds or downloads one.'
   elif [ -z "$python" ]; then
     download_python "${versions[0]}"
   fi
@@ -217,7 +217,7 @@ set_up() {
     ) 9< "$venv"
   fi
   if [[ -e .venv || -L .venv ]] && [[ ! $(readlink .venv) =~ ^\.venv-(tf1|tf1-gpu|tf2|torch|stardist)$ ]]; then
-    echo ".venv is not of run.sh's making and stays: use $venv in its place."
+    echo "run.sh did not make .venv and leaves it; use $venv instead."
   else
     # At once: another run.sh may do the same.
     ln -sfn "$venv" ".venv.$$"

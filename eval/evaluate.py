@@ -90,7 +90,7 @@ def _make_room(folder, names):
         if os.path.lexists(path) and not all(
                 mark in read_head(path) for mark in PICTURE_MARKS):
             raise InputError(f'{path}: was not written by an evaluation; move '
-                             'it, eval needs its name')
+                             'it: eval writes a picture of this name')
     for path in glob.glob(os.path.join(glob.escape(folder), '*.png')):
         with contextlib.suppress(OSError), Image.open(path) as picture:
             if picture.info.get('Title') == _title(path):

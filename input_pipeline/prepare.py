@@ -218,10 +218,10 @@ def _check_replaceable(folder, rules):
     former = next(filter(None, former), rules)
     if any(former.get(key) != rules[key]
            for key in ('source_digest', 'seed', 'fold')):
-        print(f'{folder}: replacing its stores of {former.get("source")} '
-              f'({division_flags(former.get("seed"), former.get("fold"))}); '
-              'networks trained on them cannot resume with the new ones; '
-              'another --data_dir would keep both', flush=True)
+        print(f'{folder}: replacing the stores of {former.get("source")} '
+              f'({division_flags(former.get("seed"), former.get("fold"))}). '
+              'Networks trained on them cannot resume with the new ones. '
+              'To keep both, give another --data_dir', flush=True)
 
 
 def _write_stores(folder, rules, splits, data, pictures):
@@ -312,5 +312,5 @@ def _refuse_shared_images(written):
             its_split, its_name = seen.setdefault(digest, (split, name))
             if its_split != split:
                 raise InputError(
-                    f'{name}: the same image as {its_name}, so that it would '
-                    f'be in {its_split} and in {split}; remove one of them')
+                    f'{name}: the same image as {its_name}, so it would be '
+                    f'in {its_split} and in {split}; remove one of them')

@@ -66,7 +66,7 @@ def check_record(record, path, types, remedy):
         if isinstance(record, dict) and type(None) in allowed:
             record.setdefault(name, None)  # those of earlier versions
         if not isinstance(record, dict) or name not in record:
-            raise InputError(f'{path}: says nothing of {name}; {remedy}')
+            raise InputError(f'{path}: lacks {name}; {remedy}')
         value = record[name]
         if float in allowed:
             allowed = (*allowed, int)  # as JSON may write it
@@ -91,8 +91,8 @@ def check_asked(record, path, net, width=None, output_stride=None,
         if value is not None and record[key] not in (value, None):
             omit = '' if isinstance(value, str) else f'omit --{key} or '
             raise InputError(
-                f'{path}: of a network trained with {key} {record[key]}, not '
-                f'{value}; {omit}choose another --{flag}')
+                f'{path}: holds a network trained with {key} {record[key]}, '
+                f'not {value}; {omit}choose another --{flag}')
 
 
 def all_checkpoints(folder):

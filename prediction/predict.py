@@ -91,10 +91,9 @@ def _predict(sources, read, output_dir, predictor, outputs):
     staying = _check_results(output_dir, sources, outputs)
     _make_folder(output_dir)
     if staying:
-        print(f'{staying[0]}'
-              + (f' and {len(staying) - 1} more' if staying[1:] else '')
-              + ': from an earlier prediction and not in --outputs; kept as '
-              'before')
+        print(f'kept {progress.counted(len(staying), "file")} of an earlier '
+              f'prediction that --outputs does not name: {staying[0]}'
+              + (', ...' if staying[1:] else ''))
     areas = {}
     with progress.reporter(len(sources), 'image') as report:
         for done, source in enumerate(sources):
@@ -251,7 +250,7 @@ def _check_results(output_dir, sources, outputs):
                     staying.append(path)
                 if output in outputs and os.path.lexists(path) and not ours:
                     raise InputError(
-                        f'{path}: was not written by this prediction, or by '
-                        'an earlier version of it; move it or choose another '
+                        f'{path}: was not written by predict, or by an '
+                        'earlier version; move it or choose another '
                         '--output_dir')
     return staying

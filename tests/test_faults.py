@@ -215,8 +215,8 @@ def test_best_of_an_earlier_version_is_used_and_converted(folder, capsys):
             shutil.copy(os.path.join(folder, name), best)
     measures = {'f1': 0.5, 'loss': 1.5, 'step': 3}
     for wrong, said in (
-            ('{"step":', 'cannot be read'), ('[3]', 'says nothing of'),
-            ('{"checkpoint": "model.ckpt-3"}', 'says nothing of step'),
+            ('{"step":', 'cannot be read'), ('[3]', 'lacks checkpoint'),
+            ('{"checkpoint": "model.ckpt-3"}', 'lacks step'),
             ('{"checkpoint": "../../no/model.ckpt-9", "step": 9}', 'damaged'),
             ('{"checkpoint": 3, "step": 3}', 'checkpoint is 3')):
         with open(f'{best}/best.json', 'w') as file:
@@ -282,7 +282,7 @@ def test_nan_ends_training_and_is_not_gone_on_from(program, data_dir, folder):
     flags = train_flags(data_dir, os.path.dirname(folder), 'unet', 9)
     process = program(*flags)
     one_line(process, '--learning_rate')
-    assert 'NaN at step 7;' in process.stderr
+    assert f'{folder}: the loss became NaN at step 7;' in process.stderr
     assert checkpoints.latest_valid(folder).endswith('model.ckpt-6')
     assert checkpoints.best_record(folder)['f1'] >= before['f1']
 

@@ -131,7 +131,7 @@ def test_training_from_weights_and_going_on(program, data_dir, model_dir,
     third = write_data(tmp_path / 'third', 3, [seen])
     one_line(program('--mode=eval', '--net=unet', f'--data_dir={third}',
                      f'--model_dir={tmp_path}/own'), 'validation.h5',
-             'began from weights trained on train-0',
+             'holds train-0, which the starting weights of ',
              'measure on other images')
 
 
@@ -162,7 +162,7 @@ def test_what_only_gets_worse_leaves_the_start_as_the_best(
                       '--warmup_steps=0')
     assert process.returncode == 0, process.stderr
     assert '(MoNuSeg, step 4000)' in process.stdout
-    assert 'no step was better than the weights' in process.stdout
+    assert 'no step was better than the starting weights' in process.stdout
     written = weights_in(tmp_path / 'unet' / 'weights.h5')
     for name, value in weights_in(start).items():
         assert np.array_equal(written[name], value), name
@@ -172,8 +172,9 @@ def test_what_only_gets_worse_leaves_the_start_as_the_best(
     assert record['f1'] > 0.8
     assert record['seen'] == sorted(saved.read_weights(start)[0]['trained_on'])
     main.announce(record, str(tmp_path / 'unet'))
-    assert (f'unet: unet, that of {start}, trained on MoNuSeg, step 4000: no '
-            'step of your training was better;') in capsys.readouterr().out
+    assert (f'unet: unet, the starting weights {start}, trained on MoNuSeg, '
+            'step 4000; no step of your training was better;'
+            ) in capsys.readouterr().out
 
 
 def asking(path, net='unet', **network):

@@ -188,7 +188,7 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
     process = program(*flags)
     assert process.returncode == 0, process.stderr
     assert 'resuming at step 6 of 9' in process.stdout
-    assert 'steps: 6 before, 9 from step 6 on' in process.stdout
+    assert 'steps changes from 6 to 9 at step 6' in process.stdout
     assert read_json(model_dir, 'unet', 'config.json')['changes'] == [
         {'name': 'steps', 'before': 6, 'now': 9, 'step': 6}]
     assert tf.train.latest_checkpoint(
@@ -196,7 +196,7 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
     record = read_json(model_dir, 'unet', 'config.json')
     process = program(*flags, '--learning_rate=0.5')
     assert process.returncode == 0, process.stderr
-    assert ('already trained to step 9; for more give a higher --steps than 9'
+    assert ('already trained to step 9; give a higher --steps to train longer'
             in process.stdout)
     # What no step was trained with is not recorded.
     assert read_json(model_dir, 'unet', 'config.json') == record
@@ -266,7 +266,7 @@ def test_missing_and_foreign_inputs_end_in_one_line(
     one_line(program('--mode=eval', '--net=unet', data, models, '--width=8'),
              'width 4, not 8')
     one_line(program('--mode=eval', '--net=unet', data, models,
-                     '--split=test'), '--split=test', 'without such images')
+                     '--split=test'), '--split=test', 'has no test images')
     one_line(program('--mode=train', '--net=unet', data, models,
                      '--width=8'), 'width 4, not 8')
     one_line(program('--mode=predict', '--net=unet', models,
@@ -290,14 +290,14 @@ def test_other_data_than_trained_on_is_refused(program, data_dir, model_dir,
             file.attrs['seed'] = 8
     flags = ('--net=unet', f'--data_dir={data}', f'--model_dir={model_dir}')
     one_line(program('--mode=train', '--steps=9', *flags), '--data_dir',
-             'trained on')
+             'than at the start of this training')
     # Divided otherwise, but none of the validation images was trained on.
     process = program('--mode=eval', *flags)
     assert process.returncode == 0, process.stderr
     shutil.copy(os.path.join(data, 'train.h5'),
                 os.path.join(data, 'validation.h5'))
     one_line(program('--mode=eval', *flags), 'validation.h5',
-             'train-0 and 1 more', '--seed=7', '--fold=0')
+             'holds train-0 and 1 more image, which', '--seed=7 --fold=0')
 
 
 def test_trained_on_all_images(program, data_dir, tmp_path):
@@ -317,7 +317,7 @@ def test_trained_on_all_images(program, data_dir, tmp_path):
     assert process.returncode == 0, process.stderr
     shutil.copy(str(data / 'train.h5'), str(data / 'test.h5'))
     one_line(program(*flags, f'--data_dir={data}', '--split=test'), 'test.h5',
-             'train-0 and 1 more', '--fold=none')
+             'holds train-0 and 1 more image, which', '--fold=none')
 
 
 def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):

@@ -354,9 +354,9 @@ def test_what_is_replaced_is_said(tmp_path, capsys, options, division):
         file.attrs['schema_version'] = 4
     make(out, data)
     assert capsys.readouterr().out.startswith(
-        f'{out}: replacing its stores of {data} ({division}); networks '
-        'trained on them cannot resume with the new ones; another --data_dir '
-        'would keep both\n')
+        f'{out}: replacing the stores of {data} ({division}). Networks '
+        'trained on them cannot resume with the new ones. To keep both, give '
+        'another --data_dir\n')
     # What is the same fits the networks that were trained on it.
     (out / 'validation.h5').unlink()
     make(out, data)
@@ -559,7 +559,7 @@ def test_a_refused_preparation_leaves_nothing(tmp_path):
                     str(same / 'Tissue Images' / f'TCGA-{index}.tif'))
     assert ('none of the training images has a nucleus' in message(
         make, tmp_path / 'a/b/out', empty, 0, 'none'))
-    assert re.search('TCGA-[0-3]: the same image as TCGA-[0-3], so that it '
+    assert re.search('TCGA-[0-3]: the same image as TCGA-[0-3], so it '
                      'would be in (train|validation) and in ',
                      message(make, tmp_path / 'a/b/out', same))
     assert names_in(tmp_path) == ['in', 'one', 'same']

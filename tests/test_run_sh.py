@@ -131,7 +131,7 @@ def test_a_wrong_python_is_refused_and_none_downloaded(machine, given):
     error, advice = process.stderr.splitlines()
     assert os.path.basename(given) in error
     assert 'needs Python 3.7, and 2.15 (ENGINE=tf2) 3.9 to 3.11' in error
-    assert 'leave PYTHON out' in advice
+    assert 'or omit PYTHON' in advice
     assert not machine.has_set_up()
     assert not (machine.project / '.uv').exists()
 
@@ -271,8 +271,8 @@ def test_an_engine_keeps_to_its_folder(machine, tmp_path):
         'predict --net=tinynet --model_dir=checkpoints/fold2 '
         '--data_dir=data/monuseg-fold2 --split=test '
         '--output_dir=predictions/monuseg-fold2/tinynet')
-    assert (".venv is not of run.sh's making and stays: use "
-            f'.venv-{ENGINE} in its place.') in process.stdout
+    assert ('run.sh did not make .venv and leaves it; use '
+            f'.venv-{ENGINE} instead.') in process.stdout
     closing = process.stdout.splitlines()[-2:]
     assert (f'.venv-{ENGINE}/bin/tensorboard --host localhost --logdir '
             'checkpoints/fold2') in closing[0]

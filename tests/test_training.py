@@ -199,7 +199,7 @@ def test_a_training_is_read_back_and_contradictions_are_refused(tmp_path):
     for missing in ('trained_on', 'changes', 'learning_rate'):
         write_config(tmp_path, {key: value for key, value in record.items()
                                 if key != missing})
-        with pytest.raises(InputError, match=f'says nothing of {missing}'):
+        with pytest.raises(InputError, match=f'lacks {missing}'):
             checkpoints.record_to_resume(folder, 'deeplabv3')
     for key, wrong in (('width', '4'), ('width', True), ('changes', None),
                        ('changes', ['a']), ('steps', None), ('seen', 'ab'),
@@ -236,7 +236,7 @@ def test_the_name_of_the_network_is_appended_to_model_dir(program, tmp_path,
     (tmp_path / 'unet' / 'weights.h5').touch()
     one_line(program(f'--mode={mode}', '--net=unet',
                      f'--model_dir={tmp_path}/unet/'),
-             'name of the network is appended to it; give --model_dir='
+             "program appends the network's name: give --model_dir="
              f'{tmp_path}')
 
 
@@ -245,7 +245,7 @@ def test_other_data_or_masks_without_gaps_are_not_trained_on():
     config = records.TrainConfig(data_dir='d', **NETWORK, **DATA)
     records.check_same_data(config, record)
     for key, value, words in (
-            ('target', 'masks', 'or that was an earlier version; choose'),
+            ('target', 'masks', 'or an earlier version started it; choose'),
             ('data_seed', 1, '--data_dir=d: holds other'),
             ('trained_on', ['digest', 'b'], '--data_dir=d: holds other')):
         with pytest.raises(InputError, match=words):
@@ -254,7 +254,7 @@ def test_other_data_or_masks_without_gaps_are_not_trained_on():
 
 def test_a_config_of_another_program_stays(tmp_path):
     (tmp_path / 'config.json').write_text('{"mine": 1}')
-    with pytest.raises(InputError, match='config.json: says nothing of net;'):
+    with pytest.raises(InputError, match='config.json: lacks net;'):
         checkpoints.record_to_resume(str(tmp_path), 'unet')
 
 
@@ -360,9 +360,10 @@ def test_what_changes_on_resuming_is_said_and_kept(tmp_path, capsys):
             ('separation.min_area', 61, 60))]
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [
-        'steps: 4000 before, 8000 from step 4000 on',
-        'batch_size: 8 before, 4 from step 4000 on',
-        'augmentation.scale: [0.5, 2.0] before, [0.8, 1.2] from step 4000 on']
+        'steps changes from 4000 to 8000 at step 4000',
+        'batch_size changes from 8 to 4 at step 4000',
+        'augmentation.scale changes from [0.5, 2.0] to [0.8, 1.2] at step '
+        '4000']
     assert len(lines) == 5
     # The next time they stand in the record.
     record = checkpoints.read_record(folder, 'unet')

@@ -75,9 +75,9 @@ def exclusive_write(folder, lock=True):
             for reason in map(os.strerror, (*DISK_ERRORS, errno.EACCES)):
                 if reason in str(error):
                     raise InputError(
-                        f'{folder}: cannot be written ({reason}); mend that '
-                        'or make room, and the same command goes on from the '
-                        'last checkpoint') from error
+                        f'{folder}: cannot be written ({reason}); make room '
+                        'or make it writable; the same command then goes on '
+                        'from the last checkpoint') from error
             raise
 
 
@@ -108,7 +108,7 @@ def latest_valid(folder):
     paths = saved.all_checkpoints(folder)
     while paths:
         try:
-            saved.read_checkpoint(paths[-1], 'looking for the one before')
+            saved.read_checkpoint(paths[-1], 'taking the checkpoint before')
         except InputError as error:
             say(f'warning: {error}', sys.stderr)
             paths.pop()

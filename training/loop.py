@@ -82,14 +82,14 @@ def run(training):
                 train_steps(training, alone)
     except tf.train.NanLossDuringTrainingError as error:
         raise InputError(
-            f'the loss became NaN at step {stop_hook.step}; the last '
-            f'checkpoint in {training.folder} without NaN is kept. Go on from '
-            f'it with a lower --learning_rate than {config.learning_rate}'
-            ) from error
+            f'{training.folder}: the loss became NaN at step '
+            f'{stop_hook.step}; the last checkpoint without NaN is kept. Go '
+            'on from it with a lower --learning_rate than '
+            f'{config.learning_rate}') from error
     best = alone and checkpoints.best_record(training.folder)
     if best and best['step'] == 0 and stop_hook.step:
-        say('no step was better than the weights at the start, which are kept '
-            'as the best')
+        say('no step was better than the starting weights; weights.h5 keeps '
+            'them')
     return stop_hook.signal
 
 
@@ -202,8 +202,8 @@ class Training:
         """Print the first line of a training."""
         config, steps = self.config, self.config.steps
         if self.start >= steps:
-            say(f'{self.folder}: already trained to step {self.start}; for '
-                f'more give a higher --steps than {self.start}')
+            say(f'{self.folder}: already trained to step {self.start}; '
+                'give a higher --steps to train longer')
             return
         task = (f'resuming at step {self.start} of {steps}' if self.resumes
                 else f'training {counted(steps, "step")}')

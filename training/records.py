@@ -181,8 +181,8 @@ def describe_data(data_dir, seen=None):
         if known:
             say('warning: --init_checkpoint was trained on '
                 f'{counted(len(known), "image")} of {path} ({known[0]}'
-                f'{", ..." if known[1:] else ""}); their F1 will flatter, and '
-                '--mode=eval will refuse them', sys.stderr)
+                f'{", ..." if known[1:] else ""}); their F1 will be too high, '
+                'and --mode=eval will refuse them', sys.stderr)
     return {**identity, 'trained_on': trained_on}
 
 
@@ -215,18 +215,18 @@ def check_same_origin(init_checkpoint, record):
     if paths[0] != paths[1]:
         asked = f'={init_checkpoint}' if init_checkpoint else ''
         raise InputError(
-            f'--init_checkpoint{asked}: the training in progress began '
-            f'from {record["init_checkpoint"] or "random weights"}; give the '
-            'same or, on resuming, none; or choose another --model_dir')
+            f'--init_checkpoint{asked}: this training began from '
+            f'{record["init_checkpoint"] or "random weights"}; resume with '
+            'the same or without the flag, or choose another --model_dir')
 
 
 def check_same_data(config, record):
     """Refuse to train on other images or masks than a training began with."""
     if any(record[key] != getattr(config, key) for key in (*DATA, 'target')):
         raise InputError(f'--data_dir={config.data_dir}: holds other images, '
-                         'or another division of them, than the network in '
-                         '--model_dir was trained on, or that was an earlier '
-                         'version; choose another of either')
+                         'or another division of them, than at the start of '
+                         'this training, or an earlier version started it; '
+                         'choose another --data_dir or --model_dir')
 
 
 def has_validation(config):
@@ -257,7 +257,7 @@ def write_record(folder, config, former, step):
                for name, now in _flat(record).items()
                if name in before and before[name] != now]
     for change in changes:
-        say('{name}: {before} before, {now} from step {step} on'.format(
+        say('{name} changes from {before} to {now} at step {step}'.format(
             **change))
     record['changes'] = before.get('changes', []) + changes
     write_json(os.path.join(folder, CONFIG_FILE), record)
