@@ -51,31 +51,26 @@ def shown(folder, capsys, splits=('train',), classes=None):
     return capsys.readouterr()
 
 
-def look(image, instances):
-    return checks._look(image, instances)[0]
+def flaws(image, instances):
+    return list(checks._flaws(image, instances,
+                              np.bincount(instances.ravel())[1:]))
 
 
-@pytest.mark.parametrize('band', [7, 64, 1024])
-def test_the_share_of_darker_nuclei(monkeypatch, band):
-    monkeypatch.setattr(checks, 'BAND', band)
+def test_the_share_of_darker_nuclei():
     instances = nuclei(10)
-    found = look(tissue(instances, [1, 2, 3, 4, 5, 6, 7]), instances)
-    assert found.darker == 0.7
-    np.testing.assert_array_equal(found.areas,
-                                  [SIZE ** 2 - 1440, *[144] * 10])
-    # Eosin of density 0.5 leaves 0.32 of green.
-    assert found.tissue == SIZE ** 2
-    white = np.full((SIZE, SIZE, 3), 255, np.uint8)
-    assert look(white, instances).tissue == 0
+    image = tissue(instances, [1, 2, 3, 4, 5, 6, 7])
+    assert checks._share_of_darker(image, instances) == 0.7
     # Of too few nuclei the share says nothing.
-    assert math.isnan(look(white, nuclei(4)).darker)
-    assert look(white, nuclei(5)).darker == 0
+    white = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    assert math.isnan(checks._share_of_darker(white, nuclei(4)))
+    assert checks._share_of_darker(white, nuclei(5)) == 0
 
 
 def test_a_ring_has_no_other_nucleus():
     """The dark neighbour, 2 pixels away, does not count."""
     instances = nuclei(9, side=18)
-    assert look(tissue(instances, range(1, 10)), instances).darker == 1
+    image = tissue(instances, range(1, 10))
+    assert checks._share_of_darker(image, instances) == 1
 
 
 @pytest.mark.parametrize('turn, line', [
@@ -158,14 +153,14 @@ def test_pictures_show_the_outlines(tmp_path, capsys):
     assert Image.open(tmp_path / 'check.jpg').size == (256, 256)
 
 
-def test_pictures_of_large_images_are_small(monkeypatch):
-    monkeypatch.setattr(checks, 'PICTURE_SIDE', 64)
-    monkeypatch.setattr(checks, 'BAND', 30)
-    instances = nuclei(10)
-    _, picture = checks._look(tissue(instances, instances), instances)
-    assert picture.size == (50, 50)  # each fourth pixel
-    np.testing.assert_array_equal(
-        np.array(picture)[30:], tissue(instances, instances)[::4, ::4][30:])
+def test_the_middle_of_large_images_is_shown(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(checks, 'PART', 100)
+    instances = np.zeros((SIZE, 80), np.int32)
+    instances[[40, 60, 100], 40] = 1, 2, 3  # rows 50 to 149 are shown
+    write(tmp_path, a=(tissue(instances, instances), instances))
+    assert 'train: 2 to 2 nuclei' in shown(tmp_path, capsys, classes={
+        'train': {'a': {'x': np.array([1, 2, 3])}}}).out
+    assert Image.open(tmp_path / 'check' / 'a.jpg').size == (80, 100)
 
 
 def test_only_own_pictures_are_replaced(tmp_path, capsys):
@@ -210,13 +205,14 @@ def test_the_table_of_docs(tmp_path, capsys):
         components, _ = ndimage.label(instances, np.ones((3, 3)))
         for kind, its in (('as it is', instances),
                           ('components', components.astype(np.int32))):
-            found[kind].append(look(image, its).darker)
-            assert not list(checks._flaws(look(image, its), (image, its)))
-        found['exchanged'].append(look(
-            image, whole[(index + 1) % 30].instances).darker)
+            found[kind].append(checks._share_of_darker(image, its))
+            assert not flaws(image, its)
+        found['exchanged'].append(checks._share_of_darker(
+            image, whole[(index + 1) % 30].instances))
         for kind, changes in WRONG.items():
-            found[kind] += [look(image, change(instances)).darker
-                            for change in changes]
+            found[kind] += [
+                checks._share_of_darker(image, change(instances))
+                for change in changes]
     assert {kind: (round(min(shares), 2), round(max(shares), 2))
             for kind, shares in found.items()} == {
         'as it is': (0.83, 1.0), 'components': (0.9, 1.0),
