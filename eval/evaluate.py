@@ -8,9 +8,8 @@ import numpy as np
 from PIL import Image
 
 from eval import display, nuclei_metrics, pixel_metrics
-from histology import progress
+from histology import listing, progress
 from histology.files import InputError, atomic_write
-from prediction.writers import read_head
 
 # What PNG files begin with that hold a picture, by size and program.
 PICTURE_MARKS = [struct.pack('>4s2I', b'IHDR', *[
@@ -88,7 +87,7 @@ def _make_room(folder, names):
     for name in names:
         path = os.path.join(folder, f'{name}.png')
         if os.path.lexists(path) and not all(
-                mark in read_head(path) for mark in PICTURE_MARKS):
+                mark in listing.read_head((path,)) for mark in PICTURE_MARKS):
             raise InputError(f'{path}: was not written by an evaluation; move '
                              'it: eval writes a picture of this name')
     for path in glob.glob(os.path.join(glob.escape(folder), '*.png')):

@@ -10,12 +10,16 @@ import os
 import re
 import shutil
 import socket
+import sys
+
+from histology import progress
 
 MAX_NAME = 255  # bytes of a file's name
 LONG_NAME = 100  # longer ones are shortened in temporary names
 # Of a write to an open file, which does not say its name.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS,
                errno.EFBIG)
+NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.ENOSYS)
 
 
 class InputError(Exception):
@@ -33,7 +37,8 @@ def locked(folder, flag):
 
     The lock ends with the block or the process. It is the lock of a file
     opened for writing: Linux shares that one among all machines that mount
-    the folder by NFS, but not the lock of a folder.
+    the folder by NFS, but not the lock of a folder. On a drive without locks
+    a line says that no process is kept out.
 
     Args:
         folder: made if absent; what was made and is still empty at the end is
@@ -63,8 +68,11 @@ def locked(folder, flag):
             why = ('another process is writing there; wait for its end or'
                    if isinstance(error, (BlockingIOError, FileNotFoundError))
                    else f'cannot be written ({error.strerror});')
-            raise InputError(
-                f'{folder}: {why} choose another --{flag}') from error
+            if error.filename or error.errno not in NO_LOCKS:
+                raise InputError(
+                    f'{folder}: {why} choose another --{flag}') from error
+            progress.say(f'{folder}: its drive has no file locks; let one '
+                         'process at a time write there', sys.stderr)
         try:
             yield
         finally:

@@ -36,7 +36,7 @@ def read_image(path, data=None):
     Of a pyramid, the largest image is read. Grey is repeated in the three
     channels, transparency is laid on white, and the image is turned as its
     orientation says. 16-bit RGB is scaled by the smallest bit depth that holds
-    the brightest pixel.
+    the brightest pixel. A line says if the colours are not those of H&E.
 
     Args:
         path: file to read, or what to call `data` in messages.
@@ -47,7 +47,7 @@ def read_image(path, data=None):
 
     Raises:
         InputError: the file is missing or damaged, is of a kind that is not
-            read, or has more than `tiff.MAX_IMAGE_PIXELS`.
+            read, has more than `tiff.MAX_IMAGE_PIXELS`, or values of 0 and 1.
     """
     with _reading(path, data) as (file, head):
         if head.startswith(tiff.MAGIC):
@@ -59,7 +59,12 @@ def read_image(path, data=None):
             found = _read_pillow(file, path)
         else:
             raise _no_image(head, path)
-        return _as_rgb(*found, path)
+        image = _as_rgb(*found, path)
+        if not _is_stained(image):
+            progress.say(f'{path}: its colours are not those of H&E (grey, '
+                         'fluorescence or a negative?); the shipped networks '
+                         'know only H&E on a bright ground', sys.stderr)
+        return image
 
 
 def read_labels(path, data=None):
@@ -174,6 +179,9 @@ def _as_rgb(pixels, alpha, path):
         raise InputError(f'{path}: {kind} of {pixels.dtype}'
                          + (' with transparency' if alpha else '')
                          + '; save it in RGB with 8 bits per channel')
+    if pixels[..., :channels].max() == 1:
+        raise InputError(f'{path}: its highest value is 1, and white is 255; '
+                         'multiply the values by 255 before you save it')
     if pixels.dtype == np.uint16:
         return _to_8_bits(pixels, path)
     if not alpha:
@@ -188,6 +196,17 @@ def _as_rgb(pixels, alpha, path):
         flat[top:top + STRIP] = (
             colours * opacity + 255 * (255 - opacity) + 127) // 255
     return flat
+
+
+def _is_stained(image):
+    """Say whether an image [H, W, 3] is blank, or some of it is pink."""
+    step = max(image.shape[:2]) // 500 + 1
+    pixels = image[::step, ::step].reshape(-1, 3).astype(np.int16)
+    contrast = np.subtract(*np.percentile(pixels.max(axis=1), (95, 5)))
+    red, green, _ = pixels.T
+    pink = (red > green + 10) & (green > red / 10)
+    # Of MoNuSeg's training images it is 75 to 100 %, with a contrast from 81.
+    return contrast < 20 or pink.mean() >= 0.01
 
 
 def _to_8_bits(pixels, path):

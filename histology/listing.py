@@ -13,6 +13,7 @@ import posixpath
 import re
 import zipfile
 import zlib
+from contextlib import suppress
 from itertools import filterfalse
 
 from histology.files import InputError
@@ -23,11 +24,25 @@ ZIP_ERRORS = (OSError, EOFError, RuntimeError, ValueError, zlib.error,
               lzma.LZMAError, zipfile.BadZipFile)
 DIGEST_BLOCK = 2 ** 20  # bytes
 
-IMAGE_ENDINGS = ('.tif', '.tiff', '.svs', '.png', '.jpg', '.jpeg')
+IMAGE_ENDINGS = ('.tif', '.tiff', '.svs', '.png', '.jpg', '.jpeg', '.jfif')
+
+STORES = {'train.h5', 'validation.h5', 'test.h5'}
+# What `prepare` writes beside them, or did in earlier versions.
+BESIDE_STORES = {'check', 'check.jpg', 'held_out_images'}
+
+# Near the start of what `predict` writes, but not of what others make of it.
+SOFTWARE = 'nuclei segmentation'
+PNG_MARK = b'tEXtSoftware\0' + SOFTWARE.encode()
+TIFF_MARK = SOFTWARE.encode() + b'\0'
+# GeoJSON allows members of one's own: RFC 7946, 6.1.
+GEOJSON_HEAD = ('{"type":"FeatureCollection","generator":'
+                f'"{SOFTWARE}","features":[')
+MARKS = PNG_MARK, TIFF_MARK, GEOJSON_HEAD.encode()
+HEAD = 2 ** 16  # bytes
 
 # An annotated image:
 #   name: file name of the image without its ending
-#   split: 'training' or 'test'
+#   split: 'training', 'validation' or 'test'
 #   why: what decided the split, for messages
 #   image, annotation: sources
 Entry = collections.namedtuple('Entry', 'name split why image annotation')
@@ -36,15 +51,18 @@ Entry = collections.namedtuple('Entry', 'name split why image annotation')
 # MoNuSeg or MoNuSAC. Other letters may not follow: Testis is an organ.
 SPLIT_WORD = re.compile(
     r'(?:MoNuS(?:eg|AC)[ _]?(?:\d{4}[ _]?)?)?'
-    r'(?:(?P<word>[Tt]rain(?:ing)?|[Tt]est(?:ing)?)(?:data|set|images)?'
-    r'(?![a-z])|(?P<capitals>TRAIN(?:ING)?|TEST(?:ING)?)(?![A-Za-z]))')
+    r'(?:(?P<word>[Tt]rain(?:ing)?|[Tt]est(?:ing)?|[Vv]al(?:id(?:ation)?)?)'
+    r'(?:data|set|images)?(?![a-z])|(?P<capitals>TRAIN(?:ING)?|TEST(?:ING)?'
+    r'|VAL(?:ID(?:ATION)?)?)(?![A-Za-z]))')
+SPLITS = {'tr': 'training', 'va': 'validation', 'te': 'test'}
 
 
 def list_files(folder, flag):
     """List the files below a folder or in a zip archive.
 
-    Hidden files and folders are skipped. Links to folders are followed; each
-    folder is listed once. Archives inside the folder count as folders.
+    Hidden files and folders are skipped, and what `prepare` wrote beside its
+    stores. Links to folders are followed; each folder is listed once. Archives
+    inside the folder count as folders.
 
     Args:
         folder: path.
@@ -96,6 +114,9 @@ def _walk(folder):
             folders.clear()
             continue
         seen.add(real)
+        if not STORES.isdisjoint(names):
+            folders[:] = set(folders) - BESIDE_STORES
+            names = set(names) - BESIDE_STORES
         # Links last: a folder is listed by its own name.
         folders[:] = sorted(filterfalse(is_hidden, folders), key=lambda name: (
             os.path.islink(os.path.join(parent, name)), name))
@@ -110,10 +131,12 @@ def _walk(folder):
 def is_hidden(relative_path):
     """Say whether a file, or a folder above it, is hidden.
 
-    So are the files that macOS adds to archives, as __MACOSX/._NAME.tif.
+    So are the files that macOS adds to archives, as __MACOSX/._NAME.tif, and
+    that programs of maps add to images, as NAME.png.aux.xml.
     """
-    return any(part.startswith('.') or part == '__MACOSX'
-               for part in relative_path.split('/') if part not in ('.', '..'))
+    return relative_path.lower().endswith('.aux.xml') or any(
+        part.startswith('.') or part == '__MACOSX'
+        for part in relative_path.split('/') if part not in ('.', '..'))
 
 
 def _members(path):
@@ -186,6 +209,21 @@ def file_digest(source):
     return sha.hexdigest()
 
 
+def read_head(source):
+    """Read HEAD bytes of a source; none if it is absent or cannot be read."""
+    if os.path.isfile(source[0]):  # no pipe: to read it could take for ever
+        with suppress(OSError, InputError), opened(
+                *path_and_data(source)) as file:
+            return file.read(HEAD)
+    return b''
+
+
+def is_predicted(source):
+    """Say whether `predict` wrote a file, and nobody has changed it since."""
+    head = read_head(source)
+    return any(mark in head for mark in MARKS)
+
+
 def ordered(entries):
     """Sort entries by name and split.
 
@@ -218,11 +256,11 @@ def split_of(relative_path):
     """Find the nearest folder whose name says a split.
 
     Returns:
-        ('training' or 'test', the folder's name), or (None, None)
+        (the split of `Entry`, the folder's name), or (None, None)
     """
     for part in reversed(posixpath.dirname(relative_path).split('/')):
         found = SPLIT_WORD.match(part)
         if found:
             word = (found.group('word') or found.group('capitals')).lower()
-            return 'test' if word.startswith('test') else 'training', part
+            return SPLITS[word[:2]], part
     return None, None

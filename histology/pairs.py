@@ -3,6 +3,7 @@ import collections
 import os
 import posixpath
 import re
+import unicodedata
 
 from histology import annotations, listing
 from histology.files import InputError
@@ -14,7 +15,7 @@ from histology.progress import counted
 ADDED = re.compile(
     r'(?:[ _.-](?:annotations?|binary|bin|cp|ground[ _-]?truth|gt|instances?'
     r'|inst|labell?ed|labels?|manual|map|masks?|nuclear|nuclei|nucleus'
-    r'|segmentation|seg)|\.(?:tiff?|svs|png|jpe?g))\Z', re.I)
+    r'|segmentation|seg)|\.(?:tiff?|svs|png|jpe?g|jfif))\Z', re.I)
 # What the name of an image may have and its annotation's may not.
 OF_IMAGE = re.compile(r'[ _.-](?:image|img|ome|tissue)\Z', re.I)
 
@@ -25,15 +26,18 @@ ANNOTATION_WORDS = re.compile(
 IMAGE_WORDS = re.compile(r'(?:\A|[^a-z])(?:tissue|images?)(?:\Z|[^a-z])',
                          re.I)
 
+# JSON without an object of QuPath's or a pair of coordinates.
+METADATA = re.compile(br'\s*{(?!.*("Feature|\[\s*\[\s*-?\d))', re.S)
+
 
 def find(images_dir, annotations_dir, split=None, flags=None):
     """Pair each image of a folder with the annotation of its name.
 
     An annotation has the name of its image, with or without '_mask', '-labels'
-    and the like added. The two folders may be one, or lie one within the
-    other. Then names, and folders called images, labels and so on, tell masks
-    from tissue. Folders below are searched too; one that is called train... or
-    test... says the split.
+    and the like added. The folders may be one, or one within the other: then
+    names, and folders called images, labels and so on, tell masks from tissue.
+    Folders below are searched too; one called train..., val... or test... says
+    the split. What `predict` wrote is an annotation if there is no other.
 
     Args:
         images_dir, annotations_dir: folders or zip archives.
@@ -50,8 +54,7 @@ def find(images_dir, annotations_dir, split=None, flags=None):
     """
     flags = flags or [f'{split}_{kind}_dir' if split else f'{kind}_dir'
                       for kind in ('images', 'annotations')]
-    files, image_paths, annotation_paths = _candidates(
-        images_dir, annotations_dir, flags)
+    files, image_paths, rest = _candidates(images_dir, annotations_dir, flags)
     if not image_paths:
         raise InputError(f'--{flags[0]} {images_dir}: holds no image '
                          f'({", ".join(listing.IMAGE_ENDINGS)})')
@@ -59,16 +62,17 @@ def find(images_dir, annotations_dir, split=None, flags=None):
     for path in image_paths:
         images[listing.split_of(path)[0],
                listing.stem_and_ending(path)[0]].append(path)
-    paired, unpaired = _pair(images, annotation_paths)
+    paired, unpaired = _pair(images, rest, files)
     _check_paired([paths[0] for key, paths in images.items()
                    if key not in paired],
                   # One folder of MoNuSeg's may hold more.
-                  unpaired if flags[0] != flags[1] else [], files, flags)
+                  unpaired if flags[0] != flags[1] else [],
+                  set(rest).difference(*paired.values()), files, flags)
     found = []
     for key, paths in images.items():
         annotation = _one_of_equals(
-            _best(paired[key]), files, 'two annotations of one image; give '
-            f'--{flags[1]} the folder of one')
+            _best(paired[key], files), files, 'two annotations of one image; '
+            f'give --{flags[1]} the folder of one')
         image = _one_of_equals(
             _tissue(paths, paired[key]), files, 'two images of one name; '
             f'rename one, or give --{flags[1]} a folder without images')
@@ -84,22 +88,23 @@ def find(images_dir, annotations_dir, split=None, flags=None):
     return listing.ordered(found)
 
 
-def _pair(images, annotation_paths):
+def _pair(images, paths, files):
     """Find the image of each annotation.
 
     Args:
         images: dict of (split of its folder or None, name) of the images.
-        annotation_paths: relative paths.
+        paths: relative paths, of annotations and of others.
+        files: dict of them to sources.
 
     Returns:
         dict of the keys of `images` to lists of paths
-        paths that are of no image
+        paths that are of no image, and not written by `predict`
     """
     splits = sorted({split for split, _ in images}, key=str)
-    names = {split: _names({name for its_split, name in images
-                            if its_split == split}) for split in splits}
+    names = {split: names_of(found[0] for key, found in images.items()
+                             if key[0] == split) for split in splits}
     paired, unpaired = collections.defaultdict(list), []
-    for path in annotation_paths:
+    for path in paths:
         stem, ending = listing.stem_and_ending(path)
         its_split, _ = listing.split_of(path)
         # Either of the two may lie in no split's folder.
@@ -107,9 +112,12 @@ def _pair(images, annotation_paths):
                  for split in sorted(splits, key=lambda k: k != its_split)
                  if its_split is None or split in (None, its_split)]
         found = [key for key in found if key[1] is not None]
+        if ending not in annotations.ENDINGS:
+            continue
         if found:
             paired[found[0]].append(path)
-        elif ending != '.json':  # which may hold anything
+        elif (ending != '.json'  # which may hold anything
+              and not listing.is_predicted(files[path])):
             unpaired.append(path)
     return paired, unpaired
 
@@ -123,15 +131,16 @@ def _candidates(images_dir, annotations_dir, flags):
 
     Returns:
         files: dict of relative path to source, of both folders
-        image_paths, annotation_paths: lists of relative paths
+        image_paths: list of relative paths, none written by `predict`
+        rest: list of the others, where annotations may be
     """
     roots = [os.path.realpath(path) for path in (images_dir, annotations_dir)]
     listings = [listing.list_files(path, flag) for path, flag
                 in zip((images_dir, annotations_dir), flags)]
     if roots[0] == roots[1]:
         files = listings[0]
-        names = _names({listing.stem_and_ending(path)[0] for path in files
-                        if _ends_in(path, listing.IMAGE_ENDINGS)})
+        names = names_of(path for path in files
+                         if _ends_in(path, listing.IMAGE_ENDINGS))
         annotation_paths = {path for path in files
                             if _is_annotation(path, names)}
         image_paths = set(files) - annotation_paths
@@ -152,22 +161,27 @@ def _candidates(images_dir, annotations_dir, flags):
                              'not UTF-8; rename it')
     return (files,
             sorted(path for path in image_paths
-                   if _ends_in(path, listing.IMAGE_ENDINGS)),
-            sorted(path for path in annotation_paths
-                   if _ends_in(path, annotations.ENDINGS)))
+                   if _ends_in(path, listing.IMAGE_ENDINGS)
+                   and not listing.is_predicted(files[path])),
+            sorted(annotation_paths))
 
 
 def _ends_in(path, endings):
     return listing.stem_and_ending(path)[1] in endings
 
 
+def adds_to_one_of(path, names):
+    """Say whether a file is called as one of `names_of`, with _mask or so."""
+    stem = listing.stem_and_ending(path)[0]
+    shorter = ADDED.sub('', stem)
+    return shorter != stem and _paired_stem(shorter, names) is not None
+
+
 def _is_annotation(path, names):
     """Say whether a file among images of these names is an annotation."""
     if not _ends_in(path, listing.IMAGE_ENDINGS):
         return True
-    stem = listing.stem_and_ending(path)[0]
-    shorter = ADDED.sub('', stem)
-    if shorter != stem and _paired_stem(shorter, names) is not None:
+    if adds_to_one_of(path, names):
         return True
     # The nearest folder that says it.
     for part in reversed(posixpath.dirname(path).split('/')):
@@ -192,29 +206,39 @@ def _tissue(paths, annotation_paths):
     return paths
 
 
-def _names(stems):
+def names_of(image_paths):
     """Map what annotations may call images to the images' stems."""
-    names = {OF_IMAGE.sub('', stem): stem for stem in stems}
-    names.update((stem, stem) for stem in stems)
-    return names
+    stems = [listing.stem_and_ending(path)[0] for path in image_paths]
+    return {spell(shorten('', stem)): stem for spell in (_folded, str)
+            for shorten in (OF_IMAGE.sub, lambda _, stem: stem)
+            for stem in stems}
+
+
+def _folded(name):
+    """Spell names alike that differ in case, or in how Unicode composes."""
+    return unicodedata.normalize('NFC', name.casefold())
 
 
 def _paired_stem(stem, names):
     """Find the stem of the image that an annotation's stem says, or None."""
-    while stem not in names:
+    while True:
+        found = names.get(stem, names.get(_folded(stem)))
         shorter = ADDED.sub('', stem)
-        if shorter == stem:
-            return None
+        if found is not None or shorter == stem:
+            return found
         stem = shorter
-    return names[stem]
 
 
-def _check_paired(image_paths, annotation_paths, files, flags):
-    """Refuse files without a partner, given as lists of relative paths."""
+def _check_paired(image_paths, annotation_paths, others, files, flags):
+    """Refuse files without a partner, and name one other of each ending."""
+    kinds = {listing.stem_and_ending(path)[1]: listing.name_of(files[path])
+             for path in sorted(others, reverse=True)}
+    there = f'. There are: {", ".join(sorted(kinds.values()))}'
     for paths, what, other, remedy in (
             (image_paths, 'image', 'annotation', f'--{flags[1]} needs a file '
              'of that name, or of that name with _mask, _labels or the like '
-             'added'),
+             f'added, of {", ".join(annotations.ENDINGS)}; one for all images '
+             '(COCO) or for each nucleus is not read' + there * bool(kinds)),
             (annotation_paths, 'annotation', 'image', f'--{flags[0]} needs an '
              'image of that name')):
         if paths:
@@ -225,9 +249,11 @@ def _check_paired(image_paths, annotation_paths, files, flags):
                 f'{counted(len(paths), what)} without {other}; {remedy}')
 
 
-def _best(annotation_paths):
+def _best(annotation_paths, files):
     """List the paths, of annotations of one image, that are preferred."""
-    ranks = list(map(annotations.preference, annotation_paths))
+    ranks = [(listing.is_predicted(files[path]),
+              METADATA.match(listing.read_head(files[path])) is not None,
+              annotations.preference(path)) for path in annotation_paths]
     return [path for path, rank in zip(annotation_paths, ranks)
             if rank == min(ranks)]
 

@@ -104,6 +104,9 @@ def read(file, name, labels=False):
                              'file; save the one that is meant'
                              + ('' if labels else ', in RGB'))
         _check_whole(page, name, tiff.filehandle.size)
+        # Of tiles that are not stored: background, which is white in tissue.
+        page.nodata = (np.iinfo(page.dtype).max
+                       if page.dtype.kind == 'u' and not labels else 0)
         pixels = page.asarray(squeeze=False)[:, 0]  # [planes, H, W, C]
         in_planes = page.planarconfig == 2 and page.samplesperpixel > 1
         pixels = (np.moveaxis(pixels[..., 0], 0, -1) if in_planes
@@ -149,14 +152,16 @@ def _not_read(page, labels, is_imagej):
 def _check_whole(page, name, size):
     """Refuse a page of which a part is missing, in a file of `size` bytes.
 
-    By hand, because the decoders do not say it: they draw a missing part of
-    JPEG in grey and one of other compressions in black, and what is missing
-    of LZW is undefined in imagecodecs 2021.11.20.
+    Not so tiles without offset and length: Philips' slides have none for the
+    background. By hand, because the decoders do not say it: they draw a
+    missing part of JPEG in grey and one of other compressions in black, and
+    what is missing of LZW is undefined in imagecodecs 2021.11.20.
     """
     parts = list(zip(page.dataoffsets, page.databytecounts))
-    if len(parts) < np.prod(page.chunked) or not all(
+    stored = list(filter(any, parts)) if page.is_tiled else parts
+    if not stored or len(parts) < np.prod(page.chunked) or not all(
             length and offset + length <= size and _has_end(
-                page, offset, length) for offset, length in parts):
+                page, offset, length) for offset, length in stored):
         raise InputError(f'{name}: cannot be read (damaged or sparse: a '
                          'part is not stored); copy or save it again')
 

@@ -119,9 +119,14 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
             user's is in its place.
     """
     splits = assign_splits(data.entries, seed, fold, validation)
+    by_folder = [entry.why for entry in data.entries
+                 if entry.split == 'validation']
+    if by_folder:
+        print(f'{counted(len(by_folder), "image")} to validate on, '
+              f'{by_folder[0]}; --fold is not used')
     rules = {'source': data.source, 'source_digest': data.digest,
              'seed': seed,
-             'fold': fold_text(splits) if validation else fold,
+             'fold': fold_text(splits) if validation or by_folder else fold,
              'patch_size': store.PATCH_SIZE, 'overlap': store.OVERLAP,
              'fill_rule': rasterize.FILL_RULE, 'microns_per_pixel':
              data.microns_per_pixel or 'as the files state'}
@@ -175,8 +180,9 @@ def load(entry, log):
     log.classes[entry.name] = found.classes
     if found.skipped:
         progress.say(f'{path}: skipped: {"; ".join(found.skipped)}')
-    log.formats[RASTERS.get(found.kind)
-                or annotations.format_of(entry.annotation)] += 1
+    name = RASTERS.get(found.kind) or annotations.format_of(entry.annotation)
+    log.formats[name + ' written by predict' * listing.is_predicted(
+        entry.annotation)] += 1
     yield store.Annotation(found.instances,
                            found.kind != annotations.COMPONENTS)
 

@@ -19,7 +19,7 @@ def assign_splits(entries, seed, fold, validation=()):
 
     Names of TCGA slides begin with the site that took the tissue, so that
     neighbours in the order of names are alike: of each four, one goes into
-    each fold.
+    each fold. Images of a folder that is called val... validate instead.
 
     Args:
         entries: tuples with `name` and `split`, ordered by name.
@@ -35,7 +35,12 @@ def assign_splits(entries, seed, fold, validation=()):
     Raises:
         InputError: there are too few training images, or none has a name.
     """
-    training = [entry for entry in entries if entry.split == 'training']
+    training, validating, testing = (
+        [entry for entry in entries if entry.split == split]
+        for split in ('training', 'validation', 'test'))
+    if validation and validating:
+        raise InputError('--validation: omit it; some images validate, '
+                         f'{validating[0].why}')
     if validation:
         held = _named(training, validation)
     else:
@@ -44,11 +49,12 @@ def assign_splits(entries, seed, fold, validation=()):
                  for k in rng.permutation(
                      min(store.FOLDS, len(training) - start))]
         held = {entry.name for entry, its_fold in zip(training, folds)
-                if its_fold == fold}
+                if its_fold == fold and not validating}
     splits = {
         'train': [entry for entry in training if entry.name not in held],
-        'validation': [entry for entry in training if entry.name in held],
-        'test': [entry for entry in entries if entry.split == 'test']}
+        'validation': validating or [entry for entry in training
+                                     if entry.name in held],
+        'test': testing}
     splits = {split: chosen for split, chosen in splits.items() if chosen}
     if 'train' in splits and (fold == store.TRAIN_ON_ALL
                               or 'validation' in splits):
@@ -124,7 +130,7 @@ def _why_test(entries):
 
 
 def fold_text(splits):
-    """Return the attribute `fold` of stores whose validation was named."""
+    """Return the attribute `fold` of stores that validate on named images."""
     names = [entry.name for entry in splits['validation']]
     text = ','.join(names)
     if len(text.encode()) > LONG_NAMES or text.count(',') >= len(names):

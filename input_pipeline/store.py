@@ -28,7 +28,7 @@ from histology.files import MAX_NAME, InputError
 from histology.progress import counted
 from histology.resample import check_min_side
 from input_pipeline.preprocessing import mask_with_gaps
-from nets.hdf5 import HDF5_ERRORS, open_hdf5, reserve_space
+from nets.hdf5 import HDF5_ERRORS, h5py_file, open_hdf5, reserve_space
 
 SCHEMA_VERSION = 5
 PATCH_SIZE = 256  # pixels
@@ -98,7 +98,7 @@ def write_store(path, attributes, examples):
     reserve_space(path, 0)
     # The format of HDF5 1.8 has checksums of all but the data, which have
     # their own below: HDF5 can crash on damage that it does not see.
-    with h5py.File(path, 'w', libver='v108') as file:
+    with h5py_file(path, 'w', libver='v108') as file:
         for name, shape in PATCHES.items():
             file.create_dataset(
                 f'patches/{name}', (0, *shape), np.uint8,

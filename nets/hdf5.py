@@ -19,7 +19,6 @@ def open_hdf5(path, if_absent, if_damaged):
             that writes to it, or is damaged; it says `if_absent` or
             `if_damaged`, what to do then.
     """
-    import h5py  # here, for prediction.tiling does without it
     try:
         with open(path, 'rb'):  # h5py does not tell absent from damaged
             pass
@@ -29,7 +28,7 @@ def open_hdf5(path, if_absent, if_damaged):
         raise InputError(f'{path}: cannot be read ({error.strerror}); make it '
                          'readable') from error
     try:
-        return h5py.File(path, 'r')
+        return h5py_file(path, 'r')
     except OSError as error:
         # Only the text has the number on both h5py 2 and 3.
         number = re.search(r'errno = (\d+)', str(error))
@@ -40,9 +39,23 @@ def open_hdf5(path, if_absent, if_damaged):
                       'program or try again later')
         else:
             reason = (f'cannot be read ({os.strerror(int(number.group(1)))}); '
-                      'check the disk. If it has no locks, set '
-                      'HDF5_USE_FILE_LOCKING=FALSE in the environment')
+                      'check the disk')
         raise InputError(f'{path}: {reason}') from error
+
+
+def h5py_file(path, mode, **options):
+    """Open an h5py.File, without a lock if the drive has none."""
+    import h5py  # here, for prediction.tiling does without it
+    try:
+        return h5py.File(path, mode, **options)
+    except OSError as error:
+        if (not re.search('unable to lock file|locking disabled', str(error))
+                or f'errno = {errno.EWOULDBLOCK}' in str(error)):
+            raise
+        os.environ['HDF5_USE_FILE_LOCKING'] = 'FALSE'  # for h5py 2
+        if h5py.version.version_tuple >= (3, 5):
+            options['locking'] = False
+        return h5py.File(path, mode, **options)
 
 
 def reserve_space(path, length):

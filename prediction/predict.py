@@ -6,7 +6,7 @@ import tempfile
 
 import numpy as np
 
-from histology import progress, resample, resolution
+from histology import listing, pairs, progress, resample, resolution
 from histology.files import MAX_NAME, InputError
 from histology.images import read_image
 from histology.listing import IMAGE_ENDINGS
@@ -169,8 +169,8 @@ def find_images(name):
     """Find image files: a sorted list of paths.
 
     Args:
-        name: a file; a folder, of which all images directly in it are taken
-            except hidden ones; or a glob pattern ('**' for subfolders, too).
+        name: a file; a folder, of which all images directly in it are taken,
+            see `_tissue`; or a glob pattern ('**' for subfolders, too).
             The longest leading part of a pattern that is a folder is taken
             literally.
 
@@ -187,8 +187,7 @@ def find_images(name):
     found = glob.glob(os.path.join(glob.escape(folder), pattern),
                       recursive=True)
     if not parts:
-        found = [path for path in found
-                 if path.lower().endswith(IMAGE_ENDINGS)]
+        found = _tissue(found)
     # A link that leads nowhere stays, to be named when it is read.
     paths = sorted(path for path in found
                    if os.path.isfile(path) or not os.path.exists(path))
@@ -200,6 +199,22 @@ def find_images(name):
                          "or a pattern in quotes, as 'folder/*.tif', or "
                          "'folder/**/*.tif' with subfolders")
     return paths
+
+
+def _tissue(paths):
+    """Select the tissue among a folder's files, and name what else it has."""
+    images = [path for path in paths if path.lower().endswith(IMAGE_ENDINGS)]
+    names = pairs.names_of(images)
+    images = [path for path in images if not pairs.adds_to_one_of(path, names)
+              and not listing.is_predicted((path,))]
+    others = sorted(filter(os.path.isfile, set(paths).difference(images)))
+    if others:
+        kinds = {os.path.splitext(path)[1]: path for path in others[::-1]}
+        print(f'{progress.counted(len(others), "file")} skipped (masks and '
+              'the like beside their images, or not of '
+              f'{", ".join(IMAGE_ENDINGS)}): '
+              + ', '.join(sorted(kinds.values())))
+    return images
 
 
 def _check_folder(output_dir, paths):

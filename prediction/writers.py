@@ -11,14 +11,12 @@ import uuid
 
 import numpy as np
 
-from histology import tiff
+from histology import listing, tiff
 from histology.drawing import overlay
 from histology.files import atomic_write
 from histology.images import write_png
+from histology.listing import GEOJSON_HEAD, PNG_MARK, SOFTWARE, TIFF_MARK
 from prediction import polygons
-
-# Written into each file. Files without it are never overwritten.
-SOFTWARE = 'nuclei segmentation'
 
 # The power of the unit of length of each measure, and its name in QuPath.
 MEASURES = {
@@ -44,13 +42,8 @@ QUPATH_UNITS = ('', ' px', ' px^2'), ('', ' \u00b5m', ' \u00b5m^2')
 DECIMALS = 4
 
 NUCLEUS = {'name': 'Nucleus', 'color': [200, 0, 0]}
-# GeoJSON allows members of one's own: RFC 7946, 6.1.
-GEOJSON_HEAD = ('{"type":"FeatureCollection","generator":'
-                f'{json.dumps(SOFTWARE)},"features":[')
 # Of the features' UUIDs, see RFC 4122, 4.3; drawn at random.
 NAMESPACE = uuid.UUID('3f1c9a52-6d0e-4c56-9b57-0f6c4b0e8d21')
-
-HEAD = 2 ** 16  # bytes of a file, in which it says what wrote it
 
 
 def write_mask(paths, nuclei):
@@ -183,17 +176,6 @@ def _json(content):
     return json.dumps(content, separators=(',', ':'), allow_nan=False)
 
 
-def read_head(path):
-    """Read HEAD bytes of a file; none if it is absent or cannot be read."""
-    if os.path.isfile(path):  # no pipe: to read it could take for ever
-        with contextlib.suppress(OSError), open(path, 'rb') as file:
-            return file.read(HEAD)
-    return b''
-
-
-PNG_MARK = b'tEXtSoftware\0' + SOFTWARE.encode()
-TIFF_MARK = SOFTWARE.encode() + b'\0'
-
 # What is written for an image STEM.*: what follows STEM in the names; the
 # function that writes it, from the paths of these names and a
 # `predictor.Nuclei`; and what the head of such a file holds, one of several.
@@ -215,5 +197,5 @@ OUTPUTS = {
 
 def is_written_here(path, output):
     """Say whether predict wrote a file as one of OUTPUTS, by its head."""
-    head = read_head(path)
+    head = listing.read_head((path,))
     return any(mark in head for mark in OUTPUTS[output].marks)

@@ -317,6 +317,48 @@ def test_a_folder_that_cannot_be_locked_is_named(tmp_path):
                                      ' choose another --out_dir')
 
 
+# A kernel that answers flock with an error, as it does for some drives. By
+# seccomp(2): load the number of the call; if it is flock's, return the error.
+WITHOUT_LOCKS = '''
+import ctypes, platform, struct, sys
+flock = {'x86_64': 73, 'aarch64': 32}[platform.machine()]
+rules = ctypes.create_string_buffer(b''.join(
+    struct.pack('HBBI', *rule) for rule in (
+        (0x20, 0, 0, 0), (0x15, 0, 1, flock),
+        (0x06, 0, 0, 0x50000 | int(sys.argv[1])), (0x06, 0, 0, 0x7fff0000))))
+program = ctypes.create_string_buffer(
+    struct.pack('HxxxxxxP', 4, ctypes.addressof(rules)))
+prctl = ctypes.CDLL(None).prctl
+if prctl(38, 1, 0, 0, 0) or prctl(22, 2, program, 0, 0):
+    sys.exit('no seccomp')
+
+import numpy as np
+from histology.files import locked
+from input_pipeline import store
+image = np.zeros((300, 300, 3), np.uint8)
+annotation = store.Annotation(np.zeros((300, 300), np.int32), True)
+with locked(sys.argv[2], 'out_dir'):
+    for _ in range(2):
+        store.write_store(sys.argv[2] + '/train.h5', {'split': 'train'},
+                          [('a', lambda: [image, annotation])])
+        for _ in range(2):
+            with store.open_store(sys.argv[2] + '/train.h5') as file:
+                print(*store.image_names(file))
+'''
+
+
+@pytest.mark.parametrize('number', [errno.ENOTSUP, errno.ENOLCK,
+                                    errno.EINVAL, errno.ENOSYS])
+def test_a_drive_without_locks(tmp_path, number):
+    process = python(WITHOUT_LOCKS, number, tmp_path)
+    said, errors = process.communicate(timeout=SECONDS)
+    if errors == 'no seccomp\n':
+        pytest.skip('no seccomp here')
+    assert said == 'a\n' * 4 and process.returncode == 0, errors
+    assert errors == (f'{tmp_path}: its drive has no file locks; let one '
+                      'process at a time write there\n')
+
+
 def test_a_lock_changes_no_file(tmp_path):
     (tmp_path / '.lock').write_text('mine')
     with locked(str(tmp_path), 'out_dir'):

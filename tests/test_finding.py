@@ -1,9 +1,12 @@
 """Which files are images, which are their annotations, and in which split."""
+import json
 import os
+import unicodedata
 import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from histology import listing, monuseg, pairs
 from input_pipeline import prepare, splits
@@ -26,6 +29,8 @@ from inputs import (
     training_data,
     write,
 )
+from prediction import writers
+from prediction.predictor import Nuclei
 
 
 def places(folder, names=None):
@@ -57,6 +62,20 @@ def test_hidden_files_are_passed_over(tmp_path):
     # Not so the folder that was given, or those above it.
     hidden = places(tmp_path / '.cache' / '.data', ['d.tif'])
     assert set(listing.list_files(str(hidden), 'x')) == {'d.tif'}
+
+
+def test_what_prepare_wrote_beside_its_stores_is_passed_over(tmp_path):
+    for store in ('train.h5', 'validation.h5', 'test.h5'):
+        folder = places(tmp_path / store, [
+            f'data/{store}', 'data/check.jpg', 'data/check/a.jpg',
+            'data/held_out_images/a.png', 'data/images/a.png',
+            'data/images/check/a.png', 'check/b.png', 'check.jpg'])
+        assert set(listing.list_files(str(folder), 'x')) == {
+            f'data/{store}', 'data/images/a.png', 'data/images/check/a.png',
+            'check/b.png', 'check.jpg'}
+        # Also in the folder that is given.
+        assert set(listing.list_files(str(folder / 'data'), 'x')) == {
+            store, 'images/a.png', 'images/check/a.png'}
 
 
 def test_links_to_folders_are_followed_and_loops_end(tmp_path):
@@ -110,11 +129,15 @@ def test_a_folder_that_may_not_be_read(tmp_path):
         'test', 'Test', 'TEST', 'testing', 'Testing', 'test_same',
         'test_diff', 'test set', 'TestSet', 'testdata', 'Test.zip',
         'MoNuSegTestData', 'MoNuSAC Testing Data and Annotations')),
+    *((name, 'validation') for name in (
+        'val', 'Val', 'VAL', 'valid', 'VALID', 'validation', 'Validation',
+        'VALIDATION_SET', 'val_1', 'valset', 'validation-images')),
     *((name, None) for name in (
         'Testis', 'testis', 'TESTIS', 'latest', 'contest', 'CONTEST',
         'my_test_project', 'Testicle', 'tester', 'trained', 'trains',
-        'Trainees', 'strain', 'retraining', 'protest', 'validation',
-        'constraint_training', 'images'))])
+        'Trainees', 'strain', 'retraining', 'protest', 'interval', 'value',
+        'Valencia', 'VALVE', 'validated', 'constraint_training',
+        'images'))])
 def test_words_that_say_a_split(folder, split):
     assert listing.split_of(f'{folder}/a.tif')[0] == split
     assert listing.split_of(f'x/{folder}/y/a.tif')[0] == split
@@ -471,7 +494,11 @@ def test_unpaired_files(tmp_path):
     assert line == (
         f'{tmp_path}/i/1.png, {tmp_path}/i/2.png, {tmp_path}/i/3.png ...: 8 '
         'images without annotation; --annotations_dir needs a file of that '
-        'name, or of that name with _mask, _labels or the like added')
+        'name, or of that name with _mask, _labels or the like added, of '
+        '.xml, .annotations, .geojson, .json, .mat, .npy, .tif, .tiff, .png, '
+        '.jpg, .jpeg; one for all images (COCO) or for each nucleus is not '
+        f'read. There are: {tmp_path}/o/7_overlay.png, {tmp_path}/o/meta.json,'
+        f' {tmp_path}/o/x.xml')
     places(tmp_path, [f'o/{k}.png' for k in range(9)])
     line = message(find_pairs, tmp_path, 'i', 'o')
     assert line.startswith(
@@ -482,6 +509,122 @@ def test_unpaired_files(tmp_path):
     assert '--test_images_dir needs' in line
     for images, annotations in (('o', 'i'), ('', 'i'), ('', 'o')):
         message(find_pairs, tmp_path, images, annotations)
+
+
+@pytest.mark.parametrize('names, there', [
+    (['o/a.bmp', 'o/b.bmp', 'o/a.txt'], ['o/a.bmp', 'o/a.txt']),
+    (['o/a.qpdata'], ['o/a.qpdata']), (['o/coco.json'], ['o/coco.json']),
+    (['o/a_1.png', 'o/a_2.png', 'o/b_1.png'], ['o/a_1.png']),
+    (['o/a/masks/0f.png', 'o/b/masks/1d.png'], ['o/a/masks/0f.png'])])
+def test_what_there_is_in_place_of_annotations(tmp_path, names, there):
+    places(tmp_path, ['i/a.png', 'i/b.png', *names])
+    line = message(find_pairs, tmp_path, 'i', 'o')
+    assert '2 images without annotation; --annotations_dir needs' in line
+    assert 'of .xml, .annotations, .geojson' in line
+    assert line.endswith('. There are: ' + ', '.join(
+        f'{tmp_path}/{name}' for name in there))
+    # Among the images, too: whatever may be an annotation.
+    if not names[0].endswith('_1.png'):
+        places(tmp_path, ['i/' + name[2:] for name in names])
+        assert message(find_pairs, tmp_path, 'i', 'i').endswith(
+            '. There are: ' + ', '.join(f'{tmp_path}/i/{name[2:]}'
+                                        for name in there))
+
+
+def test_rois_of_imagej(tmp_path):
+    places(tmp_path, ['i/a.png', 'r/0001.roi', 'r/0002.roi', 'o/notes'])
+    pack(tmp_path / 'o' / 'a_RoiSet.zip', tmp_path / 'r')
+    assert message(find_pairs, tmp_path, 'i', 'o').endswith(
+        f'There are: {tmp_path}/o/a_RoiSet.zip/r/0001.roi, {tmp_path}/o/notes')
+
+
+def test_sidecars_of_masks(tmp_path):
+    places(tmp_path, ['i/a.png', 'i/a.png.aux.xml', 'o/a.png',
+                      'o/a.png.aux.xml', 'o/A.PNG.AUX.XML'])
+    metadata = {'patient': 7, 'matrix': [1, 0], 'stains': [['H', 'E'], []]}
+    write(tmp_path / 'o/a.json', json.dumps(metadata))
+    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
+        'i/a.png': 'o/a.png'}
+    # What may be outlines, or may have been.
+    for content in ('', '{"type": "FeatureCollection", "features": []}', '[]',
+                    '{"nuc": {"1": {"contour": [\n[ 3,4], [5,6]]}}}'):
+        write(tmp_path / 'o/a.json', content)
+        assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
+            'i/a.png': 'o/a.json'}
+    # Alone it is read, and then named.
+    write(tmp_path / 'o/a.json', json.dumps(metadata))
+    (tmp_path / 'o/a.png').unlink()
+    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
+        'i/a.png': 'o/a.json'}
+
+
+def test_case_and_the_two_ways_to_write_an_umlaut(tmp_path):
+    def spelled(form):
+        return [unicodedata.normalize(form, name) for name in ('bär', 'Übel')]
+
+    (bear, evil), (bear_apart, evil_apart) = spelled('NFC'), spelled('NFD')
+    assert bear != bear_apart and evil != evil_apart
+    wanted = {f'i/{bear}.tif': f'o/{bear_apart.upper()}_mask.png',
+              f'i/{evil_apart}.png': f'o/{evil}_MASK.png',
+              'i/Case_IMG.PNG': 'o/cASE.xml'}
+    places(tmp_path, [*wanted, *wanted.values()])
+    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == wanted
+    # A name of just these letters counts more.
+    places(tmp_path, ['both/a.png', 'both/A.png', 'both/a.xml', 'both/A.xml'])
+    assert pairing(find_pairs(tmp_path, 'both', 'both'), tmp_path) == {
+        'both/a.png': 'both/a.xml', 'both/A.png': 'both/A.xml'}
+    (tmp_path / 'both/A.xml').unlink()
+    assert 'both/A.png: 1 image without annotation' in message(
+        find_pairs, tmp_path, 'both', 'both')
+
+
+def write_predicted(folder, stem, nuclei):
+    """Writes all that predict does of an image."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for endings, writer, _ in writers.OUTPUTS.values():
+        writer([str(folder / (stem + ending)) for ending in endings], nuclei)
+
+
+PREDICTED = Nuclei(pixels(0), mask(1), mask(), labels(dtype=np.int32), 0.25)
+
+
+@pytest.mark.parametrize('place', ['o', 'o/predictions', 'i/predictions'])
+def test_what_predict_wrote_is_no_annotation_beside_one_of_a_person(
+        tmp_path, place):
+    places(tmp_path, ['i/a.png', 'i/b.png', 'o/a.png', 'o/b.npy'])
+    for stem in ('a', 'b', 'another'):
+        write_predicted(tmp_path / place, stem, PREDICTED)
+    wanted = {'i/a.png': 'o/a.png', 'i/b.png': 'o/b.npy'}
+    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == wanted
+    for stem in ('a', 'b', 'another'):  # nor are they images
+        write_predicted(tmp_path / 'i', stem, PREDICTED)
+    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == wanted
+
+
+def test_what_predict_wrote_is_taken_alone_or_if_it_was_changed(tmp_path):
+    places(tmp_path, ['i/a.png', 'i/b.png', 'i/c.png', 'o/c.png'])
+    for stem in 'abc':
+        write_predicted(tmp_path / 'o', stem, PREDICTED)
+    wanted = {'i/a.png': 'o/a_nuclei.geojson',
+              'i/b.png': 'o/b_nuclei.geojson', 'i/c.png': 'o/c.png'}
+    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == wanted
+    # As other programs write it: without what they do not know.
+    for stem in 'abc':
+        path = tmp_path / 'o' / f'{stem}_nuclei.geojson'
+        content = json.loads(path.read_text())
+        write(path, json.dumps({'type': content['type'],
+                                'features': content['features']}))
+    places(tmp_path, ['o/a.png', 'o/b_mask.png'])
+    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
+        f'i/{stem}.png': f'o/{stem}_nuclei.geojson' for stem in 'abc'}
+    # Of label images, likewise.
+    for stem in 'abc':
+        (tmp_path / 'o' / f'{stem}_nuclei.geojson').unlink()
+    Image.open(tmp_path / 'o' / 'c_labels.png').save(
+        tmp_path / 'o' / 'c_labels.png')
+    (tmp_path / 'o' / 'c.png').unlink()
+    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path)[
+        'i/c.png'] == 'o/c_labels.png'
 
 
 def test_a_gzipped_image_is_none(tmp_path):
@@ -514,7 +657,7 @@ def test_no_images(tmp_path):
     places(tmp_path, ['i/a.bmp', 'i/a.txt', 'o/a.xml'])
     assert message(find_pairs, tmp_path, 'i', 'o') == (
         f'--images_dir {tmp_path}/i: holds no image (.tif, .tiff, .svs, .png, '
-        '.jpg, .jpeg)')
+        '.jpg, .jpeg, .jfif)')
 
 
 def test_images_of_one_name(tmp_path):

@@ -1,5 +1,7 @@
 """Reading images and label images from files of all kinds, real ones."""
+import glob
 import io
+import os
 import zlib
 
 import imagecodecs
@@ -8,6 +10,7 @@ import pytest
 import tifffile
 from PIL import Image, PngImagePlugin
 
+from conftest import ROOT
 from histology import images, tiff
 from histology.files import InputError
 
@@ -328,6 +331,74 @@ def test_what_is_no_rgb_is_called_so(array, said):
     assert said in refused(images.read_image, tiff_of(array, **options))
 
 
+@cases('data', [
+    saved(MASK.astype(np.uint8)), saved(PIXELS // 128),
+    rgb_tiff(PIXELS // 128), rgb_tiff((PIXELS // 128).astype(np.uint16)),
+    saved(np.dstack([PIXELS // 128, HALF_CLEAR[..., 3]])),
+    saved(PIXELS // 128, 'TIFF', compression='tiff_lzw')])
+def test_zeros_and_ones_are_refused(data):
+    assert refused(images.read_image, data) == (
+        'a b.tif: its highest value is 1, and white is 255; multiply the '
+        'values by 255 before you save it')
+
+
+def lines_of(capsys, *arrays):
+    """What is said of the colours of images, as 1 for each line of it."""
+    said = []
+    for array in arrays:
+        images.read_image('a.png', saved(np.ascontiguousarray(array),
+                                         compress_level=0))
+        printed = capsys.readouterr()
+        assert printed.out == '' and printed.err in ('', (
+            'a.png: its colours are not those of H&E (grey, fluorescence or '
+            'a negative?); the shipped networks know only H&E on a bright '
+            'ground\n'))
+        said.append(bool(printed.err))
+    return said
+
+
+def no_tissue(image):
+    """Pictures of H&E that are none: grey, negatives, and fluorescence."""
+    grey = image.mean(axis=2).astype(np.uint8)
+    stain, dark = 255 - grey, np.zeros_like(grey)
+    return [grey, stain, 255 - image, np.dstack([dark, dark, stain]),
+            np.dstack([dark, stain, dark]), np.dstack([stain, dark, dark]),
+            np.dstack([stain // 9, stain // 2, stain])]
+
+
+def test_what_is_no_tissue_is_called_so(capsys):
+    for name in ('synthetic.png', 'unet_best.jpg', 'unet_worst.jpg'):
+        image = images.read_image(os.path.join(ROOT, 'docs', 'figures', name))
+        padded = np.pad(image, ((0, 2 * len(image)), (0, 0), (0, 0)),
+                        mode='constant')
+        pale = 255 - (255 - image) // 4
+        assert not any(lines_of(capsys, image, image // 2, pale, padded))
+        assert all(lines_of(capsys, *no_tissue(image)))
+
+
+def test_a_blank_image_may_be_tissue(capsys):
+    noise = np.random.RandomState(0).randint(-5, 6, (200, 300, 3))
+    for level in (0, 5, 128, 210, 250, 255):
+        blank = np.full((200, 300, 3), level, np.uint8)
+        noisy = np.clip(blank + noise, 0, 255).astype(np.uint8)
+        # A speck of dust, too.
+        noisy[:20, :20] = 90
+        assert not any(lines_of(capsys, blank, noisy))
+
+
+@pytest.mark.skipif('MONUSEG_DIR' not in os.environ,
+                    reason='MONUSEG_DIR does not name MoNuSeg')
+def test_monuseg_is_tissue(capsys):
+    paths = glob.glob(os.path.join(os.environ['MONUSEG_DIR'], '**', '*.tif'),
+                      recursive=True)
+    for path in paths:
+        image = images.read_image(path)
+        assert not any(lines_of(capsys, image, *(
+            image[corner % 1000:, corner // 1000 * 250:][:250, :250]
+            for corner in range(0, 4000, 250))))
+        assert all(lines_of(capsys, *no_tissue(image)))
+
+
 def test_deep_png_is_refused():
     for deep in (saved(GREY.astype(np.uint16)),
                  imagecodecs.png_encode(PIXELS.astype(np.uint16) * 257)):
@@ -400,6 +471,53 @@ def test_a_part_that_is_missing(data):
     # More rows than there are parts for.
     assert 'damaged' in refused(images.read_image,
                                 with_tag(data, 257, 200))
+
+
+def without_parts(data, numbers):
+    """The same file without some of its tiles or strips, as sparse ones."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        tags = [page.tags[number] for number in (
+            (324, 325) if page.is_tiled else (273, 279))]
+    data = bytearray(data)
+    for tag in tags:
+        size = {3: 2, 4: 4}[int(tag.dtype)]
+        for number in numbers:
+            start = tag.valueoffset + number * size
+            data[start:start + size] = bytes(size)
+    return bytes(data)
+
+
+@pytest.mark.parametrize('compression', [None, 'deflate', 'zstd', 'jpeg',
+                                         'jpeg2000'])
+def test_tiles_that_are_not_stored_are_background(compression):
+    tiles = [2, 3, 5]  # of 2 x 3 tiles of 32 x 32 pixels, in rows of 3
+    data = rgb_tiff(PIXELS, tile=(32, 32), compression=compression)
+    whole = images.read_image('a.tif', data)
+    expected = whole.copy()
+    expected[:32, 64:], expected[32:, :32], expected[32:, 64:] = (255,) * 3
+    check(without_parts(data, tiles), expected)
+    # One must be there; and strips are always stored, as nobody omits them.
+    assert 'damaged or sparse' in refused(images.read_image,
+                                          without_parts(data, range(6)))
+    strips = rgb_tiff(PIXELS, rowsperstrip=10, compression=compression)
+    assert 'damaged or sparse' in refused(images.read_image,
+                                          without_parts(strips, [1]))
+
+
+def test_tiles_that_are_not_stored_in_other_kinds():
+    deep = rgb_tiff(PIXELS.astype(np.uint16) * 257, tile=(32, 32))
+    expected = PIXELS.copy()
+    expected[:32, :32] = 255
+    check(without_parts(deep, [0]), expected)
+    grey = tiff_of(GREY, photometric='minisblack', tile=(32, 32))
+    check(without_parts(grey, [0]), np.dstack([np.where(
+        np.arange(60)[:, np.newaxis] // 32 + np.arange(90) // 32, GREY, 255)
+        .astype(np.uint8)] * 3))
+    labels = tiff_of(LABELS, photometric='minisblack', tile=(32, 32))
+    expected = LABELS.copy()
+    expected[:32, :32] = 0
+    check_labels(without_parts(labels, [0]), expected)
 
 
 @cases('data', ENDED)

@@ -377,6 +377,37 @@ def test_a_folder_of_images(tmp_path):
         find('bare')
 
 
+def test_what_a_folder_of_images_has_besides(tmp_path, capsys):
+    find = make_tree(tmp_path)
+
+    def touch(*names):
+        for name in names:
+            path = tmp_path / 'in' / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b'found by its name')
+
+    touch('a.png', 'b.tif', 'c_img.jpg', 'd_mask.png', 'e.JFIF')
+    assert find('in') == ['in/a.png', 'in/b.tif', 'in/c_img.jpg',
+                          'in/d_mask.png', 'in/e.JFIF']
+    assert capsys.readouterr() == ('', '')
+    # Masks and label images beside the tissue, and what predict wrote.
+    touch('a_mask.png', 'A_labels.tif', 'c_masks.png', 'b.tif.png', 'b.bmp',
+          'a.bmp', 'notes', '.x.bmp', 'sub/y.bmp')
+    write_png(str(tmp_path / 'in' / 'g_overlay.png'),
+              np.zeros((40, 50), np.uint8), 'nuclei segmentation')
+    (tmp_path / 'in' / 'folder.bmp').mkdir()
+    assert find('in') == ['in/a.png', 'in/b.tif', 'in/c_img.jpg',
+                          'in/d_mask.png', 'in/e.JFIF']
+    assert capsys.readouterr().out == (
+        '8 files skipped (masks and the like beside their images, or not of '
+        '.tif, .tiff, .svs, .png, .jpg, .jpeg, .jfif): '
+        + ', '.join(f'{tmp_path}/in/{name}' for name in (
+            'A_labels.tif', 'a.bmp', 'a_mask.png', 'notes')) + '\n')
+    # A pattern names what it wants.
+    assert 'in/a_mask.png' in find('in/*.png')
+    assert capsys.readouterr() == ('', '')
+
+
 def test_a_file_of_any_name(tmp_path):
     (tmp_path / 'in').mkdir()
     write_image(tmp_path / 'a.png')

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy import io as matlab
 
 from conftest import PROGRESS, ROOT, messages, one_line, run
+from histology import images
 from histology.listing import Entry
 from input_pipeline import prepare, splits, store
 from inputs import (
@@ -248,6 +249,58 @@ def test_30_images_divide_22_to_8_by_the_seed():
     assert splits.assign_splits(entries, 0, '0') == divided
     assert splits.assign_splits(entries, 1, '0') != divided
     assert 'test' not in splits.assign_splits(entries[:-1], 0, '0')
+
+
+def test_a_folder_says_what_to_validate_on(tmp_path, capsys):
+    for split, name in (('train', 'a'), ('train', 'b'), ('Val', 'a'),
+                        ('test', 'c')):
+        save(tmp_path / 'i' / split / f'{name}.png',
+             pixels(sum((split + name).encode())))
+        save(tmp_path / 'o' / split / f'{name}.png', mask())
+    wanted = {'train.h5': ['a', 'b'], 'validation.h5': ['a'],
+              'test.h5': ['c']}
+    folders = tmp_path / 'i', tmp_path / 'o'
+    for fold in ('0', '3', 'none'):
+        make_own(tmp_path / fold, *folders, fold=fold)
+        assert contents(tmp_path / fold) == wanted
+        assert ('1 image to validate on, for their folder is called Val; '
+                '--fold is not used\n') in capsys.readouterr().out
+        with store.open_store(str(tmp_path / fold / 'train.h5')) as file:
+            assert store.identity(file)['data_fold'] == 'validation=a'
+    make_own(tmp_path / '0', *folders, fold='1')
+    assert 'already prepared' in capsys.readouterr().out
+    entries = prepare.find_own(*map(str, folders)).entries
+    assert message(splits.assign_splits, entries, 0, '0', ['b']) == (
+        '--validation: omit it; some images validate, for their folder is '
+        'called Val')
+    shutil.rmtree(str(tmp_path / 'i' / 'train'))
+    shutil.rmtree(str(tmp_path / 'o' / 'train'))
+    assert '0 training images found, --fold=none needs 1. 1 are' in message(
+        make_own, tmp_path / '0', *folders)
+
+
+def test_annotations_that_predict_wrote_are_called_so(tmp_path, capsys):
+    save(tmp_path / 'i' / 'a.png', pixels(0))
+    images.write_png(str(save(tmp_path / 'o' / 'a.png', labels())), labels(),
+                     'nuclei segmentation')
+    save(tmp_path / 'i' / 'b.png', pixels(1))
+    save(tmp_path / 'o' / 'b.png', labels())
+    make_own(tmp_path / 'out', tmp_path / 'i', tmp_path / 'o')
+    assert ('annotations: label images of 1 image, label images written by '
+            'predict of 1 image\n') in capsys.readouterr().out
+
+
+def test_prepare_twice_where_the_images_lie_beside_the_stores(tmp_path):
+    for name in 'ab':
+        save(tmp_path / 'images' / f'{name}.png', pixels(ord(name)))
+        save(tmp_path / 'masks' / f'{name}.png', mask())
+    for _ in range(2):
+        make_own(tmp_path, tmp_path, tmp_path, '0')
+        assert sorted(sum(contents(tmp_path).values(), [])) == ['a', 'b']
+        assert (tmp_path / 'check.jpg').exists()
+        # Not to be kept as it is.
+        shutil.copy(str(tmp_path / 'validation.h5'),
+                    str(tmp_path / 'train.h5'))
 
 
 def test_named_divisions_differ_though_names_hold_commas():
