@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import io as matlab
+from scipy import ndimage
 
 from conftest import PROGRESS, ROOT, messages, one_line, run
 from histology.listing import Entry
@@ -171,8 +172,9 @@ def cells():
 
 def test_classes_and_shades_are_no_labels(tmp_path):
     classes = np.where(cells(), cells() % 3 + 1, 0).astype(np.uint8)
-    assert ('its 3 values lie in 64 pieces, as classes or shades of grey do'
-            in message(read, tmp_path / '1', 'a.png', classes))
+    assert ('3 of its 3 numbers lie in pieces apart, as classes, borders, '
+            'shades of grey' in message(read, tmp_path / '1', 'a.png',
+                                        classes))
     noise = np.random.RandomState(0).randint(0, 256, (SIDE, SIDE), np.uint8)
     shades = np.where(cells(), noise, 0).astype(np.uint8)
     assert 'shades of grey' in message(read, tmp_path / '2', 'a.png', shades)
@@ -182,6 +184,66 @@ def test_classes_and_shades_are_no_labels(tmp_path):
     numbers[12:18] = np.where(numbers[12:18], 99, 0)
     instances, _ = read(tmp_path / '3', 'a.png', numbers)
     assert instances.max() == 61
+
+
+@pytest.mark.parametrize('values', [
+    # 1 in a nucleus, 2 on its border: twice.
+    np.pad(np.full((16, 16), 1), 2, mode='constant', constant_values=2),
+    np.full((20, 20), 5)])
+def test_numbers_of_two_nuclei_each_are_no_labels(tmp_path, values):
+    drawn = np.zeros((SIDE, SIDE), np.uint8)
+    for column in (10, 80):
+        drawn[10:30, column:column + 20] = values
+    assert 'lie in pieces apart' in message(read, tmp_path, 'a.png', drawn)
+
+
+def test_more_than_255_nuclei_in_8_bits(tmp_path):
+    numbers = np.zeros((SIDE, SIDE), int)
+    for index in range(258):
+        row, column = 2 + 14 * (index // 20), 2 + 14 * (index % 20)
+        numbers[row:row + 8, column:column + 8] = index + 1
+    # Number 256 is 0; 257 and 258 are 1 and 2.
+    assert ('2 of its 255 numbers lie in pieces apart' in message(
+        read, tmp_path / '1', 'a.png', numbers.astype(np.uint8)))
+    instances, _ = read(tmp_path / '2', 'a.png', numbers.astype(np.uint16))
+    np.testing.assert_array_equal(instances, numbers)
+    instances, _ = read(tmp_path / '3', 'a.png', np.where(
+        numbers < 256, numbers, 0).astype(np.uint8))
+    assert instances.max() == 255
+
+
+def test_a_mask_with_smooth_edges(tmp_path, capsys):
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    distance = np.hypot(rows - 150, columns - 120)
+    # From 255 to 0 between 15 and 25 pixels; 127.5 at 20 pixels.
+    smooth = np.clip((25 - distance) * 25.5, 0, 255).astype(np.uint8)
+    smooth[10:60, 10:60] = 255
+    instances, has_instances = read(tmp_path / '1', 'a.png', smooth)
+    expected = (distance < 20 - 1e-9) * 2
+    expected[10:60, 10:60] = 1
+    assert (instances != expected).sum() <= 4 and not has_instances
+    assert 'a mask with smooth edges: read as 0 up to 127, and 1 above' in (
+        capsys.readouterr().err)
+    # Three values are classes, or a border.
+    border = np.where(smooth == 255, 255, (smooth > 0) * 128).astype(np.uint8)
+    assert 'borders' in message(read, tmp_path / '2', 'a.png', border)
+
+
+@pytest.mark.parametrize('width', [1, 2, 3])
+@pytest.mark.parametrize('numbered', [False, True])
+def test_lines_around_nuclei_are_no_nuclei(tmp_path, width, numbered):
+    whole = np.where(cells(), cells() if numbered else 255, 0)
+    inner = ndimage.binary_erosion(whole, iterations=width)
+    lines = np.where(inner, 0, whole).astype(np.uint8)
+    assert 'a.png: holds lines around nuclei; fill them' in message(
+        read, tmp_path / '1', 'a.png', lines)
+    # Small nuclei, and holes in large ones, are none.
+    small = np.zeros((SIDE, SIDE), np.uint8)
+    for row in range(5, 290, 10):
+        small[row:row + 3, 5:290] = np.arange(285) % 10 < 3
+    small[200:280, 200:280] = 1
+    small[220:240, 220:240] = 0
+    assert read(tmp_path / '2', 'a.png', small)[0].any()
 
 
 def test_outlines_name_their_file(tmp_path):
