@@ -1,5 +1,6 @@
 """From annotated images to stores, on small real files."""
 import io
+import json
 import re
 import shutil
 import signal
@@ -20,6 +21,7 @@ from inputs import (
     SIDE,
     THREE,
     data_to_test,
+    feature,
     labels,
     load,
     mask,
@@ -1030,3 +1032,56 @@ def test_an_image_without_nuclei_among_others(tmp_path):
     make(tmp_path / 'out', tmp_path / 'in', fold='none')
     found = prepared(tmp_path / 'out')
     assert found['A'].max() == 3 and found['B'].max() == 0
+
+
+@pytest.mark.parametrize('ending', ['tif', 'png'])
+def test_an_image_is_cropped_to_what_is_annotated(tmp_path, capsys, ending):
+    """At 20x: each pixel of the file becomes four."""
+    around = [(20, 20), (20, 80), (60, 80), (60, 20)]
+    image = save(tmp_path / 'i' / f'a.{ending}', pixels(0, 120))
+    write(tmp_path / 'o/a.geojson', json.dumps([
+        feature(around, classification='Region*'),
+        feature(square(30, 30, 40, 50), classification='Tumor'),
+        feature(square(45, 60, 55, 75), classification='Stroma')]))
+    prepare.prepare(str(tmp_path / 'out'), prepare.find_own(
+        str(image.parent), str(tmp_path / 'o'), None, 0.5), fold='none')
+    assert 'no nucleus is annotated outside 1 region' in (
+        capsys.readouterr().out)
+    with store.open_store(tmp_path / 'out/train.h5') as file:
+        whole, = store.whole_images(file)
+    assert whole.image.shape == (80, 120, 3)
+    expected = np.zeros((80, 120))
+    expected[20:40, 20:60], expected[50:70, 80:110] = 2, 3
+    np.testing.assert_array_equal(whole.instances, expected)
+
+
+def test_classes_are_chosen_and_others_than_there_are_refused(
+        tmp_path, capsys):
+    save(tmp_path / 'i/a.png', pixels(0))
+    save(tmp_path / 'i/b.png', pixels(1))
+    for name, classes in (('a', ('Tumor', 'Stroma', '')),
+                          ('b', ('Stroma', 'Stroma', 'Stroma'))):
+        write(tmp_path / f'o/{name}.geojson', json.dumps([
+            feature(outline, classification=of_class)
+            for outline, of_class in zip(THREE, classes)]))
+
+    def areas(*classes):
+        prepare.prepare(str(tmp_path / 'out'), prepare.find_own(
+            str(tmp_path / 'i'), str(tmp_path / 'o'), classes=classes),
+            fold='none')
+        found = prepared(tmp_path / 'out')
+        return [np.bincount(found[name].ravel())[1:].tolist()
+                for name in sorted(found)]
+
+    assert areas() == [[800, 900, 200]] * 2
+    assert areas('Tumor') == [[800], []]
+    assert 'outlines of the class Stroma: 3' in capsys.readouterr().out
+    assert areas('Tumor', 'Stroma') == [[800, 900], [800, 900, 200]]
+    before = made(tmp_path / 'out')
+    assert message(areas, 'Tumor', 'tumour') == (
+        '--classes: no annotation has tumour, only Stroma, Tumor')
+    assert made(tmp_path / 'out') == before
+    save(tmp_path / 'o/b.geojson'.replace('geojson', 'png'), mask())
+    (tmp_path / 'o/b.geojson').unlink()
+    areas('Tumor')
+    assert 'b.png: has no classes; omit --classes' in capsys.readouterr().err
