@@ -186,9 +186,9 @@ def _from_raster(form, path, data, image_size, size):
 def _without_smooth_edges(values, path):
     """Return a mask of 0 and 1 for one with shades between at its edges."""
     highest = values.max()
-    inner = np.count_nonzero(values == highest)
-    if (highest not in (255, 65535) or not np.count_nonzero(values) / 2
-            < inner < np.count_nonzero(values)
+    inner, whole = (np.count_nonzero(values >= least)
+                    for least in (highest, 1))
+    if (highest not in (255, 65535) or not whole / 5 < inner < whole
             or len(np.unique(values)) < LEAST_SHADES):
         return values
     progress.say(f'{path}: a mask with smooth edges: read as 0 up to '
