@@ -104,6 +104,8 @@ def define_flags():
     flag('test_annotations_dir', str, 'Folder of their annotations.')
     flag('sample', False, 'Make synthetic images instead.')
     folds = [*map(str, range(store.FOLDS)), store.TRAIN_ON_ALL]
+    flag('classes', list, 'Classes or layers of outlines that are nuclei, '
+         'NAME,NAME; all if not given.')
     flag('fold', '0', 'Which quarter of the training images to validate on; '
          f'{store.TRAIN_ON_ALL}: train on all.', values=folds)
     flag('validation', str, 'Which training images to validate on instead: '
@@ -234,9 +236,11 @@ def prepare():
         if FLAGS.test_images_dir or FLAGS.test_annotations_dir:
             test_dirs = require('test_images_dir', 'test_annotations_dir')
         data = preparing.find_own(FLAGS.images_dir, FLAGS.annotations_dir,
-                                  test_dirs, microns_per_pixel)
+                                  test_dirs, microns_per_pixel,
+                                  FLAGS.classes or ())
     else:
-        data = preparing.find_monuseg(FLAGS.monuseg_dir, microns_per_pixel)
+        data = preparing.find_monuseg(FLAGS.monuseg_dir, microns_per_pixel,
+                                      FLAGS.classes or ())
     validation = []
     if FLAGS.validation is not None:
         if not FLAGS['fold'].using_default_value:

@@ -1,6 +1,7 @@
 """From an annotation in any format to numbered nuclei."""
 import collections
 import re
+import sys
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from histology import (
     imagescope,
     listing,
     matlab,
+    outlines,
+    progress,
     rasterize,
     resample,
 )
@@ -23,7 +26,7 @@ OUTLINES, LABELS, COMPONENTS = 'outlines', 'labels', 'components'
 #   kind: OUTLINES, LABELS, or None for labels or masks
 #   name: for the log
 #   read: function of a path and, for a member of an archive, its bytes;
-#       returns `rasterize.Outlines` or numbers [H, W]
+#       returns `outlines.Outlines` or numbers [H, W]
 #   endings: of its files
 Format = collections.namedtuple('Format', 'kind name read endings')
 # A new format is a line here. If an image has several annotations, the first
@@ -52,9 +55,15 @@ ENDINGS = tuple(BY_ENDING)
 # has nuclei and background exchanged.
 MOST_NUCLEI = 2 / 3
 
-# Classes and shades of grey look like labels, but each of them is in many
-# pieces. A nucleus may be cut in two by another one.
-MOST_PIECES = 2  # for each label
+# Of labels whose pieces lie apart, as those of classes do. Label images of
+# MoNuSeg have up to 0.006, by mistake.
+MOST_APART = 0.1
+# Lines that are drawn around nuclei: as a share of the mask, what is left of
+# it one pixel inside, at most, and what there is when its holes are filled.
+# Masks of MoNuSeg have 0.60 or more and 1.004 or less.
+LINES = 0.5, 1.5
+# Fewer values are no smooth edge of a mask, but classes or a border.
+LEAST_SHADES = 8
 TILE = 1024  # pixels, sides of the tiles that are searched at a time
 
 
@@ -90,42 +99,64 @@ def preference(relative_path):
     return len(ENDINGS), group
 
 
-def load(source, image_size, size):
-    """Read an annotation and fill in its nuclei, resampled or not.
+def place(source, image_size, size, classes=()):
+    """Read the outlines of an annotation, and lay them on its image.
 
     Args:
         source: see `listing`.
         image_size: (height, width) of the image as it is in its file.
         size: (height, width) of the image that the nuclei are wanted for.
+        classes: names of the wanted ones; () for all of nuclei.
 
     Returns:
-        Found, of [*size].
+        `outlines.Placed`; None if the annotation is an image.
 
     Raises:
-        InputError: it cannot be read, is of another image, or does not say
-            where nuclei are.
+        InputError: the outlines cannot be read, or are of another image; or
+            the annotation has no classes to choose.
     """
     path, data = listing.path_and_data(source)
     form = _format(path)
     if form.kind != OUTLINES:
-        instances, kind = _from_raster(form, path, data, image_size, size)
-        return Found(instances, kind, None, [], {})
+        if classes:
+            raise InputError(f'{path}: has no classes; omit --classes')
+        return None
     found = form.read(path, data)
-    nuclei = found.nuclei
-    if tuple(size) != tuple(image_size):
-        factor = np.array(size) / image_size
-        nuclei = [[[ring * factor for ring in polygon] for polygon in nucleus]
-                  for nucleus in nuclei]
+    factor = np.array(size) / image_size
+    if (factor != 1).any():
+        found = found._replace(nuclei=[
+            [[ring * factor for ring in polygon] for polygon in nucleus]
+            for nucleus in found.nuclei])
     try:
-        instances, skipped = rasterize.fill(nuclei, *size)
+        return outlines.place(found, *size, classes)
     except InputError as error:
         raise InputError(f'{path}: {error}') from error
-    skipped = [f'{what}: {count}' for what, count in found.skipped.items()
-               if count] + skipped
-    names = np.array(found.names, str)
-    return Found(instances, OUTLINES, found.microns_per_pixel, skipped,
-                 {name: np.flatnonzero(names == name) + 1
-                  for name in sorted(set(found.names)) if name})
+
+
+def load(source, image_size, size, placed=None):
+    """Read an annotation and fill in its nuclei, resampled or not.
+
+    Args:
+        source, image_size, size: as for `place`.
+        placed: what it returned, if it was called.
+
+    Returns:
+        Found, of [*size], or of the window of `placed`.
+
+    Raises:
+        InputError: as `place`, or it does not say where nuclei are.
+    """
+    placed = placed or place(source, image_size, size)
+    if not placed:
+        path, data = listing.path_and_data(source)
+        instances, kind = _from_raster(_format(path), path, data, image_size,
+                                       size)
+        return Found(instances, kind, None, [], {})
+    instances = rasterize.fill(placed.nuclei, placed.numbers, *size)
+    return Found(outlines.crop(instances, placed, 0), OUTLINES,
+                 placed.microns_per_pixel, placed.skipped,
+                 {name: placed.numbers[np.array(placed.names) == name]
+                  for name in sorted(set(placed.names)) if name})
 
 
 def _from_raster(form, path, data, image_size, size):
@@ -136,11 +167,13 @@ def _from_raster(form, path, data, image_size, size):
             f'{path}: {values.shape[1]} x {values.shape[0]} pixels, but its '
             f'image has {image_size[1]} x {image_size[0]}; give the '
             'annotation of this image')
+    values = _without_smooth_edges(values, path)
     covered = np.count_nonzero(values) / values.size
     if covered > MOST_NUCLEI:
         raise InputError(
             f'{path}: nuclei cover {covered:.0%} of the image; give 0 in the '
             'background and other numbers in nuclei')
+    _check_filled(values, path)
     values = resample.resample_labels(values, size)
     if _is_binary(values):
         from scipy import ndimage
@@ -148,6 +181,41 @@ def _from_raster(form, path, data, image_size, size):
         ndimage.label(values, np.ones((3, 3)), output=instances)
         return instances, COMPONENTS
     return _numbered(values, path), LABELS
+
+
+def _without_smooth_edges(values, path):
+    """Return a mask of 0 and 1 for one with shades between at its edges."""
+    highest = values.max()
+    inner, whole = (np.count_nonzero(values >= least)
+                    for least in (highest, 1))
+    if (highest not in (255, 65535) or not whole / 5 < inner < whole
+            or len(np.unique(values)) < LEAST_SHADES):
+        return values
+    progress.say(f'{path}: a mask with smooth edges: read as 0 up to '
+                 f'{highest // 2}, and 1 above', sys.stderr)
+    return values > highest // 2
+
+
+def _tiles(values):
+    for top in range(0, values.shape[0], TILE):
+        for left in range(0, values.shape[1], TILE):
+            yield values[top:top + TILE, left:left + TILE]
+
+
+def _check_filled(values, path):
+    """Raise InputError if outlines of nuclei are drawn, but not filled."""
+    from scipy import ndimage
+    area = inner = whole = 0
+    for tile in _tiles(values):
+        mask = tile != 0
+        core = ndimage.binary_erosion(mask, np.ones((3, 3)), border_value=1)
+        area += mask.sum()
+        inner += core.sum()
+        whole += (ndimage.binary_fill_holes(mask).sum()  # slow
+                  if core.sum() < LINES[0] * mask.sum() else mask.sum())
+    if inner < LINES[0] * area and whole > LINES[1] * area:
+        raise InputError(f'{path}: holds lines around nuclei; fill them, as '
+                         'in ImageJ by Process, Binary, Fill Holes')
 
 
 def _is_binary(values):
@@ -163,20 +231,28 @@ def _numbered(values, path):
     Raises:
         InputError: what they number are no nuclei.
     """
+    from scipy import ndimage
     from skimage import measure
-    labels, pieces, parts = np.zeros(0, np.int64), 0, 0
-    for top in range(0, values.shape[0], TILE):
-        for left in range(0, values.shape[1], TILE):
-            tile = values[top:top + TILE, left:left + TILE]
-            found = np.unique(tile)
-            found = found[found != 0].astype(np.int64)
-            labels = np.union1d(labels, found)
-            parts += len(found)
-            pieces += measure.label(tile, background=0, connectivity=2).max()
-    if pieces > MOST_PIECES * parts:
+    labels, apart = np.zeros(0, np.int64), set()
+    for tile in _tiles(values):
+        pieces = measure.label(tile, background=0, connectivity=2)
+        corners = [(rows.start, columns.start, rows.stop, columns.stop)
+                   for rows, columns in ndimage.find_objects(pieces)]
+        boxes = np.array(corners, float).reshape(-1, 4)
+        numbers = np.array(ndimage.maximum(
+            tile, pieces, np.arange(len(boxes)) + 1), np.int64)
+        order = np.argsort(numbers)
+        found, first = np.unique(numbers[order], return_index=True)
+        labels = np.union1d(labels, found)
+        apart.update(number for number, its in zip(
+            found, np.split(boxes[order], first[1:]))
+            if outlines.lie_apart(its))
+    wrapped = values.dtype.itemsize == 1 and labels.max(initial=0) == 255
+    if len(apart) > (0 if wrapped else MOST_APART * len(labels)):
         raise InputError(
-            f'{path}: its {len(labels)} values lie in {pieces} pieces, as '
-            'classes or shades of grey do; give a number for each nucleus, '
+            f'{path}: {len(apart)} of its {len(labels)} numbers lie in pieces '
+            'apart, as classes, borders, shades of grey and more than 255 '
+            'nuclei in 8 bits do; give a number for each nucleus, in 16 bits, '
             'or a mask with values 0 and 1, or 0 and 255')
     # In place if the type allows: a large image's labels fill the memory.
     instances = (values.view(np.int32) if values.dtype.itemsize == 4

@@ -1,22 +1,37 @@
-"""Reading QuPath's GeoJSON."""
+"""Reading QuPath's GeoJSON, and the JSON of HoVer-Net and labelme."""
 import collections
 import gzip
 import json
+import re
 import zlib
 
 import numpy as np
 
-from histology import listing
+from histology import listing, outlines
 from histology.files import InputError
-from histology.rasterize import Outlines
+
+HOLDERS = {'FeatureCollection': 'features', 'GeometryCollection': 'geometries'}
+# QuPath's types of objects that are no nuclei.
+OTHER_TYPES = ('tile', 'tmacore', 'root')
+# Programs whose JSON is not read, and the keys that tell it.
+OTHER_PROGRAMS = {
+    'COCO': {'images', 'annotations'}, 'VIA': {'_via_img_metadata'},
+    'Supervisely': {'objects', 'size'}, 'HistomicsUI': {'elements'},
+    'Digital Slide Archive': {'annotation'}, 'V7 Darwin': {'item'},
+    'caMicroscope': {'geometries', 'provenance'},
+    'SuperAnnotate': {'instances', 'metadata'},
+    'Label Studio': {'annotations', 'data'}}
+DAMAGE = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
 
 
 def parse(path, data=None):
     """Parse a GeoJSON file of QuPath 0.2 and later, also gzipped.
 
     Annotations and detections are nuclei. The nucleus of a cell is its
-    `nucleusGeometry`; a cell without one is skipped, and so are geometries
-    that enclose nothing: only Polygon and MultiPolygon do.
+    `nucleusGeometry`; a cell without one is skipped. So are tiles, cores of
+    tissue microarrays, damaged rings, and geometries that enclose nothing:
+    only Polygon and MultiPolygon do. If the parts of a MultiPolygon lie apart,
+    each is a nucleus.
 
     Args:
         path: file to read, or what to call `data` in messages.
@@ -33,26 +48,73 @@ def parse(path, data=None):
         data = listing.read(path, data)
         if data.startswith(b'\x1f\x8b'):
             data = gzip.decompress(data)
-        features = json.loads(data)
-        if isinstance(features, dict):  # or bare, in a list
-            features = (features['features']
-                        if features['type'] == 'FeatureCollection'
-                        else [features])
-        for feature in features:
-            polygons = _polygons(feature)
+        try:
+            content = json.loads(data)
+        except UnicodeDecodeError:
+            content = json.loads(data.decode('latin-1'))
+        for item in _objects(_features(content, path)):
+            try:
+                polygons, name = _polygons(item), _class_name(item)
+            except DAMAGE as error:
+                polygons = f'damaged objects ({error!r})'
             if isinstance(polygons, str):
                 skipped[polygons] += 1
-            else:
-                nuclei.append([[_ring(ring) for ring in polygon]
-                               for polygon in polygons])
-                names.append(_class_name(feature))
-    except (OSError, EOFError, zlib.error, LookupError, TypeError,
-            AttributeError, ValueError, ArithmeticError,
-            RecursionError) as error:
+                continue
+            parts = [rings for rings in (_rings(polygon, skipped)
+                                         for polygon in polygons) if rings]
+            if parts:
+                nuclei += ([[part] for part in parts] if outlines.lie_apart(
+                    np.array([outlines.box_of([part]) for part in parts]))
+                    else [parts])
+            names += [name] * (len(nuclei) - len(names))
+    except (OSError, EOFError, zlib.error, RecursionError, *DAMAGE) as error:
         raise InputError(f'{path}: not a whole GeoJSON file of QuPath '
                          f'({str(error) or type(error).__name__}); export it '
                          'again') from error
-    return Outlines(nuclei, names, None, skipped)
+    return outlines.Outlines(nuclei, names, None, skipped)
+
+
+def _features(content, path):
+    """List the objects of a file; those of other programs as Features.
+
+    Raises:
+        InputError: it is of a program whose JSON is not read.
+    """
+    items = content if isinstance(content, list) else [content]
+    keys = set(items[0]) if items else set()
+    if 'nuc' in keys:  # HoVer-Net's vertices are the centres of pixels
+        return [_feature(np.array(nucleus['contour']) + 0.5,
+                         nucleus.get('type') and f'type {nucleus["type"]}')
+                for nucleus in content['nuc'].values()]
+    if 'shapes' in keys:  # labelme's
+        return [_feature(shape['points'], shape['label'],
+                         shape.get('shape_type') or 'polygon')
+                for shape in content['shapes']]
+    for program, its in OTHER_PROGRAMS.items():
+        if its <= keys:
+            raise InputError(f'{path}: JSON of {program}, which is not read; '
+                             'export label images, or GeoJSON of QuPath')
+    return items
+
+
+def _feature(points, name, shape='polygon'):
+    return {'type': 'Feature', 'properties': {'classification': name},
+            'geometry': {'type': shape.replace('polygon', 'Polygon'),
+                         'coordinates': [points]}}
+
+
+def _objects(items):
+    """Yield the objects that hold no others."""
+    for item in items:
+        kind = item.get('type') if isinstance(item, dict) else None
+        inner = item.get('geometry') if kind == 'Feature' else None
+        if kind in HOLDERS:
+            yield from _objects(item[HOLDERS[kind]])
+        elif inner and inner.get('type') == 'GeometryCollection':
+            yield from _objects([dict(item, geometry=geometry)
+                                 for geometry in inner['geometries']])
+        else:
+            yield item
 
 
 def _polygons(feature):
@@ -60,13 +122,15 @@ def _polygons(feature):
     geometry = feature
     if feature['type'] == 'Feature':
         properties = feature.get('properties') or {}
-        # QuPath 0.4 and later; 0.3; 0.2.
-        kind = (properties.get('objectType') or properties.get('object_type')
-                or feature.get('id') or '')
-        geometry = feature.get('nucleusGeometry') or feature.get('geometry')
-        if (str(kind).lower() in ('cell', 'pathcellobject')
-                and not feature.get('nucleusGeometry')):
+        # QuPath 0.4 and later; 0.3; 0.2, as in PathCellObject.
+        kind = str(properties.get('objectType')
+                   or properties.get('object_type') or feature.get('id'))
+        kind = re.sub(r'\Apath|_|object\Z', '', kind.lower())
+        if kind in OTHER_TYPES:
+            return f'objects of type {kind}'
+        if kind == 'cell' and not feature.get('nucleusGeometry'):
             return 'cells without a nucleus'
+        geometry = feature.get('nucleusGeometry') or feature.get('geometry')
         if geometry is None:
             return 'objects without a geometry'
     if geometry['type'] in ('Polygon', 'MultiPolygon'):
@@ -74,7 +138,7 @@ def _polygons(feature):
         if geometry['type'] == 'Polygon':
             polygons = [polygons]
         # QuPath writes empty ones, too.
-        return ([rings for rings in polygons if rings]
+        return ([rings for rings in polygons if len(rings)]
                 or 'objects without a geometry')
     if geometry['type'] in ('Point', 'MultiPoint', 'LineString',
                             'MultiLineString'):
@@ -84,15 +148,20 @@ def _polygons(feature):
 
 def _class_name(feature):
     """Return the name of a feature's class, '' if it has none."""
-    found = (feature.get('properties') or {}).get('classification') or {}
-    if isinstance(found, dict):
-        found = found.get('name') or ': '.join(found.get('names') or [])
-    return str(found)
+    name = (feature.get('properties') or {}).get('classification') or ''
+    if isinstance(name, dict):
+        name = name.get('name') or ': '.join(name.get('names') or [])
+    return str(name)
 
 
-def _ring(coordinates):
-    """Convert a ring of GeoJSON's x, y to (row, column)."""
-    ring = np.array([(y, x) for x, y, *_ in coordinates], np.float64)
-    if len(ring) < 3:
-        raise ValueError('a ring of fewer than three vertices')
-    return ring
+def _rings(polygon, skipped):
+    """Convert rings of GeoJSON's x, y to (row, column); count damaged ones."""
+    rings = []
+    for coordinates in polygon:
+        try:
+            rings.append(outlines.ring([(y, x) for x, y, *_ in coordinates]))
+        except DAMAGE as error:
+            skipped[f'damaged outlines ({error})'] += 1
+            if not rings:
+                break  # what follows are its holes
+    return rings

@@ -71,8 +71,8 @@ def read_labels(path, data=None):
     """Read a label image or a mask from a TIFF, PNG or .npy file.
 
     The indices of a palette count, not its colours. Of equal channels one is
-    taken; different channels must hold 0 and one other value, which counts
-    wherever a channel has it. Transparency says nothing about nuclei.
+    taken; different channels must hold one colour, and 0. Transparency says
+    where nuclei are if the colour is the same all over.
 
     Args:
         path, data: as for `read_image`.
@@ -101,7 +101,7 @@ def read_labels(path, data=None):
         else:
             raise _no_image(head, path, 'TIFF, PNG or .npy')
         if values.ndim == 3:
-            values = _one_channel(values[..., :values.shape[2] - alpha], path)
+            values = _one_channel(values, alpha, path)
         return whole_numbers(values, path)
 
 
@@ -227,8 +227,9 @@ def _read_npy(file, path):
     try:
         values = np.load(file, allow_pickle=False)
     except ValueError as error:  # damaged; or Python objects, as Cellpose's
-        raise InputError(f'{path}: cannot be read ({error}); save whole '
-                         'numbers [height, width]') from error
+        raise InputError(
+            f'{path}: cannot be read ({error}); save whole numbers [height, '
+            'width], or the masks of Cellpose as PNG or TIFF') from error
     if values.ndim != 2 and values.shape[2:] not in ((1,), (2,)):
         raise InputError(f'{path}: an array {list(values.shape)}; give a '
                          'label image [height, width]')
@@ -260,16 +261,22 @@ def whole_numbers(values, path):
     return values
 
 
-def _one_channel(colours, path):
+def _one_channel(channels, alpha, path):
     """Reduce equal channels [H, W, C], or those of a mask, to one."""
+    colours = channels[..., :channels.shape[2] - alpha]
+    if alpha and (colours == colours[0, 0]).all() and (
+            channels[..., -1] != channels[0, 0, -1]).any():
+        return channels[..., -1]
     if colours.shape[2] == 1:
         return colours[..., 0]
     values = colours.max(axis=-1)
-    if not ((colours == values[..., np.newaxis]).all()
-            or np.isin(colours, (0, values.max())).all()):
-        raise InputError(f'{path}: coloured, or of several channels; give a '
-                         'label image with a number for each nucleus in one '
-                         'channel, or a mask')
+    if not (colours == values[..., np.newaxis]).all():
+        colour = colours.reshape(-1, colours.shape[2])[values.argmax()]
+        if (colours != colour * (values > 0)[..., np.newaxis]).any():
+            raise InputError(
+                f'{path}: coloured, or of several channels, which may be '
+                'classes or borders; give a label image with a number for '
+                'each nucleus in one channel, or a mask')
     return values
 
 

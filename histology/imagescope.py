@@ -1,17 +1,22 @@
 """Reading annotations of Aperio ImageScope, and of HALO, which look alike."""
+import codecs
 import collections
 import io
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 
 from histology import listing
 from histology.files import InputError
-from histology.rasterize import Outlines, overlapping
+from histology.outlines import Outlines, overlapping, ring
 from histology.resolution import positive_number
 
 ELLIPSE_VERTICES = 360  # cover 0.99995 of its area
+# Some programs write names in Latin-1.
+codecs.register_error('as latin-1', lambda error: (
+    error.object[error.start:error.end].decode('latin-1'), error.end))
 # ImageScope's numbers, and HALO's words, for what encloses something.
 SHAPES = {'0': 'polygon', '1': 'rectangle', '2': 'ellipse',
           'polygon': 'polygon', 'rectangle': 'rectangle',
@@ -23,8 +28,7 @@ def parse(path, data=None):
 
     Regions of all layers are read together. A negative region is a hole in
     the regions of its layer that do not lie within it; one that is a hole in
-    none is counted. A layer called Ambiguous, as in MoNuSAC's test images,
-    holds what the annotators were not sure of, and is skipped.
+    none is counted.
 
     Args:
         path: file to read, or what to call `data` in messages.
@@ -39,14 +43,9 @@ def parse(path, data=None):
     nuclei, names, skipped = [], [], collections.Counter()
     microns_per_pixel = None
     try:
-        for name, microns, positive, negative, odd in _layers(
-                listing.read(path, data)):
+        for name, microns, positive, negative in _layers(
+                listing.read(path, data), skipped):
             microns_per_pixel = microns_per_pixel or microns
-            if name.lower() == 'ambiguous':
-                skipped['regions of the layer Ambiguous'] += len(positive)
-                continue
-            skipped['regions that enclose nothing (arrows, rulers, points)'
-                    ] += odd
             holes = _holes(positive, negative)
             nuclei += [[[ring, *(negative[hole] for hole in its)]]
                        for ring, its in zip(positive, holes)]
@@ -60,18 +59,19 @@ def parse(path, data=None):
     return Outlines(nuclei, names, microns_per_pixel, skipped)
 
 
-def _layers(data):
-    """Yield (name, microns per pixel, positive, negative, odd) of a layer.
+def _layers(data, skipped):
+    """Yield (name, microns per pixel, positive, negative) of a layer.
 
-    `positive` and `negative` are lists of rings; `odd` is the number of
-    regions that enclose nothing.
+    `positive` and `negative` are lists of rings; `skipped` is the Counter of
+    the other regions.
     """
-    microns, name, rings, odd = None, '', ([], []), 0
-    root = None
+    microns, name, rings, root = None, '', ([], []), None
     # As text, for which the parser ignores a declared encoding: some programs
     # declare utf-16 and write UTF-8, and only names are not ASCII.
-    text = io.TextIOWrapper(
-        io.BytesIO(data.lstrip()), json.detect_encoding(data), 'replace')
+    encoding = json.detect_encoding(data)
+    if encoding.startswith('utf-8'):  # a bare &
+        data = re.sub(rb'&(?!#?\w+;)', b'&amp;', data)
+    text = io.TextIOWrapper(io.BytesIO(data.lstrip()), encoding, 'as latin-1')
     for event, element in ElementTree.iterparse(text, ('start', 'end')):
         tag = element.tag.rsplit('}', 1)[-1]  # without its namespace
         if root is None:
@@ -80,39 +80,37 @@ def _layers(data):
                 raise ValueError(f'its root is <{root}>, not <Annotations>')
             microns = positive_number(element.get('MicronsPerPixel', ''))
         elif tag == 'Annotation' and event == 'start':
-            name, rings, odd = element.get('Name') or '', ([], []), 0
+            name, rings = element.get('Name') or '', ([], [])
         elif tag == 'Attribute' and event == 'end':
             name = name or element.get('Name') or ''
         elif tag == 'Region' and event == 'end':
-            ring = _region(element)
-            if ring is None:
-                odd += 1
-            else:
+            try:
                 rings[element.get('NegativeROA') in ('1', 'true', 'True')
-                      ].append(ring)
+                      ].append(ring(_region(element)))
+            except (LookupError, ValueError) as error:
+                skipped[f'regions ({error})'] += 1
             element.clear()  # or memory grows to 30 times the file
         elif tag in ('Annotation', root) and event == 'end':
             # Regions outside any layer, too.
-            yield (name, microns, *rings, odd)
-            name, rings, odd = '', ([], []), 0
+            yield (name, microns, *rings)
+            name, rings = '', ([], [])
 
 
 def _region(element):
-    """Return the ring of a Region, or None if it encloses nothing."""
+    """Return the vertices of a Region; ValueError if it encloses nothing."""
     shape = SHAPES.get((element.get('Type') or '0').lower())
     vertices = np.array(
-        [(float(vertex.attrib['Y']), float(vertex.attrib['X']))
+        [[float(vertex.attrib[axis].replace(',', '.')) for axis in 'YX']
          for vertex in element.iter()
          if vertex.tag.rsplit('}', 1)[-1] in ('Vertex', 'V')])
-    if shape is None or len(vertices) < 2:
-        return None
-    if shape == 'polygon' or len(vertices) not in (2, 4):
-        return vertices if len(vertices) > 2 else None
-    if shape == 'rectangle' and len(vertices) == 4:
-        return vertices  # it may be turned
+    corners = len(vertices) == 2 and shape in ('rectangle', 'ellipse')
+    if shape is None or not corners and len(vertices) < 3:
+        raise ValueError('enclosing nothing, as arrows, rulers, points')
+    if not corners and (shape != 'ellipse' or len(vertices) != 4):
+        return vertices  # a rectangle may be turned
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     if (low == high).any():
-        return None
+        raise ValueError('enclosing nothing, as arrows, rulers, points')
     if shape == 'rectangle':
         return np.array([low, (low[0], high[1]), high, (high[0], low[1])])
     angle = np.arange(ELLIPSE_VERTICES) * 2 * np.pi / ELLIPSE_VERTICES

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 
 from histology.drawing import false_colours, nuclear_outlines
 from histology.files import InputError, atomic_write
+from histology.outlines import MOST_AREA
 from histology.progress import counted, reporter, say
-from histology.rasterize import MOST_AREA
 from histology.resample import MICRONS_PER_PIXEL
 from histology.stains import DENSITY, HAEMATOXYLIN_OF_DENSITY
 from input_pipeline import store

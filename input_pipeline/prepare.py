@@ -13,6 +13,7 @@ from histology import (
     images,
     listing,
     monuseg,
+    outlines,
     pairs,
     progress,
     rasterize,
@@ -32,8 +33,9 @@ RASTERS = {annotations.LABELS: 'label images', annotations.COMPONENTS: 'masks'}
 
 # What was found in the files that are read: a Counter of the annotations'
 # formats; a dict of the images' names to a dict of classes to the numbers of
-# their nuclei; and a `resolution.Resolution`.
-ReadingLog = collections.namedtuple('ReadingLog', 'formats classes resolution')
+# their nuclei; a `resolution.Resolution`; and a set of all classes and layers.
+ReadingLog = collections.namedtuple('ReadingLog',
+                                    'formats classes resolution names')
 
 # The annotated images to prepare:
 #   source: the path that was given, MoNuSeg or synthetic sample
@@ -42,8 +44,9 @@ ReadingLog = collections.namedtuple('ReadingLog', 'formats classes resolution')
 #   load: as the function below
 #   microns_per_pixel: of the images, which are resampled to the networks'
 #       own; None if each file states its own
+#   classes: names of those that are nuclei; () for all
 Data = collections.namedtuple('Data', 'source entries digest load '
-                              'microns_per_pixel')
+                              'microns_per_pixel classes')
 
 
 def find_sample(seed):
@@ -56,29 +59,29 @@ def find_sample(seed):
 
     # The seed is in the stores, and says which images they are.
     return Data('synthetic sample', synthetic.find(seed), '', load_sample,
-                None)
+                None, ())
 
 
-def find_monuseg(folder, microns_per_pixel=None):
+def find_monuseg(folder, microns_per_pixel=None, classes=()):
     """Return the Data in a folder or archive of MoNuSeg.
 
     Args:
         folder: path; see `monuseg.find`.
-        microns_per_pixel: see Data.
+        microns_per_pixel, classes: see Data.
     """
     entries = monuseg.find(folder)
     return _annotated(monuseg.source_name(entries, folder), entries,
-                      microns_per_pixel)
+                      microns_per_pixel, classes)
 
 
 def find_own(images_dir, annotations_dir, test_dirs=None,
-             microns_per_pixel=None):
+             microns_per_pixel=None, classes=()):
     """Return the Data in two folders.
 
     Args:
         images_dir, annotations_dir: paths; see `pairs.find`.
         test_dirs: the same two of the test images, or None.
-        microns_per_pixel: see Data.
+        microns_per_pixel, classes: see Data.
 
     Raises:
         InputError: as `pairs.find`, and two test images have one name.
@@ -87,14 +90,16 @@ def find_own(images_dir, annotations_dir, test_dirs=None,
     if test_dirs:
         entries = listing.ordered(
             entries + pairs.find(*test_dirs, split='test'))
-    return _annotated(images_dir, entries, microns_per_pixel)
+    return _annotated(images_dir, entries, microns_per_pixel, classes)
 
 
-def _annotated(source, entries, microns_per_pixel):
+def _annotated(source, entries, microns_per_pixel, classes):
     # A path may be no UTF-8, which is what stores hold.
     source = source.encode('utf-8', 'backslashreplace').decode()
-    return Data(source, entries, listing.digest(entries), load,
-                microns_per_pixel)
+    return Data(source, entries,
+                ' '.join([listing.digest(entries), *sorted(classes)]),
+                functools.partial(load, classes=classes), microns_per_pixel,
+                classes)
 
 
 def prepare(output_dir, data, seed=0, fold='0', validation=()):
@@ -150,15 +155,17 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
     return skipped
 
 
-def load(entry, log):
+def load(entry, log, classes=()):
     """Read an annotated image.
 
     Args:
         entry: `listing.Entry`.
         log: ReadingLog.
+        classes: see Data.
 
     Yields:
-        uint8 [H, W, 3], the image at the networks' micrometres per pixel
+        uint8 [H, W, 3], the image at the networks' micrometres per pixel,
+            cropped to what is annotated of it
         its `store.Annotation`
 
     Raises:
@@ -172,9 +179,13 @@ def load(entry, log):
     image = resample.resample(image, resample.network_size(
         image.shape[:2], network_microns, path))
     size = image.shape[:2]
+    placed = annotations.place(entry.annotation, image_size, size, classes)
+    if placed:
+        image = outlines.crop(image, placed, 255)
     yield image
     del image, content  # a large one fills the memory
-    found = annotations.load(entry.annotation, image_size, size)
+    found = annotations.load(entry.annotation, image_size, size, placed)
+    log.names.update(placed.classes if placed else ())
     path = listing.name_of(entry.annotation)
     log.resolution.compare(path, found.microns_per_pixel, own_microns)
     log.classes[entry.name] = found.classes
@@ -238,7 +249,7 @@ def _write_stores(folder, rules, splits, data, pictures):
         classes, as for `checks.show`
     """
     log = ReadingLog(collections.Counter(), None,
-                     resolution.Resolution(data.microns_per_pixel))
+                     resolution.Resolution(data.microns_per_pixel), set())
     classes, done = {}, 0
 
     def examples(split, entries):
@@ -261,6 +272,9 @@ def _write_stores(folder, rules, splits, data, pictures):
                 partial, {**rules, 'split': split}, examples(split, entries))
             _check_written(written[split], split, log)
         _refuse_shared_images(written)
+        for name in set(data.classes) - log.names:
+            raise InputError(f'--classes: no annotation has {name}, only '
+                             + (', '.join(sorted(log.names)) or 'no classes'))
         report(done)
         for path in pictures:
             os.remove(path)

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histology import listing, resolution
+from histology import listing, outlines, rasterize, resolution
 from histology.files import InputError
 from input_pipeline import prepare, store
 
@@ -114,6 +114,16 @@ def data_to_test(folder):
     return folder
 
 
+def laid(found, height, width, classes=()):
+    """Outlines, or nuclei, on an image: instances, and what is skipped."""
+    if isinstance(found, list):
+        found = outlines.Outlines(found, [''] * len(found), None,
+                                  collections.Counter())
+    placed = outlines.place(found, height, width, classes)
+    return (rasterize.fill(placed.nuclei, placed.numbers, height, width),
+            placed.skipped)
+
+
 def pack(archive, folder):
     """Packs a folder as macOS does, with its own litter."""
     with zipfile.ZipFile(archive, 'w') as file:
@@ -128,7 +138,7 @@ def pack(archive, folder):
 def load(entry):
     """The image, instances and has_instances of an entry."""
     log = prepare.ReadingLog(collections.Counter(), {},
-                             resolution.Resolution(None))
+                             resolution.Resolution(None), set())
     image, annotation = prepare.load(entry, log)
     return (image, *annotation)
 

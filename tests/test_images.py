@@ -640,7 +640,16 @@ def palette_mask():
     (saved(np.dstack([MASK * np.uint8(1)] * 3
                      + [np.full((60, 90), 255, np.uint8)])), 1),
     (saved(np.dstack([MASK * np.uint8(255),
-                      np.full((60, 90), 9, np.uint8)])), 255)])
+                      np.full((60, 90), 9, np.uint8)])), 255),
+    # One colour of several channels.
+    (saved(np.dstack([MASK * np.uint8(200), MASK * np.uint8(0),
+                      MASK * np.uint8(90)])), 200),
+    # In the transparency alone.
+    *((saved(np.dstack([np.full((60, 90), colour, np.uint8)] * 3
+                       + [MASK * np.uint8(255)]), kind), 255)
+      for colour in (0, 255) for kind in ('PNG', 'TIFF')),
+    (saved(np.dstack([np.full((60, 90), 7, np.uint8),
+                      MASK * np.uint8(255)])), 255)])
 def test_masks(data, value):
     check_labels(data, MASK * value)
 
@@ -656,6 +665,10 @@ def test_masks(data, value):
     (npy(np.zeros((0, 4))), 'without pixels'),
     (npy(np.dstack([LABELS] * 4)), '[60, 90, 4]'),
     (npy(LABELS)[:200], 'cannot be read'), (saved(PIXELS), 'coloured'),
+    (npy(np.array({'masks': LABELS}, object), allow_pickle=True), 'Cellpose'),
+    # Borders, or classes.
+    (saved(np.dstack([MASK * np.uint8(255), ~MASK * np.uint8(255),
+                      MASK * np.uint8(0)])), 'borders'),
     # Of several channels none says that it is the one.
     (tiff_of(np.dstack([LABELS, LABELS % 7]).astype(np.uint16),
              photometric='minisblack', planarconfig='contig',

@@ -16,9 +16,19 @@ from histology import (
     imagescope,
     listing,
     monuseg,
-    rasterize,
+    outlines,
 )
-from inputs import feature, message, region, ring, save_xml, square, xml
+from inputs import (
+    feature,
+    laid,
+    message,
+    region,
+    ring,
+    save_xml,
+    square,
+    write,
+    xml,
+)
 
 # Pixels by their rows and columns, 400 of them.
 SQUARE = square(20, 30, 40, 50)
@@ -27,7 +37,7 @@ FAR = square(70, 70, 80, 90)  # 200 pixels
 
 def fill(rings, height, width):
     """Fills nuclei of one ring each, of which none is skipped."""
-    instances, skipped = rasterize.fill(
+    instances, skipped = laid(
         [[[np.array(outline, float)]] for outline in rings], height, width)
     assert skipped == []
     return instances
@@ -40,11 +50,9 @@ def filled(parse, data, side=100):
         list of the pixels of each number from 1, and what was left out
     """
     found = parse('a b.x', data if isinstance(data, bytes) else data.encode())
-    instances, skipped = rasterize.fill(found.nuclei, side, side)
+    instances, skipped = laid(found, side, side)
     areas = np.bincount(instances.ravel(), minlength=len(found.nuclei) + 1)
-    return areas[1:].tolist(), [
-        f'{what}: {count}' for what, count in found.skipped.items()
-        if count] + skipped
+    return areas[1:].tolist(), skipped
 
 
 def of_imagescope(*layers, **options):
@@ -53,6 +61,14 @@ def of_imagescope(*layers, **options):
 
 def of_geojson(content):
     return filled(geojson.parse, json.dumps(content))
+
+
+def refused(path, data):
+    """The line about an annotation of 100 x 100 pixels, without its path."""
+    write(path, data)
+    line = message(annotations.load, (str(path),), (100, 100), (100, 100))
+    assert line.startswith(f'{path}: ')
+    return line
 
 
 # The rule of filling
@@ -107,13 +123,13 @@ def test_triangle_along_pixel_centres():
                                    [0, 0, 0, 0, 0, 0, 0]])
 
 
-def inside(outline, row, column):
-    """Counts crossings of a ray that goes down from a point.
+def turns(outline, row, column):
+    """Counts how often an outline winds round a point, by a ray down from it.
 
     Integer arithmetic: vertices and points are multiples of a unit. A centre
     on an upper or a vertical left side is in, on other sides out.
     """
-    odd = False
+    found = 0
     for (row1, column1), (row2, column2) in zip(
             outline, outline[1:] + outline[:1]):
         if (column1 > column) == (column2 > column):
@@ -121,8 +137,11 @@ def inside(outline, row, column):
         # row < row1 + (column - column1) * (row2 - row1) / (column2 - column1)
         left = (row - row1) * (column2 - column1)
         right = (column - column1) * (row2 - row1)
-        odd ^= left < right if column2 > column1 else left > right
-    return odd
+        if column2 > column1:
+            found += left < right
+        else:
+            found -= left > right
+    return found
 
 
 def random_outline(rng):
@@ -132,9 +151,15 @@ def random_outline(rng):
 
 
 def covered(outline, height, width):
-    """Which centres, odd numbers of half pixels, lie inside an outline."""
-    return np.array([[inside(outline, 2 * row + 1, 2 * column + 1)
-                      for column in range(width)] for row in range(height)])
+    """Which centres, odd numbers of half pixels, lie inside an outline.
+
+    What it winds round twice is a hole if it is at most a twentieth.
+    """
+    found = np.array([[turns(outline, 2 * row + 1, 2 * column + 1)
+                       for column in range(-8, 36)] for row in range(-8, 40)])
+    whole, odd = found != 0, found % 2 == 1
+    small = whole.sum() - odd.sum() <= 0.05 * whole.sum()
+    return (odd if small else whole)[8:height + 8, 8:width + 8]
 
 
 @pytest.mark.parametrize('seed', range(20))
@@ -145,7 +170,7 @@ def test_random_outlines_with_holes(seed):
     np.testing.assert_array_equal(
         fill([np.array(outline) / 2], 40, 36), expected)
     expected &= ~covered(hole, 40, 36)
-    instances, _ = rasterize.fill(
+    instances, _ = laid(
         [[[np.array(outline) / 2, np.array(hole) / 2]]], 40, 36)
     np.testing.assert_array_equal(instances, expected)
 
@@ -160,6 +185,15 @@ def test_outlines_are_clipped_and_the_earlier_wins():
     # One wholly under others has no pixel, its number stays unused.
     rings = [square(1, 1, 4, 4), square(2, 2, 3, 3), square(5, 5, 6, 6)]
     assert np.unique(fill(rings, 9, 9)).tolist() == [0, 1, 3]
+
+
+@pytest.mark.parametrize('turns_round, drift', [(1, 0), (2, 0), (1.25, 0.01)])
+def test_what_overlaps_itself_is_filled_whole(turns_round, drift):
+    angle = np.arange(90 * turns_round + 1) * np.pi / 45
+    circle = 50 + 15 * np.stack([np.sin(angle), np.cos(angle)], axis=1)
+    filled_pixels = np.count_nonzero(fill(
+        [circle + drift * np.arange(len(circle))[:, np.newaxis]], 100, 100))
+    assert abs(filled_pixels - np.pi * 15 ** 2) < 30
 
 
 def test_what_reaches_across_the_image_on_all_sides_is_no_nucleus():
@@ -203,13 +237,24 @@ def parts(*corners):
         for row, column in corners]})
 
 
-def test_parts_all_over_an_image_are_no_nucleus():
-    """As of programs that write one object for all nuclei of a class."""
-    assert filled(geojson.parse, parts((0, 0), (50, 0), (0, 90)), 1000) == (
-        [3 * 81], [])
-    assert filled(geojson.parse, parts((0, 0), (791, 991)), 1000) == (
-        [0], ['an outline of 50000 square micrometres, at x 0 to 1000 and y '
-              '0 to 800'])
+@pytest.mark.parametrize('corners, count', [
+    # Cut in two by another nucleus, of up to its own length; crumbs beside.
+    ([(0, 0), (18, 3)], 1), ([(0, 0), (0, 19)], 2), ([(0, 0), (791, 991)], 2),
+    # As of programs that write one object for all nuclei of a class.
+    ([(0, 0), (0, 10), (10, 0)], 3),
+    ([(row, column) for row in range(0, 1000, 50)
+      for column in range(0, 1000, 50)], 400)])
+def test_parts_that_lie_apart_are_nuclei(corners, count):
+    areas, skipped = filled(geojson.parse, parts(*corners), 1000)
+    assert areas == [81 * len(corners) // count] * count and skipped == []
+
+
+def test_crumbs_are_of_the_nucleus():
+    crumbs = [[ring(square(20, 20 + 5 * k, 22, 22 + 5 * k))] for k in range(3)]
+    assert filled(geojson.parse, json.dumps({
+        'type': 'MultiPolygon', 'coordinates': [
+            crumbs[0], [ring(square(0, 10, 18, 40))], *crumbs[1:]]})) == (
+                [18 * 30 + 3 * 4], [])
 
 
 def test_a_region_takes_neither_time_nor_memory():
@@ -221,12 +266,12 @@ def test_a_region_takes_neither_time_nor_memory():
               for column in range(1000, 3000, 250)]
     tracemalloc.start()
     started = time.monotonic()
-    instances, skipped = rasterize.fill([[[around]], *nuclei], 4000, 4000)
+    instances, skipped = laid([[[around]], *nuclei], 4000, 4000)
     seconds = time.monotonic() - started
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert np.count_nonzero(instances) == 400 * len(nuclei)
-    assert len(skipped) == 1 and 'square micrometres' in skipped[0]
+    assert len(skipped) == 2 and 'square micrometres' in skipped[0]
     assert peak < 7 * 4000 * 4000 and seconds < 10
 
 
@@ -235,12 +280,131 @@ def test_an_outline_around_others_is_no_nucleus():
     around = region(square(2, 5, 8, 45))  # 6 * 40 pixels
     areas, skipped = of_imagescope([around], small)
     assert areas == [0, 6, 6, 6]
-    assert skipped == ['an outline around 3 others, at x 5 to 45 and y 2 to 8']
+    assert skipped == [
+        'an outline around 3 others, at x 5 to 45 and y 2 to 8', 'all but the '
+        'crop at x 5 to 45 and y 2 to 8, for no nucleus is annotated outside '
+        '1 region']
     # A nucleus with one or two others upon it is one, as is one that three
     # others touch or overlap.
     assert of_imagescope(small[:2], [around]) == ([6, 6, 228], [])
     touching = [region(square(0, 10 * k, 4, 10 * k + 3)) for k in range(3)]
     assert of_imagescope(touching, [region(square(2, 2, 8, 40))])[1] == []
+
+
+def nested(rows, name='', margin=0):
+    """Features of a class: squares of 10 pixels in a row, or around them."""
+    return [feature(square(row - margin, 20 * k + 5 - margin,
+                           row + 10 + margin, 20 * k + 15 + margin),
+                    classification=name) for row in rows for k in range(4)]
+
+
+@pytest.mark.parametrize('nuclei, cells', [
+    (nested([10, 50]), nested([10, 50], margin=4)),  # without classes
+    (nested([10, 50], 'Kern'), nested([10, 50], 'Zelle', 4)),
+    # One nucleus has no cell, and two cells no nucleus.
+    (nested([10, 50], 'a'), (nested([10, 50], 'b', 4)[1:]
+                             + nested([80], 'b', 4)[:2]))])
+def test_of_nuclei_and_cells_the_nuclei(nuclei, cells):
+    for features in (nuclei + cells, cells + nuclei,
+                     [item for pair in zip(nuclei, cells) for item in pair]
+                     + nuclei[len(cells):] + cells[len(nuclei):]):
+        areas, skipped = of_geojson(features)
+        assert sorted(areas)[len(cells):] == [100] * len(nuclei)
+        assert sum(areas) == 100 * len(nuclei)
+        assert skipped == [f'outlines of cells around nuclei: {len(cells)}']
+
+
+def test_a_nucleus_that_is_outlined_twice_counts_once():
+    again = [feature(square(row, column, row + 21, column + 19))
+             for row, column in ((20, 31), (50, 30))]
+    assert of_geojson([feature(SQUARE), *again]) == (
+        [400, 0, 21 * 19], ['second outlines of a nucleus: 1'])
+
+
+@pytest.mark.parametrize('name', ['Region*', 'Ignore*', 'Necrosis*',
+                                  'Background', 'background', 'Ambiguous'])
+def test_classes_without_nuclei(name):
+    features = [feature(SQUARE, classification={'name': name}),
+                feature(FAR, classification={'names': ['Tumor', 'Ki-67']})]
+    assert of_geojson(features) == (
+        [0, 200], [f'outlines of the class {name}: 1'])
+    data = (f'<Annotations><Annotation Name="{name}">{region(SQUARE)}'
+            f'</Annotation>{region(FAR)}</Annotations>')
+    assert filled(imagescope.parse, data) == (
+        [0, 200], [f'outlines of the class {name}: 1'])
+
+
+def test_classes_are_chosen():
+    found = geojson.parse('a', json.dumps([
+        feature(SQUARE, classification='Region*'), feature(FAR),
+        feature(square(0, 0, 9, 9), classification='Tumor')]).encode())
+    for classes, expected, skipped in (
+            (['Region*'], [400], ['the class without a name', 'the class '
+                                  'Tumor']),
+            (['Tumor', 'Region*'], [400, 0, 81], ['the class without a name']),
+            ((), [0, 200, 81], ['the class Region*'])):
+        instances, lines = laid(found, 100, 100, classes)
+        assert np.bincount(instances.ravel())[1:].tolist() == expected
+        assert lines == [f'outlines of {what}: 1' for what in skipped]
+
+
+# Three nuclei of 8 x 8 pixels, at rows 12 to 20 and columns 22 to 54.
+IN_REGION = [feature(square(12, 22 + 12 * k, 20, 30 + 12 * k),
+                     classification='Tumor') for k in range(3)]
+
+
+def placed(path, *features, size=(200, 400)):
+    """What is laid on an image, and what is filled of it."""
+    write(path, json.dumps(features))
+    place = annotations.place((str(path),), size, size)
+    return place, annotations.load((str(path),), size, size, place)
+
+
+@pytest.mark.parametrize('around, window', [
+    # A named class, and what is found by its size or by what lies in it.
+    (feature(square(10, 20, 60, 70), classification='Region*'),
+     (10, 60, 20, 70)),
+    (feature(square(-10, 20, 60.5, 900)), (0, 61, 20, 400)),
+    (feature(square(10, 20, 22, 60)), (10, 22, 20, 60))])
+def test_what_is_annotated_in_a_region_alone(tmp_path, around, window):
+    path = tmp_path / 'a.geojson'
+    place, found = placed(path, *IN_REGION, around)
+    top, bottom, left, right = window
+    assert place.window == (slice(top, bottom), slice(left, right))
+    assert found.instances.shape == (bottom - top, right - left)
+    assert np.bincount(found.instances.ravel())[1:].tolist() == [64] * 3
+    assert found.classes['Tumor'].tolist() == [1, 2, 3]
+    assert 'no nucleus is annotated outside 1 region' in found.skipped[-1]
+
+
+@pytest.mark.parametrize('more', [
+    # A nucleus outside; a region without one; nearly the whole image.
+    [feature(square(10, 20, 60, 70), classification='Region*'),
+     feature(square(150, 5, 160, 15))],
+    [feature(square(70, 0, 190, 400), classification='Region*')],
+    [feature(square(4, 4, 196, 396))]])
+def test_what_is_annotated_all_over(tmp_path, more):
+    place, found = placed(tmp_path / 'a.geojson', *IN_REGION, *more)
+    assert not place.regions and found.instances.shape == (200, 400)
+    assert np.count_nonzero(found.instances) >= 3 * 64
+
+
+def test_what_lies_in_the_window_but_in_no_region_is_blank(tmp_path):
+    # Half of a square, and a nucleus that reaches 2 of 8 columns beyond.
+    triangle = [(300, 0), (0, 0), (0, 300)]
+    place, found = placed(
+        tmp_path / 'a.geojson', feature(triangle, classification='Region*'),
+        feature(square(0, 0, 8, 8)), feature(square(0, 293, 1, 301)),
+        size=(400, 500))
+    image = outlines.crop(np.zeros((400, 500, 3), np.uint8), place, 255)
+    rows, columns = np.mgrid[:300, :300]
+    # The side is the lower one: centres on it are out.
+    inside = rows + columns + 1 < 300
+    np.testing.assert_array_equal(image, np.where(inside, 0, 255)[
+        ..., np.newaxis].repeat(3, axis=2))
+    expected = np.zeros((300, 300))
+    expected[:8, :8], expected[0, 293:299] = 2, 3
+    np.testing.assert_array_equal(found.instances, expected)
 
 
 def test_outlines_outside_the_image():
@@ -258,7 +422,7 @@ def test_outlines_outside_the_image():
 
 
 def test_no_outlines_make_no_nuclei():
-    instances, skipped = rasterize.fill([], 4, 5)
+    instances, skipped = laid([], 4, 5)
     np.testing.assert_array_equal(instances, np.zeros((4, 5)))
     assert skipped == []
 
@@ -277,7 +441,7 @@ def nuclei_of(entry):
 
 def moved(nuclei, shift):
     """The mask of an image when outlines are moved down and right."""
-    return rasterize.fill([[[outline + shift for outline in polygon]
+    return laid([[[outline + shift for outline in polygon]
                            for polygon in nucleus] for nucleus in nuclei],
                          1000, 1000)[0] > 0
 
@@ -396,7 +560,7 @@ def test_holes_of_two_and_a_nucleus_in_a_hole():
 def test_ellipses_of_two_vertices(shape, corners):
     data = xml([region(corners, f'Type="{shape}"')]).encode()
     found = imagescope.parse('x', data)
-    instances, _ = rasterize.fill(found.nuclei, 100, 100)
+    instances, _ = laid(found, 100, 100)
     rows, columns = np.mgrid[:100, :100] + 0.5
     expected = ((rows - 30) / 10) ** 2 + ((columns - 45) / 15) ** 2 < 1
     assert (instances != expected).sum() <= 2
@@ -423,7 +587,7 @@ def test_what_encloses_nothing_is_counted():
             region([(3, 4), (3, 9)], 'Type="1"'),
             region([(3, 4), (9, 4)], 'Type="2"')]
     assert of_imagescope([region(SQUARE)], odd) == (
-        [400], ['regions that enclose nothing (arrows, rulers, points): 11'])
+        [400], ['regions (enclosing nothing, as arrows, rulers, points): 11'])
 
 
 def test_halo():
@@ -445,14 +609,15 @@ def test_halo():
     '<Annotation Name="Ambiguous"><Attributes/>',
     '<Annotation Name=""><Attributes><Attribute Name="ambiguous" Id="0"/>'
     '</Attributes>'])
-def test_the_layer_ambiguous_is_skipped(layer):
+def test_the_layer_ambiguous_is_skipped(layer):  # of MoNuSAC
     data = (
         '<Annotations MicronsPerPixel="0.25"><Annotation><Attributes>'
         '<Attribute Name="Epithelial"/></Attributes><Regions>'
         f'{region(SQUARE)}</Regions></Annotation>{layer}<Regions>'
         f'{region(FAR)}{region(FAR)}</Regions></Annotation></Annotations>')
-    assert filled(imagescope.parse, data) == (
-        [400], ['regions of the layer Ambiguous: 2'])
+    areas, (line,) = filled(imagescope.parse, data)
+    assert areas == [400, 0, 0]
+    assert line.lower() == 'outlines of the class ambiguous: 2'
 
 
 @pytest.mark.parametrize('text, expected', [
@@ -495,6 +660,25 @@ def test_encodings_and_namespaces(data):
     assert filled(imagescope.parse, data) == ([400], [])
 
 
+@pytest.mark.parametrize('encode', [
+    lambda text: text.encode('latin-1'), str.encode,
+    lambda text: text.encode('utf-16')])
+def test_names_and_numbers_as_programs_write_them(encode):
+    text = LAYER.replace('"40"', '"40,00"').replace('"20"', '"20,0"')
+    found = imagescope.parse('x', encode(text))
+    assert found.names == ['Nägel µ']
+    assert np.count_nonzero(laid(found, 100, 100)[0]) == 400
+    content = json.dumps([feature(SQUARE, classification='Nägel µ')],
+                         ensure_ascii=False)
+    assert geojson.parse('x', encode(content)).names == ['Nägel µ']
+
+
+def test_a_bare_ampersand():
+    found = imagescope.parse('x', LAYER.replace(
+        'Nägel', 'H&E & &amp;&#65;').encode())
+    assert found.names == ['H&E & &A µ']
+
+
 @pytest.mark.parametrize('text', [
     xml(), xml([]), xml([], []), '<Annotations/>',
     '<?xml version="1.0"?><Annotations MicronsPerPixel="0.5"></Annotations>'])
@@ -518,9 +702,8 @@ ASAP = ('<?xml version="1.0"?><ASAP_Annotations><Annotations><Annotation '
     (xml([region(SQUARE)])[:-30], 'unclosed token'),
     (xml([region(SQUARE)]).replace('Y="40"', 'Y="forty"'), 'forty'),
     (xml([region(SQUARE)]).replace('Y="40"', ''), "'Y'")])
-def test_what_is_no_imagescope_annotation(text, said):
-    line = message(imagescope.parse, 'a b.xml', text.encode())
-    assert line.startswith('a b.xml: ') and said in line
+def test_what_is_no_imagescope_annotation(tmp_path, text, said):
+    assert said in refused(tmp_path / 'a b.xml', text)
 
 
 # GeoJSON
@@ -561,7 +744,7 @@ def test_of_cells_the_nuclei(kind):
 
 @pytest.mark.parametrize('properties', [
     None, {}, {'classification': {'name': 'Tumor', 'color': [200, 0, 0]}},
-    {'object_type': 'detection'}, {'objectType': 'tile'}])
+    {'object_type': 'detection'}, {'classification': 'Tumor'}])
 def test_objects_of_other_types(properties):
     outlined = dict(SQUARE_FEATURE, properties=properties, id='1234')
     assert of_geojson(outlined) == ([400], [])
@@ -576,9 +759,87 @@ def test_holes_parts_and_rings():
         [[column, row, 0] for row, column in FAR]]}
     parts = {'type': 'MultiPolygon', 'coordinates': [
         [ring(square(0, 0, 10, 10)), ring(square(2, 2, 5, 5))],
-        [ring(square(0, 50, 10, 55))], []]}
+        [ring(square(0, 12, 10, 17))], []]}
     assert of_geojson([holed, unclosed, parts]) == (
         [350, 200, 100 - 9 + 50], [])
+
+
+def test_objects_that_hold_others():
+    collection = {'type': 'GeometryCollection', 'geometries': [
+        SQUARE_FEATURE['geometry'],
+        {'type': 'LineString', 'coordinates': [[1, 1], [2, 2]]}]}
+    inner = {'type': 'FeatureCollection', 'features': [
+        FAR_FEATURE, dict(SQUARE_FEATURE, geometry=collection)]}
+    for content in (inner, {'type': 'FeatureCollection', 'features': [inner]},
+                    [FAR_FEATURE, collection]):
+        assert of_geojson(content) == ([200, 400], ['points and lines: 1'])
+
+
+@pytest.mark.parametrize('properties', [
+    {'objectType': 'tile'}, {'object_type': 'tile'}, {'objectType':
+                                                      'tma_core'}])
+def test_tiles_and_cores_are_no_nuclei(properties):
+    kind = 'tile' if 'tile' in properties.values() else 'tmacore'
+    tile = feature(square(0, 0, 32, 32), **properties)
+    former = dict(tile, properties={}, id='PathTileObject')
+    for content in ([tile, SQUARE_FEATURE], [SQUARE_FEATURE, tile]):
+        assert of_geojson(content) == ([400], [f'objects of type {kind}: 1'])
+    assert of_geojson([former, SQUARE_FEATURE])[0] == [400]
+    assert message(of_geojson, [tile, former, tile]).startswith(
+        'holds no outline of a nucleus, only objects of type ')
+
+
+@pytest.mark.parametrize('ring', [
+    [[5, 5], [6, 5]], [], 3, [[5, 5], [6, 'a'], [7, 7]],
+    [[5, 5], [6, float('nan')], [7, 7]]])
+def test_a_damaged_ring_costs_only_itself(ring):
+    bad = {'type': 'Polygon', 'coordinates': [ring]}
+    areas, (line,) = of_geojson([SQUARE_FEATURE, bad, FAR_FEATURE])
+    assert areas == [400, 200] and line.endswith(': 1')
+    # A hole, and one part of many.
+    holed = feature(SQUARE)
+    holed['geometry']['coordinates'].append(ring)
+    assert of_geojson([holed])[0] == [400]
+    areas, _ = of_geojson({'type': 'MultiPolygon', 'coordinates': [
+        [ring], FAR_FEATURE['geometry']['coordinates'], [[[1, 2], [3, 4]]]]})
+    assert areas == [200]
+    data = xml([region(SQUARE), region(FAR).replace('Y="70"', 'Y="up"')])
+    assert filled(imagescope.parse, data) == (
+        [400], ["regions (could not convert string to float: 'up'): 1"])
+
+
+def test_hovernet():
+    # Its vertices are the centres of pixels; those on the right are out.
+    contour = [[column, row] for row, column in square(20, 30, 40, 50)]
+    found = geojson.parse('a.json', json.dumps({'mag': None, 'nuc': {
+        '1': {'contour': contour, 'type': 2},
+        '4': {'contour': contour[:2], 'type': None}}}).encode())
+    instances, skipped = laid(found, 100, 100)
+    expected = np.zeros((100, 100))
+    expected[20:40, 30:50] = 1
+    np.testing.assert_array_equal(instances, expected)
+    assert found.names == ['type 2']
+    assert skipped == [
+        'damaged outlines (a ring of fewer than three vertices): 1']
+
+
+def test_labelme():
+    shapes = [{'label': 'nucleus', 'shape_type': kind, 'points': [
+        [column, row] for row, column in SQUARE]}
+        for kind in ('polygon', 'linestrip')]
+    found = geojson.parse('a.json', json.dumps({'shapes': shapes}).encode())
+    instances, skipped = laid(found, 100, 100)
+    assert np.bincount(instances.ravel())[1:].tolist() == [400]
+    assert found.names == ['nucleus'] and len(skipped) == 1
+
+
+@pytest.mark.parametrize('content, program', [
+    ({'images': [], 'annotations': [], 'categories': []}, 'COCO'),
+    ({'_via_img_metadata': {}}, 'VIA'), ({'elements': []}, 'HistomicsUI'),
+    ([{'annotations': [], 'data': {}}], 'Label Studio')])
+def test_json_of_others_is_called_by_its_name(tmp_path, content, program):
+    assert f'JSON of {program}, which is not read' in refused(
+        tmp_path / 'a.json', json.dumps(content))
 
 
 def test_what_encloses_nothing_in_geojson():
@@ -611,9 +872,9 @@ WHOLE = json.dumps([SQUARE_FEATURE])
 
 @pytest.mark.parametrize('data', [
     '', 'no JSON', WHOLE[:-9], '{}', 'null', '3', '"text"', '[[]]', '[3]',
-    '{"type": "FeatureCollection"}', '{"shapes": []}', '[' * 100000,
+    '{"type": "FeatureCollection"}', '[' * 100000,
     '{"type": "FeatureCollection", "features": null}',
-    '{"type": "GeometryCollection", "geometries": []}',
+    '{"type": "GeometryCollection"}', '{"shapes": 3}', '{"nuc": [3]}',
     '{"type": "Polygon"}', '{"type": "Polygon", "coordinates": 3}',
     '{"type": "Polygon", "coordinates": [[]]}',
     '{"type": "Polygon", "coordinates": [[[1, 2], [3, 4]]]}',
@@ -623,11 +884,9 @@ WHOLE = json.dumps([SQUARE_FEATURE])
     WHOLE.replace('[30, 20]', '[30, "a"]'),
     gzip.compress(WHOLE.encode())[:-9], b'\x1f\x8b no gzip',
     WHOLE.encode('utf-16')[:-1]], ids=lambda data: repr(data[:3]))
-def test_what_is_no_geojson(data):
+def test_what_is_no_geojson(tmp_path, data):
     assert data != WHOLE
-    line = message(geojson.parse, 'a b.geojson',
-                   data if isinstance(data, bytes) else data.encode())
-    assert line.startswith('a b.geojson: ')
+    refused(tmp_path / 'a b.geojson', data)
 
 
 @pytest.mark.parametrize('data, ending', [
@@ -637,10 +896,7 @@ def test_what_is_no_geojson(data):
     (WHOLE.replace('[30, 20]', '[30, null]'), 'geojson'),
     (WHOLE.replace('[30, 20]', '[30, 1e999]'), 'geojson')])
 def test_a_vertex_that_is_not_finite(tmp_path, data, ending):
-    path = tmp_path / f'a.{ending}'
-    path.write_text(data)
-    assert message(annotations.load, (str(path),), (99, 99), (99, 99)) == (
-        f'{path}: a vertex is not finite; export or download it again')
+    assert 'a vertex is not finite' in refused(tmp_path / f'a.{ending}', data)
 
 
 # Laid on an image of other resolution

@@ -1,5 +1,6 @@
 """From annotated images to stores, on small real files."""
 import io
+import json
 import re
 import shutil
 import signal
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import io as matlab
+from scipy import ndimage
 
 from conftest import PROGRESS, ROOT, messages, one_line, run
 from histology import images
@@ -20,6 +22,7 @@ from inputs import (
     SIDE,
     THREE,
     data_to_test,
+    feature,
     labels,
     load,
     mask,
@@ -172,8 +175,9 @@ def cells():
 
 def test_classes_and_shades_are_no_labels(tmp_path):
     classes = np.where(cells(), cells() % 3 + 1, 0).astype(np.uint8)
-    assert ('its 3 values lie in 64 pieces, as classes or shades of grey do'
-            in message(read, tmp_path / '1', 'a.png', classes))
+    assert ('3 of its 3 numbers lie in pieces apart, as classes, borders, '
+            'shades of grey' in message(read, tmp_path / '1', 'a.png',
+                                        classes))
     noise = np.random.RandomState(0).randint(0, 256, (SIDE, SIDE), np.uint8)
     shades = np.where(cells(), noise, 0).astype(np.uint8)
     assert 'shades of grey' in message(read, tmp_path / '2', 'a.png', shades)
@@ -183,6 +187,66 @@ def test_classes_and_shades_are_no_labels(tmp_path):
     numbers[12:18] = np.where(numbers[12:18], 99, 0)
     instances, _ = read(tmp_path / '3', 'a.png', numbers)
     assert instances.max() == 61
+
+
+@pytest.mark.parametrize('values', [
+    # 1 in a nucleus, 2 on its border: twice.
+    np.pad(np.full((16, 16), 1), 2, mode='constant', constant_values=2),
+    np.full((20, 20), 5)])
+def test_numbers_of_two_nuclei_each_are_no_labels(tmp_path, values):
+    drawn = np.zeros((SIDE, SIDE), np.uint8)
+    for column in (10, 80):
+        drawn[10:30, column:column + 20] = values
+    assert 'lie in pieces apart' in message(read, tmp_path, 'a.png', drawn)
+
+
+def test_more_than_255_nuclei_in_8_bits(tmp_path):
+    numbers = np.zeros((SIDE, SIDE), int)
+    for index in range(258):
+        row, column = 2 + 14 * (index // 20), 2 + 14 * (index % 20)
+        numbers[row:row + 8, column:column + 8] = index + 1
+    # Number 256 is 0; 257 and 258 are 1 and 2.
+    assert ('2 of its 255 numbers lie in pieces apart' in message(
+        read, tmp_path / '1', 'a.png', numbers.astype(np.uint8)))
+    instances, _ = read(tmp_path / '2', 'a.png', numbers.astype(np.uint16))
+    np.testing.assert_array_equal(instances, numbers)
+    instances, _ = read(tmp_path / '3', 'a.png', np.where(
+        numbers < 256, numbers, 0).astype(np.uint8))
+    assert instances.max() == 255
+
+
+def test_a_mask_with_smooth_edges(tmp_path, capsys):
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    distance = np.hypot(rows - 150, columns - 120)
+    # From 255 to 0 between 15 and 25 pixels; 127.5 at 20 pixels.
+    smooth = np.clip((25 - distance) * 25.5, 0, 255).astype(np.uint8)
+    smooth[10:60, 10:60] = 255
+    instances, has_instances = read(tmp_path / '1', 'a.png', smooth)
+    expected = (distance < 20 - 1e-9) * 2
+    expected[10:60, 10:60] = 1
+    assert (instances != expected).sum() <= 4 and not has_instances
+    assert 'a mask with smooth edges: read as 0 up to 127, and 1 above' in (
+        capsys.readouterr().err)
+    # Three values are classes, or a border.
+    border = np.where(smooth == 255, 255, (smooth > 0) * 128).astype(np.uint8)
+    assert 'borders' in message(read, tmp_path / '2', 'a.png', border)
+
+
+@pytest.mark.parametrize('width', [1, 2, 3])
+@pytest.mark.parametrize('numbered', [False, True])
+def test_lines_around_nuclei_are_no_nuclei(tmp_path, width, numbered):
+    whole = np.where(cells(), cells() if numbered else 255, 0)
+    inner = ndimage.binary_erosion(whole, iterations=width)
+    lines = np.where(inner, 0, whole).astype(np.uint8)
+    assert 'a.png: holds lines around nuclei; fill them' in message(
+        read, tmp_path / '1', 'a.png', lines)
+    # Small nuclei, and holes in large ones, are none.
+    small = np.zeros((SIDE, SIDE), np.uint8)
+    for row in range(5, 290, 10):
+        small[row:row + 3, 5:290] = np.arange(285) % 10 < 3
+    small[200:280, 200:280] = 1
+    small[220:240, 220:240] = 0
+    assert read(tmp_path / '2', 'a.png', small)[0].any()
 
 
 def test_outlines_name_their_file(tmp_path):
@@ -1021,3 +1085,56 @@ def test_an_image_without_nuclei_among_others(tmp_path):
     make(tmp_path / 'out', tmp_path / 'in', fold='none')
     found = prepared(tmp_path / 'out')
     assert found['A'].max() == 3 and found['B'].max() == 0
+
+
+@pytest.mark.parametrize('ending', ['tif', 'png'])
+def test_an_image_is_cropped_to_what_is_annotated(tmp_path, capsys, ending):
+    """At 20x: each pixel of the file becomes four."""
+    around = [(20, 20), (20, 80), (60, 80), (60, 20)]
+    image = save(tmp_path / 'i' / f'a.{ending}', pixels(0, 120))
+    write(tmp_path / 'o/a.geojson', json.dumps([
+        feature(around, classification='Region*'),
+        feature(square(30, 30, 40, 50), classification='Tumor'),
+        feature(square(45, 60, 55, 75), classification='Stroma')]))
+    prepare.prepare(str(tmp_path / 'out'), prepare.find_own(
+        str(image.parent), str(tmp_path / 'o'), None, 0.5), fold='none')
+    assert 'no nucleus is annotated outside 1 region' in (
+        capsys.readouterr().out)
+    with store.open_store(tmp_path / 'out/train.h5') as file:
+        whole, = store.whole_images(file)
+    assert whole.image.shape == (80, 120, 3)
+    expected = np.zeros((80, 120))
+    expected[20:40, 20:60], expected[50:70, 80:110] = 2, 3
+    np.testing.assert_array_equal(whole.instances, expected)
+
+
+def test_classes_are_chosen_and_others_than_there_are_refused(
+        tmp_path, capsys):
+    save(tmp_path / 'i/a.png', pixels(0))
+    save(tmp_path / 'i/b.png', pixels(1))
+    for name, classes in (('a', ('Tumor', 'Stroma', '')),
+                          ('b', ('Stroma', 'Stroma', 'Stroma'))):
+        write(tmp_path / f'o/{name}.geojson', json.dumps([
+            feature(outline, classification=of_class)
+            for outline, of_class in zip(THREE, classes)]))
+
+    def areas(*classes):
+        prepare.prepare(str(tmp_path / 'out'), prepare.find_own(
+            str(tmp_path / 'i'), str(tmp_path / 'o'), classes=classes),
+            fold='none')
+        found = prepared(tmp_path / 'out')
+        return [np.bincount(found[name].ravel())[1:].tolist()
+                for name in sorted(found)]
+
+    assert areas() == [[800, 900, 200]] * 2
+    assert areas('Tumor') == [[800], []]
+    assert 'outlines of the class Stroma: 3' in capsys.readouterr().out
+    assert areas('Tumor', 'Stroma') == [[800, 900], [800, 900, 200]]
+    before = made(tmp_path / 'out')
+    assert message(areas, 'Tumor', 'tumour') == (
+        '--classes: no annotation has tumour, only Stroma, Tumor')
+    assert made(tmp_path / 'out') == before
+    save(tmp_path / 'o/b.geojson'.replace('geojson', 'png'), mask())
+    (tmp_path / 'o/b.geojson').unlink()
+    areas('Tumor')
+    assert 'b.png: has no classes; omit --classes' in capsys.readouterr().err
