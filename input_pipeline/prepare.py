@@ -140,17 +140,14 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
         remove_matching(output_dir, *(f'.partial-*-{split}.h5'
                                       for split in SPLITS))
         skipped, classes = _skipped_before(output_dir, rules, splits), {}
-        pictures = checks.pictures(output_dir)
         if skipped is None:
             _check_replaceable(output_dir, rules)
-            skipped, classes = _write_stores(output_dir, rules, splits, data,
-                                             pictures)
-            pictures = []  # removed
+            skipped, classes = _write_stores(output_dir, rules, splits, data)
         else:
             print(f'{output_dir}: already prepared from {data.source} with '
                   + division_flags(seed, rules['fold'])
                   + (f'; skipped: {", ".join(skipped)}' if skipped else ''))
-        if checks.sheet_path(output_dir) not in pictures:
+        if not os.path.exists(checks.sheet_path(output_dir)):
             checks.show(output_dir, splits, classes)
     return skipped
 
@@ -230,6 +227,7 @@ def _check_replaceable(folder, rules):
     Raises:
         InputError: a file of the user's is in the place of a store.
     """
+    checks.pictures(folder)
     former = [store.replaceable(store.store_path(folder, split))
               for split in SPLITS]
     former = next(filter(None, former), rules)
@@ -241,12 +239,11 @@ def _check_replaceable(folder, rules):
               'To keep both, give another --data_dir', flush=True)
 
 
-def _write_stores(folder, rules, splits, data, pictures):
-    """Read the images and write the stores; remove pictures of former ones.
+def _write_stores(folder, rules, splits, data):
+    """Read the images and write the stores.
 
     Returns:
-        list of the skipped names
-        classes, as for `checks.show`
+        list of the skipped names, and classes for `checks.show`
     """
     log = ReadingLog(collections.Counter(), None,
                      resolution.Resolution(data.microns_per_pixel), set())
@@ -276,7 +273,7 @@ def _write_stores(folder, rules, splits, data, pictures):
             raise InputError(f'--classes: no annotation has {name}, only '
                              + (', '.join(sorted(log.names)) or 'no classes'))
         report(done)
-        for path in pictures:
+        for path in checks.pictures(folder):
             os.remove(path)
     for split in set(SPLITS) - set(splits):
         with contextlib.suppress(FileNotFoundError):
