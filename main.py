@@ -4,6 +4,7 @@
   python main.py --mode=train --net=unet
   python main.py --mode=eval --net=unet
   python main.py --mode=predict --net=unet --images='DIR/*.tif'
+  python main.py --mode=export --net=unet --output_dir=exported
 """
 import contextlib
 import dataclasses
@@ -36,7 +37,7 @@ try:
     from nets import saved
     from prediction import Predictor
     from prediction.instances import GAP_THRESHOLD, THRESHOLD
-    from prediction.tiling import MAX_TILE_PIXELS
+    from prediction.tiling import MAX_TILE_PIXELS, MIN_OVERLAP
     from prediction.writers import OUTPUTS
     from training.records import (
         INIT_LEARNING_RATE,
@@ -47,8 +48,9 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(advice_for_missing(error))
 
-MODES = ('prepare', 'train', 'eval', 'predict')
+MODES = ('prepare', 'train', 'eval', 'predict', 'export')
 INT32_MAX = 2 ** 31 - 1
+LICENCE = 'CC-BY-NC-SA-4.0'  # of the shipped networks
 
 
 class PathParser(flags.ArgumentParser):
@@ -90,8 +92,8 @@ def define(modes, name, default, help_text, low=None, high=INT32_MAX,
 
 def define_flags():
     """Define the flags, by the modes that read them."""
+    define(', '.join(MODES), 'mode', str, 'What to do.', values=MODES)
     flag = functools.partial(define, 'prepare, train, eval, predict')
-    flag('mode', str, 'What to do.', values=MODES)
     flag('data_dir', 'data/monuseg', 'Folder of the HDF5 stores.')
     flag = functools.partial(define, 'prepare, train')
     flag('seed', TrainConfig.seed, 'Seed of every random choice.', 0)
@@ -116,7 +118,7 @@ def define_flags():
          'networks.', 2, 200)
     flag('microns_per_pixel', float, 'The same, as micrometres per pixel; '
          '0.25 is 40x.', 0.05, 5)
-    flag = functools.partial(define, 'train, eval, predict')
+    flag = functools.partial(define, 'train, eval, predict, export')
     flag('net', str, 'The network.', values=nets.NETS)
     flag('model_dir', 'checkpoints', 'Folder of the model folders; the name '
          'of the network is appended.')
@@ -124,6 +126,7 @@ def define_flags():
          f'network: {nets.WIDTH}.', 1, nets.MAX_WIDTH)
     flag('output_stride', int, "Stride of DeepLabV3's encoder; default for "
          'a new network: the smallest.', 1)
+    flag = functools.partial(define, 'train, eval, predict')
     flag('accelerate', 'auto', 'Run the network by XLA (TensorFlow 1.15) or '
          'in bfloat16 (2.15); auto: in training, where it is faster.',
          values=('auto', 'on', 'off'))
@@ -156,7 +159,8 @@ def define_flags():
          'overlapping tiles of at most this many pixels.', 1)
     flag = functools.partial(define, 'predict')
     flag('images', str, "A file, a folder or a quoted pattern: 'DIR/*.tif'.")
-    flag('output_dir', str, 'Where to write; predictions/NET if not given.')
+    define('predict, export', 'output_dir', str, 'Where to write; '
+           'predictions/NET or exported/NET if not given.')
     flag('outputs', list(OUTPUTS), f'What to write, of {",".join(OUTPUTS)}.')
     flags.register_validator(
         'outputs', lambda names: names and set(names) <= set(OUTPUTS),
@@ -390,6 +394,37 @@ def evaluate(folder):
           + (', curves.png' if curves.plot_curves(folder) else ''))
 
 
+def own_or_shipped(folder):
+    """Return the user's model folder, or else the one shipped."""
+    from training import checkpoints
+
+    if (FLAGS['model_dir'].using_default_value
+            and not checkpoints.holds_training(folder)
+            and not saved.holds_weights(folder)):
+        return os.path.join(saved.PRETRAINED, FLAGS.net)
+    return folder
+
+
+def export(folder):
+    """--mode=export."""
+    from nets import export as exporting
+
+    output_dir = FLAGS.output_dir or os.path.join('exported', FLAGS.net)
+    exporting.check_output_dir(output_dir)
+    folder = saved.find_folder(own_or_shipped(folder))
+    session, model, record = saved.load_network(
+        folder, FLAGS.net, FLAGS.width, FLAGS.output_stride)
+    announce(record, folder)
+    differences = exporting.export(
+        session, model, record, output_dir,
+        LICENCE if saved.is_shipped(folder) else None, MIN_OVERLAP)
+    for name, difference in differences.items():
+        print(f'{name}: the probability differs by at most {difference:.1g}')
+    print(f'exported: {output_dir}'
+          + ('' if exporting.has_onnx() else '; without ONNX files, for which '
+             f'run "{exporting.SET_UP}" and export again'))
+
+
 def predict(folder):
     """--mode=predict; return the exit status: 1 if images are skipped."""
     from_store = not FLAGS['split'].using_default_value
@@ -404,13 +439,9 @@ def predict(folder):
         raise InputError('--split: the images of a store are at 40x already; '
                          'give no --magnification or --microns_per_pixel')
     from prediction.predict import find_images, predict_files, predict_store
-    from training import checkpoints
 
     output_dir = FLAGS.output_dir or os.path.join('predictions', FLAGS.net)
-    if (FLAGS['model_dir'].using_default_value
-            and not checkpoints.holds_training(folder)
-            and not saved.holds_weights(folder)):
-        folder = os.path.join(saved.PRETRAINED, FLAGS.net)
+    folder = own_or_shipped(folder)
     paths, skipped = None if from_store else find_images(FLAGS.images), []
     with (open_split() if from_store
           else contextlib.nullcontext((None, None))) as (_, file):
@@ -448,7 +479,8 @@ def run_mode():
                 f'--output_stride={FLAGS.output_stride}: {FLAGS.net} '
                 + (f'takes {" or ".join(map(str, strides))}' if strides
                    else 'has no output stride') + '; omit the flag')
-    mode = {'train': train, 'eval': evaluate, 'predict': predict}
+    mode = {'train': train, 'eval': evaluate, 'predict': predict,
+            'export': export}
     return mode[FLAGS.mode](folder)
 
 

@@ -16,6 +16,7 @@
 #   tf1-gpu   the same, always as tensorflow-gpu
 #   tf2       TensorFlow 2.15 on Python 3.9 to 3.11; with CUDA's libraries
 #             where an NVIDIA driver is found
+# ENGINE=onnx ./run.sh setup sets up what --mode=export writes ONNX with.
 # Without ENGINE it is tf1 if a Python 3.7 is found, and CUDA 10.0 too where
 # there is a driver; else tf2. PYTHON=/path/to/python chooses the interpreter.
 # Where none is found, one is downloaded into .uv. What is done already is not
@@ -127,7 +128,7 @@ choose_engine() {
     tf1|tf1-gpu) versions=(3.7) ;;
     tf2) versions=("${tf2[@]}") ;;
     torch) versions=(3.11 3.12) ;;  # this and the next for the benchmark
-    stardist) versions=(3.11 3.10) ;;
+    stardist|onnx) versions=(3.11 3.10) ;;  # onnx: for --mode=export alone
     *) fail "ENGINE=$ENGINE: unknown; give tf1, tf1-gpu or tf2" ;;
   esac
   python=$(find_python "${versions[@]}")
@@ -169,6 +170,7 @@ requirements() {
     tf2-true) cat requirements-tf2.txt requirements-cuda.txt ;;
     torch*) cat benchmarks/requirements.txt ;;
     stardist*) cat benchmarks/requirements-stardist.txt ;;
+    onnx*) cat requirements-onnx.txt ;;
   esac
 }
 
@@ -216,7 +218,10 @@ set_up() {
       is_ready || make_environment
     ) 9< "$venv"
   fi
-  if [[ -e .venv || -L .venv ]] && [[ ! $(readlink .venv) =~ ^\.venv-(tf1|tf1-gpu|tf2|torch|stardist)$ ]]; then
+  next="source $venv/bin/activate"
+  if [ "$engine" = onnx ]; then  # no environment to work in
+    next='python main.py --mode=export --net=unet'
+  elif [[ -e .venv || -L .venv ]] && [[ ! $(readlink .venv) =~ ^\.venv-(tf1|tf1-gpu|tf2|torch|stardist)$ ]]; then
     echo "run.sh did not make .venv and leaves it; use $venv instead."
   else
     # At once: another run.sh may do the same.
@@ -245,11 +250,14 @@ case ${1:-} in
     exec .venv-tf1/bin/python -m benchmarks.run ;;
   *) fail "$1: unknown; give ./run.sh, or with setup, test or benchmark" ;;
 esac
+if [ "${ENGINE:-}" = onnx ] && [ "${1:-}" != setup ]; then
+  fail 'ENGINE=onnx: only for export; give ENGINE=onnx ./run.sh setup'
+fi
 choose_engine
 set_up
 case ${1:-} in
   setup)
-    echo "$venv is ready; next: source $venv/bin/activate"
+    echo "$venv is ready; next: $next"
     exit ;;
   test)  # two at once, each on one core
     export OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1

@@ -87,6 +87,7 @@ def locked(folder, flag):
 def atomic_write(path):
     """Yield a temporary path beside `path`, renamed to `path` on success.
 
+    The block makes a file of it, or a folder, which replaces one at `path`.
     Nothing is left behind when the block raises. What a killed process left
     is removed by the next process that writes to the folder. The temporary
     name holds the process's number, so that two processes may write the same
@@ -105,6 +106,8 @@ def atomic_write(path):
         os.makedirs(folder, exist_ok=True)
         _remove_partials_of_killed(folder)
         yield partial
+        if os.path.isdir(partial) and os.path.isdir(path):
+            shutil.rmtree(path)
         os.replace(partial, path)
     except OSError as error:
         # HDF5 says the number in its text alone.
@@ -119,7 +122,7 @@ def atomic_write(path):
             'another folder or make room') from error
     finally:
         if os.path.exists(partial):
-            os.remove(partial)
+            _remove(partial)
 
 
 def _partial_prefix():
@@ -135,7 +138,7 @@ def _remove_partials_of_killed(folder):
         if owner and (int(owner.group(1)) == os.getpid()
                       or not _is_running(int(owner.group(1)))):
             with contextlib.suppress(OSError):  # others do it too
-                os.remove(os.path.join(folder, name))
+                _remove(os.path.join(folder, name))
 
 
 def _is_running(process_id):
@@ -152,10 +155,14 @@ def remove_matching(folder, *patterns):
     """Remove what matches one of the glob patterns in a folder."""
     for pattern in patterns:
         for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
-            if os.path.isdir(path) and not os.path.islink(path):
-                shutil.rmtree(path)
-            else:
-                os.remove(path)
+            _remove(path)
+
+
+def _remove(path):
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.remove(path)
 
 
 def write_json(path, content):

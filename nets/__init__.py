@@ -9,8 +9,9 @@ NAME(images, width, training), from images to logits, and STRIDE, which must
 divide their height and width. In place of STRIDE a module may list
 OUTPUT_STRIDES, the default first: the function then takes one of them as
 `output_stride`. A module may also say MIN_BATCH_SIZE, of training, 1 by
-default, and XLA_PAYS: whether XLA makes up for the time that it takes to
-compile the network, True by default.
+default, XLA_PAYS: whether XLA makes up for the time that it takes to
+compile the network, True by default, and PORTABLE, False by default: the
+function then takes `portable`, to use only operations that ONNX has.
 """
 import importlib
 
@@ -54,7 +55,8 @@ def stride(net, output_stride=None):
     return output_stride or strides[0]
 
 
-def build(net, width=WIDTH, output_stride=None, images=None, training=False):
+def build(net, width=WIDTH, output_stride=None, images=None, training=False,
+          portable=False):
     """Build a network as a Keras model.
 
     Args:
@@ -64,6 +66,7 @@ def build(net, width=WIDTH, output_stride=None, images=None, training=False):
         images: float32 tensor [N, H, W, 3] in [0, 1] to build on, or None for
             a placeholder of any size. The stride must divide H and W.
         training: Python bool, the mode of batch norm.
+        portable: take the form of operations that ONNX has, if there is one.
 
     Returns:
         A tf.keras.Model from images to the probability of nucleus, float32
@@ -80,6 +83,8 @@ def build(net, width=WIDTH, output_stride=None, images=None, training=False):
                                    name='images')
     multiple = stride(net, output_stride)
     options = {'output_stride': multiple} if output_strides(net) else {}
+    if getattr(module_of(net), 'PORTABLE', False):
+        options['portable'] = portable
     logits = network(check_sides(inputs, multiple), width, training, **options)
     probability = tf.keras.layers.Activation('sigmoid', name='probability')(
         logits)

@@ -120,6 +120,14 @@ def holds_weights(folder):
     return os.path.exists(os.path.join(folder, WEIGHTS_FILE))
 
 
+def find_folder(folder):
+    """Return a model folder's path, which may be meant from the project's."""
+    in_project = os.path.join(PRETRAINED, '..', '..', folder)
+    if not os.path.exists(folder) and os.path.exists(in_project):
+        return os.path.normpath(in_project)
+    return folder
+
+
 def is_shipped(folder):
     """Say whether a model folder came with the code."""
     return os.path.realpath(folder).startswith(

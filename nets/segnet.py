@@ -16,6 +16,7 @@ from nets.tf1 import tf
 # stages.
 STAGES = ((2, 1), (2, 2), (3, 4), (3, 8))
 STRIDE = 2 ** len(STAGES)
+PORTABLE = True  # takes `portable`
 POOLING = {'ksize': [1, 2, 2, 1], 'strides': [1, 2, 2, 1], 'padding': 'SAME',
            'include_batch_in_index': True}
 
@@ -62,17 +63,42 @@ def unpool(values, positions):
     return unpooled, gradient
 
 
-def segnet(images, width, training):
+def portable_max_pool(x):
+    """Pool as `max_pool` does, with other positions.
+
+    They are float32 [N, H/2, W/2, 4C]: for each of the four pixels of a
+    window, 1 where it is the first maximum and 0 elsewhere.
+    """
+    values = tf.nn.max_pool2d(x, 2, 2, 'SAME')
+    free = tf.ones_like(values)
+    positions = []
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        corner = x[:, row::2, column::2]
+        positions.append(free * tf.cast(tf.equal(corner, values), x.dtype))
+        free -= positions[-1]
+    return values, tf.concat(positions, -1)
+
+
+def portable_unpool(values, positions):
+    """Unpool as `unpool` does, with the positions of `portable_max_pool`."""
+    return tf.nn.depth_to_space(tf.concat(4 * [values], -1) * positions, 2)
+
+
+def segnet(images, width, training, portable=False):
     """Compute the logits of the nucleus class.
 
     Args:
         images: float32 [N, H, W, 3] in [0, 1]; H and W multiples of 16.
         width: filters of the first stage; 64 in the paper.
         training: Python bool, the mode of batch norm.
+        portable: pool and unpool by operations that ONNX has, which give the
+            same and take longer.
 
     Returns:
         float32 [N, H, W, 1].
     """
+    pool, spread = ((portable_max_pool, portable_unpool) if portable
+                    else (max_pool, unpool))
     x = images
     positions = []
     for stage, (convolutions, multiple) in enumerate(STAGES, start=1):
@@ -85,7 +111,7 @@ def segnet(images, width, training):
         # it, windows without a positive value would be ties, and where the
         # maximum stood would depend on how TensorFlow optimises the graph.
         x, where = tf.keras.layers.Lambda(
-            max_pool, name=f'encoder{stage}_pool')(x)
+            pool, name=f'encoder{stage}_pool')(x)
         positions.append(where)  # [N, H / 2^stage, W / 2^stage, C]
         x = relu(x, f'encoder{stage}_pool')
 
@@ -94,7 +120,7 @@ def segnet(images, width, training):
         # The last convolution of a stage has the next stage's filters.
         last = STAGES[max(stage - 2, 0)][1]
         x = tf.keras.layers.Lambda(
-            lambda pair: unpool(*pair), name=f'decoder{stage}_unpool')(
+            lambda pair: spread(*pair), name=f'decoder{stage}_unpool')(
                 [x, positions[stage - 1]])
         for k in range(convolutions, 0, -1):
             x = conv_bn_relu(x, width * (multiple if k > 1 else last),

@@ -6,7 +6,6 @@
 """
 import collections
 import numbers
-import os
 
 import numpy as np
 
@@ -57,9 +56,7 @@ class Predictor:
                 be read.
         """
         from nets import saved  # here, for a fast start of main.py
-        in_project = os.path.join(saved.PRETRAINED, '..', '..', folder)
-        if not os.path.exists(folder) and os.path.exists(in_project):
-            folder = os.path.normpath(in_project)
+        folder = saved.find_folder(folder)
         session, model, record = saved.load_network(
             folder, net, width, output_stride, accelerate)
         forward = session.make_callable(model.output, [model.input])

@@ -90,6 +90,8 @@ def machine(tmp_path):
     ({'FOLD': '12'}, 'FOLD=12: unknown; give 0, 1, 2 or 3'),
     ({'FOLD': 'none'}, 'FOLD=none: unknown; give 0, 1, 2 or 3'),
     ({'ENGINE': 'tf3'}, 'ENGINE=tf3: unknown; give tf1, tf1-gpu or tf2'),
+    ({'ENGINE': 'onnx'}, 'ENGINE=onnx: only for export; give ENGINE=onnx '
+     './run.sh setup'),
     ({'MONUSEG_DIR': '/no/such'}, 'MONUSEG_DIR=/no/such: no such folder or '
      'file')])
 def test_wrong_variables_are_refused_before_a_set_up(machine, variables,
@@ -289,6 +291,17 @@ def test_an_engine_keeps_to_its_folder(machine, tmp_path):
                       process.stdout) == [
         ('train', 'tinynet'), ('train', 'unet'), ('eval', 'unet'),
         ('predict', 'unet')]
+
+
+@pytest.mark.skipif(VERSION not in ('3.10', '3.11'), reason='has no ONNX')
+def test_the_environment_for_onnx_is_none_to_work_in(machine):
+    process = machine.run('setup', ENGINE='onnx', PYTHON=base_python())
+    assert (process.returncode, process.stderr) == (0, '')
+    assert process.stdout.splitlines() == [
+        f'Setting up .venv-onnx with Python {platform.python_version()}',
+        '.venv-onnx is ready; next: python main.py --mode=export --net=unet']
+    assert (machine.project / '.venv-onnx' / 'requirements.txt').exists()
+    assert not os.path.lexists(machine.project / '.venv')
 
 
 @pytest.mark.skipif(ENGINE == 'tf1', reason='once is enough: with tf2')
