@@ -28,8 +28,8 @@ FILES = {'model': ('ONNX Runtime', 'OpenCV'),
          'model_dynamic': ('ONNX Runtime',)}
 OPSET = 15
 SAVED_MODEL_TOLERANCE, TOLERANCE = 1e-5, 1e-4  # of probabilities
-# Of SegNet's on average. Where two values of a pooling window are almost equal,
-# rounding decides whose position it remembers, and pixels around differ.
+# Of SegNet's on average. Where two values of a pooling window are almost
+# equal, rounding decides whose position it remembers, and pixels differ.
 TIES_TOLERANCE = 1e-3
 
 

@@ -96,6 +96,45 @@ def test_a_folder_in_the_place_of_the_output_is_named(tmp_path):
     assert os.listdir(str(tmp_path)) == ['out.txt']
 
 
+def write_folder(path, name, fail=False):
+    with atomic_write(str(path)) as partial:
+        os.mkdir(partial)
+        with open(os.path.join(partial, name), 'w') as file:
+            file.write(name)
+        if fail:
+            raise KeyError
+
+
+def test_a_folder_replaces_one_as_a_whole(tmp_path):
+    path = tmp_path / 'out'
+    for name in ('a', 'b'):
+        write_folder(path, name)
+        assert os.listdir(str(path)) == [name]
+        with pytest.raises(KeyError):
+            write_folder(path, 'c', fail=True)
+        assert os.listdir(str(path)) == [name]
+    # A folder is no file to replace.
+    (tmp_path / 'file').write_text('mine')
+    with pytest.raises(InputError, match='file: cannot be written'):
+        write_folder(tmp_path / 'file', 'a')
+    assert (tmp_path / 'file').read_text() == 'mine'
+    assert sorted(os.listdir(str(tmp_path))) == ['file', 'out']
+
+
+def test_the_folder_of_a_killed_writer_is_removed(tmp_path):
+    code = """if True:
+        import os, signal, sys
+        from histology.files import atomic_write
+        with atomic_write(sys.argv[1]) as partial:
+            os.makedirs(os.path.join(partial, 'inner'))
+            os.kill(os.getpid(), signal.SIGKILL)"""
+    python(code, tmp_path / 'out').communicate(timeout=SECONDS)
+    left, = os.listdir(str(tmp_path))
+    assert left.startswith('.partial-')
+    write_folder(tmp_path / 'out', 'a')
+    assert os.listdir(str(tmp_path)) == ['out']
+
+
 def test_json_of_what_json_does_not_know(tmp_path):
     path = tmp_path / 'out.json'
     write_json(str(path), {'a': [1, float('nan'), {'b': None}]})
