@@ -154,7 +154,7 @@ def test_only_an_unchanged_export_is_replaced(program, trained, saved_models,
     record = folder / 'export.json'
     before = record.read_bytes()
     record.write_text('{}')
-    one_line(again(), str(record), 'says nothing of files')
+    one_line(again(), str(record), 'lacks files')
     record.write_bytes(before)
 
     assert json.loads(before.decode())['record']['net'] == 'unet'
