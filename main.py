@@ -37,6 +37,7 @@ try:
     from nets import saved
     from prediction import Predictor
     from prediction.instances import GAP_THRESHOLD, THRESHOLD
+    from prediction.slides import MAX_WHOLE_PIXELS
     from prediction.tiling import MAX_TILE_PIXELS, MIN_OVERLAP
     from prediction.writers import OUTPUTS
     from training.records import (
@@ -156,12 +157,18 @@ def define_flags():
     flag('average', True, 'Test-time augmentation: average over the four '
          'right-angle rotations; --noaverage takes a third of the time.')
     flag('max_pixels', MAX_TILE_PIXELS, 'Larger images are cut into '
-         'overlapping tiles of at most this many pixels.', 1)
+         'overlapping tiles of at most this many pixels, and slides into '
+         'blocks.', 1)
     flag = functools.partial(define, 'predict')
     flag('images', str, "A file, a folder or a quoted pattern: 'DIR/*.tif'.")
     define('predict, export', 'output_dir', str, 'Where to write; '
            'predictions/NET or exported/NET if not given.')
-    flag('outputs', list(OUTPUTS), f'What to write, of {",".join(OUTPUTS)}.')
+    flag('outputs', list(OUTPUTS), f'What to write, of {",".join(OUTPUTS)}; '
+         'of slides csv and geojson.')
+    flag('tissue', 'auto', 'Where to search a slide: auto: where there is '
+         'tissue.', values=('auto', 'all'))
+    flag('max_whole_pixels', MAX_WHOLE_PIXELS, 'Tiled TIFF and SVS of more '
+         'pixels are slides, predicted block by block.', 1)
     flags.register_validator(
         'outputs', lambda names: names and set(names) <= set(OUTPUTS),
         f'give some of {",".join(OUTPUTS)}, with commas between')
@@ -450,10 +457,12 @@ def predict(folder):
             predict_store(file, output_dir, predictor, FLAGS.outputs)
         else:
             skipped = predict_files(paths, output_dir, predictor,
-                                    microns_per_pixel, FLAGS.outputs)
+                                    microns_per_pixel, FLAGS.outputs,
+                                    FLAGS.tissue == 'all',
+                                    FLAGS.max_whole_pixels)
     print(f'predicted: {output_dir}'
-          + (f'; {progress.counted(len(skipped), "image")} skipped'
-             if skipped else ''))
+          + (f'; {progress.counted(len(skipped), "image")} skipped or '
+             'incomplete' if skipped else ''))
     return 1 if skipped else 0
 
 

@@ -35,13 +35,23 @@ def network_size(size, microns_per_pixel, name):
     Raises:
         InputError: it would be too large or too small.
     """
-    factor = (microns_per_pixel or MICRONS_PER_PIXEL) / MICRONS_PER_PIXEL
-    height, width = (round(side * factor) for side in size)
+    height, width = scaled_size(size, microns_per_pixel or MICRONS_PER_PIXEL)
     if (height, width) != tuple(size):
         name += f': resampled to {MICRONS_PER_PIXEL} micrometres per pixel'
         tiff.check_max_pixels(width, height, name)
     check_min_side((height, width), name)
     return height, width
+
+
+def scaled_size(size, microns_per_pixel, new=MICRONS_PER_PIXEL):
+    """Compute (height, width) at `new` micrometres per pixel.
+
+    Args:
+        size: (height, width) of the image, pixels.
+        microns_per_pixel: of the image.
+    """
+    return tuple(max(round(side * (microns_per_pixel / new)), 1)
+                 for side in size)
 
 
 class Resampled:

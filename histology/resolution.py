@@ -43,12 +43,17 @@ def read_microns_per_pixel(path, data=None):
             is_tiff = file.read(4) in tiff.MAGIC
             file.seek(0)
             for x, y, own in _of_tiff(file) if is_tiff else _of_others(file):
-                if (PLAUSIBLE[0] <= x <= PLAUSIBLE[1]
-                        and abs(x - y) <= SAME_SIDES * x):
+                if is_plausible(x, y):
                     return x, own
     except (*images.DECODER_ERRORS, InputError):
         pass  # reading the pixels says what is wrong
     return None, False
+
+
+def is_plausible(x, y):
+    """Say whether a pixel of x by y micrometres is a microscope's."""
+    return (PLAUSIBLE[0] <= x <= PLAUSIBLE[1]
+            and abs(x - y) <= SAME_SIDES * x)
 
 
 def _of_tiff(file):
@@ -135,7 +140,10 @@ class Resolution:
             those that it is resampled from, or None if it stays as it is
             its own, or None if they are not known
         """
-        stated, own = read_microns_per_pixel(path, data)
+        return self.settle(path, *read_microns_per_pixel(path, data))
+
+    def settle(self, path, stated, own):
+        """Do what `of_image` does with what the file states."""
         if self.asked or not own:
             self.compare(path, stated, self.asked)
             if not (self.asked or stated):

@@ -80,9 +80,7 @@ def read(file, name, labels=False):
         what tifffile and imagecodecs raise for damaged files
     """
     with opened(file) as tiff:
-        # An overview may come first; the macro of a slide may be larger.
-        series = tiff.series[0] if tiff.is_svs else max(
-            tiff.series, key=lambda found: _pixels(found.keyframe))
+        series = largest(tiff)
         page = series.keyframe
         check_max_pixels(page.imagewidth, page.imagelength, name)
         reason = _not_read(page, labels, tiff.is_imagej)
@@ -114,6 +112,13 @@ def read(file, name, labels=False):
         pixels, alpha = _without_unknown(pixels, page)
         tag = page.tags.get(ORIENTATION_TAG)
         return upright(pixels, tag.value if tag else 1), alpha
+
+
+def largest(tiff):
+    """Choose the series of the image that is meant in a tifffile.TiffFile."""
+    # An overview may come first; the macro of a slide may be larger.
+    return tiff.series[0] if tiff.is_svs else max(
+        tiff.series, key=lambda found: _pixels(found.keyframe))
 
 
 def check_max_pixels(width, height, name):

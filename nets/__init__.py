@@ -11,7 +11,9 @@ OUTPUT_STRIDES, the default first: the function then takes one of them as
 `output_stride`. A module may also say MIN_BATCH_SIZE, of training, 1 by
 default, XLA_PAYS: whether XLA makes up for the time that it takes to
 compile the network, True by default, and PORTABLE, False by default: the
-function then takes `portable`, to use only operations that ONNX has.
+function then takes `portable`, to use only operations that ONNX has. HALO, 128
+by default, says how far from the edge of a block of a slide nuclei depend on
+nothing beyond: docs/slides.md.
 """
 import importlib
 
@@ -19,6 +21,7 @@ import importlib
 NETS = ('segnet', 'unet', 'deeplabv3')
 WIDTH = 16
 MAX_WIDTH = 1024
+HALO = 128  # pixels, a multiple of each network's stride
 # Of their input. Stored beside a trained network, so that a later change of
 # rule is noticed.
 NORMALISATION = 'uint8 / 255'

@@ -29,6 +29,7 @@ ASPP_RATES = (1, 2, 3)  # at the largest output stride
 # Side of the window that the image-level branch averages over in inference,
 # pixels of the image.
 POOL_WINDOW = 260
+HALO = 256  # pixels around a block of a slide
 
 
 def resize(x, factor, name):

@@ -57,8 +57,8 @@ def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
     labels = np.zeros(mask.shape, np.int32)
     closed = np.zeros(mask.shape, np.uint8)
     count = 0
-    windows = _windows(mask.shape, window, int(MARGIN * scale))
-    for core, outer in windows:
+    parts = windows(mask.shape, window, int(MARGIN * scale))
+    for core, outer in parts:
         regions, peaks, filled = _separate_window(
             mask[outer] > 0, probability[outer], scale,
             255 * GAP_THRESHOLD * threshold)
@@ -69,7 +69,7 @@ def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
         mine = np.all([(axis >= part.start) & (axis < part.stop)
                        for axis, part in zip(peaks, inner)], axis=0)
         count += _add(labels[outer], regions, mine, count)
-    for core, _ in windows:
+    for core, _ in parts:
         # What reaches further than a margin from its peak.
         rest, pieces = ndimage.label(morphology.remove_small_objects(
             (closed[core] > 0) & (labels[core] == 0), MIN_AREA * scale ** 2))
@@ -114,11 +114,19 @@ def areas(labels):
                for top in range(0, len(labels), WINDOW))
 
 
-def _windows(shape, side, margin):
-    """Return (core, outer), pairs of slices: the cores cover the image."""
-    axes = [[(slice(start, min(start + side, length)),
-              slice(max(start - margin, 0), start + side + margin))
-             for start in range(0, length, side)] for length in shape]
+def windows(shape, side, margin, shift=0):
+    """List (core, outer), pairs of slices: the cores cover the image.
+
+    Args:
+        shape: (height, width) of the image.
+        side: of a core, pixels.
+        margin: of the outer part, around the core.
+        shift: by how much the first core is shorter.
+    """
+    axes = [[(slice(max(start, 0), min(start + side, length)),
+              slice(max(start - margin, 0),
+                    min(start + side + margin, length)))
+             for start in range(-shift, length, side)] for length in shape]
     return [tuple(zip(*window)) for window in itertools.product(*axes)]
 
 

@@ -1,4 +1,5 @@
-"""Predict images of files and stores, and write masks, nuclei and overlays."""
+"""Predict images, stores and slides, and write masks, nuclei and overlays."""
+import functools
 import glob
 import os
 import sys
@@ -11,8 +12,11 @@ from histology.files import MAX_NAME, InputError
 from histology.images import read_image
 from histology.listing import IMAGE_ENDINGS
 from input_pipeline import store
-from prediction import instances
-from prediction.writers import OUTPUTS, is_written_here
+from prediction import instances, slides
+from prediction.blocks import predict_slide
+from prediction.writers import OUTPUTS, SLIDE_OUTPUTS, is_written_here
+
+ENDINGS = IMAGE_ENDINGS + slides.ENDINGS
 
 # Square micrometres. Medians of MoNuSeg's images are 17 to 50, three of
 # lymphoid tissue 7 to 11. At 20x, read as 40x, they are 5 to 16.
@@ -21,22 +25,27 @@ LARGEST_AREA = 500  # of MoNuSeg's nuclei 320
 
 
 def predict_files(images, output_dir, predictor, microns_per_pixel=None,
-                  outputs=tuple(OUTPUTS)):
+                  outputs=tuple(OUTPUTS), all_tissue=False,
+                  max_whole_pixels=slides.MAX_WHOLE_PIXELS):
     """Find the nuclei of image files and write OUTPUTS.
 
     A line on stdout says how many nuclei an image has. An image that cannot
-    be used is reported on stderr and skipped. Results of an earlier
+    be used is reported on stderr and skipped. Of slides, as `slides.is_slide`
+    defines them, SLIDE_OUTPUTS are written. Results of an earlier
     prediction are replaced if they are in `outputs`, and no other file.
 
     Args:
         images: list of paths, or what `find_images` takes.
         output_dir: made if missing.
         predictor: Predictor.
-        microns_per_pixel: of the images, or None for the networks' own.
+        microns_per_pixel: of the images, or None for what they state.
         outputs: names of OUTPUTS.
+        all_tissue: whether to search a slide where it seems empty, too.
+        max_whole_pixels: larger images are slides.
 
     Returns:
-        list of the paths that were skipped
+        list of the paths that were skipped, and of slides with parts that
+        were
 
     Raises:
         InputError: there is no image; a result cannot or must not be written;
@@ -47,9 +56,13 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
         raise InputError('--images: an empty list; give at least one file')
     _check_folder(output_dir, paths)
     settled, skipped = resolution.Resolution(microns_per_pixel), []
+    found_slides = {path for path in paths
+                    if slides.is_slide(path, max_whole_pixels)}
 
     def read(path):
         try:
+            if path in found_slides:
+                return slides.open_slide(path, settled)
             image = read_image(path)  # [H, W, 3]
             microns = settled.of_image(path)
             resample.network_size(image.shape[:2], microns[0], path)
@@ -61,8 +74,24 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
         return (image, *microns)
 
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
-    _predict(list(zip(paths, stems)), read, output_dir, predictor, outputs)
+    _predict(list(zip(paths, stems)), read, output_dir, predictor, outputs,
+             found_slides, functools.partial(
+                 _write_slide, skipped, predictor, outputs, all_tissue))
     return skipped
+
+
+def _write_slide(skipped, predictor, outputs, all_tissue, path, start, found):
+    """Predict a slide, and report what of it cannot be read."""
+    text, missing = predict_slide(*found, start, predictor, outputs,
+                                  all_tissue)
+    if text:
+        progress.say(f'{path}: {text}')
+    if missing:
+        progress.say(
+            f'error: {path}: {progress.counted(missing, "block")} of it '
+            'cannot be read, and their nuclei are not in the results; copy '
+            'it again and repeat the command', sys.stderr)
+        skipped.append(path)
 
 
 def predict_store(file, output_dir, predictor, outputs=tuple(OUTPUTS)):
@@ -79,7 +108,8 @@ def predict_store(file, output_dir, predictor, outputs=tuple(OUTPUTS)):
              output_dir, predictor, outputs)
 
 
-def _predict(sources, read, output_dir, predictor, outputs):
+def _predict(sources, read, output_dir, predictor, outputs, found_slides=(),
+             write_slide=None):
     """Predict images and write the results.
 
     Args:
@@ -87,8 +117,11 @@ def _predict(sources, read, output_dir, predictor, outputs):
         read: function from a name to the image, uint8 [H, W, 3], and what
             `Resolution.of_image` returns; or to None, to skip it.
         output_dir, predictor, outputs: as for `predict_files`.
+        found_slides: the names that are slides.
+        write_slide: function from a slide's name, the path of its results
+            without what follows the stem, and what `read` returns.
     """
-    staying = _check_results(output_dir, sources, outputs)
+    staying = _check_results(output_dir, sources, outputs, found_slides)
     _make_folder(output_dir)
     if staying:
         print(f'kept {progress.counted(len(staying), "file")} of an earlier '
@@ -98,8 +131,11 @@ def _predict(sources, read, output_dir, predictor, outputs):
     with progress.reporter(len(sources), 'image') as report:
         for done, source in enumerate(sources):
             name, stem = source
-            found = read(name)
-            if found:
+            found, start = read(name), os.path.join(output_dir, stem)
+            if found and name in found_slides:
+                _check_results(output_dir, [source], outputs, found_slides)
+                write_slide(name, start, found)
+            elif found:
                 image, network_microns, own_microns = found
                 nuclei = predictor(
                     image, network_microns, name,
@@ -109,8 +145,7 @@ def _predict(sources, read, output_dir, predictor, outputs):
                 _check_results(output_dir, [source], outputs)
                 for output, (endings, write, _) in OUTPUTS.items():
                     if output in outputs:
-                        write([os.path.join(output_dir, stem + ending)
-                               for ending in endings], nuclei)
+                        write([start + ending for ending in endings], nuclei)
                 areas[name] = (instances.areas(nuclei.labels)[1:],
                                nuclei.microns_per_pixel)
                 progress.say(f'{name}: '
@@ -193,7 +228,7 @@ def find_images(name):
                    if os.path.isfile(path) or not os.path.exists(path))
     if not paths:
         reason = (f"no such file ('{pattern}' in {folder or os.curdir})"
-                  if parts else f'holds no image ({", ".join(IMAGE_ENDINGS)}),'
+                  if parts else f'holds no image ({", ".join(ENDINGS)}),'
                   ' and its subfolders are not searched')
         raise InputError(f'--images {name}: {reason}; give a file, a folder '
                          "or a pattern in quotes, as 'folder/*.tif', or "
@@ -203,7 +238,7 @@ def find_images(name):
 
 def _tissue(paths):
     """Select the tissue among a folder's files, and name what else it has."""
-    images = [path for path in paths if path.lower().endswith(IMAGE_ENDINGS)]
+    images = [path for path in paths if path.lower().endswith(ENDINGS)]
     names = pairs.names_of(images)
     images = [path for path in images if not pairs.adds_to_one_of(path, names)
               and not listing.is_predicted((path,))]
@@ -212,7 +247,7 @@ def _tissue(paths):
         kinds = {os.path.splitext(path)[1]: path for path in others[::-1]}
         print(f'{progress.counted(len(others), "file")} skipped (masks and '
               'the like beside their images, or not of '
-              f'{", ".join(IMAGE_ENDINGS)}): '
+              f'{", ".join(ENDINGS)}): '
               + ', '.join(sorted(kinds.values())))
     return images
 
@@ -239,16 +274,20 @@ def _make_folder(output_dir):
                          ) from error
 
 
-def _check_results(output_dir, sources, outputs):
+def _check_results(output_dir, sources, outputs, found_slides=()):
     """Refuse to replace a result of another image or a file of others.
 
     Returns:
         list of the results of an earlier prediction that are not written anew
     """
     staying, seen = [], {}
-    longest = max((ending for output in outputs
-                   for ending in OUTPUTS[output].endings), key=len)
     for name, stem in sources:
+        table = SLIDE_OUTPUTS if name in found_slides else OUTPUTS
+        # What is of slides alone is always written.
+        wanted = {output for output in table
+                  if output in outputs or output not in OUTPUTS}
+        longest = max((ending for output in wanted
+                       for ending in table[output].endings), key=len)
         if len(os.fsencode(stem + longest)) > MAX_NAME:
             raise InputError(f'{name}: its name is too long for results; '
                              'rename it')
@@ -257,13 +296,13 @@ def _check_results(output_dir, sources, outputs):
                              f'of {seen[stem]}; rename one or predict them '
                              'into two folders')
         seen[stem] = name
-        for output, (endings, *_) in OUTPUTS.items():
+        for output, (endings, *_) in table.items():
             for ending in endings:
                 path = os.path.join(output_dir, stem + ending)
                 ours = is_written_here(path, output)
-                if ours and output not in outputs:
+                if ours and output not in wanted:
                     staying.append(path)
-                if output in outputs and os.path.lexists(path) and not ours:
+                if output in wanted and os.path.lexists(path) and not ours:
                     raise InputError(
                         f'{path}: was not written by predict, or by an '
                         'earlier version; move it or choose another '

@@ -9,7 +9,8 @@ import numbers
 
 import numpy as np
 
-from histology import resample
+import nets
+from histology import listing, resample
 from histology.resolution import PLAUSIBLE
 from prediction import instances, measurements, tiling, writers
 from prediction.instances import THRESHOLD
@@ -26,11 +27,13 @@ class Predictor:
         threshold: nucleus is where the probability is above this, 0 to 1.
         record: dict, what the network was trained on and how, or None.
         folder: the model folder, or None.
+        accelerate: whether `forward` is accelerated, for records.
+        halo: see `nets`, of blocks of slides.
     """
 
     def __init__(self, forward, stride, threshold=THRESHOLD,
                  max_pixels=MAX_TILE_PIXELS, average=True, record=None,
-                 folder=None):
+                 folder=None, accelerate=False, halo=nets.HALO):
         self.forward = forward
         self.stride = stride
         self.threshold = threshold
@@ -38,6 +41,8 @@ class Predictor:
         self.average = average
         self.record = record
         self.folder = folder
+        self.accelerate = accelerate
+        self.halo = halo
 
     @classmethod
     def load(cls, folder, net=None, width=None, output_stride=None,
@@ -61,7 +66,18 @@ class Predictor:
             folder, net, width, output_stride, accelerate)
         forward = session.make_callable(model.output, [model.input])
         return cls(forward, model.stride, record=record, folder=folder,
+                   accelerate=accelerate, halo=getattr(
+                       nets.module_of(record['net']), 'HALO', nets.HALO),
                    **settings)
+
+    def identity(self):
+        """Return what its results depend on, a dict for JSON."""
+        from nets.saved import WEIGHTS_FILE
+        return {'weights_sha1': listing.file_digest(
+                    (os.path.join(self.folder or '', WEIGHTS_FILE),)),
+                'record': self.record,
+                **{name: getattr(self, name) for name in (
+                    'threshold', 'average', 'max_pixels', 'accelerate')}}
 
     def rows(self, image, size=None, progress=None):
         """Compute the probability of nucleus as `tiling.predict_rows` does.
@@ -98,7 +114,6 @@ class Predictor:
                 or `microns_per_pixel` is out of range.
             InputError: the image is too small or too large, or as `rows`.
         """
-        _check_range('threshold', self.threshold, 0, 1)
         image = np.asarray(image)
         if (image.ndim, image.dtype) != (3, np.uint8) or image.shape[2] != 3:
             raise ValueError(f'{name} is {image.dtype} {list(image.shape)}; '
@@ -106,18 +121,29 @@ class Predictor:
         if microns_per_pixel is not None:
             _check_range('microns_per_pixel', microns_per_pixel, *PLAUSIBLE)
         size = resample.network_size(image.shape[:2], microns_per_pixel, name)
+        mask, probability = self.classify(image, size, progress and (
+            lambda part: progress(NETWORK_PART * part)))
+        labels, mask = instances.separate(
+            mask, probability, len(image) / size[0], self.threshold)
+        return Nuclei(image, mask, probability, labels, microns_per_pixel)
+
+    def classify(self, image, size=None, progress=None):
+        """Classify the pixels of an image; arguments as for `rows`.
+
+        Returns:
+            mask: uint8 [H, W] of 0 and 1, before gaps are closed.
+            probability: uint8 [H, W], 255 times the probability of nucleus.
+        """
+        _check_range('threshold', self.threshold, 0, 1)
         mask, probability = np.empty((2, *image.shape[:2]), np.uint8)
         top = 0
-        for part in self.rows(image, size, progress and (
-                lambda part: progress(NETWORK_PART * part))):
+        for part in self.rows(image, size, progress):
             rows = slice(top, top + len(part))
             mask[rows] = part > self.threshold
             part *= 255
             probability[rows] = np.rint(part, out=part)
             top = rows.stop
-        labels, mask = instances.separate(
-            mask, probability, len(image) / size[0], self.threshold)
-        return Nuclei(image, mask, probability, labels, microns_per_pixel)
+        return mask, probability
 
 
 class Nuclei(collections.namedtuple(

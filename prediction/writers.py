@@ -5,6 +5,8 @@ A new output is a function here and a line in OUTPUTS, before the overlay.
 import collections
 import contextlib
 import csv
+import gzip
+import io
 import json
 import os
 import uuid
@@ -42,6 +44,7 @@ QUPATH_UNITS = ('', ' px', ' px^2'), ('', ' \u00b5m', ' \u00b5m^2')
 DECIMALS = 4
 
 NUCLEUS = {'name': 'Nucleus', 'color': [200, 0, 0]}
+GZIP_ABOVE = 100000  # nuclei
 # Of the features' UUIDs, see RFC 4122, 4.3; drawn at random.
 NAMESPACE = uuid.UUID('3f1c9a52-6d0e-4c56-9b57-0f6c4b0e8d21')
 
@@ -107,6 +110,14 @@ def write_geojson(paths, nuclei):
         file.write('\n]}\n')
 
 
+def write_large_geojson(paths, nuclei):
+    """Write the nuclei of a slide for QuPath, gzipped if they are many."""
+    chosen, other = paths if nuclei.count <= GZIP_ABOVE else paths[::-1]
+    write_geojson([chosen], nuclei)
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(other)
+
+
 def write_overlay(paths, nuclei):
     """Write the outlines on the tissue; draws on `nuclei.image` itself."""
     write_png(paths[0], overlay(nuclei.image, nuclei.labels, nuclei.image),
@@ -153,9 +164,12 @@ def _header(microns_per_pixel):
 
 @contextlib.contextmanager
 def _text_file(path):
-    with atomic_write(path) as partial, open(
-            partial, 'w', newline='\n', encoding='utf-8') as file:
-        yield file
+    with atomic_write(path) as partial, open(partial, 'wb') as file:
+        if path.endswith('.gz'):
+            # Our name as the file's, and no time: the same bytes each time.
+            file = gzip.GzipFile(SOFTWARE, 'wb', fileobj=file, mtime=0)
+        with io.TextIOWrapper(file, 'utf-8', newline='\n') as text:
+            yield text
 
 
 def _feature(file_name, measures, pieces):
@@ -176,6 +190,7 @@ def _json(content):
     return json.dumps(content, separators=(',', ':'), allow_nan=False)
 
 
+JSON_MARK = f'"software": "{SOFTWARE}"'.encode()
 # What is written for an image STEM.*: what follows STEM in the names; the
 # function that writes it, from the paths of these names and a
 # `predictor.Nuclei`; and what the head of such a file holds, one of several.
@@ -195,7 +210,20 @@ OUTPUTS = {
 }
 
 
+# The same for a slide, of which `blocks.Nuclei` are written. The last three
+# are always written.
+SLIDE_OUTPUTS = {
+    'csv': OUTPUTS['csv'],
+    'geojson': Output(['_nuclei.geojson', '_nuclei.geojson.gz'],
+                      write_large_geojson, [GEOJSON_HEAD.encode(), TIFF_MARK]),
+    'tissue': Output(['_tissue.png'], None, [PNG_MARK]),
+    'overview': Output(['_overview.jpg'], None, [TIFF_MARK]),
+    'json': Output(['.json'], None, [JSON_MARK]),
+}
+
+
 def is_written_here(path, output):
-    """Say whether predict wrote a file as one of OUTPUTS, by its head."""
+    """Say whether predict wrote a file as one of the outputs, by its head."""
     head = listing.read_head((path,))
-    return any(mark in head for mark in OUTPUTS[output].marks)
+    return any(mark in head
+               for mark in {**OUTPUTS, **SLIDE_OUTPUTS}[output].marks)

@@ -1,0 +1,180 @@
+"""Whole slides, read in parts by OpenSlide, on Python 3.7 by tiffslide."""
+import contextlib
+import math
+import sys
+
+import numpy as np
+
+from histology import images, resample, resolution, tiff
+from histology.files import InputError
+
+ENDINGS = ('.ndpi', '.mrxs', '.scn', '.vms', '.bif', '.svslide')
+MAX_WHOLE_PIXELS = 2 ** 27  # 1.5 GB, with all results
+HAS_OPENSLIDE = sys.version_info >= (3, 9)
+JPEG_2000 = (33003, 33004, 33005, 34712)  # TIFF's numbers
+READ_SIDE = 2048  # pixels that are read at once
+LEVEL_TOLERANCE = 1.01  # a level of 4.0003 is one of 4
+
+
+def is_slide(path, max_whole_pixels=MAX_WHOLE_PIXELS):
+    """Say whether a file is predicted block by block.
+
+    This is so if its ending is in ENDINGS, or if it is a tiled TIFF of 8 bits
+    with more than `max_whole_pixels`. One that OpenSlide does not read is an
+    image as long as `images.read_image` takes as many pixels.
+    """
+    if path.lower().endswith(ENDINGS):
+        return True
+    try:
+        with open(path, 'rb') as file, tiff.opened(file) as content:
+            page = tiff.largest(content).keyframe
+            pixels = page.imagewidth * page.imagelength
+            # OpenSlide shows 12 bits in 16 too dark.
+            return (page.is_tiled and page.bitspersample == 8
+                    and pixels > max_whole_pixels
+                    and (pixels > tiff.MAX_IMAGE_PIXELS or bool(Slide(path))))
+    except (*images.DECODER_ERRORS, InputError):
+        return False  # reading the image says what is wrong
+
+
+def open_slide(path, settled):
+    """Open a slide and settle its micrometres per pixel.
+
+    Args:
+        path: file, as `is_slide` takes it.
+        settled: resolution.Resolution.
+
+    Returns:
+        Slide; (height, width) at which the network sees it; its micrometres
+        per pixel
+
+    Raises:
+        InputError: it cannot be opened, is too small, or does not state them.
+    """
+    slide = Slide(path)
+    stated = slide.microns_per_pixel()
+    if not (settled.asked or stated):
+        raise InputError(f'{path}: states no resolution; give it, e.g. '
+                         '--magnification=40 or --microns_per_pixel=0.25')
+    network_microns, microns = settled.settle(path, stated, True)
+    size = slide.size
+    if network_microns:
+        size = resample.scaled_size(size, network_microns)
+    resample.check_min_side(size, path)
+    return slide, size, microns
+
+
+class Slide:
+    """An open slide; `size` is its (height, width) at level 0.
+
+    Pixels count from the upper left corner of what was scanned, as in QuPath:
+    some scanners store empty space around it.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self._open()
+        bounds = [self._property(f'bounds-{name}')
+                  for name in ('x', 'y', 'width', 'height')]
+        self._left, self._top, width, height = map(
+            int, [0, 0, *self._file.dimensions] if None in bounds else bounds)
+        self.size = height, width
+
+    def _open(self):
+        if HAS_OPENSLIDE:
+            from openslide import OpenSlide as opened
+            from openslide import OpenSlideError as Damage
+        else:
+            from tiffslide import TiffFileError as Damage
+            from tiffslide import TiffSlide as opened
+        self._errors = (Damage, *images.DECODER_ERRORS)
+        lacking = ValueError('this kind needs OpenSlide, which Python 3.7 '
+                             'lacks; set up with ENGINE=tf2')
+        try:
+            if not HAS_OPENSLIDE and self.path.lower().endswith(ENDINGS):
+                raise lacking
+            self._file = opened(self.path)
+            if not HAS_OPENSLIDE:
+                page = self._file.ts_tifffile.series[0].keyframe
+                page.nodata = 255  # tiles that are not stored: white
+                if page.compression in JPEG_2000:  # tiffslide garbles it
+                    raise lacking
+        except self._errors as error:
+            raise InputError(f'{self.path}: cannot be opened as a slide '
+                             f'({error}); copy it again, or save it as a '
+                             'tiled TIFF by QuPath or libvips') from error
+
+    def _property(self, name):
+        prefix = 'openslide' if HAS_OPENSLIDE else 'tiffslide'
+        return self._file.properties.get(f'{prefix}.{name}')
+
+    def microns_per_pixel(self):
+        """Return the micrometres per pixel that the file states, or None.
+
+        Those that TIFF has for printing count: a scanner wrote them.
+        """
+        x, y = (resolution.positive_number(str(self._property(f'mpp-{axis}')))
+                for axis in 'xy')
+        if x and y and resolution.is_plausible(x, y):
+            return x
+        return resolution.read_microns_per_pixel(self.path)[0]
+
+    def at(self, size):
+        """Return the slide at a size as an array that is read in parts.
+
+        It has `shape`, and is uint8 [h, w, 3] by two slices, which raise
+        InputError where it is damaged.
+        """
+        most = LEVEL_TOLERANCE * self.size[0] / size[0]
+        level = _Level(self, max([index for index, downsample in enumerate(
+            self._file.level_downsamples) if downsample <= most], default=0))
+        return (level if level.shape[:2] == tuple(size)
+                else resample.Resampled(level, size))
+
+    def read_whole(self, size):
+        """Read it at a small size: uint8 [*size, 3], black where damaged."""
+        image = self.at(size)
+        side = max(READ_SIDE * size[0]
+                   // getattr(image, 'image', image).shape[0], 1)
+        whole = np.zeros(image.shape, np.uint8)
+        for top in range(0, size[0], side):
+            for left in range(0, size[1], side):
+                part = slice(top, top + side), slice(left, left + side)
+                with contextlib.suppress(InputError):
+                    whole[part] = image[part]
+        return whole
+
+    def read_region(self, level, x, y, width, height):
+        """Read a part of a level, in its pixels: uint8 [height, width, 3]."""
+        downsample = self._file.level_downsamples[level]
+        try:
+            region = np.asarray(self._file.read_region(
+                (self._left + math.ceil(x * downsample),
+                 self._top + math.ceil(y * downsample)), level,
+                (width, height)).convert('RGBA'))
+        except self._errors as error:
+            self._open()  # after an error OpenSlide reads nothing more
+            raise InputError(f'{self.path}: damaged in level {level} at '
+                             f'x = {x}, y = {y} ({error}); copy it again'
+                             ) from error
+        # What was never scanned is transparent.
+        return np.where(region[..., 3:] == 0, np.uint8(255), region[..., :3])
+
+
+class _Level:
+    """A level of a slide, with `shape` and parts as of an array."""
+
+    def __init__(self, slide, level):
+        self._slide, self._level = slide, level
+        self.shape = (*(max(int(
+            side / slide._file.level_downsamples[level]), 1)
+            for side in slide.size), 3)
+
+    def __getitem__(self, place):
+        (top, bottom, _), (left, right, _) = (
+            part.indices(side) for part, side in zip(place, self.shape))
+        return self._slide.read_region(self._level, left, top, right - left,
+                                       bottom - top)

@@ -1,0 +1,102 @@
+"""Where a slide has tissue, and pictures of it."""
+import numpy as np
+from PIL import Image, ImageDraw
+
+from histology.files import atomic_write
+from histology.images import write_png
+
+MICRONS_PER_PIXEL = 8  # of the images and masks here
+MARGIN = 10  # pixels around tissue in which nuclei are searched, too
+# Of 255. Tissue is darker than glass in the mean of the colours, or coloured:
+# darker in one of them than in another. Faint eosin darkens green by 8.
+DARKER, COLOURED = 10, 5
+# Glass is a percentile of the pixels. Where tissue fills the picture, this
+# would be tissue, so glass is no darker, and its colours differ no more.
+GLASS, DARKEST_GLASS, TINT = 95, 230, 4
+OUTLINE = (0, 160, 0)
+OVERVIEW_SIDE = 1200  # pixels, at most, of a picture in the overview
+
+
+def find_tissue(image):
+    """Find the tissue in a slide; in doubt it is tissue.
+
+    Args:
+        image: uint8 [H, W, 3] at MICRONS_PER_PIXEL.
+
+    Returns:
+        bool [H, W], without holes.
+    """
+    from scipy import ndimage  # here, for a fast start of main.py
+    smooth = ndimage.gaussian_filter(image.astype(np.float32), (1, 1, 0))
+    glass = np.percentile(smooth, GLASS, axis=(0, 1)).astype(np.float32)
+    missing = np.maximum(glass, max(DARKEST_GLASS, glass.max() - TINT)
+                         ) - smooth  # light
+    return ndimage.binary_fill_holes(
+        (missing.mean(axis=2) > DARKER)
+        | (missing.max(axis=2) - missing.min(axis=2) > COLOURED))
+
+
+def touches(mask, part, size):
+    """Say whether a part of a slide lies within MARGIN of tissue.
+
+    Args:
+        mask: bool [H, W] of the slide.
+        part: slices of rows and columns of the slide at `size`.
+        size: (height, width).
+    """
+    return mask[tuple(
+        slice(max(axis.start * pixels // length - MARGIN, 0),
+              -(-axis.stop * pixels // length) + MARGIN)
+        for axis, pixels, length in zip(part, mask.shape, size))].any()
+
+
+def outlined(image, mask):
+    """Draw the outline of bool [H, W] into a copy of uint8 [H, W, 3]."""
+    from scipy import ndimage
+    edges = mask & ~ndimage.binary_erosion(mask)
+    return np.where(edges[..., np.newaxis], np.uint8(OUTLINE), image)
+
+
+def write_tissue(path, image, mask, parts, size, software):
+    """Write a PNG of the slide with the tissue outlined and parts drawn.
+
+    The arguments are those of `touches`, with a list of parts.
+    """
+    drawn = Image.fromarray(outlined(image, mask))
+    draw = ImageDraw.Draw(drawn)
+    for part in parts:
+        (top, bottom), (left, right) = (
+            (axis.start * pixels // length, axis.stop * pixels // length)
+            for axis, pixels, length in zip(part, mask.shape, size))
+        draw.rectangle((left, top, right, bottom), outline=(0, 0, 0))
+    write_png(path, np.asarray(drawn), software)
+
+
+def write_overview(path, image, mask, density, title, software):
+    """Write a JPEG of the slide with its tissue, and of the density.
+
+    Args:
+        path, title, software: software is kept in the file as comment.
+        image, mask: uint8 [H, W, 3] and bool [H, W].
+        density: float [h, w], nuclei per mm2.
+    """
+    # Without pyplot, which a server without a screen could not use.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    step = -(-max(mask.shape) // OVERVIEW_SIDE)
+    height, width = (side * MICRONS_PER_PIXEL / 1000 for side in mask.shape)
+    figure = Figure(figsize=(14, 1 + 6 * min(max(height / width, .4), 2)),
+                    constrained_layout=True)
+    FigureCanvasAgg(figure)
+    for axes, picture, name in zip(
+            figure.subplots(1, 2), (
+                outlined(image[::step, ::step], mask[::step, ::step]),
+                density), ('tissue', 'nuclei per mm2')):
+        shown = axes.imshow(picture, extent=(0, width, height, 0))
+        axes.set(title=name, xlabel='mm')
+    shown.set_clim(0)
+    figure.colorbar(shown, shrink=.8, ax=axes)
+    figure.suptitle(title)
+    with atomic_write(path) as partial:
+        figure.savefig(partial, format='jpeg', dpi=100,
+                       pil_kwargs={'quality': 90, 'comment': software + '\0'})

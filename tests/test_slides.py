@@ -1,0 +1,465 @@
+"""Slides block by block, on pyramids that tifffile writes."""
+import csv
+import gzip
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from scipy import spatial
+from shapely import geometry
+
+from conftest import start, wait_for
+from histology import images, resolution, synthetic
+from histology.files import InputError
+from prediction import Predictor, blocks, predict, slides, tissue, writers
+
+GLASS, TISSUE, NUCLEUS = (245, 245, 245), (230, 180, 210), (40, 30, 120)
+SIDE = 512  # of a block with its halo of 128 to each side
+
+
+def darkness(batch):
+    """A network: black is nucleus."""
+    return 1 - batch[..., :1]
+
+
+PREDICTOR = Predictor(darkness, 32, average=False, max_pixels=SIDE ** 2)
+
+
+def write_slide(path, image, microns=0.25, downsamples=(1, 4), **options):
+    """Writes a pyramid of tiles with its resolution."""
+    path.parent.mkdir(exist_ok=True)
+    with tifffile.TiffWriter(str(path)) as tif:
+        for down in downsamples:
+            resolution = [1e4 / microns / down] * 2
+            if tifffile.__version__ < '2022':
+                options['resolution'] = (*resolution, 'CENTIMETER')
+            else:
+                options.update(resolution=resolution,
+                               resolutionunit='CENTIMETER')
+            tif.write(image[::down, ::down], tile=(128, 128),
+                      photometric='rgb', metadata=None,
+                      subfiletype=int(down > 1),
+                      **{'compression': 'zlib', **options})
+
+
+def tissue_with_discs(height=600, width=650, step=37, radius=9):
+    """Glass, with tissue from (300, 200) on and nuclei all over it.
+
+    Returns:
+        image: uint8 [H, W, 3]
+        centres: list of (y, x) of the nuclei, in coordinates of QuPath
+    """
+    image = np.full((height, width, 3), GLASS, np.uint8)
+    image[300:, 200:] = TISSUE
+    centres = [(y, x) for y in range(320, height - 12, step)
+               for x in range(220, width - 12, step)]
+    rows, columns = np.ogrid[-radius:radius + 1, -radius:radius + 1]
+    disc = rows ** 2 + columns ** 2 <= radius ** 2
+    for y, x in centres:
+        image[y - radius:y + radius + 1, x - radius:x + radius + 1][
+            disc] = NUCLEUS
+    return image, [(y + 0.5, x + 0.5) for y, x in centres]
+
+
+@pytest.fixture
+def discs(tmp_path):
+    image, centres = tissue_with_discs()
+    write_slide(tmp_path / 'in' / 'a.tif', image)
+    return tmp_path, image, centres
+
+
+def run(folder, predictor=PREDICTOR, out='out', **options):
+    """Predicts folder/in into folder/out; all TIFF are slides."""
+    return predict.predict_files(str(folder / 'in'), str(folder / out),
+                                 predictor, max_whole_pixels=1, **options)
+
+
+def rows_of(path):
+    with open(str(path)) as file:
+        return list(csv.DictReader(file))
+
+
+def centroids(path, unit='px'):
+    return sorted((float(row[f'centroid_y_{unit}']),
+                   float(row[f'centroid_x_{unit}'])) for row in rows_of(path))
+
+
+def features(path):
+    with (gzip.open if path.suffix == '.gz' else open)(str(path)) as file:
+        return json.load(file)['features']
+
+
+def contents(folder):
+    """The bytes of each file; STEM.json without its seconds."""
+    found = {}
+    for path in sorted(folder.rglob('*')):
+        if path.suffix == '.json':
+            content = json.loads(path.read_text())
+            assert set(content.pop('seconds')) == {'tissue', 'merge',
+                                                   *blocks.STAGES}
+            found[path.name] = content
+        else:
+            found[path.name] = path.read_bytes() if path.is_file() else None
+    return found
+
+
+def test_a_slide_has_the_nuclei_of_the_whole_image(discs, capsys):
+    folder, image, centres = discs
+    assert run(folder) == []
+    out = folder / 'out'
+    assert [path.name for path in sorted(out.iterdir())] == [
+        'a.json', 'a_nuclei.csv', 'a_nuclei.geojson', 'a_overview.jpg',
+        'a_tissue.png']
+    assert centroids(out / 'a_nuclei.csv') == sorted(centres)
+    whole = PREDICTOR(image, 0.25).table()
+    table = rows_of(out / 'a_nuclei.csv')
+    assert list(table[0]) == list(whole)
+    # By blocks the nuclei have another order, so other labels.
+    for name in set(whole) - {'label'}:
+        assert sorted(float(row[name]) for row in table) == sorted(
+            whole[name].tolist()), name
+    assert [row['label'] for row in table] == [
+        str(label + 1) for label in range(len(centres))]
+    found = features(out / 'a_nuclei.geojson')
+    assert len({feature['id'] for feature in found}) == len(centres)
+    for row, feature in zip(table, found):
+        polygon = geometry.shape(feature['geometry'])
+        assert polygon.is_valid and polygon.area == float(row['area_px2'])
+        assert polygon.centroid.x == pytest.approx(float(
+            row['centroid_x_px']))
+    record = json.loads((out / 'a.json').read_text())
+    assert record['nuclei'] == len(centres)
+    # 300 x 450 pixels of tissue, and one of the mask around it.
+    assert record['tissue_mm2'] == pytest.approx(0.0084, rel=0.3)
+    assert record['nuclei_per_mm2'] == pytest.approx(
+        len(centres) / record['tissue_mm2'], rel=0.01)
+    assert record['settings']['side'] == SIDE
+    assert f'{len(centres)} nuclei, ' in capsys.readouterr().out
+    with Image.open(out / 'a_overview.jpg') as picture:
+        assert picture.size[0] == 1400
+
+
+@pytest.mark.parametrize('microns', [0.5, 0.23, 0.0625])
+def test_level_0_at_any_resolution(tmp_path, microns):
+    """The network sees 0.25 micrometres; results are in level 0's pixels."""
+    image, centres = tissue_with_discs(radius=12)
+    big = microns < 0.1
+    if big:  # nuclei of 40x in pixels of 160x, where level 1 is read
+        image = np.kron(image, np.ones((4, 4, 1), np.uint8))
+        centres = [(4 * y, 4 * x) for y, x in centres]
+    write_slide(tmp_path / 'in' / 'a.tif', image, microns)
+    assert run(tmp_path) == []
+    found = centroids(tmp_path / 'out' / 'a_nuclei.csv')
+    assert len(found) == len(centres)
+    away, nearest = spatial.cKDTree(centres).query(found)
+    assert len(set(nearest)) == len(centres)
+    assert away.max() < (2 if big else 0.6)
+    record = json.loads((tmp_path / 'out' / 'a.json').read_text())
+    assert record['settings']['size'] == list(image.shape[:2])
+    polygons = [geometry.shape(feature['geometry']) for feature in features(
+        tmp_path / 'out' / 'a_nuclei.geojson')]
+    areas = [float(row['area_px2'])
+             for row in rows_of(tmp_path / 'out' / 'a_nuclei.csv')]
+    assert all(polygon.is_valid for polygon in polygons)
+    np.testing.assert_allclose([polygon.area for polygon in polygons], areas,
+                               rtol=0.005)
+    # A flag is believed before the file.
+    asked = slides.Slide(str(tmp_path / 'in' / 'a.tif'))
+    assert asked.microns_per_pixel() == pytest.approx(microns, rel=1e-3)
+
+
+def test_a_slide_read_in_parts_is_the_image(tmp_path):
+    image = np.random.RandomState(0).randint(0, 256, (700, 500, 3), np.uint8)
+    write_slide(tmp_path / 'in' / 'a.tif', image)
+    slide = slides.Slide(str(tmp_path / 'in' / 'a.tif'))
+    assert slide.size == (700, 500)
+    part = slice(100, 460), slice(130, 500)
+    np.testing.assert_array_equal(slide.at((700, 500))[part], image[part])
+    # Level 1 is a quarter; what is asked for decides.
+    np.testing.assert_array_equal(slide.read_whole((175, 125)),
+                                  image[::4, ::4])
+    half = slide.at((350, 250))
+    together = np.empty((350, 250, 3), np.uint8)
+    for rows in (slice(0, 130), slice(130, 350)):
+        together[rows] = half[rows, slice(0, 250)]
+    expected = np.array(Image.fromarray(image).resize((250, 350),
+                                                      Image.BICUBIC))
+    assert np.abs(together.astype(int) - expected).max() <= 1
+
+
+def test_tiles_that_are_not_stored_are_white(tmp_path):
+    path = tmp_path / 'in' / 'a.tif'
+    write_slide(path, np.full((256, 256, 3), 99, np.uint8))
+    with tifffile.TiffFile(str(path)) as tif:
+        places = [tif.pages[0].tags[name].valueoffset + 4  # of the second
+                  for name in ('TileOffsets', 'TileByteCounts')]
+    with open(str(path), 'r+b') as file:
+        for place in places:
+            file.seek(place)
+            file.write(bytes(4))
+    found = slides.Slide(str(path)).at((256, 256))[:256, :256]
+    expected = np.full((256, 256, 3), 99)
+    expected[:128, 128:] = 255
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize('net, halo', [('unet', 128), ('segnet', 128),
+                                       ('deeplabv3', 256)])
+def test_shifted_grids_have_the_same_nuclei(net, halo, tmp_path):
+    image, _ = synthetic.make(np.random.RandomState(3), 512)
+    write_slide(tmp_path / 'in' / 'a.tif', image)
+    predictor = Predictor.load(f'checkpoints/pretrained/{net}',
+                               average=False,
+                               max_pixels=(2 * halo + 256) ** 2)
+    assert predictor.halo == halo
+    found = []
+    for shift in (0, 128):
+        blocks.predict_slide(
+            *slides.open_slide(str(tmp_path / 'in' / 'a.tif'),
+                               resolution.Resolution(None)),
+            str(tmp_path / f'{shift}'), predictor, ['csv', 'geojson'],
+            all_tissue=True, shift=shift)
+        found.append(sorted(
+            (geometry.shape(feature['geometry']).wkt, str(dict(
+                feature['properties']['measurements'], Label=0)))
+            for feature in features(tmp_path / f'{shift}_nuclei.geojson')))
+    assert len(found[0]) > 60
+    assert found[0] == found[1]
+
+
+def test_each_centroid_is_in_one_core():
+    size = (3000, 2111)
+    for shift in (0, 640, 1152):
+        covered = np.zeros(size, int)
+        for block in blocks.grid(size, 1536, 128, shift):
+            covered[block.core] += 1
+            for core, outer, length in zip(block.core, block.outer, size):
+                assert outer.start == max(core.start - 128, 0)
+                assert outer.start % 128 == 0
+                assert outer.stop == min(core.stop + 128, length)
+        assert (covered == 1).all()
+
+
+@pytest.mark.parametrize('max_pixels, side', [
+    (1536 ** 2, 1536), (2048 ** 2, 2048), (10 ** 8, 2048), (512 ** 2, 512),
+    (640 ** 2 - 1, 512)])
+def test_side_of_a_block(max_pixels, side):
+    assert blocks.side_for(max_pixels, 128) == side
+
+
+def test_blocks_that_are_too_small_are_refused():
+    with pytest.raises(InputError, match='^--max_pixels 147455: .*147456$'):
+        blocks.side_for(384 ** 2 - 1, 128)
+
+
+def test_tissue():
+    rng = np.random.RandomState(0)
+    image = np.full((200, 300, 3), (243, 242, 246), float)
+    image[20:80, 20:100] = (200, 120, 180)
+    image[40:60, 40:60] = (243, 242, 246)  # a lumen
+    image[100:180, 120:200] = (241, 229, 240)  # hardly stained
+    image[120:160, 230:280] = (228, 227, 231)  # grey, as cartilage
+    image = (image + rng.normal(0, 2, image.shape)).clip(0, 255).astype(
+        np.uint8)
+    mask = tissue.find_tissue(image)
+    expected = np.zeros(mask.shape, bool)
+    expected[20:80, 20:100] = True
+    expected[100:180, 120:200] = True
+    expected[120:160, 230:280] = True
+    assert (mask == expected).mean() > 0.97
+    assert mask[expected].mean() > 0.99
+    # What fills the picture is not taken for glass.
+    assert tissue.find_tissue(image[105:175, 125:195]).all()
+    assert not tissue.find_tissue(image[:18]).any()
+
+
+def test_tissue_decides_on_blocks():
+    mask = np.zeros((100, 100), bool)
+    mask[50, 50] = True
+    # A pixel of the mask is 32 of the slide.
+    size = (3200, 3200)
+    near = 32 * (50 - tissue.MARGIN)
+    for stop, expected in ((near, False), (near + 1, True)):
+        part = slice(0, stop), slice(1600, 1632)
+        assert tissue.touches(mask, part, size) == expected
+    near = 32 * (51 + tissue.MARGIN)
+    for begin, expected in ((near, False), (near - 1, True)):
+        part = slice(1600, 1632), slice(begin, 3200)
+        assert tissue.touches(mask, part, size) == expected
+
+
+def test_glass_alone_is_searched_and_said(tmp_path, capsys):
+    write_slide(tmp_path / 'in' / 'a.tif',
+                np.full((600, 600, 3), 244, np.uint8))
+    assert run(tmp_path) == []
+    told = capsys.readouterr()
+    assert 'a.tif: no tissue found, so the whole slide is searched' in told.err
+    assert 'a.tif: no nuclei, 0 per mm2 in 0.0225 mm2' in told.out
+    record = json.loads((tmp_path / 'out' / 'a.json').read_text())
+    assert record['blocks'] == 9 and record['median_area_um2'] is None
+    assert features(tmp_path / 'out' / 'a_nuclei.geojson') == []
+
+
+def test_tissue_alone_is_searched_unless_all_is(tmp_path):
+    image = np.full((512, 2048, 3), GLASS, np.uint8)
+    image[:, 1664:] = TISSUE
+    image[200:220, 1700:1720] = NUCLEUS
+    write_slide(tmp_path / 'in' / 'a.tif', image)
+    # 80 micrometres are 320 pixels; cores have 256.
+    for number, options in ((6, {}), (16, {'all_tissue': True})):
+        assert run(tmp_path, **options) == []
+        record = json.loads((tmp_path / 'out' / 'a.json').read_text())
+        assert record['blocks'] == number
+        assert record['nuclei'] == 1
+
+
+def test_a_killed_prediction_goes_on(tmp_path, program):
+    image, _ = synthetic.make(np.random.RandomState(0), 512)
+    write_slide(tmp_path / 'in' / 'a.tif', np.hstack([image, image[:, :256]]))
+    flags = ['--mode=predict', '--net=unet', '--noaverage',
+             f'--images={tmp_path}/in', f'--max_pixels={SIDE ** 2}',
+             '--max_whole_pixels=1']
+    assert program(*flags, f'--output_dir={tmp_path}/whole').returncode == 0
+    process = start(*flags, f'--output_dir={tmp_path}/killed')
+    folder = tmp_path / 'killed' / 'a.blocks'
+    wait_for(lambda: len(list(folder.glob('[0-9]*.npz'))) >= 2, process)
+    process.kill()
+    process.wait()
+    there = len(list(folder.glob('[0-9]*.npz')))
+    # As after a power failure.
+    path = next(folder.glob('[0-9]*.npz'))
+    path.write_bytes(path.read_bytes()[:100] + bytes(500))
+    process = program(*flags, f'--output_dir={tmp_path}/killed')
+    assert process.returncode == 0, process.stderr
+    assert f'a.tif: {there - 1} of 6 blocks are there from before' in (
+        process.stdout)
+    assert contents(tmp_path / 'killed') == contents(tmp_path / 'whole')
+
+
+def test_blocks_of_other_settings_are_not_used(discs, capsys, monkeypatch):
+    folder, _, centres = discs
+    before, kept = blocks.write_blocks, folder / 'kept'
+
+    def keep(image, missing, place, *rest):
+        before(image, missing, place, *rest)
+        shutil.copytree(place, str(kept))  # as if it were killed then
+
+    monkeypatch.setattr(blocks, 'write_blocks', keep)
+    assert run(folder) == []
+    monkeypatch.undo()
+    for threshold, said in ((0.5, True), (0.6, False)):
+        shutil.copytree(str(kept), str(folder / 'out' / 'a.blocks'))
+        assert run(folder, Predictor(
+            darkness, 32, threshold, SIDE ** 2, average=False)) == []
+        assert ('are there from before' in capsys.readouterr().out) == said
+        assert not (folder / 'out' / 'a.blocks').exists()
+        assert len(centroids(folder / 'out' / 'a_nuclei.csv')) == len(centres)
+
+
+def test_a_damaged_part_is_named_and_the_rest_goes_on(discs, capsys):
+    folder, _, centres = discs
+    path = folder / 'in' / 'a.tif'
+    whole = path.read_bytes()
+    with tifffile.TiffFile(str(path)) as tif:
+        page = tif.pages[0]
+        # The tile of row 4 and column 3, from pixel (512, 384) on.
+        tile = 4 * page.chunked[1] + 3
+        place, count = page.dataoffsets[tile], page.databytecounts[tile]
+    path.write_bytes(whole[:place] + b'\xa5' * count + whole[place + count:])
+    (folder / 'in' / 'b.ndpi').write_bytes(b'no slide')
+    assert run(folder) == [str(folder / 'in' / name)
+                           for name in ('a.tif', 'b.ndpi')]
+    told = capsys.readouterr().err
+    assert f'error: {path}: damaged in level 0 at x = ' in told
+    assert 'blocks of it cannot be read' in told
+    assert f'error: {folder}/in/b.ndpi: cannot be opened as a slide' in told
+    record = json.loads((folder / 'out' / 'a.json').read_text())
+    skipped = record['blocks_skipped']
+    assert '512_256' in skipped and len(skipped) < record['blocks']
+    assert 0 < record['nuclei'] < len(centres)
+    # The slide is copied again: what is missing is done.
+    path.write_bytes(whole)
+    (folder / 'in' / 'b.ndpi').unlink()
+    assert run(folder) == []
+    assert f'{record["blocks"] - len(skipped)} of {record["blocks"]}' in (
+        capsys.readouterr().out)
+    assert run(folder, out='undisturbed') == []
+    assert contents(folder / 'out') == contents(folder / 'undisturbed')
+
+
+def test_many_nuclei_are_gzipped(discs, monkeypatch):
+    folder, _, centres = discs
+    assert run(folder) == []
+    plain = (folder / 'out' / 'a_nuclei.geojson').read_bytes()
+    monkeypatch.setattr(writers, 'GZIP_ABOVE', len(centres) - 1)
+    for _ in range(2):
+        assert run(folder) == []
+        assert not (folder / 'out' / 'a_nuclei.geojson').exists()
+        found = features(folder / 'out' / 'a_nuclei.geojson.gz')
+        assert [feature['geometry'] for feature in found] == [
+            feature['geometry'] for feature in json.loads(plain)['features']]
+
+
+@pytest.mark.parametrize('name', ['a.json', 'a_overview.jpg',
+                                  'a_nuclei.geojson.gz'])
+def test_files_of_others_are_kept(discs, name):
+    folder, *_ = discs
+    (folder / 'out').mkdir()
+    (folder / 'out' / name).write_text('mine')
+    with pytest.raises(InputError, match='was not written by predict'):
+        run(folder)
+    assert (folder / 'out' / name).read_text() == 'mine'
+
+
+def test_a_user_file_among_the_blocks_is_kept(discs):
+    folder, *_ = discs
+    (folder / 'out' / 'a.blocks').mkdir(parents=True)
+    (folder / 'out' / 'a.blocks' / 'notes.txt').write_text('mine')
+    assert run(folder) == []
+    assert [path.name for path in (folder / 'out' / 'a.blocks').iterdir()
+            ] == ['notes.txt']
+
+
+def test_what_is_a_slide(tmp_path):
+    image = np.zeros((256, 300, 3), np.uint8)
+    write_slide(tmp_path / 'in' / 'a.tif', image)
+    tifffile.imwrite(str(tmp_path / 'strips.tif'), image, photometric='rgb')
+    images.write_png(str(tmp_path / 'a.png'), image)
+    (tmp_path / 'a.mrxs').write_bytes(b'')
+    pixels = 256 * 300
+    for name, largest, expected in (
+            ('in/a.tif', pixels, False), ('in/a.tif', pixels - 1, True),
+            ('strips.tif', 1, False), ('a.png', 1, False),
+            ('a.mrxs', pixels, True), ('absent.tif', 1, False)):
+        assert slides.is_slide(str(tmp_path / name), largest) == expected
+
+
+def test_a_slide_without_resolution_needs_a_flag(tmp_path, capsys):
+    image, centres = tissue_with_discs()
+    path = tmp_path / 'in' / 'a.tif'
+    write_slide(path, image, 1e4)  # of no microscope
+    assert run(tmp_path) == [str(path)]
+    assert (f'error: {path}: states no resolution; give it, e.g. '
+            '--magnification=40') in capsys.readouterr().err
+    assert run(tmp_path, microns_per_pixel=0.25) == []
+    assert len(centroids(tmp_path / 'out' / 'a_nuclei.csv', 'um')) == len(
+        centres)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 9), reason='OpenSlide reads all')
+def test_what_python_3_7_does_not_read(tmp_path, capsys):
+    image = np.zeros((256, 256, 3), np.uint8)
+    write_slide(tmp_path / 'in' / 'a.tif', image, compression='jpeg2000')
+    (tmp_path / 'in' / 'b.mrxs').write_bytes(b'any')
+    # One that fits is read whole, without tiffslide.
+    assert run(tmp_path) == [str(tmp_path / 'in' / 'b.mrxs')]
+    assert (tmp_path / 'out' / 'a_mask.png').exists()
+    assert ('b.mrxs: cannot be opened as a slide (this kind needs OpenSlide, '
+            'which Python 3.7 lacks; set up with ENGINE=tf2)') in (
+                capsys.readouterr().err)
+    with pytest.raises(InputError, match='a.tif: .*ENGINE=tf2'):
+        slides.Slide(str(tmp_path / 'in' / 'a.tif'))
