@@ -211,7 +211,7 @@ def test_tiles_that_are_not_stored_are_white(tmp_path):
                                        ('deeplabv3', 256)])
 def test_shifted_grids_have_the_same_nuclei(net, halo, tmp_path):
     image, _ = synthetic.make(np.random.RandomState(3), 512)
-    write_slide(tmp_path / 'in' / 'a.tif', image)
+    write_slide(tmp_path / 'in' / 'a.tif', image[:, :300])
     predictor = Predictor.load(f'checkpoints/pretrained/{net}',
                                average=False,
                                max_pixels=(2 * halo + 256) ** 2)
@@ -227,7 +227,7 @@ def test_shifted_grids_have_the_same_nuclei(net, halo, tmp_path):
             (geometry.shape(feature['geometry']).wkt, str(dict(
                 feature['properties']['measurements'], Label=0)))
             for feature in features(tmp_path / f'{shift}_nuclei.geojson')))
-    assert len(found[0]) > 60
+    assert len(found[0]) > 40
     assert found[0] == found[1]
 
 
