@@ -400,7 +400,8 @@ def test_what_a_folder_of_images_has_besides(tmp_path, capsys):
                           'in/d_mask.png', 'in/e.JFIF']
     assert capsys.readouterr().out == (
         '8 files skipped (masks and the like beside their images, or not of '
-        '.tif, .tiff, .svs, .png, .jpg, .jpeg, .jfif): '
+        '.tif, .tiff, .svs, .png, .jpg, .jpeg, .jfif, .ndpi, .mrxs, .scn, '
+        '.vms, .bif, .svslide): '
         + ', '.join(f'{tmp_path}/in/{name}' for name in (
             'A_labels.tif', 'a.bmp', 'a_mask.png', 'notes')) + '\n')
     # A pattern names what it wants.
