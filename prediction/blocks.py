@@ -260,8 +260,10 @@ def predict_slide(slide, size, microns_per_pixel, start, predictor, outputs,
         progress.say(f'{slide.path}: {len(wanted) - len(missing)} of '
                      f'{progress.counted(len(wanted), "block")} are there '
                      'from before')
-    with progress.reporter(len(missing), 'block') as report:
-        write_blocks(slide.at(size), missing, folder, key, predictor, report)
+    if missing:
+        with progress.reporter(len(missing), 'block') as report:
+            write_blocks(slide.at(size), missing, folder, key, predictor,
+                         report)
     nuclei = Nuclei(read, wanted, slide.size, size, microns_per_pixel)
     if nuclei.skipped == wanted:
         return None, len(wanted)
