@@ -66,8 +66,8 @@ def read_block(folder, key, block):
         return None
 
 
-def write_blocks(image, blocks, folder, key, predictor, report):
-    """Find the nuclei of blocks and write a file for each.
+def write_blocks(image, blocks, folder, key, predictor):
+    """Find the nuclei of blocks, at least one, and write a file for each.
 
     A thread reads ahead and one separates nuclei and writes, while the network
     runs in the calling thread. A block that cannot be read is reported on
@@ -78,7 +78,6 @@ def write_blocks(image, blocks, folder, key, predictor, report):
         blocks: list of Block.
         folder, key: of the files, see `read_block`.
         predictor: Predictor.
-        report: function called with the number of blocks done.
     """
     skipped = 0
 
@@ -100,9 +99,10 @@ def write_blocks(image, blocks, folder, key, predictor, report):
                                          time.monotonic() - start]
 
     write = functools.partial(_write, folder, key, predictor.threshold)
-    for done, (_, written) in enumerate(_ahead(write, predicted()), 1):
-        written.result()
-        report(done + skipped)
+    with progress.reporter(len(blocks), 'block') as report:
+        for done, (_, written) in enumerate(_ahead(write, predicted()), 1):
+            written.result()
+            report(done + skipped)
 
 
 def _ahead(function, items):
@@ -256,14 +256,12 @@ def predict_slide(slide, size, microns_per_pixel, start, predictor, outputs,
     seconds = {'tissue': time.monotonic() - began}
     read = functools.partial(read_block, folder, key)
     missing = [block for block in wanted if not read(block)]
-    if len(missing) < len(wanted):
+    if missing != wanted:
         progress.say(f'{slide.path}: {len(wanted) - len(missing)} of '
                      f'{progress.counted(len(wanted), "block")} are there '
                      'from before')
     if missing:
-        with progress.reporter(len(missing), 'block') as report:
-            write_blocks(slide.at(size), missing, folder, key, predictor,
-                         report)
+        write_blocks(slide.at(size), missing, folder, key, predictor)
     nuclei = Nuclei(read, wanted, slide.size, size, microns_per_pixel)
     if nuclei.skipped == wanted:
         return None, len(wanted)
