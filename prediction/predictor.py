@@ -6,6 +6,7 @@
 """
 import collections
 import numbers
+import os
 
 import numpy as np
 
