@@ -45,7 +45,7 @@ FORMATS = (
 #   microns_per_pixel: what the file says of the image's, or None
 #   skipped: list of texts
 #   classes: dict of the names of classes or layers to int [K], the numbers of
-#       their nuclei, some maybe without a pixel; {} if the file names none
+#       their nuclei, some maybe without a pixel
 Found = collections.namedtuple(
     'Found', 'instances kind microns_per_pixel skipped classes')
 BY_ENDING = {ending: form for form in FORMATS for ending in form.endings}
@@ -149,34 +149,39 @@ def load(source, image_size, size, placed=None):
     placed = placed or place(source, image_size, size)
     if not placed:
         path, data = listing.path_and_data(source)
-        instances, kind = _from_raster(_format(path), path, data, image_size,
-                                       size)
-        return Found(instances, kind, None, [], {})
-    instances = rasterize.fill(placed.nuclei, placed.numbers, *size)
+        return Found(*_from_raster(_format(path).read(path, data), path,
+                                   image_size, size), None, [], {})
+    instances = rasterize.fill(placed.nuclei, *size)
     return Found(outlines.crop(instances, placed, 0), OUTLINES,
                  placed.microns_per_pixel, placed.skipped,
-                 {name: placed.numbers[np.array(placed.names) == name]
-                  for name in sorted(set(placed.names)) if name})
+                 {name: np.array(numbers)
+                  for name, numbers in placed.classes.items() if numbers})
 
 
-def _from_raster(form, path, data, image_size, size):
-    """Read instances and kind of a label image or a mask; see `load`."""
-    values = form.read(path, data)
+def _from_raster(values, path, image_size, size):
+    """Return instances and kind of a label image or a mask; see `load`."""
+    from scipy import ndimage
     if values.shape != tuple(image_size):
         raise InputError(
             f'{path}: {values.shape[1]} x {values.shape[0]} pixels, but its '
             f'image has {image_size[1]} x {image_size[0]}; give the '
             'annotation of this image')
     values = _without_smooth_edges(values, path)
-    covered = np.count_nonzero(values) / values.size
-    if covered > MOST_NUCLEI:
+    mask = values != 0
+    area = np.count_nonzero(mask)
+    if area > MOST_NUCLEI * mask.size:
         raise InputError(
-            f'{path}: nuclei cover {covered:.0%} of the image; give 0 in the '
-            'background and other numbers in nuclei')
-    _check_filled(values, path)
+            f'{path}: nuclei cover {area / mask.size:.0%} of the image; give '
+            '0 in the background and other numbers in nuclei')
+    inner = ndimage.binary_erosion(mask, np.ones((3, 3)), border_value=1)
+    if (np.count_nonzero(inner) < LINES[0] * area  # before what is slow
+            and ndimage.binary_fill_holes(mask).sum() > LINES[1] * area):
+        raise InputError(f'{path}: holds lines around nuclei; fill them, as '
+                         'in ImageJ by Process, Binary, Fill Holes')
     values = resample.resample_labels(values, size)
-    if _is_binary(values):
-        from scipy import ndimage
+    highest = values.max()
+    if (highest in (0, 1, 255, 65535)
+            and ((values == 0) | (values == highest)).all()):
         instances = np.empty(values.shape, np.int32)
         ndimage.label(values, np.ones((3, 3)), output=instances)
         return instances, COMPONENTS
@@ -196,35 +201,6 @@ def _without_smooth_edges(values, path):
     return values > highest // 2
 
 
-def _tiles(values):
-    for top in range(0, values.shape[0], TILE):
-        for left in range(0, values.shape[1], TILE):
-            yield values[top:top + TILE, left:left + TILE]
-
-
-def _check_filled(values, path):
-    """Raise InputError if outlines of nuclei are drawn, but not filled."""
-    from scipy import ndimage
-    area = inner = whole = 0
-    for tile in _tiles(values):
-        mask = tile != 0
-        core = ndimage.binary_erosion(mask, np.ones((3, 3)), border_value=1)
-        area += mask.sum()
-        inner += core.sum()
-        whole += (ndimage.binary_fill_holes(mask).sum()  # slow
-                  if core.sum() < LINES[0] * mask.sum() else mask.sum())
-    if inner < LINES[0] * area and whole > LINES[1] * area:
-        raise InputError(f'{path}: holds lines around nuclei; fill them, as '
-                         'in ImageJ by Process, Binary, Fill Holes')
-
-
-def _is_binary(values):
-    """Say whether an array holds only 0 and 1, 255 or 65535."""
-    highest = values.max()
-    return (highest in (0, 1, 255, 65535)
-            and ((values == 0) | (values == highest)).all())
-
-
 def _numbered(values, path):
     """Number labels anew from 1, in their order, as int32 [H, W].
 
@@ -233,21 +209,21 @@ def _numbered(values, path):
     """
     from scipy import ndimage
     from skimage import measure
-    labels, apart = np.zeros(0, np.int64), set()
-    for tile in _tiles(values):
-        pieces = measure.label(tile, background=0, connectivity=2)
-        corners = [(rows.start, columns.start, rows.stop, columns.stop)
-                   for rows, columns in ndimage.find_objects(pieces)]
-        boxes = np.array(corners, float).reshape(-1, 4)
-        numbers = np.array(ndimage.maximum(
-            tile, pieces, np.arange(len(boxes)) + 1), np.int64)
-        order = np.argsort(numbers)
-        found, first = np.unique(numbers[order], return_index=True)
-        labels = np.union1d(labels, found)
-        apart.update(number for number, its in zip(
-            found, np.split(boxes[order], first[1:]))
-            if outlines.lie_apart(its))
-    wrapped = values.dtype.itemsize == 1 and labels.max(initial=0) == 255
+    labels, apart = set(), set()
+    for top in range(0, values.shape[0], TILE):
+        for left in range(0, values.shape[1], TILE):
+            tile = values[top:top + TILE, left:left + TILE]
+            pieces = measure.label(tile, background=0, connectivity=2)
+            places = ndimage.find_objects(pieces)
+            boxes = collections.defaultdict(list)
+            for label, (rows, columns) in zip(ndimage.maximum(
+                    tile, pieces, range(1, len(places) + 1)), places):
+                boxes[int(label)].append((rows.start, columns.start,
+                                          rows.stop, columns.stop))
+            labels.update(boxes)
+            apart.update(label for label, its in boxes.items()
+                         if outlines.lie_apart(np.array(its)))
+    wrapped = values.dtype.itemsize == 1 and 255 in labels
     if len(apart) > (0 if wrapped else MOST_APART * len(labels)):
         raise InputError(
             f'{path}: {len(apart)} of its {len(labels)} numbers lie in pieces '
@@ -257,6 +233,7 @@ def _numbered(values, path):
     # In place if the type allows: a large image's labels fill the memory.
     instances = (values.view(np.int32) if values.dtype.itemsize == 4
                  else np.empty(values.shape, np.int32))
+    labels = np.array(sorted(labels))
     for row, numbered in zip(values, instances):
         numbered[:] = np.where(row, np.searchsorted(labels, row) + 1, 0)
     return instances

@@ -28,7 +28,6 @@ MOST_WITHIN, LEAST_CELLS, CELL_SHARE = 2, 3, 0.4
 # Two outlines are of one nucleus if the intersection over union of their boxes
 # is more. In MoNuSeg it is 0.53 at most.
 SAME = 0.7
-WHOLE = 'of the whole image'
 ALL_ANNOTATED = 0.9  # of the image; what lies outside larger regions is used
 
 # Classes and layers without nuclei: QuPath's with a star, and its background;
@@ -42,17 +41,14 @@ Outlines = collections.namedtuple('Outlines',
                                   'nuclei names microns_per_pixel skipped')
 
 # Outlines laid on an image:
-#   nuclei: those that are
-#   names: of their classes, as in Outlines
-#   numbers: int [N], theirs, from 1 in the order of the file
+#   nuclei: dict of numbers, from 1 in the order of the file, to nuclei
+#   classes: dict of all names of the file to the numbers of their nuclei
 #   window: slices of rows and columns, the part of the image to use
 #   regions: polygons, all that is annotated of it; [] if it is all annotated
 #   skipped: list of texts
 #   microns_per_pixel: as in Outlines
-#   classes: set of the names of all classes and layers of the file
 Placed = collections.namedtuple(
-    'Placed', 'nuclei names numbers window regions skipped microns_per_pixel '
-    'classes')
+    'Placed', 'nuclei classes window regions skipped microns_per_pixel')
 
 
 def ring(vertices):
@@ -96,76 +92,88 @@ def lie_apart(boxes):
 def place(outlines, height, width, classes=()):
     """Lay outlines on an image, and sort out which are nuclei.
 
-    Skipped are outlines outside the image, of other classes, of regions (see
-    MOST_AREA, MOST_LENGTH, MOST_WITHIN; and of the whole image, however small
-    it is), and of cells around nuclei. If all nuclei lie in regions, nothing
-    else is annotated, and the window is theirs.
-
     Args:
         outlines: Outlines, at the networks' micrometres per pixel.
         height, width: size of the image in pixels.
         classes: names of the wanted ones; () for all but NO_NUCLEI.
 
     Returns:
-        Placed
+        Placed. If all nuclei lie in regions, the window is theirs.
 
     Raises:
         InputError: there are other objects alone, or all nuclei lie outside
             the image.
     """
-    nuclei, names = outlines.nuclei, outlines.names
-    lines = [f'{what}: {count}' for what, count in outlines.skipped.items()
-             if count]
+    nuclei, names, microns_per_pixel, skipped = outlines
+    lines = [f'{what}: {count}' for what, count in (+skipped).items()]
     if lines and not nuclei:
         raise InputError(f'holds no outline of a nucleus, only '
                          f'{"; ".join(lines)}; export the outlines of nuclei')
     boxes = np.array([box_of(nucleus) for nucleus in nuclei]).reshape(-1, 4)
-    why, regions = _sort_out(nuclei, names, boxes, height, width, classes)
+    why = _why_skipped(nuclei, names, boxes, height, width, classes)
     lines += [text if text.startswith('an ') else f'{text}: {count}'
               for text, count in collections.Counter(why.values()).items()]
-    kept = np.setdiff1d(np.arange(len(nuclei)), list(why))
-    regions, box = _annotated([nuclei[index] for index in regions],
-                              boxes[kept], height, width)
-    if regions:
+    kept = [index for index in range(len(nuclei)) if index not in why]
+    regions = [nuclei[index] for index, text in why.items()
+               if text.startswith('an ') or REGION.fullmatch(names[index])]
+    covered = [_covers(region, boxes[kept]) for region in regions]
+    regions = [region for region, its in zip(regions, covered) if its.any()]
+    box = np.array([0, 0, height, width])
+    if (regions and np.any(covered, axis=0).all()
+            and sum(map(_area, regions)) <= ALL_ANNOTATED * box[2:].prod()):
+        low, high = np.split(box_of(sum(regions, [])), 2)
+        box = np.clip([*np.floor(low), *np.ceil(high)], 0,
+                      [*box[2:]] * 2).astype(int)
         lines.append(f'all but the crop {_extent(box)}, for no nucleus is '
                      'annotated outside ' + counted(len(regions), 'region'))
-    return Placed([nuclei[index] for index in kept],
-                  [names[index] for index in kept], kept + 1,
-                  (slice(box[0], box[2]), slice(box[1], box[3])), regions,
-                  lines, outlines.microns_per_pixel, set(names) - {''})
+    else:
+        regions = []
+    return Placed(
+        {index + 1: nuclei[index] for index in kept},
+        {name: [index + 1 for index in kept if names[index] == name]
+         for name in sorted(set(names) - {''})},
+        (slice(box[0], box[2]), slice(box[1], box[3])), sum(regions, []),
+        lines, microns_per_pixel)
 
 
-def _sort_out(nuclei, names, boxes, height, width, classes):
-    """Map the index of each outline that is no nucleus to why; see `place`.
-
-    Returns:
-        dict
-        list of the indices of those that are regions
-    """
+def _why_skipped(nuclei, names, boxes, height, width, classes):
+    """Map the index of each outline that is no nucleus to why."""
     why = {index: f'outlines of the class {name or "without a name"}'
            for index, name in enumerate(names)
            if (name not in classes if classes else NO_NUCLEI.fullmatch(name))}
-    regions = [index for index in why if REGION.fullmatch(names[index])]
-
-    def left():
-        return np.setdiff1d(np.arange(len(nuclei)), list(why))
-
-    why.update((index, 'outlines outside the image')
-               for index in _outside(boxes, left(), height, width))
-    large = _too_large(nuclei, boxes, left(), height, width)
-    why.update(large)
-    within, copies = _compare(nuclei, boxes, left())
-    large.update(
-        (index, f'an outline around {count} others, {_extent(boxes[index])}')
-        for index, count in within.items() if count > MOST_WITHIN)
-    why.update(large)
-    why.update((index, 'outlines of cells around nuclei')
-               for index in _cells(names, left(), within))
+    kept = np.setdiff1d(np.arange(len(nuclei)), list(why))
+    its = boxes[kept]
+    outside = kept[((its[:, 2:] <= 0) | (its[:, :2] >= (height, width))
+                    ).any(axis=1)]
+    if 0 < len(kept) == len(outside):
+        extent = _extent([*its[:, :2].min(axis=0), *its[:, 2:].max(axis=0)])
+        raise InputError(
+            f'{counted(len(kept), "outline")}, all outside the image of '
+            f'{width} x {height} pixels, {extent}; export them in pixels of '
+            'this image, not of the slide')
+    why.update(dict.fromkeys(outside, 'outlines outside the image'))
+    kept = np.setdiff1d(kept, outside)
+    for index in kept:
+        size = _too_large(nuclei[index], boxes[index], height, width)
+        if size:
+            why[index] = f'an outline {size}, {_extent(boxes[index])}'
+    kept = np.setdiff1d(kept, list(why))
+    around, copies = _compare(nuclei, boxes, kept)
+    for index in kept[around[kept] > MOST_WITHIN]:
+        why[index] = (f'an outline around {around[index]} others, '
+                      f'{_extent(boxes[index])}')
+    kept = np.setdiff1d(kept, list(why))
+    cells = around[kept] > 0
+    if cells.sum() >= max(LEAST_CELLS, CELL_SHARE * len(kept)):
+        names = np.array(names, object)[kept]
+        for name in set(names) - {''}:  # those around no nucleus, too
+            cells |= (names == name) & (cells[names == name].mean() > 0.5)
+        why.update(dict.fromkeys(kept[cells],
+                                 'outlines of cells around nuclei'))
     for first, second in copies:
         if first not in why:
             why.setdefault(second, 'second outlines of a nucleus')
-    return why, regions + [index for index, text in large.items()
-                           if WHOLE not in text]
+    return why
 
 
 def crop(array, placed, value):
@@ -175,12 +183,9 @@ def crop(array, placed, value):
     """
     for top in range(0, len(array), STRIP) if placed.regions else ():
         strip = array[top:top + STRIP]  # for memory
-        outside = np.ones(strip.shape[:2], bool)
-        for polygon in placed.regions:
-            rows_columns, inside = rasterize.inside(
-                [outline - (top, 0) for outline in polygon], *outside.shape)
-            outside[rows_columns] &= ~inside
-        strip[outside] = value
+        regions = [[outline - (top, 0) for outline in polygon]
+                   for polygon in placed.regions]
+        strip[rasterize.fill({1: regions}, *strip.shape[:2]) == 0] = value
     return array[placed.window]
 
 
@@ -189,119 +194,53 @@ def _extent(box):
     return f'at x {left:.0f} to {right:.0f} and y {top:.0f} to {bottom:.0f}'
 
 
-def _outside(boxes, kept, height, width):
-    """List which of the indices are of boxes outside the image.
-
-    Raises:
-        InputError: all are.
-    """
-    its = boxes[kept]
-    outside = ((its[:, 2:] <= 0) | (its[:, :2] >= (height, width))
-               ).any(axis=1)
-    if len(kept) and outside.all():
-        extent = _extent([*its[:, :2].min(axis=0), *its[:, 2:].max(axis=0)])
-        raise InputError(
-            f'{counted(len(kept), "outline")}, all outside the image of '
-            f'{width} x {height} pixels, {extent}; export them in pixels of '
-            'this image, not of the slide')
-    return kept[outside]
+@np.errstate(over='ignore', invalid='ignore')
+def _too_large(nucleus, box, height, width):
+    """Name the size of an outline that is larger than any nucleus."""
+    pixels, last = _area(nucleus), np.array((height - 1, width - 1))
+    area = pixels * MICRONS_PER_PIXEL ** 2
+    length = (box[2:] - box[:2]).max() * MICRONS_PER_PIXEL
+    if (pixels >= last.prod() and (box[:2] <= 1).all()
+            and (box[2:] >= last).all()):
+        return 'of the whole image'
+    if area > MOST_AREA:
+        return f'of {area:.0f} square micrometres'
+    return f'of {length:.0f} micrometres' if length > MOST_LENGTH else ''
 
 
-def _too_large(nuclei, boxes, kept, height, width):
-    """Map the index of each outline larger than a nucleus to what tells so."""
-    large, last = {}, np.array((height - 1, width - 1))
-    with np.errstate(over='ignore', invalid='ignore'):
-        for index in kept:
-            box = boxes[index]
-            pixels = sum(_area(polygon[0]) for polygon in nuclei[index])
-            area = pixels * MICRONS_PER_PIXEL ** 2
-            length = (box[2:] - box[:2]).max() * MICRONS_PER_PIXEL
-            if (pixels >= last.prod() and (box[:2] <= 1).all()
-                    and (box[2:] >= last).all()):
-                text = WHOLE
-            elif area > MOST_AREA:
-                text = f'of {area:.0f} square micrometres'
-            elif length > MOST_LENGTH:
-                text = f'of {length:.0f} micrometres'
-            else:
-                continue
-            large[index] = f'an outline {text}, {_extent(box)}'
-    return large
-
-
-def _area(outline):
+def _area(nucleus):
     """Compute the area by the shoelace formula, relative to a vertex."""
-    rows, columns = (outline - outline[0]).T
-    return abs(rows[:-1] @ columns[1:] - columns[:-1] @ rows[1:]) / 2
+    sides = [(outline - outline[0]).T for outline, *_ in nucleus]
+    return sum(abs(rows[:-1] @ columns[1:] - columns[:-1] @ rows[1:]) / 2
+               for rows, columns in sides)
 
 
 def _compare(nuclei, boxes, kept):
     """Compare each outline, whose index is kept, with those that overlap it.
 
     Returns:
-        dict of the indices of those around others to their number
+        int [N], how many others each is around
         list of pairs of indices, the first before the second, of one nucleus
     """
-    within, copies = {}, []
+    around, copies = np.zeros(len(nuclei), int), []
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     for index, near in zip(kept, overlapping(boxes[kept], boxes[kept])):
         near = kept[near]
-        inner = near[(boxes[near, :2] >= boxes[index, :2]).all(axis=1)
-                     & (boxes[near, 2:] <= boxes[index, 2:]).all(axis=1)
-                     & (areas[near] <= SAME * areas[index])]
-        if len(inner):
-            within[index] = np.count_nonzero(
-                _covers([nuclei[index]], boxes[inner]))
-        later = near[near > index]
-        common = np.prod(np.minimum(boxes[later, 2:], boxes[index, 2:])
-                         - np.maximum(boxes[later, :2], boxes[index, :2]), 1)
-        same = common > SAME * (areas[later] + areas[index] - common)
-        copies += [(index, other) for other in later[same]]
-    return within, copies
+        common = np.prod(np.minimum(boxes[near, 2:], boxes[index, 2:])
+                         - np.maximum(boxes[near, :2], boxes[index, :2]), 1)
+        same = common > SAME * (areas[near] + areas[index] - common)
+        copies += [(index, other) for other in near[same & (near > index)]]
+        inner = near[~same & (common == areas[near])]
+        around[index] = _covers(nuclei[index], boxes[inner]).sum()
+    return around, copies
 
 
-def _covers(nuclei, boxes):
+def _covers(nucleus, boxes):
     """Say which boxes, float64 [N, 4], have their centre in a nucleus."""
     from skimage.measure import points_in_poly
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return np.any([points_in_poly(centres, polygon[0])
-                   for nucleus in nuclei for polygon in nucleus], axis=0)
-
-
-def _cells(names, kept, within):
-    """List which of the indices are cells; `within` as of `_compare`."""
-    cells = np.array([within.get(index, 0) > 0 for index in kept], bool)
-    if cells.sum() < max(LEAST_CELLS, CELL_SHARE * len(kept)):
-        return []
-    names = np.array(names, object)[kept]
-    for name in set(names) - {''}:  # those around no nucleus, too
-        cells |= (names == name) & (cells[names == name].mean() > 0.5)
-    return kept[cells]
-
-
-def _annotated(regions, boxes, height, width):
-    """Find the part of the image that is annotated.
-
-    Args:
-        regions: list of nuclei that are none.
-        boxes: float64 [N, 4], of the nuclei.
-        height, width: of the image.
-
-    Returns:
-        polygons of the regions that hold nuclei, if they hold all; or []
-        int [4], as of `box_of`: theirs or the whole image's
-    """
-    box = np.array([0, 0, height, width])
-    regions = [region for region in regions if _covers([region], boxes).any()]
-    polygons = [polygon for region in regions for polygon in region]
-    if (not regions or not _covers(regions, boxes).all()
-            or sum(_area(outline) for outline, *_ in polygons)
-            > ALL_ANNOTATED * height * width):
-        return [], box
-    whole = box_of(polygons)
-    return polygons, np.concatenate([
-        np.maximum(box[:2], np.floor(whole[:2])),
-        np.minimum(box[2:], np.ceil(whole[2:]))]).astype(int)
+    return np.any([points_in_poly(centres, outline)
+                   for outline, *_ in nucleus], axis=0)
 
 
 def overlapping(boxes, others):

@@ -19,29 +19,28 @@ LEAST_OVERLAP = 0.05
 FARTHEST = 2 ** 30  # pixels, to which vertices are moved
 
 
-def fill(nuclei, numbers, height, width):
+def fill(nuclei, height, width):
     """Fill nuclei by FILL_RULE.
 
     Overlaps go to the earlier outline, as in the challenge's own conversion
     (Kumar et al., IEEE TMI 2020). A nucleus wholly under others has no pixel.
 
     Args:
-        nuclei: N nuclei, see `outlines`, of the size of nuclei.
-        numbers: N int, theirs.
+        nuclei: dict of numbers to nuclei, see `outlines`.
         height, width: size of the image in pixels; outlines are clipped.
 
     Returns:
         int32 [height, width], 0 in the background
     """
     instances = np.zeros((height, width), np.int32)
-    for number, nucleus in zip(reversed(numbers), reversed(nuclei)):
+    for number, nucleus in reversed(list(nuclei.items())):
         for polygon in nucleus:
-            window, its = inside(polygon, height, width)
+            window, its = _inside(polygon, height, width)
             instances[window][its] = number
     return instances
 
 
-def inside(polygon, height, width):
+def _inside(polygon, height, width):
     """Find the pixels of a polygon: a window of the image and which of it.
 
     Returns:

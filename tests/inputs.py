@@ -120,8 +120,7 @@ def laid(found, height, width, classes=()):
         found = outlines.Outlines(found, [''] * len(found), None,
                                   collections.Counter())
     placed = outlines.place(found, height, width, classes)
-    return (rasterize.fill(placed.nuclei, placed.numbers, height, width),
-            placed.skipped)
+    return rasterize.fill(placed.nuclei, height, width), placed.skipped
 
 
 def pack(archive, folder):
