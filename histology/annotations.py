@@ -23,21 +23,28 @@ from histology.files import InputError
 OUTLINES, LABELS, COMPONENTS = 'outlines', 'labels', 'components'
 
 # A format of annotations:
-#   kind: OUTLINES, LABELS, or None for labels or masks
-#   name: for the log
+#   name: of outlines, for the log; None for label images and masks
 #   read: function of a path and, for a member of an archive, its bytes;
 #       returns `outlines.Outlines` or numbers [H, W]
 #   endings: of its files
-Format = collections.namedtuple('Format', 'kind name read endings')
+Format = collections.namedtuple('Format', 'name read endings')
 # A new format is a line here. If an image has several annotations, the first
-# format and the first ending are preferred.
+# format and the first ending of outlines are preferred.
 FORMATS = (
-    Format(OUTLINES, 'XML', imagescope.parse, ('.xml', '.annotations')),
-    Format(OUTLINES, 'GeoJSON', geojson.parse, ('.geojson', '.json')),
-    Format(LABELS, 'raster', matlab.read_labels, ('.mat',)),
-    Format(LABELS, 'raster', images.read_labels, ('.npy',)),
-    Format(None, 'raster', images.read_labels,
-           ('.tif', '.tiff', '.png', '.jpg', '.jpeg')),
+    Format('XML', imagescope.parse, ('.xml', '.annotations')),
+    Format('GeoJSON', geojson.parse, ('.geojson', '.json')),
+    Format(None, matlab.read_labels, ('.mat',)),
+    Format(None, images.read_labels,
+           ('.npy', '.tif', '.tiff', '.png', '.jpg', '.jpeg')),
+)
+# Ranks of label images and masks, by the first pattern that fits their path.
+RASTER_RANKS = (
+    (r'_seg\.npy\Z', 4),  # Cellpose's own, pickled
+    # In other label images of CryoNuSeg and NuInsSeg overlaps are added up.
+    ('label masks modify', 0),
+    (r'bin(ary)?(?![a-z])', 3),  # masks too may be called labels
+    (r'label|inst|\.(mat|npy)\Z', 1),
+    ('', 2),
 )
 # What `load` found:
 #   instances: int32 [H, W], 0 in the background and 1 to N in the nuclei
@@ -79,24 +86,12 @@ def format_of(source):
 def preference(relative_path):
     """Rank an annotation among several of one image: the lowest is best.
 
-    The order is that of FORMATS; of rasters, labels come before masks. Equal
-    ranks mean that nothing says which one is better.
+    Equal ranks mean that nothing says which one is better.
     """
-    kind = _format(relative_path).kind
-    if kind == OUTLINES:
+    if _format(relative_path).name:
         return ENDINGS.index(listing.stem_and_ending(relative_path)[1]), 0
-    words = relative_path.lower()
-    if words.endswith('_seg.npy'):
-        group = 4  # Cellpose's own, pickled
-    elif 'label masks modify' in words:
-        # CryoNuSeg's and NuInsSeg's other label images add the numbers where
-        # nuclei overlap.
-        group = 0
-    elif re.search(r'bin(ary)?(?![a-z])', words):
-        group = 3  # masks too may be called labels, but not labels binary
-    else:
-        group = 1 if kind or re.search('label|inst', words) else 2
-    return len(ENDINGS), group
+    return len(ENDINGS), next(rank for pattern, rank in RASTER_RANKS
+                              if re.search(pattern, relative_path.lower()))
 
 
 def place(source, image_size, size, classes=()):
@@ -117,7 +112,7 @@ def place(source, image_size, size, classes=()):
     """
     path, data = listing.path_and_data(source)
     form = _format(path)
-    if form.kind != OUTLINES:
+    if not form.name:
         if classes:
             raise InputError(f'{path}: has no classes; omit --classes')
         return None
@@ -166,9 +161,14 @@ def _from_raster(values, path, image_size, size):
             f'{path}: {values.shape[1]} x {values.shape[0]} pixels, but its '
             f'image has {image_size[1]} x {image_size[0]}; give the '
             'annotation of this image')
-    values = _without_smooth_edges(values, path)
-    mask = values != 0
-    area = np.count_nonzero(mask)
+    highest, mask = values.max(), values != 0
+    inner, area = map(np.count_nonzero, (values == highest, mask))
+    if (highest in (255, 65535) and area / 5 < inner < area
+            and len(np.unique(values)) >= LEAST_SHADES):
+        progress.say(f'{path}: a mask with smooth edges: read as 0 up to '
+                     f'{highest // 2}, and 1 above', sys.stderr)
+        values = mask = values > highest // 2
+        area = np.count_nonzero(mask)
     if area > MOST_NUCLEI * mask.size:
         raise InputError(
             f'{path}: nuclei cover {area / mask.size:.0%} of the image; give '
@@ -186,19 +186,6 @@ def _from_raster(values, path, image_size, size):
         ndimage.label(values, np.ones((3, 3)), output=instances)
         return instances, COMPONENTS
     return _numbered(values, path), LABELS
-
-
-def _without_smooth_edges(values, path):
-    """Return a mask of 0 and 1 for one with shades between at its edges."""
-    highest = values.max()
-    inner, whole = (np.count_nonzero(values >= least)
-                    for least in (highest, 1))
-    if (highest not in (255, 65535) or not whole / 5 < inner < whole
-            or len(np.unique(values)) < LEAST_SHADES):
-        return values
-    progress.say(f'{path}: a mask with smooth edges: read as 0 up to '
-                 f'{highest // 2}, and 1 above', sys.stderr)
-    return values > highest // 2
 
 
 def _numbered(values, path):

@@ -110,9 +110,7 @@ def atomic_write(path):
             shutil.rmtree(path)
         os.replace(partial, path)
     except OSError as error:
-        # HDF5 says the number in its text alone.
-        told = re.search(r'errno = (\d+)', str(error))
-        number = error.errno or told and int(told.group(1))
+        number = error_number(error)
         # Other errors are of other files, which the block reads.
         if not (number in DISK_ERRORS if error.filename is None
                 else partial.startswith(str(error.filename))):
@@ -123,6 +121,12 @@ def atomic_write(path):
     finally:
         if os.path.exists(partial):
             _remove(partial)
+
+
+def error_number(error):
+    """Return the errno of an OSError, which HDF5 says in its text, or None."""
+    told = re.search(r'errno = (\d+)', str(error))
+    return int(told.group(1)) if told else error.errno
 
 
 def _partial_prefix():

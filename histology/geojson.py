@@ -10,28 +10,22 @@ import numpy as np
 from histology import listing, outlines
 from histology.files import InputError
 
-HOLDERS = {'FeatureCollection': 'features', 'GeometryCollection': 'geometries'}
 # QuPath's types of objects that are no nuclei.
 OTHER_TYPES = ('tile', 'tmacore', 'root')
-# Programs whose JSON is not read, and the keys that tell it.
+# Keys of JSON that is not read, and the programs that write it.
 OTHER_PROGRAMS = {
-    'COCO': {'images', 'annotations'}, 'VIA': {'_via_img_metadata'},
-    'Supervisely': {'objects', 'size'}, 'HistomicsUI': {'elements'},
-    'Digital Slide Archive': {'annotation'}, 'V7 Darwin': {'item'},
-    'caMicroscope': {'geometries', 'provenance'},
-    'SuperAnnotate': {'instances', 'metadata'},
-    'Label Studio': {'annotations', 'data'}}
+    'categories': 'COCO', '_via_img_metadata': 'VIA', 'elements':
+    'HistomicsUI', 'annotation': 'Digital Slide Archive', 'item': 'V7 Darwin',
+    'provenance': 'caMicroscope', 'instances': 'SuperAnnotate',
+    'objects': 'Supervisely', 'data': 'Label Studio'}
 DAMAGE = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
 
 
 def parse(path, data=None):
     """Parse a GeoJSON file of QuPath 0.2 and later, also gzipped.
 
-    Annotations and detections are nuclei. The nucleus of a cell is its
-    `nucleusGeometry`; a cell without one is skipped. So are tiles, cores of
-    tissue microarrays, damaged rings, and geometries that enclose nothing:
-    only Polygon and MultiPolygon do. If the parts of a MultiPolygon lie apart,
-    each is a nucleus.
+    Annotations and detections are nuclei, and of a cell its nucleus is. If the
+    parts of a MultiPolygon lie apart, each is a nucleus.
 
     Args:
         path: file to read, or what to call `data` in messages.
@@ -75,11 +69,7 @@ def parse(path, data=None):
 
 
 def _features(content, path):
-    """List the objects of a file; those of other programs as Features.
-
-    Raises:
-        InputError: it is of a program whose JSON is not read.
-    """
+    """List the objects of a file; those of other programs as Features."""
     items = content if isinstance(content, list) else [content]
     keys = set(items[0]) if items else set()
     if 'nuc' in keys:  # HoVer-Net's vertices are the centres of pixels
@@ -88,62 +78,54 @@ def _features(content, path):
                 for nucleus in content['nuc'].values()]
     if 'shapes' in keys:  # labelme's
         return [_feature(shape['points'], shape['label'],
-                         shape.get('shape_type') or 'polygon')
+                         shape.get('shape_type'))
                 for shape in content['shapes']]
-    for program, its in OTHER_PROGRAMS.items():
-        if its <= keys:
-            raise InputError(f'{path}: JSON of {program}, which is not read; '
-                             'export label images, or GeoJSON of QuPath')
+    for key in keys.intersection(OTHER_PROGRAMS) if 'type' not in keys else ():
+        raise InputError(f'{path}: JSON of {OTHER_PROGRAMS[key]}, which is '
+                         'not read; export label images, or GeoJSON of QuPath')
     return items
 
 
-def _feature(points, name, shape='polygon'):
+def _feature(points, name, shape=None):
     return {'type': 'Feature', 'properties': {'classification': name},
-            'geometry': {'type': shape.replace('polygon', 'Polygon'),
+            'geometry': {'type': (shape or 'Polygon').capitalize(),
                          'coordinates': [points]}}
 
 
 def _objects(items):
     """Yield the objects that hold no others."""
     for item in items:
-        kind = item.get('type') if isinstance(item, dict) else None
-        inner = item.get('geometry') if kind == 'Feature' else None
-        if kind in HOLDERS:
-            yield from _objects(item[HOLDERS[kind]])
-        elif inner and inner.get('type') == 'GeometryCollection':
-            yield from _objects([dict(item, geometry=geometry)
-                                 for geometry in inner['geometries']])
-        else:
-            yield item
+        geometry = item.get('geometry') or {}
+        if 'geometries' in geometry:
+            item = {'geometries': [dict(item, geometry=inner)
+                                   for inner in geometry['geometries']]}
+        inner = item.get('features', item.get('geometries'))
+        yield from [item] if inner is None else _objects(inner)
 
 
 def _polygons(feature):
     """Return a feature's polygons as lists, or why it has none."""
-    geometry = feature
-    if feature['type'] == 'Feature':
-        properties = feature.get('properties') or {}
-        # QuPath 0.4 and later; 0.3; 0.2, as in PathCellObject.
-        kind = str(properties.get('objectType')
-                   or properties.get('object_type') or feature.get('id'))
-        kind = re.sub(r'\Apath|_|object\Z', '', kind.lower())
-        if kind in OTHER_TYPES:
-            return f'objects of type {kind}'
-        if kind == 'cell' and not feature.get('nucleusGeometry'):
-            return 'cells without a nucleus'
-        geometry = feature.get('nucleusGeometry') or feature.get('geometry')
-        if geometry is None:
-            return 'objects without a geometry'
-    if geometry['type'] in ('Polygon', 'MultiPolygon'):
-        polygons = geometry['coordinates']
-        if geometry['type'] == 'Polygon':
-            polygons = [polygons]
-        # QuPath writes empty ones, too.
-        return ([rings for rings in polygons if len(rings)]
-                or 'objects without a geometry')
-    if geometry['type'] in ('Point', 'MultiPoint', 'LineString',
-                            'MultiLineString'):
-        return 'points and lines'
-    raise ValueError(f'it holds a {geometry["type"]}')
+    properties = feature.get('properties') or {}
+    # QuPath 0.4 and later; 0.3; 0.2, as in PathCellObject.
+    kind = str(properties.get('objectType') or properties.get('object_type')
+               or feature.get('id'))
+    kind = re.sub(r'\Apath|_|object\Z', '', kind.lower())
+    geometry = feature.get('nucleusGeometry')
+    if kind == 'cell' and not geometry:
+        return 'cells without a nucleus'
+    if kind in OTHER_TYPES:
+        return f'objects of type {kind}'
+    if not geometry:
+        geometry = (feature.get('geometry') if feature['type'] == 'Feature'
+                    else feature)
+    polygons = geometry['coordinates'] if geometry else []
+    if polygons and geometry['type'] != 'MultiPolygon':
+        if geometry['type'] != 'Polygon':
+            return f'objects of type {geometry["type"]}'
+        polygons = [polygons]
+    # QuPath writes empty ones, too.
+    return ([rings for rings in polygons if len(rings)]
+            or 'objects without a geometry')
 
 
 def _class_name(feature):

@@ -264,13 +264,11 @@ def whole_numbers(values, path):
 def _one_channel(channels, alpha, path):
     """Reduce equal channels [H, W, C], or those of a mask, to one."""
     colours = channels[..., :channels.shape[2] - alpha]
-    if alpha and (colours == colours[0, 0]).all() and (
-            channels[..., -1] != channels[0, 0, -1]).any():
-        return channels[..., -1]
-    if colours.shape[2] == 1:
-        return colours[..., 0]
+    clear = channels[..., -1]
+    if alpha and (colours == colours[0, 0]).all() and np.ptp(clear):
+        return clear
     values = colours.max(axis=-1)
-    if not (colours == values[..., np.newaxis]).all():
+    if colours.shape[2] > 1 and (colours != values[..., np.newaxis]).any():
         colour = colours.reshape(-1, colours.shape[2])[values.argmax()]
         if (colours != colour * (values > 0)[..., np.newaxis]).any():
             raise InputError(

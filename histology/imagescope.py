@@ -10,17 +10,15 @@ import numpy as np
 
 from histology import listing
 from histology.files import InputError
-from histology.outlines import Outlines, overlapping, ring
+from histology.outlines import Outlines, box_of, overlapping, ring
 from histology.resolution import positive_number
 
 ELLIPSE_VERTICES = 360  # cover 0.99995 of its area
 # Some programs write names in Latin-1.
 codecs.register_error('as latin-1', lambda error: (
     error.object[error.start:error.end].decode('latin-1'), error.end))
-# ImageScope's numbers, and HALO's words, for what encloses something.
-SHAPES = {'0': 'polygon', '1': 'rectangle', '2': 'ellipse',
-          'polygon': 'polygon', 'rectangle': 'rectangle',
-          'ellipse': 'ellipse'}
+# ImageScope's numbers for HALO's words for what encloses something.
+SHAPES = {'0': 'polygon', '1': 'rectangle', '2': 'ellipse'}
 
 
 def parse(path, data=None):
@@ -98,19 +96,19 @@ def _layers(data, skipped):
 
 def _region(element):
     """Return the vertices of a Region; ValueError if it encloses nothing."""
-    shape = SHAPES.get((element.get('Type') or '0').lower())
+    shape = (element.get('Type') or '0').lower()
+    shape = SHAPES.get(shape, shape)
     vertices = np.array(
         [[float(vertex.attrib[axis].replace(',', '.')) for axis in 'YX']
          for vertex in element.iter()
          if vertex.tag.rsplit('}', 1)[-1] in ('Vertex', 'V')])
-    corners = len(vertices) == 2 and shape in ('rectangle', 'ellipse')
-    if shape is None or not corners and len(vertices) < 3:
+    least = 3 if shape == 'polygon' else 2
+    if (shape not in SHAPES.values() or len(vertices) < least
+            or not np.ptp(vertices, axis=0).all()):
         raise ValueError('enclosing nothing, as arrows, rulers, points')
-    if not corners and (shape != 'ellipse' or len(vertices) != 4):
+    if len(vertices) > 2 and (shape, len(vertices)) != ('ellipse', 4):
         return vertices  # a rectangle may be turned
     low, high = vertices.min(axis=0), vertices.max(axis=0)
-    if (low == high).any():
-        raise ValueError('enclosing nothing, as arrows, rulers, points')
     if shape == 'rectangle':
         return np.array([low, (low[0], high[1]), high, (high[0], low[1])])
     angle = np.arange(ELLIPSE_VERTICES) * 2 * np.pi / ELLIPSE_VERTICES
@@ -124,8 +122,8 @@ def _holes(positive, negative):
     if not negative:
         return [[]] * len(positive)
     boxes, others = (
-        np.array([[*ring.min(axis=0), *ring.max(axis=0)] for ring in rings]
-                 ).reshape(-1, 4) for rings in (positive, negative))
+        np.array([box_of([[ring]]) for ring in rings]).reshape(-1, 4)
+        for rings in (positive, negative))
     return [[hole for hole in near
              if not ((others[hole, :2] < box[:2]).all()
                      and (others[hole, 2:] > box[2:]).all()

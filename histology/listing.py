@@ -48,12 +48,11 @@ HEAD = 2 ** 16  # bytes
 Entry = collections.namedtuple('Entry', 'name split why image annotation')
 
 # Names of folders that say a split begin with one of these words, maybe after
-# MoNuSeg or MoNuSAC. Other letters may not follow: Testis is an organ.
+# MoNuSeg or MoNuSAC. Letters of its case may not follow: Testis is an organ.
 SPLIT_WORD = re.compile(
     r'(?:MoNuS(?:eg|AC)[ _]?(?:\d{4}[ _]?)?)?'
-    r'(?:(?P<word>[Tt]rain(?:ing)?|[Tt]est(?:ing)?|[Vv]al(?:id(?:ation)?)?)'
-    r'(?:data|set|images)?(?![a-z])|(?P<capitals>TRAIN(?:ING)?|TEST(?:ING)?'
-    r'|VAL(?:ID(?:ATION)?)?)(?![A-Za-z]))')
+    r'(train(?:ing)?|test(?:ing)?|val(?:id(?:ation)?)?)(?:data|set|images)?'
+    r'(?-i:(?![a-z]|(?<=[A-Z])[A-Z]))', re.I)
 SPLITS = {'tr': 'training', 'va': 'validation', 'te': 'test'}
 
 
@@ -261,6 +260,5 @@ def split_of(relative_path):
     for part in reversed(posixpath.dirname(relative_path).split('/')):
         found = SPLIT_WORD.match(part)
         if found:
-            word = (found.group('word') or found.group('capitals')).lower()
-            return SPLITS[word[:2]], part
+            return SPLITS[found.group(1)[:2].lower()], part
     return None, None

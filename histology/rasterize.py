@@ -41,11 +41,7 @@ def fill(nuclei, height, width):
 
 
 def _inside(polygon, height, width):
-    """Find the pixels of a polygon: a window of the image and which of it.
-
-    Returns:
-        slices, and bool of the window's shape
-    """
+    """Find a window of the image, slices, and which of it is in a polygon."""
     rings = [ring.clip(-FARTHEST, FARTHEST) - CENTRE - NUDGE
              for ring in polygon]
     low, high = (np.clip(corner, 0, (height, width)).astype(int) for corner in

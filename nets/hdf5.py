@@ -4,7 +4,7 @@ import os
 import re
 import tempfile
 
-from histology.files import InputError
+from histology.files import InputError, error_number
 
 # What h5py raises for damaged files, found by damaging files at random.
 HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)
@@ -20,26 +20,16 @@ def open_hdf5(path, if_absent, if_damaged):
             `if_damaged`, what to do then.
     """
     try:
-        with open(path, 'rb'):  # h5py does not tell absent from damaged
-            pass
-    except FileNotFoundError as error:
-        raise InputError(f'{path}: not there; {if_absent}') from error
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read ({error.strerror}); make it '
-                         'readable') from error
-    try:
         return h5py_file(path, 'r')
     except OSError as error:
-        # Only the text has the number on both h5py 2 and 3.
-        number = re.search(r'errno = (\d+)', str(error))
-        if not number:
-            reason = f'not a whole HDF5 file; {if_damaged}'
-        elif int(number.group(1)) == errno.EWOULDBLOCK:
-            reason = ('in use by another program that writes to it; end that '
-                      'program or try again later')
-        else:
-            reason = (f'cannot be read ({os.strerror(int(number.group(1)))}); '
-                      'check the disk')
+        number = error_number(error)
+        reason = {
+            None: f'not a whole HDF5 file; {if_damaged}',
+            errno.ENOENT: f'not there; {if_absent}',
+            errno.EWOULDBLOCK: 'in use by another program that writes to it; '
+                               'end that program or try again later'}.get(
+            number, f'cannot be read ({os.strerror(number or 0)}); make it '
+                    'readable or check the disk')
         raise InputError(f'{path}: {reason}') from error
 
 
@@ -50,7 +40,7 @@ def h5py_file(path, mode, **options):
         return h5py.File(path, mode, **options)
     except OSError as error:
         if (not re.search('unable to lock file|locking disabled', str(error))
-                or f'errno = {errno.EWOULDBLOCK}' in str(error)):
+                or error_number(error) == errno.EWOULDBLOCK):
             raise
         os.environ['HDF5_USE_FILE_LOCKING'] = 'FALSE'  # for h5py 2
         if h5py.version.version_tuple >= (3, 5):
