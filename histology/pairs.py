@@ -89,16 +89,11 @@ def find(images_dir, annotations_dir, split=None, flags=None):
 
 
 def _pair(images, paths, files):
-    """Find the image of each annotation.
-
-    Args:
-        images: dict of (split of its folder or None, name) of the images.
-        paths: relative paths, of annotations and of others.
-        files: dict of them to sources.
+    """Find the image of each annotation among some paths.
 
     Returns:
-        dict of the keys of `images` to lists of paths
-        paths that are of no image, and not written by `predict`
+        dict of the keys of `images`, (split or None, name), to lists of paths
+        annotations that are of no image, and not written by `predict`
     """
     splits = sorted({split for split, _ in images}, key=str)
     names = {split: names_of(found[0] for key, found in images.items()
@@ -112,11 +107,10 @@ def _pair(images, paths, files):
                  for split in sorted(splits, key=lambda k: k != its_split)
                  if its_split is None or split in (None, its_split)]
         found = [key for key in found if key[1] is not None]
-        if ending not in annotations.ENDINGS:
-            continue
-        if found:
+        if found and ending in annotations.ENDINGS:
             paired[found[0]].append(path)
-        elif (ending != '.json'  # which may hold anything
+        elif (ending in annotations.ENDINGS
+              and ending != '.json'  # which may hold anything
               and not listing.is_predicted(files[path])):
             unpaired.append(path)
     return paired, unpaired
@@ -125,22 +119,17 @@ def _pair(images, paths, files):
 def _candidates(images_dir, annotations_dir, flags):
     """List what may be an image, and what an annotation.
 
-    Args:
-        images_dir, annotations_dir: folders or zip archives.
-        flags: that name the two.
-
     Returns:
-        files: dict of relative path to source, of both folders
-        image_paths: list of relative paths, none written by `predict`
-        rest: list of the others, where annotations may be
+        dict of the relative paths in both folders to sources
+        list of those of images
+        list of the others, where annotations may be
     """
     roots = [os.path.realpath(path) for path in (images_dir, annotations_dir)]
     listings = [listing.list_files(path, flag) for path, flag
                 in zip((images_dir, annotations_dir), flags)]
     if roots[0] == roots[1]:
         files = listings[0]
-        names = names_of(path for path in files
-                         if _ends_in(path, listing.IMAGE_ENDINGS))
+        names = names_of(filter(_is_image, files))
         annotation_paths = {path for path in files
                             if _is_annotation(path, names)}
         image_paths = set(files) - annotation_paths
@@ -160,14 +149,13 @@ def _candidates(images_dir, annotations_dir, flags):
             raise InputError(f'{listing.name_of(files[path])!r}: the name is '
                              'not UTF-8; rename it')
     return (files,
-            sorted(path for path in image_paths
-                   if _ends_in(path, listing.IMAGE_ENDINGS)
+            sorted(path for path in image_paths if _is_image(path)
                    and not listing.is_predicted(files[path])),
             sorted(annotation_paths))
 
 
-def _ends_in(path, endings):
-    return listing.stem_and_ending(path)[1] in endings
+def _is_image(path):
+    return listing.stem_and_ending(path)[1] in listing.IMAGE_ENDINGS
 
 
 def adds_to_one_of(path, names):
@@ -179,9 +167,7 @@ def adds_to_one_of(path, names):
 
 def _is_annotation(path, names):
     """Say whether a file among images of these names is an annotation."""
-    if not _ends_in(path, listing.IMAGE_ENDINGS):
-        return True
-    if adds_to_one_of(path, names):
+    if not _is_image(path) or adds_to_one_of(path, names):
         return True
     # The nearest folder that says it.
     for part in reversed(posixpath.dirname(path).split('/')):
@@ -193,11 +179,7 @@ def _is_annotation(path, names):
 
 
 def _tissue(paths, annotation_paths):
-    """List the paths, of images of one name, that are most likely tissue.
-
-    Pictures that were made from an image often have its name, and MoNuSAC has
-    its images in two formats.
-    """
+    """List the paths, of images of one name, that are most likely tissue."""
     beside = {posixpath.dirname(path) for path in annotation_paths}
     for is_tissue in (lambda path: posixpath.dirname(path) in beside,
                       lambda path: IMAGE_WORDS.search(posixpath.dirname(path)),
@@ -259,11 +241,7 @@ def _best(annotation_paths, files):
 
 
 def _one_of_equals(paths, files, problem):
-    """Return one of some files with the same content, unpacked if possible.
-
-    Raises:
-        InputError: their contents differ.
-    """
+    """Return one of some files with the same content, unpacked if possible."""
     first, *others = sorted(paths, key=lambda path: (len(files[path]), path))
     for other in others:
         if (listing.file_digest(files[first])

@@ -35,24 +35,17 @@ def fill(nuclei, height, width):
     instances = np.zeros((height, width), np.int32)
     for number, nucleus in reversed(list(nuclei.items())):
         for polygon in nucleus:
-            window, its = _inside(polygon, height, width)
-            instances[window][its] = number
+            outline, *holes = (ring.clip(-FARTHEST, FARTHEST) - CENTRE - NUDGE
+                               for ring in polygon)
+            low, high = np.clip([outline.min(axis=0), outline.max(axis=0) + 2],
+                                0, (height, width)).astype(int)
+            window = instances[tuple(map(slice, low, high))]
+            if window.size:
+                inside = _enclosed(outline - low, window.shape)
+                for hole in holes:
+                    inside &= ~_enclosed(hole - low, window.shape)
+                window[inside] = number
     return instances
-
-
-def _inside(polygon, height, width):
-    """Find a window of the image, slices, and which of it is in a polygon."""
-    rings = [ring.clip(-FARTHEST, FARTHEST) - CENTRE - NUDGE
-             for ring in polygon]
-    low, high = (np.clip(corner, 0, (height, width)).astype(int) for corner in
-                 (np.floor(rings[0].min(axis=0)),
-                  np.ceil(rings[0].max(axis=0)) + 1))
-    its = np.zeros(high - low, bool)
-    if its.size:
-        its = _enclosed(rings[0] - low, its.shape)
-        for hole in rings[1:]:
-            its &= ~_enclosed(hole - low, its.shape)
-    return tuple(map(slice, low, high)), its
 
 
 def _enclosed(ring, shape):
