@@ -18,9 +18,9 @@ from histology import (
 )
 from histology.files import InputError
 
-# What says which pixels are one nucleus, as the store records it. Components
-# are the connected parts of a mask: touching nuclei are one.
-OUTLINES, LABELS, COMPONENTS = 'outlines', 'labels', 'components'
+# The log's words for annotations that are images. The connected components of
+# a mask are its nuclei: touching ones are one.
+LABELS, MASK = 'label images', 'masks'
 
 # A format of annotations:
 #   name: of outlines, for the log; None for label images and masks
@@ -48,7 +48,7 @@ RASTER_RANKS = (
 )
 # What `load` found:
 #   instances: int32 [H, W], 0 in the background and 1 to N in the nuclei
-#   kind: OUTLINES, LABELS or COMPONENTS
+#   kind: LABELS, MASK or the name of the Format
 #   microns_per_pixel: what the file says of the image's, or None
 #   skipped: list of texts
 #   classes: dict of the names of classes or layers to int [K], the numbers of
@@ -76,11 +76,6 @@ TILE = 1024  # pixels, sides of the tiles that are searched at a time
 
 def _format(path):
     return BY_ENDING[listing.stem_and_ending(path)[1]]
-
-
-def format_of(source):
-    """Return what the log calls a source's format, such as 'XML'."""
-    return _format(listing.name_of(source)).name
 
 
 def preference(relative_path):
@@ -142,12 +137,13 @@ def load(source, image_size, size, placed=None):
         InputError: as `place`, or it does not say where nuclei are.
     """
     placed = placed or place(source, image_size, size)
+    form = _format(listing.name_of(source))
     if not placed:
         path, data = listing.path_and_data(source)
-        return Found(*_from_raster(_format(path).read(path, data), path,
-                                   image_size, size), None, [], {})
+        return Found(*_from_raster(form.read(path, data), path, image_size,
+                                   size), None, [], {})
     instances = rasterize.fill(placed.nuclei, *size)
-    return Found(outlines.crop(instances, placed, 0), OUTLINES,
+    return Found(outlines.crop(instances, placed, 0), form.name,
                  placed.microns_per_pixel, placed.skipped,
                  {name: np.array(numbers)
                   for name, numbers in placed.classes.items() if numbers})
@@ -184,7 +180,7 @@ def _from_raster(values, path, image_size, size):
             and ((values == 0) | (values == highest)).all()):
         instances = np.empty(values.shape, np.int32)
         ndimage.label(values, np.ones((3, 3)), output=instances)
-        return instances, COMPONENTS
+        return instances, MASK
     return _numbered(values, path), LABELS
 
 

@@ -147,11 +147,10 @@ def _remove_partials_of_killed(folder):
 
 def _is_running(process_id):
     try:
-        os.kill(process_id, 0)
+        with contextlib.suppress(PermissionError):  # another user's
+            os.kill(process_id, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
-        pass
     return True
 
 

@@ -22,7 +22,6 @@ from histology.files import InputError
 # ValueError: a name that is no UTF-8.
 ZIP_ERRORS = (OSError, EOFError, RuntimeError, ValueError, zlib.error,
               lzma.LZMAError, zipfile.BadZipFile)
-DIGEST_BLOCK = 2 ** 20  # bytes
 
 IMAGE_ENDINGS = ('.tif', '.tiff', '.svs', '.png', '.jpg', '.jpeg', '.jfif')
 
@@ -188,24 +187,18 @@ def digest(entries):
 
     A file that cannot be read counts as empty: it will be skipped.
     """
-    sha = hashlib.sha1()
-    for entry in entries:
-        sha.update(f'{entry.name} {entry.split}'.encode())
-        for source in (entry.image, entry.annotation):
-            sha.update(file_digest(source).encode())
-    return sha.hexdigest()
+    return hashlib.sha1(''.join(
+        f'{entry.name} {entry.split}{file_digest(entry.image)}'
+        f'{file_digest(entry.annotation)}' for entry in entries).encode()
+        ).hexdigest()
 
 
 def file_digest(source):
     """Return the SHA-1 hex digest of a source, or '' if it is unreadable."""
-    sha = hashlib.sha1()
     try:
-        with opened(*path_and_data(source)) as file:
-            for block in iter(lambda: file.read(DIGEST_BLOCK), b''):
-                sha.update(block)
+        return hashlib.sha1(read(*path_and_data(source))).hexdigest()
     except (OSError, InputError):
         return ''
-    return sha.hexdigest()
 
 
 def read_head(source):

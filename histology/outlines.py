@@ -72,13 +72,10 @@ def box_of(polygons):
 
 
 def lie_apart(boxes):
-    """Say whether the parts of an object are nuclei of their own.
+    """Say whether parts of an object, [N, 4] as of `box_of`, are nuclei.
 
     A nucleus that another one cuts in two has at most two large parts, and
     none is further from the largest than that is long.
-
-    Args:
-        boxes: float64 [N, 4], theirs, as of `box_of`.
     """
     sides = boxes[:, 2:] - boxes[:, :2]
     areas = sides.prod(axis=1)
@@ -136,6 +133,7 @@ def place(outlines, height, width, classes=()):
         lines, microns_per_pixel)
 
 
+@np.errstate(over='ignore', invalid='ignore')
 def _why_skipped(nuclei, names, boxes, height, width, classes):
     """Map the index of each outline that is no nucleus to why."""
     why = {index: f'outlines of the class {name or "without a name"}'
@@ -153,10 +151,21 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
             'this image, not of the slide')
     why.update(dict.fromkeys(outside, 'outlines outside the image'))
     kept = np.setdiff1d(kept, outside)
+    last = np.array((height - 1, width - 1))
     for index in kept:
-        size = _too_large(nuclei[index], boxes[index], height, width)
-        if size:
-            why[index] = f'an outline {size}, {_extent(boxes[index])}'
+        box, pixels = boxes[index], _area(nuclei[index])
+        area = pixels * MICRONS_PER_PIXEL ** 2
+        length = (box[2:] - box[:2]).max() * MICRONS_PER_PIXEL
+        if (pixels >= last.prod() and (box[:2] <= 1).all()
+                and (box[2:] >= last).all()):
+            size = 'the whole image'
+        elif area > MOST_AREA:
+            size = f'{area:.0f} square micrometres'
+        elif length > MOST_LENGTH:
+            size = f'{length:.0f} micrometres'
+        else:
+            continue
+        why[index] = f'an outline of {size}, {_extent(box)}'
     kept = np.setdiff1d(kept, list(why))
     around, copies = _compare(nuclei, boxes, kept)
     for index in kept[around[kept] > MOST_WITHIN]:
@@ -192,20 +201,6 @@ def crop(array, placed, value):
 def _extent(box):
     top, left, bottom, right = box
     return f'at x {left:.0f} to {right:.0f} and y {top:.0f} to {bottom:.0f}'
-
-
-@np.errstate(over='ignore', invalid='ignore')
-def _too_large(nucleus, box, height, width):
-    """Name the size of an outline that is larger than any nucleus."""
-    pixels, last = _area(nucleus), np.array((height - 1, width - 1))
-    area = pixels * MICRONS_PER_PIXEL ** 2
-    length = (box[2:] - box[:2]).max() * MICRONS_PER_PIXEL
-    if (pixels >= last.prod() and (box[:2] <= 1).all()
-            and (box[2:] >= last).all()):
-        return 'of the whole image'
-    if area > MOST_AREA:
-        return f'of {area:.0f} square micrometres'
-    return f'of {length:.0f} micrometres' if length > MOST_LENGTH else ''
 
 
 def _area(nucleus):
@@ -244,15 +239,11 @@ def _covers(nucleus, boxes):
 
 
 def overlapping(boxes, others):
-    """Find the boxes that overlap each of some boxes.
-
-    Args:
-        boxes: float64 [N, 4], as of `box_of`.
-        others: float64 [M, 4].
+    """Find which other boxes overlap each of some boxes, as of `box_of`.
 
     Yields:
-        for each of `boxes`, int [K], which of `others`. Near linear time if
-        none of `others` is far wider than most.
+        int [K] for each of `boxes`. It takes near linear time if none of
+        `others` is far wider than most.
     """
     order = np.argsort(others[:, 1])
     lefts = others[order, 1]

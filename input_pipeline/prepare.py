@@ -28,8 +28,6 @@ from input_pipeline.splits import assign_splits, division_flags, fold_text
 
 SPLITS = ('train', 'validation', 'test')
 MAX_SKIPPED = 0.5  # of a split's images
-# The log's words for annotations that are images.
-RASTERS = {annotations.LABELS: 'label images', annotations.COMPONENTS: 'masks'}
 
 # What was found in the files that are read: a Counter of the annotations'
 # formats; a dict of the images' names to a dict of classes to the numbers of
@@ -188,11 +186,9 @@ def load(entry, log, classes=()):
     log.classes[entry.name] = found.classes
     if found.skipped:
         progress.say(f'{path}: skipped: {"; ".join(found.skipped)}')
-    name = RASTERS.get(found.kind) or annotations.format_of(entry.annotation)
-    log.formats[name + ' written by predict' * listing.is_predicted(
+    log.formats[found.kind + ' written by predict' * listing.is_predicted(
         entry.annotation)] += 1
-    yield store.Annotation(found.instances,
-                           found.kind != annotations.COMPONENTS)
+    yield store.Annotation(found.instances, found.kind != annotations.MASK)
 
 
 def _skipped_before(folder, rules, splits):
@@ -292,7 +288,7 @@ def _print_summary(folder, source, written, log):
         print('annotations: ' + ', '.join(
             f'{name} of {counted(count, "image")}'
             for name, count in sorted(log.formats.items())))
-    if log.formats['masks']:
+    if log.formats[annotations.MASK]:
         print('masks do not separate touching nuclei: each connected '
               'component counts as a nucleus')
     print(f'{folder}: {source}, ' + '; '.join(
@@ -314,7 +310,7 @@ def _check_written(written, split, log):
                          f'first: {skipped[0]}')
     if split == 'train' and not written.nuclei:
         # Whoever outlines nothing may mean it, a black mask is a mistake.
-        if set(log.formats) & set(RASTERS.values()):
+        if {annotations.LABELS, annotations.MASK} & set(log.formats):
             raise InputError('none of the training images has a nucleus: '
                              'their annotations are empty; give others')
         print('none of the training images has a nucleus: there is nothing '

@@ -134,7 +134,7 @@ def test_geojson_read_as_an_annotation_gives_the_labels(tmp_path, seed):
     write(tmp_path, *blobs(seed))
     found, kind, _, left_out, _ = annotations.load(
         (str(tmp_path / 'a_nuclei.geojson'),), labels.shape, labels.shape)
-    assert (kind, left_out) == (annotations.OUTLINES, [])
+    assert (kind, left_out) == ('GeoJSON', [])
     np.testing.assert_array_equal(found, labels)
     assert nuclei_metrics.compute(nuclei_metrics.compare(found, labels))[
         'aji'] == 1

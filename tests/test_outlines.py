@@ -908,7 +908,7 @@ def test_outlines_are_scaled_with_the_image(tmp_path):
     path = save_xml(tmp_path / 'a.xml', SQUARE, FAR)
     instances, *rest = annotations.load(
         (str(path),), (100, 100), (50, 200))
-    assert rest == ['outlines', None, [], {}]
+    assert rest == ['XML', None, [], {}]
     expected = np.zeros((50, 200))
     expected[10:20, 60:100], expected[35:40, 140:180] = 1, 2
     np.testing.assert_array_equal(instances, expected)
