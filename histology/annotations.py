@@ -46,15 +46,6 @@ RASTER_RANKS = (
     (r'label|inst|\.(mat|npy)\Z', 1),
     ('', 2),
 )
-# What `load` found:
-#   instances: int32 [H, W], 0 in the background and 1 to N in the nuclei
-#   kind: LABELS, MASK or the name of the Format
-#   microns_per_pixel: what the file says of the image's, or None
-#   skipped: list of texts
-#   classes: dict of the names of classes or layers to int [K], the numbers of
-#       their nuclei, some maybe without a pixel
-Found = collections.namedtuple(
-    'Found', 'instances kind microns_per_pixel skipped classes')
 BY_ENDING = {ending: form for form in FORMATS for ending in form.endings}
 ENDINGS = tuple(BY_ENDING)
 
@@ -99,7 +90,7 @@ def place(source, image_size, size, classes=()):
         classes: names of the wanted ones; () for all of nuclei.
 
     Returns:
-        `outlines.Placed`; None if the annotation is an image.
+        `outlines.Placed`; its nuclei are None if the annotation is an image.
 
     Raises:
         InputError: the outlines cannot be read, or are of another image; or
@@ -110,7 +101,7 @@ def place(source, image_size, size, classes=()):
     if not form.name:
         if classes:
             raise InputError(f'{path}: has no classes; omit --classes')
-        return None
+        return outlines.Placed(None, {}, (), [], [], None)
     found = form.read(path, data)
     factor = np.array(size) / image_size
     if (factor != 1).any():
@@ -131,22 +122,20 @@ def load(source, image_size, size, placed=None):
         placed: what it returned, if it was called.
 
     Returns:
-        Found, of [*size], or of the window of `placed`.
+        int32 [*size], or of the window of `placed`, 0 in the background and 1
+            to N in the nuclei, some maybe without a pixel
+        LABELS, MASK or the name of the Format
 
     Raises:
         InputError: as `place`, or it does not say where nuclei are.
     """
     placed = placed or place(source, image_size, size)
     form = _format(listing.name_of(source))
-    if not placed:
+    if placed.nuclei is None:
         path, data = listing.path_and_data(source)
-        return Found(*_from_raster(form.read(path, data), path, image_size,
-                                   size), None, [], {})
+        return _from_raster(form.read(path, data), path, image_size, size)
     instances = rasterize.fill(placed.nuclei, *size)
-    return Found(outlines.crop(instances, placed, 0), form.name,
-                 placed.microns_per_pixel, placed.skipped,
-                 {name: np.array(numbers)
-                  for name, numbers in placed.classes.items() if numbers})
+    return outlines.crop(instances, placed, 0), form.name
 
 
 def _from_raster(values, path, image_size, size):

@@ -42,7 +42,7 @@ Outlines = collections.namedtuple('Outlines',
 
 # Outlines laid on an image:
 #   nuclei: dict of numbers, from 1 in the order of the file, to nuclei
-#   classes: dict of all names of the file to the numbers of their nuclei
+#   classes: dict of all names of the file to int [K], the numbers of theirs
 #   window: slices of rows and columns, the part of the image to use
 #   regions: polygons, all that is annotated of it; [] if it is all annotated
 #   skipped: list of texts
@@ -127,7 +127,7 @@ def place(outlines, height, width, classes=()):
         regions = []
     return Placed(
         {index + 1: nuclei[index] for index in kept},
-        {name: [index + 1 for index in kept if names[index] == name]
+        {name: np.array([index + 1 for index in kept if names[index] == name])
          for name in sorted(set(names) - {''})},
         (slice(box[0], box[2]), slice(box[1], box[3])), sum(regions, []),
         lines, microns_per_pixel)

@@ -175,20 +175,22 @@ def load(entry, log, classes=()):
         image.shape[:2], network_microns, path))
     size = image.shape[:2]
     placed = annotations.place(entry.annotation, image_size, size, classes)
-    if placed:
-        image = outlines.crop(image, placed, 255)
+    image = outlines.crop(image, placed, 255)
     yield image
     del image, content  # a large one fills the memory
-    found = annotations.load(entry.annotation, image_size, size, placed)
-    log.names.update(placed.classes if placed else ())
+    instances, kind = annotations.load(entry.annotation, image_size, size,
+                                       placed)
+    log.names.update(placed.classes)
     path = listing.name_of(entry.annotation)
-    log.resolution.compare(path, found.microns_per_pixel, own_microns)
-    log.classes[entry.name] = found.classes
-    if found.skipped:
-        progress.say(f'{path}: skipped: {"; ".join(found.skipped)}')
-    log.formats[found.kind + ' written by predict' * listing.is_predicted(
+    log.resolution.compare(path, placed.microns_per_pixel, own_microns)
+    log.classes[entry.name] = {
+        name: numbers for name, numbers in placed.classes.items()
+        if numbers.size}
+    if placed.skipped:
+        progress.say(f'{path}: skipped: {"; ".join(placed.skipped)}')
+    log.formats[kind + ' written by predict' * listing.is_predicted(
         entry.annotation)] += 1
-    yield store.Annotation(found.instances, found.kind != annotations.MASK)
+    yield store.Annotation(instances, kind != annotations.MASK)
 
 
 def _skipped_before(folder, rules, splits):

@@ -357,7 +357,7 @@ def placed(path, *features, size=(200, 400)):
     """What is laid on an image, and what is filled of it."""
     write(path, json.dumps(features))
     place = annotations.place((str(path),), size, size)
-    return place, annotations.load((str(path),), size, size, place)
+    return place, annotations.load((str(path),), size, size, place)[0]
 
 
 @pytest.mark.parametrize('around, window', [
@@ -368,13 +368,13 @@ def placed(path, *features, size=(200, 400)):
     (feature(square(10, 20, 22, 60)), (10, 22, 20, 60))])
 def test_what_is_annotated_in_a_region_alone(tmp_path, around, window):
     path = tmp_path / 'a.geojson'
-    place, found = placed(path, *IN_REGION, around)
+    place, instances = placed(path, *IN_REGION, around)
     top, bottom, left, right = window
     assert place.window == (slice(top, bottom), slice(left, right))
-    assert found.instances.shape == (bottom - top, right - left)
-    assert np.bincount(found.instances.ravel())[1:].tolist() == [64] * 3
-    assert found.classes['Tumor'].tolist() == [1, 2, 3]
-    assert 'no nucleus is annotated outside 1 region' in found.skipped[-1]
+    assert instances.shape == (bottom - top, right - left)
+    assert np.bincount(instances.ravel())[1:].tolist() == [64] * 3
+    assert place.classes['Tumor'].tolist() == [1, 2, 3]
+    assert 'no nucleus is annotated outside 1 region' in place.skipped[-1]
 
 
 @pytest.mark.parametrize('more', [
@@ -384,15 +384,15 @@ def test_what_is_annotated_in_a_region_alone(tmp_path, around, window):
     [feature(square(70, 0, 190, 400), classification='Region*')],
     [feature(square(4, 4, 196, 396))]])
 def test_what_is_annotated_all_over(tmp_path, more):
-    place, found = placed(tmp_path / 'a.geojson', *IN_REGION, *more)
-    assert not place.regions and found.instances.shape == (200, 400)
-    assert np.count_nonzero(found.instances) >= 3 * 64
+    place, instances = placed(tmp_path / 'a.geojson', *IN_REGION, *more)
+    assert not place.regions and instances.shape == (200, 400)
+    assert np.count_nonzero(instances) >= 3 * 64
 
 
 def test_what_lies_in_the_window_but_in_no_region_is_blank(tmp_path):
     # Half of a square, and a nucleus that reaches 2 of 8 columns beyond.
     triangle = [(300, 0), (0, 0), (0, 300)]
-    place, found = placed(
+    place, instances = placed(
         tmp_path / 'a.geojson', feature(triangle, classification='Region*'),
         feature(square(0, 0, 8, 8)), feature(square(0, 293, 1, 301)),
         size=(400, 500))
@@ -404,7 +404,7 @@ def test_what_lies_in_the_window_but_in_no_region_is_blank(tmp_path):
         ..., np.newaxis].repeat(3, axis=2))
     expected = np.zeros((300, 300))
     expected[:8, :8], expected[0, 293:299] = 2, 3
-    np.testing.assert_array_equal(found.instances, expected)
+    np.testing.assert_array_equal(instances, expected)
 
 
 def test_outlines_outside_the_image():
@@ -906,9 +906,12 @@ def test_a_vertex_that_is_not_finite(tmp_path, data, ending):
 
 def test_outlines_are_scaled_with_the_image(tmp_path):
     path = save_xml(tmp_path / 'a.xml', SQUARE, FAR)
-    instances, *rest = annotations.load(
-        (str(path),), (100, 100), (50, 200))
-    assert rest == ['XML', None, [], {}]
+    place = annotations.place((str(path),), (100, 100), (50, 200))
+    assert (place.skipped, place.classes, place.microns_per_pixel) == (
+        [], {}, None)
+    instances, kind = annotations.load(
+        (str(path),), (100, 100), (50, 200), place)
+    assert kind == 'XML'
     expected = np.zeros((50, 200))
     expected[10:20, 60:100], expected[35:40, 140:180] = 1, 2
     np.testing.assert_array_equal(instances, expected)
