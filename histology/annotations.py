@@ -139,7 +139,7 @@ def load(source, image_size, size, placed=None):
 
 
 def _from_raster(values, path, image_size, size):
-    """Return instances and kind of a label image or a mask; see `load`."""
+    """Return what `load` does, of a label image or a mask."""
     from scipy import ndimage
     if values.shape != tuple(image_size):
         raise InputError(

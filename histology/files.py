@@ -40,14 +40,11 @@ def locked(folder, flag):
     the folder by NFS, but not the lock of a folder. On a drive without locks
     a line says that no process is kept out.
 
-    Args:
-        folder: made if absent; what was made and is still empty at the end is
-            removed.
-        flag: that names the folder, without dashes.
+    The folder is made if absent; what is still empty at the end is removed.
 
     Raises:
         InputError: another process has the lock, or the folder cannot be
-            made, written to or locked.
+            made, written to or locked; choose another by `flag`.
     """
     path = os.path.join(folder, '.lock')
     was_there = os.path.lexists(path)

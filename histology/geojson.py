@@ -28,8 +28,7 @@ def parse(path, data=None):
     parts of a MultiPolygon lie apart, each is a nucleus.
 
     Args:
-        path: file to read, or what to call `data` in messages.
-        data: bytes of the file if they are already at hand.
+        path, data: as for `images.read_image`.
 
     Returns:
         Outlines.

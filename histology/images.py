@@ -107,11 +107,7 @@ def read_labels(path, data=None):
 
 @contextlib.contextmanager
 def _reading(path, data):
-    """Open a file and say in one line what is wrong with it.
-
-    Yields:
-        binary file object, its first bytes
-    """
+    """Yield an open file and its first bytes; say what is wrong with it."""
     try:
         with listing.opened(path, data) as file:
             head = file.read(HEAD)

@@ -29,8 +29,7 @@ def parse(path, data=None):
     none is counted.
 
     Args:
-        path: file to read, or what to call `data` in messages.
-        data: bytes of the XML file if they are already at hand.
+        path, data: as for `images.read_image`.
 
     Returns:
         Outlines.

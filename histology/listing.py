@@ -62,10 +62,6 @@ def list_files(folder, flag):
     stores. Links to folders are followed; each folder is listed once. Archives
     inside the folder count as folders.
 
-    Args:
-        folder: path.
-        flag: that names it, for messages.
-
     Returns:
         dict of relative path to source
 
@@ -129,8 +125,7 @@ def _walk(folder):
 def is_hidden(relative_path):
     """Say whether a file, or a folder above it, is hidden.
 
-    So are the files that macOS adds to archives, as __MACOSX/._NAME.tif, and
-    that programs of maps add to images, as NAME.png.aux.xml.
+    So is what macOS adds to archives, and what programs of maps add to images.
     """
     return relative_path.lower().endswith('.aux.xml') or any(
         part.startswith('.') or part == '__MACOSX'

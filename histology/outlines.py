@@ -211,12 +211,7 @@ def _area(nucleus):
 
 
 def _compare(nuclei, boxes, kept):
-    """Compare each outline, whose index is kept, with those that overlap it.
-
-    Returns:
-        int [N], how many others each is around
-        list of pairs of indices, the first before the second, of one nucleus
-    """
+    """Count the others within each outline, and list pairs of one nucleus."""
     around, copies = np.zeros(len(nuclei), int), []
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     for index, near in zip(kept, overlapping(boxes[kept], boxes[kept])):

@@ -33,11 +33,9 @@ METADATA = re.compile(br'\s*{(?!.*("Feature|\[\s*\[\s*-?\d))', re.S)
 def find(images_dir, annotations_dir, split=None, flags=None):
     """Pair each image of a folder with the annotation of its name.
 
-    An annotation has the name of its image, with or without '_mask', '-labels'
-    and the like added. The folders may be one, or one within the other: then
-    names, and folders called images, labels and so on, tell masks from tissue.
-    Folders below are searched too; one called train..., val... or test... says
-    the split. What `predict` wrote is an annotation if there is no other.
+    The folders may be one, or one within the other: then names, and folders
+    called images, labels and so on, tell masks from tissue. Folders below are
+    searched too. What `predict` wrote is an annotation if there is no other.
 
     Args:
         images_dir, annotations_dir: folders or zip archives.
