@@ -163,6 +163,7 @@ def _from_raster(values, path, image_size, size):
             and ndimage.binary_fill_holes(mask).sum() > LINES[1] * area):
         raise InputError(f'{path}: holds lines around nuclei; fill them, as '
                          'in ImageJ by Process, Binary, Fill Holes')
+    del mask, inner  # for memory
     values = resample.resample_labels(values, size)
     highest = values.max()
     if (highest in (0, 1, 255, 65535)

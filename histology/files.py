@@ -40,11 +40,16 @@ def locked(folder, flag):
     the folder by NFS, but not the lock of a folder. On a drive without locks
     a line says that no process is kept out.
 
-    The folder is made if absent; what is still empty at the end is removed.
+    The folder is made if absent; what was made and is still empty at the end
+    is removed.
+
+    Args:
+        folder: path.
+        flag: that names it, without dashes.
 
     Raises:
         InputError: another process has the lock, or the folder cannot be
-            made, written to or locked; choose another by `flag`.
+            made, written to or locked.
     """
     path = os.path.join(folder, '.lock')
     was_there = os.path.lexists(path)

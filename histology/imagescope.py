@@ -57,11 +57,7 @@ def parse(path, data=None):
 
 
 def _layers(data, skipped):
-    """Yield (name, microns per pixel, positive, negative) of a layer.
-
-    `positive` and `negative` are lists of rings; `skipped` is the Counter of
-    the other regions.
-    """
+    """Yield the name, microns, positive and negative rings of each layer."""
     microns, name, rings, root = None, '', ([], []), None
     # As text, for which the parser ignores a declared encoding: some programs
     # declare utf-16 and write UTF-8, and only names are not ASCII.
@@ -118,8 +114,6 @@ def _region(element):
 def _holes(positive, negative):
     """List, for each positive ring, the negative ones that may cut it."""
     from skimage.measure import points_in_poly
-    if not negative:
-        return [[]] * len(positive)
     boxes, others = (
         np.array([box_of([[ring]]) for ring in rings]).reshape(-1, 4)
         for rings in (positive, negative))

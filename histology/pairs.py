@@ -105,10 +105,9 @@ def _pair(images, paths, files):
                  for split in sorted(splits, key=lambda k: k != its_split)
                  if its_split is None or split in (None, its_split)]
         found = [key for key in found if key[1] is not None]
-        if found and ending in annotations.ENDINGS:
+        if ending in annotations.ENDINGS and found:
             paired[found[0]].append(path)
-        elif (ending in annotations.ENDINGS
-              and ending != '.json'  # which may hold anything
+        elif (ending in set(annotations.ENDINGS) - {'.json'}  # of anything
               and not listing.is_predicted(files[path])):
             unpaired.append(path)
     return paired, unpaired
