@@ -190,10 +190,14 @@ def digest(entries):
 
 def file_digest(source):
     """Return the SHA-1 hex digest of a source, or '' if it is unreadable."""
+    sha = hashlib.sha1()
     try:
-        return hashlib.sha1(read(*path_and_data(source))).hexdigest()
+        with opened(*path_and_data(source)) as file:
+            for block in iter(lambda: file.read(HEAD), b''):  # for memory
+                sha.update(block)
     except (OSError, InputError):
         return ''
+    return sha.hexdigest()
 
 
 def read_head(source):
