@@ -365,10 +365,8 @@ def test_each_pixel_of_a_large_image_comes_once(tmp_path, monkeypatch, shape,
         line = [next(parts) for _ in columns]
         for padded, _, part, has_instances in line:
             assert has_instances is True
-            _, height, width, _ = part.shape
-            # Up to 96 pixels, in steps of 64.
-            assert padded.shape == (1, 64 if height <= 64 else 128,
-                                    64 if width <= 64 else 128, 3)
+            # Up to 96 pixels, in steps of 128.
+            assert padded.shape == (1, 128, 128, 3)
         found.append(np.concatenate([part[0, ..., 0]
                                      for _, _, part, _ in line], 1))
         found_image.append(np.concatenate(
