@@ -313,18 +313,19 @@ def refuse_trained_on(record, file, path, folder):
     """
     if FLAGS.split == 'train':
         return
-    for seen, who in ((record['trained_on'], f'the network in {folder} was'),
-                      (seen_images(record),
-                       f'the starting weights of {folder} were')):
+    division = division_flags(record['data_seed'], record['data_fold'])
+    for seen, who, remedy in (
+            (record['trained_on'], f'the network in {folder} was',
+             f'Prepare with {division} as for the training'),
+            (seen_images(record), f'the starting weights of {folder} were',
+             'Train without --init_checkpoint')):
         known = store.names_among(file, seen)
         if known:
             more = f' and {progress.counted(len(known) - 1, "more image")}'
-            division = division_flags(record['data_seed'], record['data_fold'])
             raise InputError(
                 f'{path}: holds {known[0]}{more if known[1:] else ""}, which '
-                f'{who} trained on. Prepare with {division} as for the '
-                'training, measure on other images, or choose another '
-                '--model_dir')
+                f'{who} trained on. {remedy}, measure on other images, or '
+                'give --split=train')
 
 
 def load_predictor(folder):

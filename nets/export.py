@@ -27,7 +27,7 @@ SIDE = 512  # of model.onnx and of the image that every file is tried on
 FILES = {'model': ('ONNX Runtime', 'OpenCV'),
          'model_dynamic': ('ONNX Runtime',)}
 OPSET = 15
-SAVED_MODEL_TOLERANCE, TOLERANCE = 1e-5, 1e-4  # of probabilities
+TOLERANCE = 1e-4  # of probabilities
 # Of SegNet's on average. Where two values of a pooling window are almost
 # equal, rounding decides whose position it remembers, and pixels differ.
 TIES_TOLERANCE = 1e-3
@@ -110,18 +110,18 @@ def export(session, model, record, output_dir, licence=None, halo=0):
             differences[f'{name} in {reader}'] = _compare(
                 f'{name} in {reader}', output, session.run(
                     model.output, {model.input: batches[name]}),
-                TOLERANCE if name in FILES else SAVED_MODEL_TOLERANCE, ties)
+                ties)
         write_json(f'{folder}/{RECORD}', {
             'record': record, 'largest_differences': differences,
             'files': _digests(folder)})
     return differences
 
 
-def _compare(what, output, expected, tolerance, ties):
+def _compare(what, output, expected, ties):
     """Return the largest difference of two arrays, refused if too large."""
     difference = np.abs(output - expected)
     largest = float(difference.max())
-    if not (largest <= tolerance
+    if not (largest <= TOLERANCE
             or ties and difference.mean() <= TIES_TOLERANCE):
         raise InputError(
             f'{what}: differs from the network by {largest:.2g}, so nothing '

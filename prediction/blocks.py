@@ -187,8 +187,8 @@ class Nuclei:
                 continue
             measures = {
                 name: found[name] * (
-                    scale_x if name.endswith(('x', 'width')) else
-                    scale_y if name.endswith(('y', 'height')) else
+                    scale_x if name.endswith(('_x', '_width')) else
+                    scale_y if name.endswith(('_y', '_height')) else
                     math.sqrt(scale_x * scale_y) ** power)
                 for name, (power, _) in writers.MEASURES.items()}
             measures['label'] = count + np.arange(len(found['area']))

@@ -58,6 +58,9 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
     settled, skipped = resolution.Resolution(microns_per_pixel), []
     found_slides = {path for path in paths
                     if slides.is_slide(path, max_whole_pixels)}
+    if found_slides and not {'csv', 'geojson'} & set(outputs):
+        raise InputError(f'--outputs: {min(found_slides)} is a slide, which '
+                         'gets csv and geojson; name one of them')
 
     def read(path):
         try:

@@ -342,9 +342,14 @@ def model(request):
         model = nets.build(request.param, width=4)
         tf.keras.backend.get_session()  # initialises the variables
         *_, classifier = [layer for layer in model.layers if layer.weights]
-        # As drawn, the probability is 0.5 everywhere, to some decimals.
-        classifier.set_weights([100 * weight for weight
-                                in classifier.get_weights()])
+        # As drawn, the probability is nearly the same everywhere.
+        logits = tf.keras.backend.get_session().run(
+            model.get_layer('logits').output,
+            {model.input: np.random.RandomState(0).rand(1, 128, 128, 3)})
+        kernel, bias = classifier.get_weights()
+        factor = 2 / logits.std()
+        classifier.set_weights([kernel * factor,
+                                bias - logits.mean() * factor])
         yield model
 
 

@@ -457,10 +457,12 @@ def test_predictions_depend_on_a_bounded_part(net):
     with tf.Graph().as_default(), tf.Session() as session:
         model = build(net, nets.stride(net))
         session.run(tf.global_variables_initializer())
-        whole, part = [session.run(model.output, {model.input: image[:, top:]})
+        logits = model.get_layer('logits').output
+        whole, part = [session.run(logits, {model.input: image[:, top:]})
                        for top in (0, 64)]
-    np.testing.assert_allclose(part[:, 256:], whole[:, 320:], atol=1e-5)
-    assert np.abs(part[:, 0] - whole[:, 64]).max() > 1e-4
+    whole, part = whole / whole.std(), part / whole.std()
+    np.testing.assert_allclose(part[:, 256:], whole[:, 320:], atol=1e-4)
+    assert np.abs(part[:, 0] - whole[:, 64]).max() > 1e-2
 
 
 # SegNet's pooling

@@ -162,8 +162,13 @@ def test_level_0_at_any_resolution(tmp_path, microns):
     assert record['settings']['size'] == list(image.shape[:2])
     polygons = [geometry.shape(feature['geometry']) for feature in features(
         tmp_path / 'out' / 'a_nuclei.geojson')]
-    areas = [float(row['area_px2'])
-             for row in rows_of(tmp_path / 'out' / 'a_nuclei.csv')]
+    rows = [{name: float(value) for name, value in row.items()}
+            for row in rows_of(tmp_path / 'out' / 'a_nuclei.csv')]
+    areas = [row['area_px2'] for row in rows]
+    for row in rows:  # what has no unit does not change
+        assert row['mean_probability'] > 0.5 and 0.9 < row['solidity'] <= 1
+        assert row['eccentricity'] == pytest.approx(np.sqrt(
+            1 - (row['minor_axis_px'] / row['major_axis_px']) ** 2), abs=0.01)
     assert all(polygon.is_valid for polygon in polygons)
     np.testing.assert_allclose([polygon.area for polygon in polygons], areas,
                                rtol=0.005)
@@ -389,6 +394,14 @@ def test_a_damaged_part_is_named_and_the_rest_goes_on(discs, capsys):
         capsys.readouterr().out)
     assert run(folder, out='undisturbed') == []
     assert contents(folder / 'out') == contents(folder / 'undisturbed')
+
+
+def test_a_slide_gets_no_mask(tmp_path):
+    image, _ = tissue_with_discs()
+    write_slide(tmp_path / 'in' / 'a.tif', image)
+    with pytest.raises(InputError, match='--outputs: .*a.tif is a slide'):
+        run(tmp_path, outputs=['mask'])
+    assert not (tmp_path / 'out').exists()
 
 
 def test_many_nuclei_are_gzipped(discs, monkeypatch):
