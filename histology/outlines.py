@@ -28,6 +28,7 @@ MOST_WITHIN, LEAST_CELLS, CELL_SHARE = 2, 3, 0.4
 # Two outlines are of one nucleus if the intersection over union of their boxes
 # is more. In MoNuSeg it is 0.53 at most.
 SAME = 0.7
+CORNERS = (0, 1), (0, 3), (2, 1), (2, 3)  # columns of boxes, as of `box_of`
 ALL_ANNOTATED = 0.9  # of the image; what lies outside larger regions is used
 
 # Classes and layers without nuclei: QuPath's with a star, and its background;
@@ -113,7 +114,9 @@ def place(outlines, height, width, classes=()):
     kept = [index for index in range(len(nuclei)) if index not in why]
     regions = [nuclei[index] for index, text in why.items()
                if text.startswith('an ') or REGION.fullmatch(names[index])]
-    covered = [_covers(region, boxes[kept]) for region in regions]
+    # With nuclei that the edge of their region cuts.
+    covered = [np.any([_covers(region, boxes[kept][:, corner])
+                       for corner in CORNERS], axis=0) for region in regions]
     regions = [region for region, its in zip(regions, covered) if its.any()]
     box = np.array([0, 0, height, width])
     if (regions and np.any(covered, axis=0).all()
@@ -221,15 +224,15 @@ def _compare(nuclei, boxes, kept):
         same = common > SAME * (areas[near] + areas[index] - common)
         copies += [(index, other) for other in near[same & (near > index)]]
         inner = near[~same & (common == areas[near])]
-        around[index] = _covers(nuclei[index], boxes[inner]).sum()
+        centres = (boxes[inner, :2] + boxes[inner, 2:]) / 2
+        around[index] = _covers(nuclei[index], centres).sum()
     return around, copies
 
 
-def _covers(nucleus, boxes):
-    """Say which boxes, float64 [N, 4], have their centre in a nucleus."""
+def _covers(nucleus, points):
+    """Say which points, float64 [N, 2], lie in a nucleus."""
     from skimage.measure import points_in_poly
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return np.any([points_in_poly(centres, outline)
+    return np.any([points_in_poly(points, outline)
                    for outline, *_ in nucleus], axis=0)
 
 
