@@ -142,6 +142,7 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
     why = {index: f'outlines of the class {name or "without a name"}'
            for index, name in enumerate(names)
            if (name not in classes if classes else NO_NUCLEI.fullmatch(name))}
+    others = [index for index in why if not NO_NUCLEI.fullmatch(names[index])]
     kept = np.setdiff1d(np.arange(len(nuclei)), list(why))
     its = boxes[kept]
     outside = kept[((its[:, 2:] <= 0) | (its[:, :2] >= (height, width))
@@ -155,7 +156,7 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
     why.update(dict.fromkeys(outside, 'outlines outside the image'))
     kept = np.setdiff1d(kept, outside)
     last = np.array((height - 1, width - 1))
-    for index in kept:
+    for index in (*kept, *others):  # a region may have a class of its own
         box, pixels = boxes[index], _area(nuclei[index])
         area = pixels * MICRONS_PER_PIXEL ** 2
         length = (box[2:] - box[:2]).max() * MICRONS_PER_PIXEL

@@ -378,7 +378,7 @@ def test_what_is_annotated_in_a_region_alone(tmp_path, around, window):
 
 
 @pytest.mark.parametrize('cut', [
-    square(30, 10, 40, 24), square(5, 50, 15, 60), square(56, 66, 70, 80)])
+    square(30, 10, 40, 24), square(5, 56, 15, 64), square(56, 66, 70, 80)])
 def test_nuclei_that_the_edge_of_a_region_cuts_are_of_it(tmp_path, cut):
     region_ = feature(square(10, 20, 60, 70), classification='Region*')
     place, instances = placed(tmp_path / 'a.geojson', *IN_REGION, region_,
@@ -387,6 +387,15 @@ def test_nuclei_that_the_edge_of_a_region_cuts_are_of_it(tmp_path, cut):
     assert (instances == 5).sum() == sum(
         10 <= y < 60 and 20 <= x < 70 for y in range(cut[0][0], cut[2][0])
         for x in range(cut[0][1], cut[2][1]))
+
+
+@pytest.mark.parametrize('name', ['ROI', ''])
+def test_a_region_may_have_a_class_that_is_not_chosen(tmp_path, name):
+    path = write(tmp_path / 'a.geojson', json.dumps([
+        *IN_REGION, feature(square(10, 20, 190, 220), classification=name)]))
+    place = annotations.place((str(path),), (200, 400), (200, 400), ['Tumor'])
+    assert place.window == (slice(10, 190), slice(20, 220))
+    assert 'no nucleus is annotated outside 1 region' in place.skipped[-1]
 
 
 @pytest.mark.parametrize('more', [
