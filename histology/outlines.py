@@ -100,7 +100,7 @@ def place(outlines, height, width, classes=()):
 
     Raises:
         InputError: there are other objects alone, or all nuclei lie outside
-            the image.
+            the image or are smaller than a pixel.
     """
     nuclei, names, microns_per_pixel, skipped = outlines
     lines = [f'{what}: {count}' for what, count in (+skipped).items()]
@@ -112,6 +112,9 @@ def place(outlines, height, width, classes=()):
     lines += [text if text.startswith('an ') else f'{text}: {count}'
               for text, count in collections.Counter(why.values()).items()]
     kept = [index for index in range(len(nuclei)) if index not in why]
+    if kept and (boxes[kept, 2:] - boxes[kept, :2]).max() < 1:
+        raise InputError(f'{counted(len(kept), "outline")}, none as long as a '
+                         'pixel; export them in pixels of this image')
     regions = [nuclei[index] for index, text in why.items()
                if text.startswith('an ') or REGION.fullmatch(names[index])]
     # With nuclei that the edge of their region cuts.

@@ -24,6 +24,7 @@ from inputs import (
     message,
     region,
     ring,
+    save_geojson,
     save_xml,
     square,
     write,
@@ -387,6 +388,17 @@ def test_nuclei_that_the_edge_of_a_region_cuts_are_of_it(tmp_path, cut):
     assert (instances == 5).sum() == sum(
         10 <= y < 60 and 20 <= x < 70 for y in range(cut[0][0], cut[2][0])
         for x in range(cut[0][1], cut[2][1]))
+
+
+def test_outlines_in_shares_of_the_image_are_refused(tmp_path):
+    shares = [np.array(square(10, 10 * k, 20, 10 * k + 8)) / 200
+              for k in range(5)]
+    for path in (save_geojson(tmp_path / 'a.geojson', *(
+                     [tuple(vertex) for vertex in share.tolist()]
+                     for share in shares)),
+                 save_xml(tmp_path / 'a.xml', *shares)):
+        assert 'a pixel; export them in pixels' in message(
+            annotations.place, (str(path),), (200, 200), (200, 200))
 
 
 @pytest.mark.parametrize('name', ['ROI', ''])
