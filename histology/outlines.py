@@ -28,6 +28,7 @@ MOST_WITHIN, LEAST_CELLS, CELL_SHARE = 2, 3, 0.4
 # Two outlines are of one nucleus if the intersection over union of their boxes
 # is more. In MoNuSeg it is 0.53 at most.
 SAME = 0.7
+CORNERS = (0, 1), (0, 3), (2, 1), (2, 3)  # columns of boxes, as of `box_of`
 ALL_ANNOTATED = 0.9  # of the image; what lies outside larger regions is used
 
 # Classes and layers without nuclei: QuPath's with a star, and its background;
@@ -99,7 +100,7 @@ def place(outlines, height, width, classes=()):
 
     Raises:
         InputError: there are other objects alone, or all nuclei lie outside
-            the image.
+            the image or are smaller than a pixel.
     """
     nuclei, names, microns_per_pixel, skipped = outlines
     lines = [f'{what}: {count}' for what, count in (+skipped).items()]
@@ -111,9 +112,14 @@ def place(outlines, height, width, classes=()):
     lines += [text if text.startswith('an ') else f'{text}: {count}'
               for text, count in collections.Counter(why.values()).items()]
     kept = [index for index in range(len(nuclei)) if index not in why]
+    if kept and (boxes[kept, 2:] - boxes[kept, :2]).max() < 1:
+        raise InputError(f'{counted(len(kept), "outline")}, none as long as a '
+                         'pixel; export them in pixels of this image')
     regions = [nuclei[index] for index, text in why.items()
                if text.startswith('an ') or REGION.fullmatch(names[index])]
-    covered = [_covers(region, boxes[kept]) for region in regions]
+    # With nuclei that the edge of their region cuts.
+    covered = [np.any([_covers(region, boxes[kept][:, corner])
+                       for corner in CORNERS], axis=0) for region in regions]
     regions = [region for region, its in zip(regions, covered) if its.any()]
     box = np.array([0, 0, height, width])
     if (regions and np.any(covered, axis=0).all()
@@ -139,6 +145,7 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
     why = {index: f'outlines of the class {name or "without a name"}'
            for index, name in enumerate(names)
            if (name not in classes if classes else NO_NUCLEI.fullmatch(name))}
+    others = [index for index in why if not NO_NUCLEI.fullmatch(names[index])]
     kept = np.setdiff1d(np.arange(len(nuclei)), list(why))
     its = boxes[kept]
     outside = kept[((its[:, 2:] <= 0) | (its[:, :2] >= (height, width))
@@ -152,7 +159,7 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
     why.update(dict.fromkeys(outside, 'outlines outside the image'))
     kept = np.setdiff1d(kept, outside)
     last = np.array((height - 1, width - 1))
-    for index in kept:
+    for index in (*kept, *others):  # a region may have a class of its own
         box, pixels = boxes[index], _area(nuclei[index])
         area = pixels * MICRONS_PER_PIXEL ** 2
         length = (box[2:] - box[:2]).max() * MICRONS_PER_PIXEL
@@ -221,15 +228,15 @@ def _compare(nuclei, boxes, kept):
         same = common > SAME * (areas[near] + areas[index] - common)
         copies += [(index, other) for other in near[same & (near > index)]]
         inner = near[~same & (common == areas[near])]
-        around[index] = _covers(nuclei[index], boxes[inner]).sum()
+        centres = (boxes[inner, :2] + boxes[inner, 2:]) / 2
+        around[index] = _covers(nuclei[index], centres).sum()
     return around, copies
 
 
-def _covers(nucleus, boxes):
-    """Say which boxes, float64 [N, 4], have their centre in a nucleus."""
+def _covers(nucleus, points):
+    """Say which points, float64 [N, 2], lie in a nucleus."""
     from skimage.measure import points_in_poly
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return np.any([points_in_poly(centres, outline)
+    return np.any([points_in_poly(points, outline)
                    for outline, *_ in nucleus], axis=0)
 
 

@@ -230,8 +230,8 @@ def _check_paired(image_paths, annotation_paths, others, files, flags):
 
 def _best(annotation_paths, files):
     """List the paths, of annotations of one image, that are preferred."""
-    ranks = [(listing.is_predicted(files[path]),
-              METADATA.match(listing.read_head(files[path])) is not None,
+    ranks = [(METADATA.match(listing.read_head(files[path])) is not None,
+              listing.is_predicted(files[path]),
               annotations.preference(path)) for path in annotation_paths]
     return [path for path, rank in zip(annotation_paths, ranks)
             if rank == min(ranks)]

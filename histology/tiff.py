@@ -92,11 +92,7 @@ def read(file, name, labels=False):
         if page.samplesperpixel > _MOST_CHANNELS:  # before they take memory
             raise InputError(f'{name}: {page.samplesperpixel} channels; save '
                              'it in RGB')
-        count = int(np.prod(series.shape, dtype=np.int64)) // (
-            _pixels(page) * page.samplesperpixel)
-        # Of other types, say a label image beside the tissue.
-        count += sum(_pixels(other.keyframe) == _pixels(page)
-                     for other in tiff.series if other is not series)
+        count = count_largest(tiff)
         if count > 1:
             raise InputError(f'{name}: {count} images of one size in one '
                              'file; save the one that is meant'
@@ -119,6 +115,17 @@ def largest(tiff):
     # An overview may come first; the macro of a slide may be larger.
     return tiff.series[0] if tiff.is_svs else max(
         tiff.series, key=lambda found: _pixels(found.keyframe))
+
+
+def count_largest(tiff):
+    """Count the images of the size of `largest`."""
+    series = largest(tiff)
+    page = series.keyframe
+    count = int(np.prod(series.shape, dtype=np.int64)) // (
+        _pixels(page) * page.samplesperpixel)
+    # Of other types, say a label image beside the tissue.
+    return count + sum(_pixels(other.keyframe) == _pixels(page)
+                       for other in tiff.series if other is not series)
 
 
 def check_max_pixels(width, height, name):

@@ -4,7 +4,6 @@ An annotation of another image, at another scale or of other numbers reads like
 any other. What is measured here are the stores' arrays, whatever the format.
 """
 import collections
-import contextlib
 import glob
 import math
 import os
@@ -13,6 +12,7 @@ import sys
 import numpy as np
 from PIL import Image, ImageDraw
 
+from histology import listing
 from histology.drawing import false_colours, nuclear_outlines
 from histology.files import InputError, atomic_write
 from histology.outlines import MOST_AREA
@@ -56,14 +56,15 @@ def pictures(data_dir):
     Raises:
         InputError: a file that is no such picture is in their place.
     """
-    found = [path for path in (sheet_path(data_dir), *glob.glob(os.path.join(
-        glob.escape(data_dir), 'check', '*'))) if os.path.lexists(path)]
+    folder = os.path.join(data_dir, 'check')
+    found = [path for path in (
+        sheet_path(data_dir), *([] if os.path.isdir(folder) else [folder]),
+        *glob.glob(os.path.join(glob.escape(folder), '*')))
+        if os.path.lexists(path)]
     for path in found:
-        with contextlib.suppress(OSError), Image.open(path) as picture:
-            if picture.info.get('comment') == _comment(path):
-                continue
-        raise InputError(f'{path}: was not written by prepare; move it, or '
-                         'choose another --data_dir')
+        if _comment(path) not in listing.read_head((path,)):
+            raise InputError(f'{path}: was not written by prepare; move it, '
+                             'or choose another --data_dir')
     return found
 
 
@@ -74,14 +75,14 @@ def sheet_path(data_dir):
 
 def _comment(path):
     # Copies under another name are the user's.
-    return f'{os.path.basename(path)} of prepared stores'.encode()
+    return os.fsencode(os.path.basename(path)) + b' of prepared stores'
 
 
 def show(data_dir, splits, classes):
     """Draw the stores' images, print a summary and what cannot be right.
 
     Pictures go to check/NAME.jpg in the folder, and on one sheet, check.jpg.
-    Of an image larger than PART the middle is looked at.
+    Of an image larger than PART the middle is drawn.
 
     Args:
         data_dir: folder of the stores.
@@ -104,16 +105,16 @@ def show(data_dir, splits, classes):
             for done, whole in enumerate(store.whole_images(file)):
                 report(done)
                 image, instances = map(_middle, whole[1:3])
-                areas.append(np.bincount(instances.ravel())[1:])
-                tissue += np.count_nonzero(image.min(axis=2) < GLASS)
+                areas.append(_areas(whole.instances))
+                tissue += np.count_nonzero(whole.image.min(axis=2) < GLASS)
                 for kind, text in _flaws(image, instances, areas[-1]):
                     flaws.setdefault(kind, [text]).append(whole.name)
                 for kind, numbers in classes.get(split, {}).get(
                         whole.name, {}).items():
-                    inside = numbers[numbers <= len(areas[-1])] - 1
-                    by_class[kind].append(areas[-1][inside])
-                # A test image may have the name of another.
-                name = 'test_' * (whole.name in thumbnails) + whole.name
+                    by_class[kind].append(areas[-1][numbers - 1])
+                name = whole.name
+                while name in thumbnails:  # images of two splits
+                    name = f'{split}_{name}'
                 thumbnails[name] = _draw(image, instances, os.path.join(
                     folder, f'{name}.jpg'))
             report(len(areas))
@@ -143,6 +144,13 @@ def _middle(array):
                        for length in array.shape[:2])]
 
 
+def _areas(instances):
+    """Count the pixels of the nuclei of int32 [H, W], in strips for memory."""
+    count = instances.max() + 1
+    return sum(np.bincount(instances[top:top + PART].ravel(), minlength=count)
+               for top in range(0, len(instances), PART))[1:]
+
+
 def _median_area(areas):
     areas = np.concatenate(areas)
     areas = areas[areas > 0]
@@ -157,9 +165,9 @@ def _flaws(image, instances, areas):
     Args:
         image: uint8 [H, W, 3].
         instances: int32 [H, W], 0 and 1 to N.
-        areas: int [N], pixels.
+        areas: int [N], pixels, of whole nuclei.
     """
-    nuclear, areas = areas.sum() / instances.size, areas[areas > 0] * AREA
+    nuclear, areas = np.mean(instances > 0), areas[areas > 0] * AREA
     darker = _share_of_darker(image, instances)
     if darker < LEAST_DARKER:
         turn = next((

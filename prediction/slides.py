@@ -71,12 +71,14 @@ class Slide:
     some scanners store empty space around it.
 
     Raises:
-        InputError: it cannot be opened.
+        InputError: it cannot be opened, or is a TIFF of several large images.
     """
 
     def __init__(self, path):
         self.path = path
         self._open()
+        if not path.lower().endswith(ENDINGS):
+            self._check_first()
         bounds = [self._property(f'bounds-{name}')
                   for name in ('x', 'y', 'width', 'height')]
         self._left, self._top, width, height = map(
@@ -106,6 +108,20 @@ class Slide:
             raise InputError(f'{self.path}: cannot be opened as a slide '
                              f'({error}); copy it again, or save it as a '
                              'tiled TIFF by QuPath or libvips') from error
+
+    def _check_first(self):
+        """Refuse what is not the only image of its size, or an overview."""
+        with open(self.path, 'rb') as file, tiff.opened(file) as content:
+            page = tiff.largest(content).keyframe
+            count = tiff.count_largest(content)
+        width, height = self._file.dimensions
+        if count > 1 or page.imagewidth > 2 * width or (
+                page.imagelength > 2 * height):
+            raise InputError(
+                f'{self.path}: holds {count} images of {page.imagewidth} x '
+                f'{page.imagelength} pixels, and the first of the file has '
+                f'{width} x {height}; save the one that is meant, in RGB, as '
+                'a tiled TIFF by QuPath or libvips')
 
     def _property(self, name):
         prefix = 'openslide' if HAS_OPENSLIDE else 'tiffslide'

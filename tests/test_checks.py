@@ -158,8 +158,11 @@ def test_the_middle_of_large_images_is_shown(tmp_path, capsys, monkeypatch):
     instances = np.zeros((SIZE, 80), np.int32)
     instances[[40, 60, 100], 40] = 1, 2, 3  # rows 50 to 149 are shown
     write(tmp_path, a=(tissue(instances, instances), instances))
-    assert 'train: 2 to 2 nuclei' in shown(tmp_path, capsys, classes={
-        'train': {'a': {'x': np.array([1, 2, 3])}}}).out
+    # What is said is of the whole image.
+    said = shown(tmp_path, capsys, classes={'train': {'a': {
+        'x': np.array([1, 2]), 'y': np.array([3])}}}).out
+    assert 'train: 3 to 3 nuclei' in said
+    assert 'class x: 2 nuclei' in said and 'class y: 1 nucleus' in said
     assert Image.open(tmp_path / 'check' / 'a.jpg').size == (80, 100)
 
 
@@ -172,6 +175,32 @@ def test_only_own_pictures_are_replaced(tmp_path, capsys):
     os.rename(tmp_path / 'check' / 'a.jpg', tmp_path / 'check' / 'mine.jpg')
     with pytest.raises(InputError, match='mine.jpg: was not written by prep'):
         checks.pictures(str(tmp_path))
+
+
+@pytest.mark.parametrize('name, content', [
+    ('check', b'x'), ('check.jpg', b''), ('check/notes.txt', b'mine'),
+    # An image of 400 million pixels.
+    ('check/a.png', b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0N \0\0N \b\0\0\0\0'
+     b'\xc9\xc5I\x9a'),
+    (os.fsdecode(b'check/\xff.jpg'), b'\xff\xd8')])
+def test_any_file_of_the_user_is_refused(tmp_path, name, content):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match='was not written by prepare'):
+        checks.pictures(str(tmp_path))
+    assert path.read_bytes() == content
+
+
+def test_images_of_one_name_have_a_picture_each(tmp_path, capsys):
+    instances = nuclei(6)
+    image = tissue(instances, instances)
+    write(tmp_path, a=(image, instances), test_a=(image, instances))
+    for split in ('validation', 'test'):
+        write(tmp_path, split, a=(image, instances))
+    shown(tmp_path, capsys, ['train', 'validation', 'test'])
+    assert sorted(os.listdir(tmp_path / 'check')) == [
+        'a.jpg', 'test_a.jpg', 'test_test_a.jpg', 'validation_a.jpg']
 
 
 def halved(instances):

@@ -221,12 +221,12 @@ def test_how_far_a_file_may_be_from_the_network():
     near += 9e-5
     few[0, 0] += 0.09  # 1 % of the pixels: 0.0009 on average
     many[0, :2] += 0.09
-    assert export._compare('', near, expected, 1e-4, False) < 1e-4
-    assert export._compare('', few, expected, 1e-4, True) > 0.08
+    assert export._compare('', near, expected, False) < 1e-4
+    assert export._compare('', few, expected, True) > 0.08
     for output, ties in ((few, False), (many, True),
                          (expected * np.nan, True)):
         with pytest.raises(InputError, match='model: differs'):
-            export._compare('model', output, expected, 1e-4, ties)
+            export._compare('model', output, expected, ties)
 
 
 @needs_onnx

@@ -605,6 +605,8 @@ def test_what_predict_wrote_is_taken_alone_or_if_it_was_changed(tmp_path):
     places(tmp_path, ['i/a.png', 'i/b.png', 'i/c.png', 'o/c.png'])
     for stem in 'abc':
         write_predicted(tmp_path / 'o', stem, PREDICTED)
+    # As of a slide. It is no annotation.
+    write(tmp_path / 'o/a.json', json.dumps({'software': writers.SOFTWARE}))
     wanted = {'i/a.png': 'o/a_nuclei.geojson',
               'i/b.png': 'o/b_nuclei.geojson', 'i/c.png': 'o/c.png'}
     assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == wanted

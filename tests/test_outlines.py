@@ -24,6 +24,7 @@ from inputs import (
     message,
     region,
     ring,
+    save_geojson,
     save_xml,
     square,
     write,
@@ -374,6 +375,38 @@ def test_what_is_annotated_in_a_region_alone(tmp_path, around, window):
     assert instances.shape == (bottom - top, right - left)
     assert np.bincount(instances.ravel())[1:].tolist() == [64] * 3
     assert place.classes['Tumor'].tolist() == [1, 2, 3]
+    assert 'no nucleus is annotated outside 1 region' in place.skipped[-1]
+
+
+@pytest.mark.parametrize('cut', [
+    square(30, 10, 40, 24), square(5, 56, 15, 64), square(56, 66, 70, 80)])
+def test_nuclei_that_the_edge_of_a_region_cuts_are_of_it(tmp_path, cut):
+    region_ = feature(square(10, 20, 60, 70), classification='Region*')
+    place, instances = placed(tmp_path / 'a.geojson', *IN_REGION, region_,
+                              feature(cut))
+    assert place.window == (slice(10, 60), slice(20, 70))
+    assert (instances == 5).sum() == sum(
+        10 <= y < 60 and 20 <= x < 70 for y in range(cut[0][0], cut[2][0])
+        for x in range(cut[0][1], cut[2][1]))
+
+
+def test_outlines_in_shares_of_the_image_are_refused(tmp_path):
+    shares = [np.array(square(10, 10 * k, 20, 10 * k + 8)) / 200
+              for k in range(5)]
+    for path in (save_geojson(tmp_path / 'a.geojson', *(
+                     [tuple(vertex) for vertex in share.tolist()]
+                     for share in shares)),
+                 save_xml(tmp_path / 'a.xml', *shares)):
+        assert 'a pixel; export them in pixels' in message(
+            annotations.place, (str(path),), (200, 200), (200, 200))
+
+
+@pytest.mark.parametrize('name', ['ROI', ''])
+def test_a_region_may_have_a_class_that_is_not_chosen(tmp_path, name):
+    path = write(tmp_path / 'a.geojson', json.dumps([
+        *IN_REGION, feature(square(10, 20, 190, 220), classification=name)]))
+    place = annotations.place((str(path),), (200, 400), (200, 400), ['Tumor'])
+    assert place.window == (slice(10, 190), slice(20, 220))
     assert 'no nucleus is annotated outside 1 region' in place.skipped[-1]
 
 

@@ -476,3 +476,29 @@ def test_what_python_3_7_does_not_read(tmp_path, capsys):
                 capsys.readouterr().err)
     with pytest.raises(InputError, match='a.tif: .*ENGINE=tf2'):
         slides.Slide(str(tmp_path / 'in' / 'a.tif'))
+
+
+@pytest.mark.parametrize('pages', [
+    lambda image: [image] * 2,  # planes
+    lambda image: [*np.moveaxis(image, 2, 0)],  # channels
+    lambda image: [image[::4, ::4], image]])  # an overview
+def test_a_slide_is_the_only_large_image_of_its_file(
+        tmp_path, capsys, monkeypatch, pages):
+    image, centres = tissue_with_discs()
+    pages = pages(image)
+    (tmp_path / 'in').mkdir()
+    with tifffile.TiffWriter(str(tmp_path / 'in/a.tif')) as tif:
+        for page in pages:
+            tif.write(np.ascontiguousarray(page), tile=(128, 128),
+                      photometric='rgb' if page.ndim == 3 else 'minisblack')
+    overview = len(pages[0]) < len(pages[1])
+    assert bool(run(tmp_path, microns_per_pixel=0.25)) != overview
+    if overview:  # read as a whole
+        assert centroids(tmp_path / 'out/a_nuclei.csv') == centres
+    else:
+        assert f'{len(pages)} images of one size' in capsys.readouterr().err
+    # Too large to be read as a whole.
+    monkeypatch.setattr(images.tiff, 'MAX_IMAGE_PIXELS', 1)
+    assert run(tmp_path, out='large', microns_per_pixel=0.25)
+    assert 'images of 650 x 600 pixels, and the first' in (
+        capsys.readouterr().err)
