@@ -17,6 +17,7 @@ from histology.drawing import false_colours, nuclear_outlines
 from histology.files import InputError, atomic_write
 from histology.outlines import MOST_AREA
 from histology.progress import counted, reporter, say
+from histology.rasterize import areas_of
 from histology.resample import MICRONS_PER_PIXEL
 from histology.stains import DENSITY, HAEMATOXYLIN_OF_DENSITY
 from input_pipeline import store
@@ -105,7 +106,7 @@ def show(data_dir, splits, classes):
             for done, whole in enumerate(store.whole_images(file)):
                 report(done)
                 image, instances = map(_middle, whole[1:3])
-                areas.append(_areas(whole.instances))
+                areas.append(areas_of(whole.instances)[1:])
                 tissue += np.count_nonzero(whole.image.min(axis=2) < GLASS)
                 for kind, text in _flaws(image, instances, areas[-1]):
                     flaws.setdefault(kind, [text]).append(whole.name)
@@ -142,13 +143,6 @@ def _middle(array):
     """Return at most PART x PART pixels of the middle of [H, W, ...]."""
     return array[tuple(slice(max(length - PART, 0) // 2, (length + PART) // 2)
                        for length in array.shape[:2])]
-
-
-def _areas(instances):
-    """Count the pixels of the nuclei of int32 [H, W], in strips for memory."""
-    count = instances.max() + 1
-    return sum(np.bincount(instances[top:top + PART].ravel(), minlength=count)
-               for top in range(0, len(instances), PART))[1:]
 
 
 def _median_area(areas):

@@ -49,7 +49,7 @@ Data = collections.namedtuple('Data', 'source entries digest load '
 
 def find_sample(seed):
     """Return the Data of the synthetic sample made from a seed."""
-    def load_sample(entry, _):
+    def load_sample(entry, *_):
         image, instances = synthetic.make(np.random.RandomState(entry.seed),
                                           synthetic.SIZE)
         yield image
@@ -96,8 +96,7 @@ def _annotated(source, entries, microns_per_pixel, classes):
     source = source.encode('utf-8', 'backslashreplace').decode()
     return Data(source, entries,
                 ' '.join([listing.digest(entries), *sorted(classes)]),
-                functools.partial(load, classes=classes), microns_per_pixel,
-                classes)
+                load, microns_per_pixel, classes)
 
 
 def prepare(output_dir, data, seed=0, fold='0', validation=()):
@@ -253,7 +252,8 @@ def _write_stores(folder, rules, splits, data):
         for entry in entries:
             report(done)
             yield entry.name, functools.partial(
-                data.load, entry, log._replace(classes=classes[split]))
+                data.load, entry, log._replace(classes=classes[split]),
+                data.classes)
             done += 1
 
     with contextlib.ExitStack() as stack:

@@ -164,13 +164,21 @@ class Nuclei:
         self._scale = [own / seen for own, seen in zip(size, network_size)]
         self.microns_per_pixel = microns_per_pixel
         self.skipped, areas, seconds = [], [()], np.zeros(len(STAGES))
+        squares = [max(round(side * microns_per_pixel / DENSITY_SQUARE), 1)
+                   for side in size]
+        self._in_squares = np.zeros(squares)
         for block in blocks:
             found = read(block)
             if found is None:
                 self.skipped.append(block)
                 continue
             seconds += found['seconds']
-            areas.append(found.get('area', ()))
+            if 'area' in found:
+                areas.append(found['area'])
+                self._in_squares += np.histogram2d(
+                    found['centroid_y'] * self._scale[0],
+                    found['centroid_x'] * self._scale[1],
+                    squares, [(0, side) for side in size])[0]
         self.areas = np.concatenate(areas) * np.prod(self._scale)  # level 0's
         self.count = len(self.areas)
         self.seconds = dict(zip(STAGES, seconds.tolist()))
@@ -201,14 +209,9 @@ class Nuclei:
 
     def density(self):
         """Return the nuclei per mm2 in DENSITY_SQUARE, float [h, w]."""
-        squares = [max(round(side * self.microns_per_pixel / DENSITY_SQUARE),
-                       1) for side in self._size]
-        mm2 = (np.prod(self._size, dtype=float) / np.prod(squares)
+        mm2 = (np.prod(self._size, dtype=float) / self._in_squares.size
                * self.microns_per_pixel ** 2 / 1e6)
-        return sum((np.histogram2d(
-            batch.measures['centroid_y'], batch.measures['centroid_x'],
-            squares, [(0, side) for side in self._size])[0]
-            for batch in self.measured()), np.zeros(squares)) / mm2
+        return self._in_squares / mm2
 
 
 def _scaled(coordinates, scale):

@@ -107,13 +107,6 @@ def _in_reading_order(labels, count):
     return labels
 
 
-def areas(labels):
-    """Count the pixels of each number in int32 [H, W]: int64 [N + 1]."""
-    count = labels.max() + 1
-    return sum(np.bincount(labels[top:top + WINDOW].ravel(), minlength=count)
-               for top in range(0, len(labels), WINDOW))
-
-
 def windows(shape, side, margin, shift=0):
     """List (core, outer), pairs of slices: the cores cover the image.
 

@@ -11,8 +11,9 @@ from histology import listing, pairs, progress, resample, resolution
 from histology.files import MAX_NAME, InputError
 from histology.images import read_image
 from histology.listing import IMAGE_ENDINGS
+from histology.rasterize import areas_of
 from input_pipeline import store
-from prediction import instances, slides
+from prediction import slides
 from prediction.blocks import predict_slide
 from prediction.writers import OUTPUTS, SLIDE_OUTPUTS, is_written_here
 
@@ -149,7 +150,7 @@ def _predict(sources, read, output_dir, predictor, outputs, found_slides=(),
                 for output, (endings, write, _) in OUTPUTS.items():
                     if output in outputs:
                         write([start + ending for ending in endings], nuclei)
-                areas[name] = (instances.areas(nuclei.labels)[1:],
+                areas[name] = (areas_of(nuclei.labels)[1:],
                                nuclei.microns_per_pixel)
                 progress.say(f'{name}: '
                              + _summary(*areas[name], nuclei.labels.size))
@@ -181,26 +182,26 @@ def _flaws(areas):
         areas: dict of the images' names to the areas of their nuclei, pixels,
             and their micrometres per pixel, or None if taken as 40x.
     """
-    odd, large = {}, {}
+    odd, large = [], []
     for name, (pixels, microns_per_pixel) in areas.items():
+        if not len(pixels):
+            continue
         square = (microns_per_pixel or resample.MICRONS_PER_PIXEL) ** 2
-        median = np.median(pixels) if len(pixels) else 0
-        if (len(pixels) and not microns_per_pixel and
-                not MEDIAN_AREA[0] <= median * square <= MEDIAN_AREA[1]):
-            odd[name] = median
-        if len(pixels) and pixels.max() * square > LARGEST_AREA:
-            large[name] = pixels.max() * square
-    for name, median in list(odd.items())[:1]:
-        small = median * resample.MICRONS_PER_PIXEL ** 2 < MEDIAN_AREA[0]
-        yield (f'{name}: median nucleus {median:.0f} pixels is '
-               f'{"small" if small else "large"} for 40x; if the image was '
-               f'scanned at {20 if small else 80}x, give --magnification='
-               f'{20 if small else 80} ({len(odd)} of '
+        median, area = np.median(pixels), pixels.max() * square
+        if (not microns_per_pixel
+                and not MEDIAN_AREA[0] <= median * square <= MEDIAN_AREA[1]):
+            size, likely = (('small', 20) if median * square < MEDIAN_AREA[0]
+                            else ('large', 80))
+            odd.append(f'{name}: median nucleus {median:.0f} pixels is {size} '
+                       f'for 40x; if the image was scanned at {likely}x, give '
+                       f'--magnification={likely}')
+        if area > LARGEST_AREA:
+            large.append(f'{name}: a nucleus of {area:.0f} square micrometres '
+                         'is larger than any: a pen mark, a fold or blur? '
+                         'Look at the overlay')
+    for texts in filter(None, (odd, large)):
+        yield (f'{texts[0]} ({len(texts)} of '
                f'{progress.counted(len(areas), "image")})')
-    for name, area in list(large.items())[:1]:
-        yield (f'{name}: a nucleus of {area:.0f} square micrometres is larger '
-               'than any: a pen mark, a fold or blur? Look at the overlay '
-               f'({len(large)} of {progress.counted(len(areas), "image")})')
 
 
 def find_images(name):
