@@ -165,6 +165,8 @@ def define_flags():
            'predictions/NET or exported/NET if not given.')
     flag('outputs', list(OUTPUTS), f'What to write, of {",".join(OUTPUTS)}; '
          'of slides csv and geojson.')
+    flag('overwrite', False, 'Do images again that are done, and replace '
+         'results of other settings.')
     flag('tissue', 'auto', 'Where to search a slide: auto: where there is '
          'tissue.', values=('auto', 'all'))
     flag('max_whole_pixels', MAX_WHOLE_PIXELS, 'Tiled TIFF and SVS of more '
@@ -446,7 +448,8 @@ def predict(folder):
     if from_store and microns_per_pixel is not None:
         raise InputError('--split: the images of a store are at 40x already; '
                          'give no --magnification or --microns_per_pixel')
-    from prediction.predict import find_images, predict_files, predict_store
+    from prediction.predict import predict_files, predict_store
+    from prediction.sources import find_images
 
     output_dir = FLAGS.output_dir or os.path.join('predictions', FLAGS.net)
     folder = own_or_shipped(folder)
@@ -455,12 +458,14 @@ def predict(folder):
           else contextlib.nullcontext((None, None))) as (_, file):
         predictor = load_predictor(folder)
         if from_store:
-            predict_store(file, output_dir, predictor, FLAGS.outputs)
+            predict_store(file, output_dir, predictor, FLAGS.outputs,
+                          FLAGS.overwrite)
         else:
             skipped = predict_files(paths, output_dir, predictor,
                                     microns_per_pixel, FLAGS.outputs,
                                     FLAGS.tissue == 'all',
-                                    FLAGS.max_whole_pixels)
+                                    FLAGS.max_whole_pixels,
+                                    FLAGS.overwrite)
     print(f'predicted: {output_dir}'
           + (f'; {progress.counted(len(skipped), "image")} skipped or '
              'incomplete' if skipped else ''))

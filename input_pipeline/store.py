@@ -324,13 +324,17 @@ def reading(file):
 
 def whole_images(file):
     """Yield the WholeImage of each image of an open store."""
-    for index, name in enumerate(image_names(file)):
-        with reading(file):
-            group = file[f'images/{index}']
-            whole = WholeImage(name, group['image'][()],
-                               group['instances'][()],
-                               bool(group.attrs['has_instances']))
-        yield whole
+    for index in range(len(image_names(file))):
+        yield whole_image(file, index)
+
+
+def whole_image(file, index):
+    """Read one WholeImage of an open store."""
+    with reading(file):
+        group = file[f'images/{index}']
+        return WholeImage(
+            image_names(file)[index], group['image'][()],
+            group['instances'][()], bool(group.attrs['has_instances']))
 
 
 def attributes(file):

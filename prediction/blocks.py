@@ -6,8 +6,6 @@ The files are the whole state. `write_blocks` predicts any of the blocks, and
 import collections
 import concurrent.futures
 import contextlib
-import functools
-import hashlib
 import json
 import math
 import os
@@ -19,7 +17,14 @@ import numpy as np
 from histology import files, progress, resample
 from histology.files import InputError
 from histology.listing import ZIP_ERRORS
-from prediction import instances, measurements, tissue, writers
+from prediction import (
+    instances,
+    measurements,
+    runs,
+    summary,
+    tissue,
+    writers,
+)
 from prediction.polygons import Corners
 
 MAX_SIDE = 2048  # pixels, with the halo
@@ -53,79 +58,73 @@ def grid(size, side, halo, shift=0):
                 size, side - 2 * halo, halo, shift)]
 
 
-def read_block(folder, key, block):
-    """Read a block's file: a dict of arrays, or None.
-
-    It is None if the file is absent, damaged or of another key, which is a
-    digest of what decides on its content.
-    """
-    try:
-        with np.load(os.path.join(folder, block.name + '.npz')) as content:
-            return content['key'] == key and dict(content) or None
-    except (*ZIP_ERRORS, KeyError):
-        return None
-
-
 def write_blocks(image, blocks, folder, key, predictor):
     """Find the nuclei of blocks, at least one, and write a file for each.
 
     A thread reads ahead and one separates nuclei and writes, while the network
     runs in the calling thread. A block that cannot be read is reported on
-    stderr and skipped.
+    stderr, and its file says so.
 
     Args:
         image: the slide as `slides.Slide.at` returns it.
         blocks: list of Block.
-        folder, key: of the files, see `read_block`.
+        folder, key: of the files, see `Plan.read`.
         predictor: Predictor.
     """
-    skipped = 0
-
     def read(block):
-        return time.monotonic(), image[block.outer], time.monotonic()
+        begin = time.monotonic()
+        try:
+            return block, image[block.outer], time.monotonic() - begin
+        except InputError as error:
+            return block, error, 0
 
     def predicted():
-        nonlocal skipped
-        for block, reading in _ahead(read, blocks):
-            try:
-                begin, pixels, end = reading.result()
-            except InputError as error:
-                skipped += 1
-                progress.say(f'error: {error} (block skipped)', sys.stderr)
-                continue
-            start = time.monotonic()
-            found = predictor.classify(pixels)
-            yield block, pixels, found, [end - begin,
-                                         time.monotonic() - start]
+        for block, pixels, seconds in ahead(read, blocks):
+            found, start = None, time.monotonic()
+            if isinstance(pixels, InputError):
+                progress.say(f'error: {pixels} (block skipped)', sys.stderr)
+            else:
+                found = predictor.classify(pixels)
+            yield block, pixels, found, [seconds, time.monotonic() - start]
 
-    write = functools.partial(_write, folder, key, predictor.threshold)
+    def write(found):
+        block, pixels, seen, seconds = found
+        arrays = {'error': str(pixels)} if seen is None else _nuclei_of(
+            block, pixels, *seen, predictor, seconds)
+        with files.atomic_write(os.path.join(folder, block.name + '.npz')
+                                ) as path:
+            np.savez_compressed(path, key=key, **arrays)
+
     with progress.reporter(len(blocks), 'block') as report:
-        for done, (_, written) in enumerate(_ahead(write, predicted()), 1):
-            written.result()
-            report(done + skipped)
+        for done, _ in enumerate(ahead(write, predicted()), 1):
+            report(done)
 
 
-def _ahead(function, items):
-    """Yield (item, future of function(item)), worked on in one thread."""
+def ahead(function, items, depth=AHEAD):
+    """Yield function(item) of each item, worked on in one thread.
+
+    The thread may lie `depth` items behind, while the caller makes the next
+    ones.
+    """
     waiting = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         try:
             for item in items:
-                waiting.append((item, thread.submit(function, item)))
-                if len(waiting) > AHEAD:
-                    yield waiting.popleft()
+                waiting.append(thread.submit(function, item))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
             while waiting:
-                yield waiting.popleft()
+                yield waiting.popleft().result()
         finally:
-            for _, future in waiting:
+            for future in waiting:
                 future.cancel()
 
 
-def _write(folder, key, threshold, predicted):
-    """Write the nuclei of a block that have their centroid in its core."""
-    block, pixels, (mask, probability), seconds = predicted
+def _nuclei_of(block, pixels, mask, probability, predictor, seconds):
+    """Find the nuclei that have their centroid in the core of a block."""
     start = time.monotonic()
-    labels, _ = instances.separate(mask, probability, threshold=threshold)
+    labels, _ = instances.separate(mask, probability,
+                                   threshold=predictor.threshold)
     top, left = (axis.start for axis in block.outer)
     arrays = {}
     for batch in measurements.measure(labels, probability, pixels,
@@ -143,16 +142,14 @@ def _write(folder, key, threshold, predicted):
         arrays = {name: values[mine] for name, values in measures.items()}
         arrays.update((f'corner_{name}', np.int32(values[kept]))
                       for name, values in corners._asdict().items())
-    seconds = [*seconds, time.monotonic() - start]
-    with files.atomic_write(os.path.join(folder, block.name + '.npz')) as path:
-        np.savez_compressed(path, key=key, seconds=seconds, **arrays)
+    return {**arrays, 'seconds': [*seconds, time.monotonic() - start]}
 
 
 class Nuclei:
     """All nuclei of a slide, read from the files of its blocks each time.
 
     Args:
-        read: function from a block to what `read_block` returns.
+        read: function from a block to what `Plan.read` returns.
         blocks: list of Block.
         size: (height, width) of the slide at level 0.
         network_size: the same in pixels of the blocks.
@@ -169,7 +166,7 @@ class Nuclei:
         self._in_squares = np.zeros(squares)
         for block in blocks:
             found = read(block)
-            if found is None:
+            if 'error' in found:
                 self.skipped.append(block)
                 continue
             seconds += found['seconds']
@@ -190,7 +187,7 @@ class Nuclei:
         """
         count, (scale_y, scale_x) = 1, self._scale
         for block in self._blocks:
-            found = self._read(block) or {}
+            found = self._read(block)
             if not len(found.get('area', ())):
                 continue
             measures = {
@@ -218,92 +215,129 @@ def _scaled(coordinates, scale):
     return coordinates if scale == 1 else (coordinates * scale).round(DECIMALS)
 
 
-def predict_slide(slide, size, microns_per_pixel, start, predictor, outputs,
-                  all_tissue=False, shift=0):
-    """Find the nuclei of a slide and write `writers.SLIDE_OUTPUTS`.
+class Plan:
+    """How a slide is predicted block by block, as `runs.Run` asks for it.
 
-    Blocks of an earlier, killed prediction with the same settings are used.
-    They are removed at the end, unless one of the slide cannot be read.
+    The blocks of an earlier, killed prediction with the same settings stay.
 
     Args:
+        source: sources.Source.
+        run: runs.Run.
         slide, size, microns_per_pixel: as `slides.open_slide` returns them.
-        start: path of the results without what follows the slide's stem.
-        predictor: Predictor.
-        outputs: names of OUTPUTS.
-        all_tissue: whether to search the whole slide.
         shift: see `grid`.
 
-    Returns:
-        a line on the nuclei, or None if no block can be read
-        the number of blocks that cannot be read
+    Raises:
+        InputError: `max_pixels` is too small for blocks.
     """
-    began = time.monotonic()
-    halo, folder = predictor.halo, start + '.blocks'
-    side = side_for(predictor.max_pixels, halo)
-    settings = {
-        **predictor.identity(), 'microns_per_pixel': microns_per_pixel,
-        'size': slide.size, 'network_size': size, 'side': side, 'halo': halo,
-        'shift': shift, 'bytes': os.path.getsize(slide.path)}
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-    image = slide.read_whole(resample.scaled_size(
-        slide.size, microns_per_pixel, tissue.MICRONS_PER_PIXEL))
-    mask = tissue.find_tissue(image) | all_tissue
-    if not mask.any():
-        progress.say(f'{slide.path}: no tissue found, so the whole slide is '
-                     'searched', sys.stderr)
-        mask[:] = True
-    wanted = [block for block in grid(size, side, halo, shift)
-              if tissue.touches(mask, block.core, size)]
-    tissue.write_tissue(start + '_tissue.png', image, mask, [
-        block.core for block in wanted], size, writers.SOFTWARE)
-    seconds = {'tissue': time.monotonic() - began}
-    read = functools.partial(read_block, folder, key)
-    missing = [block for block in wanted if not read(block)]
-    if missing != wanted:
-        progress.say(f'{slide.path}: {len(wanted) - len(missing)} of '
-                     f'{progress.counted(len(wanted), "block")} are there '
-                     'from before')
-    if missing:
-        write_blocks(slide.at(size), missing, folder, key, predictor)
-    nuclei = Nuclei(read, wanted, slide.size, size, microns_per_pixel)
-    if nuclei.skipped == wanted:
-        return None, len(wanted)
-    text = _merge(slide, start, nuclei, outputs, image, mask, {
-        'blocks': len(wanted), 'seconds': seconds, 'settings': {
-            **settings, 'all_tissue': all_tissue},
-        'model_folder': predictor.folder})
-    if not nuclei.skipped:
-        files.remove_matching(folder, '[0-9]*_[0-9]*.npz', '.partial-*')
-        with contextlib.suppress(OSError):  # a user's file is in it
-            os.rmdir(folder)
-    return text, len(nuclei.skipped)
 
+    def __init__(self, source, run, slide, size, microns_per_pixel, shift=0):
+        began = time.monotonic()
+        self.source, self.run, self.slide, self.size = source, run, slide, size
+        self.microns_per_pixel = microns_per_pixel
+        halo = run.predictor.halo
+        self.geometry = {
+            'size': slide.size, 'network_size': size, 'halo': halo,
+            'side': side_for(run.predictor.max_pixels, halo), 'shift': shift}
+        self.key = runs.key_of(run, source) + json.dumps(self.geometry)
+        self.start = runs.start_of(run, source)
+        self.folder = self.start + '.blocks'
+        self.image = slide.read_whole(resample.scaled_size(
+            slide.size, microns_per_pixel, tissue.MICRONS_PER_PIXEL))
+        self.mask = tissue.find_tissue(self.image) | run.all_tissue
+        if not self.mask.any():
+            progress.say(f'{slide.path}: no tissue found, so the whole slide '
+                         'is searched', sys.stderr)
+            self.mask[:] = True
+        self.blocks = [
+            block for block in grid(size, self.geometry['side'], halo, shift)
+            if tissue.touches(self.mask, block.core, size)]
+        self.seconds = time.monotonic() - began
 
-def _merge(slide, start, nuclei, outputs, image, mask, record):
-    """Write the results of a slide; return a line on the nuclei."""
-    began, square = time.monotonic(), nuclei.microns_per_pixel ** 2
-    for output in ('csv', 'geojson'):
-        if output in outputs:
-            endings, write, _ = writers.SLIDE_OUTPUTS[output]
-            write([start + ending for ending in endings], nuclei)
-    mm2 = mask.mean() * slide.size[0] * slide.size[1] * square / 1e6
-    text = (progress.counted(nuclei.count or 'no', 'nucleus', 'nuclei')
-            + f', {nuclei.count / mm2:.0f} per mm2 in {mm2:.4g} mm2 of tissue')
-    median = None
-    if nuclei.count:
-        median = round(np.median(nuclei.areas) * square, 2)
-        text += f', median area {median:.1f} um2'
-    name = os.path.basename(slide.path)
-    tissue.write_overview(start + '_overview.jpg', image, mask,
-                          nuclei.density(), f'{name}: {text}',
-                          writers.SOFTWARE)
-    seconds = {**record['seconds'], **nuclei.seconds,
-               'merge': time.monotonic() - began}
-    files.write_json(start + '.json', {
-        'software': writers.SOFTWARE, 'slide': name, 'nuclei': nuclei.count,
-        'tissue_mm2': round(mm2, 4), 'median_area_um2': median,
-        'nuclei_per_mm2': round(nuclei.count / mm2, 1),
-        'blocks_skipped': [block.name for block in nuclei.skipped], **record,
-        'seconds': {stage: round(value, 2)
-                    for stage, value in seconds.items()}})
-    return text
+    def read(self, block):
+        """Read a block's file: a dict of arrays, or None.
+
+        It is None if the file is absent, damaged or of another key.
+        """
+        try:
+            with np.load(os.path.join(self.folder, block.name + '.npz')
+                         ) as content:
+                return content['key'] == self.key and dict(content) or None
+        except (*ZIP_ERRORS, KeyError):
+            return None
+
+    def missing(self):
+        """List the blocks that have no file."""
+        return [block for block in self.blocks if not self.read(block)]
+
+    def predict(self, first, step):
+        """Write the files of each `step`-th block, from the first on.
+
+        What is there is not done again, unless it could not be read.
+        """
+        mine = self.blocks[first::step]
+        missing = [block for block in mine
+                   if 'seconds' not in (self.read(block) or ())]
+        if missing != mine:
+            progress.say(f'{self.slide.path}: {len(mine) - len(missing)} of '
+                         f'{progress.counted(len(mine), "block")} are there '
+                         'from before')
+        if missing:
+            write_blocks(self.slide.at(self.size), missing, self.folder,
+                         self.key, self.run.predictor)
+
+    def merge(self):
+        """Write the results if all blocks are there.
+
+        Then the files of the blocks go, unless one is of a damaged part.
+
+        Returns:
+            the record of the slide, a dict for JSON; None if blocks are
+            missing, or another process is merging
+        """
+        try:
+            with files.locked(self.folder, 'output_dir'):
+                if self.missing():
+                    return (runs.is_done(self.run, self.source)
+                            and runs.read_record(self.run, self.source)
+                            or None)
+                record = self._merge()
+        except InputError as error:
+            if isinstance(error.__cause__, BlockingIOError):
+                return None
+            raise
+        with contextlib.suppress(OSError):  # blocks stay, or a user's file
+            os.rmdir(self.folder)
+        return record
+
+    def _merge(self):
+        began = time.monotonic()
+        runs.make_room(self.run, self.source)
+        tissue.write_tissue(
+            self.start + '_tissue.png', self.image, self.mask,
+            [block.core for block in self.blocks], self.size,
+            writers.SOFTWARE)
+        nuclei = Nuclei(self.read, self.blocks, self.slide.size, self.size,
+                        self.microns_per_pixel)
+        for output in ('csv', 'geojson'):
+            if output in self.run.outputs:
+                endings, write, _ = writers.SLIDE_OUTPUTS[output]
+                write([self.start + ending for ending in endings], nuclei)
+        mm2 = (self.mask.mean() * np.prod(self.slide.size, dtype=float)
+               * self.microns_per_pixel ** 2 / 1e6)
+        record = summary.record_of(self.source, nuclei.areas,
+                                   self.microns_per_pixel, mm2)
+        tissue.write_overview(
+            self.start + '_overview.jpg', self.image, self.mask,
+            nuclei.density(), f'{record["image"]}: {summary.line_of(record)}',
+            writers.SOFTWARE)
+        record.update(
+            self.geometry, blocks=len(self.blocks),
+            blocks_skipped=[block.name for block in nuclei.skipped],
+            seconds={stage: round(value, 2) for stage, value in {
+                'tissue': self.seconds, **nuclei.seconds,
+                'merge': time.monotonic() - began}.items()})
+        runs.write_record(self.run, self.source, record)
+        if not nuclei.skipped:
+            files.remove_matching(self.folder, '[0-9]*_[0-9]*.npz',
+                                  '.partial-*')
+        return record

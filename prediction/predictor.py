@@ -76,7 +76,6 @@ class Predictor:
         from nets.saved import WEIGHTS_FILE
         return {'weights_sha1': listing.file_digest(
                     (os.path.join(self.folder or '', WEIGHTS_FILE),)),
-                'record': self.record,
                 **{name: getattr(self, name) for name in (
                     'threshold', 'average', 'max_pixels', 'accelerate')}}
 
@@ -115,6 +114,16 @@ class Predictor:
                 or `microns_per_pixel` is out of range.
             InputError: the image is too small or too large, or as `rows`.
         """
+        return self.separate(self.see(image, microns_per_pixel, name,
+                                      progress and (lambda part: progress(
+                                          NETWORK_PART * part))))
+
+    def see(self, image, microns_per_pixel=None, name='image', progress=None):
+        """Let the network see an image: what `separate` makes Nuclei of.
+
+        The arguments are those of a call, and so are the errors; `progress`
+        goes up to 1.
+        """
         image = np.asarray(image)
         if (image.ndim, image.dtype) != (3, np.uint8) or image.shape[2] != 3:
             raise ValueError(f'{name} is {image.dtype} {list(image.shape)}; '
@@ -122,10 +131,14 @@ class Predictor:
         if microns_per_pixel is not None:
             _check_range('microns_per_pixel', microns_per_pixel, *PLAUSIBLE)
         size = resample.network_size(image.shape[:2], microns_per_pixel, name)
-        mask, probability = self.classify(image, size, progress and (
-            lambda part: progress(NETWORK_PART * part)))
+        return (image, *self.classify(image, size, progress),
+                len(image) / size[0], microns_per_pixel)
+
+    def separate(self, seen):
+        """Make the Nuclei of what `see` returns."""
+        image, mask, probability, scale, microns_per_pixel = seen
         labels, mask = instances.separate(
-            mask, probability, len(image) / size[0], self.threshold)
+            mask, probability, scale, self.threshold)
         return Nuclei(image, mask, probability, labels, microns_per_pixel)
 
     def classify(self, image, size=None, progress=None):

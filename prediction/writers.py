@@ -210,7 +210,7 @@ OUTPUTS = {
 }
 
 
-# The same for a slide, of which `blocks.Nuclei` are written. The last three
+# The same for a slide, of which `blocks.Nuclei` are written. The last two
 # are always written.
 SLIDE_OUTPUTS = {
     'csv': OUTPUTS['csv'],
@@ -218,12 +218,24 @@ SLIDE_OUTPUTS = {
                       write_large_geojson, [GEOJSON_HEAD.encode(), TIFF_MARK]),
     'tissue': Output(['_tissue.png'], None, [PNG_MARK]),
     'overview': Output(['_overview.jpg'], None, [TIFF_MARK]),
-    'json': Output(['.json'], None, [JSON_MARK]),
 }
+# Of both, the last file that is written.
+RECORD = {'record': Output(['.json'], None, [JSON_MARK])}
+
+
+def results_of(is_slide):
+    """Return all that is written for an image or a slide, as a dict."""
+    return {**(SLIDE_OUTPUTS if is_slide else OUTPUTS), **RECORD}
+
+
+def is_wanted(output, outputs):
+    """Say whether an output is written: if it is chosen, or always is."""
+    return output in outputs or output not in OUTPUTS
 
 
 def is_written_here(path, output):
     """Say whether predict wrote a file as one of the outputs, by its head."""
     head = listing.read_head((path,))
     return any(mark in head
-               for mark in {**OUTPUTS, **SLIDE_OUTPUTS}[output].marks)
+               for mark in {**results_of(False), **results_of(True)}[output
+               ].marks)

@@ -1,0 +1,185 @@
+"""What a folder of predictions holds: the record of the run and of each image.
+
+`run.json` says what was asked for, and STEM.json what came of an image. It is
+written last. So the files are the whole state, for a run that goes on and for
+several processes.
+"""
+import collections
+import hashlib
+import json
+import os
+import platform
+import sys
+import tempfile
+
+from histology import files
+from histology.files import MAX_NAME, InputError
+from prediction import writers
+
+FILE = 'run.json'
+VERSION = 1  # of the results; raised when other nuclei are found
+
+# What was asked for.
+#   predictor: Predictor
+#   output_dir: folder
+#   outputs: names of `writers.OUTPUTS`
+#   microns_per_pixel: of the flags, or None
+#   all_tissue: whether to search a slide where it seems empty, too
+#   part: (k, n): do each n-th image or block, from the k-th on, 0 <= k < n
+Run = collections.namedtuple(
+    'Run', 'predictor output_dir outputs microns_per_pixel all_tissue part')
+
+
+def settings_of(run):
+    """Return what the results depend on besides the image, for JSON."""
+    return {'version': VERSION, **run.predictor.identity(),
+            'microns_per_pixel': run.microns_per_pixel,
+            'all_tissue': run.all_tissue}
+
+
+def key_of(run, source):
+    """Return a digest of all that the results of a Source depend on."""
+    return hashlib.sha256(json.dumps(
+        [settings_of(run), source.digest, source.is_slide]).encode()
+        ).hexdigest()
+
+
+def begin(run, sources, overwrite):
+    """Check what the folder holds, and write run.json.
+
+    Returns:
+        list of the Sources that are not done; with `overwrite` all, unless
+        there are several parts
+
+    Raises:
+        InputError: results would replace others, see `check_results`; the
+            folder holds results of other settings, and not `overwrite`; or it
+            cannot be written to.
+    """
+    existing = [path for source in sources for path in check_results(
+        run, source)]
+    path = os.path.join(run.output_dir, FILE)
+    settings = json.loads(json.dumps(settings_of(run)))
+    earlier = _read(path).get('settings', {})
+    changed = [name for name in settings
+               if earlier.get(name) != settings[name]]
+    if changed and (earlier or existing) and not overwrite:
+        raise InputError(
+            f'--output_dir {run.output_dir}: holds results of other settings '
+            f'({changed[0]} is not the same); choose another folder, or '
+            'replace them by --overwrite')
+    _make_folder(run.output_dir)
+    files.write_json(path, {
+        'software': writers.SOFTWARE, 'settings': settings,
+        'model_folder': run.predictor.folder, 'command': sys.argv,
+        'machine': ', '.join(platform.uname()._replace(version='')[:5])})
+    again = overwrite and run.part == (0, 1)
+    return [source for source in sources if again or not is_done(run, source)]
+
+
+def is_done(run, source):
+    """Say whether all results of a Source are there, with these settings."""
+    record = read_record(run, source)
+    start = start_of(run, source)
+    return (record.get('key') == key_of(run, source)
+            and not record.get('blocks_skipped')
+            and all(any(os.path.exists(start + ending) for ending in endings)
+                    for output, (endings, *_) in writers.results_of(
+                        source.is_slide).items()
+                    if writers.is_wanted(output, run.outputs)))
+
+
+def read_record(run, source):
+    """Return the content of STEM.json, or {}."""
+    return _read(start_of(run, source) + '.json')
+
+
+def write_record(run, source, record):
+    """Write STEM.json, after all other results of a Source."""
+    record = {'software': writers.SOFTWARE, **record,
+              'key': key_of(run, source), 'settings': settings_of(run)}
+    files.write_json(start_of(run, source) + '.json', record)
+
+
+def start_of(run, source):
+    """Return the path of a Source's results without what follows the stem."""
+    return os.path.join(run.output_dir, source.stem)
+
+
+def check_names(sources):
+    """Refuse results of one name, and names that are too long.
+
+    Raises:
+        InputError: as said.
+    """
+    seen = {}
+    for source in sources:
+        if source.stem in seen:
+            raise InputError(
+                f'{source.name}: its results would replace the results of '
+                f'{seen[source.stem]}; rename one or predict them into two '
+                'folders')
+        seen[source.stem] = source.name
+        if any(len(os.fsencode(source.stem + ending)) > MAX_NAME
+               for endings, *_ in writers.results_of(source.is_slide).values()
+               for ending in endings):
+            raise InputError(f'{source.name}: its name is too long for '
+                             'results; rename it')
+
+
+def check_results(run, source):
+    """Refuse to replace files of others by the results of a Source.
+
+    Returns:
+        dict of the paths of results of an earlier prediction to whether they
+        are replaced
+
+    Raises:
+        InputError: another file has the name of a result.
+    """
+    existing = {}
+    for output, (endings, *_) in writers.results_of(source.is_slide).items():
+        wanted = writers.is_wanted(output, run.outputs)
+        for ending in endings:
+            path = start_of(run, source) + ending
+            if writers.is_written_here(path, output):
+                existing[path] = wanted
+            elif wanted and os.path.lexists(path):
+                raise InputError(
+                    f'{path}: was not written by predict, or by an earlier '
+                    'version; move it or choose another --output_dir')
+    return existing
+
+
+def make_room(run, source):
+    """Check as `check_results`, and remove what would be out of date.
+
+    Results of an earlier prediction of other settings, or of another image,
+    are removed if they are not replaced.
+    """
+    existing = check_results(run, source)
+    if read_record(run, source).get('key') != key_of(run, source):
+        for path, replaced in existing.items():
+            if not replaced:
+                os.remove(path)
+
+
+def _make_folder(output_dir):
+    """Make the folder; refuse, before the long work, one that is read-only."""
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        raise InputError(f'--output_dir {output_dir}: cannot be written to '
+                         f'({error.strerror}); choose another folder'
+                         ) from error
+
+
+def _read(path):
+    """Read JSON of `files.write_json`; {} if it is absent or damaged."""
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return {}

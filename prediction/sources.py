@@ -1,0 +1,111 @@
+"""What is predicted: files of images and slides, and images of a store."""
+import collections
+import glob
+import hashlib
+import os
+
+from histology import listing, pairs, progress
+from histology.files import InputError
+from histology.listing import IMAGE_ENDINGS
+from prediction import slides
+
+ENDINGS = IMAGE_ENDINGS + slides.ENDINGS
+# A larger file is told from others by this many pieces, evenly spread.
+PIECES, PIECE = 64, 2 ** 20  # bytes
+
+# An image or slide that is predicted.
+#   name: for messages: its path, or its name in a store
+#   stem: of the names of its results
+#   is_slide: see `slides.is_slide`
+#   digest: of its content
+#   index: its place among all that are predicted
+Source = collections.namedtuple('Source', 'name stem is_slide digest index')
+
+
+def of_files(paths, max_whole_pixels):
+    """List the Sources of image files."""
+    return [Source(path, os.path.splitext(os.path.basename(path))[0],
+                   slides.is_slide(path, max_whole_pixels), _digest(path),
+                   index) for index, path in enumerate(paths)]
+
+
+def _digest(path):
+    """Return a hex digest of a file, or '' if it cannot be read."""
+    try:
+        size = os.path.getsize(path)
+        if size <= PIECES * PIECE:
+            return listing.file_digest((path,))
+        sha = hashlib.sha1(str(size).encode())
+        with open(path, 'rb') as file:
+            for piece in range(PIECES):
+                file.seek(piece * (size - PIECE) // (PIECES - 1))
+                sha.update(file.read(PIECE))
+        return sha.hexdigest()
+    except OSError:
+        return ''
+
+
+def find_images(name):
+    """Find image files: a sorted list of paths.
+
+    Args:
+        name: a file; a folder, of which all images directly in it are taken,
+            see `_tissue`; or a glob pattern ('**' for subfolders, too).
+            The longest leading part of a pattern that is a folder is taken
+            literally.
+
+    Raises:
+        InputError: there is none.
+    """
+    if os.path.isfile(name):
+        return [name]
+    folder, parts = name, []
+    while folder and not os.path.isdir(folder):
+        folder, part = os.path.split(folder)
+        parts.insert(0, part)
+    pattern = os.path.join(*parts) if parts else '*'
+    found = glob.glob(os.path.join(glob.escape(folder), pattern),
+                      recursive=True)
+    if not parts:
+        found = _tissue(found)
+    # A link that leads nowhere stays, to be named when it is read.
+    paths = sorted(path for path in found
+                   if os.path.isfile(path) or not os.path.exists(path))
+    if not paths:
+        reason = (f"no such file ('{pattern}' in {folder or os.curdir})"
+                  if parts else f'holds no image ({", ".join(ENDINGS)}),'
+                  ' and its subfolders are not searched')
+        raise InputError(f'--images {name}: {reason}; give a file, a folder '
+                         "or a pattern in quotes, as 'folder/*.tif', or "
+                         "'folder/**/*.tif' with subfolders")
+    return paths
+
+
+def _tissue(paths):
+    """Select the tissue among a folder's files, and name what else it has."""
+    images = [path for path in paths if path.lower().endswith(ENDINGS)]
+    names = pairs.names_of(images)
+    images = [path for path in images if not pairs.adds_to_one_of(path, names)
+              and not listing.is_predicted((path,))]
+    others = sorted(filter(os.path.isfile, set(paths).difference(images)))
+    if others:
+        kinds = {os.path.splitext(path)[1]: path for path in others[::-1]}
+        print(f'{progress.counted(len(others), "file")} skipped (masks and '
+              'the like beside their images, or not of '
+              f'{", ".join(ENDINGS)}): '
+              + ', '.join(sorted(kinds.values())))
+    return images
+
+
+def check_folder(output_dir, paths):
+    """Refuse the folder of an image: masks drawn by hand are often there.
+
+    Raises:
+        InputError: `output_dir` is the folder of one of the paths.
+    """
+    for path in paths:
+        if os.path.realpath(output_dir) in (
+                os.path.realpath(os.path.dirname(path)),
+                os.path.dirname(os.path.realpath(path))):
+            raise InputError(f'--output_dir {output_dir}: holds the image '
+                             f'{path}; choose a folder without input files')

@@ -1,0 +1,77 @@
+"""What is said of an image in a line, in a record and in the summary."""
+import os
+
+import numpy as np
+
+from histology import progress, resample
+
+# Square micrometres. Medians of MoNuSeg's images are 17 to 50, three of
+# lymphoid tissue 7 to 11. At 20x, read as 40x, they are 5 to 16.
+MEDIAN_AREA = (12.5, 56)
+LARGEST_AREA = 500  # of MoNuSeg's nuclei 320
+
+
+def record_of(source, areas, microns_per_pixel, mm2):
+    """Return the record of an image or slide, a dict for JSON.
+
+    Args:
+        source: sources.Source.
+        areas: [N], of its nuclei, pixels.
+        microns_per_pixel: of the image, or None.
+        mm2: area of the image, or of the tissue of a slide, or None.
+    """
+    median = float(np.median(areas)) if len(areas) else None
+    square = microns_per_pixel and microns_per_pixel ** 2
+    return {
+        'image': os.path.basename(source.name), 'is_slide': source.is_slide,
+        'nuclei': len(areas),
+        'mm2': mm2 and round(mm2, 4),
+        'nuclei_per_mm2': mm2 and round(len(areas) / mm2, 1),
+        'median_area_px2': median,
+        'median_area_um2': median and square and round(median * square, 2),
+        'microns_per_pixel': microns_per_pixel,
+        'warnings': _warnings(median, areas, microns_per_pixel)}
+
+
+def line_of(record):
+    """Say how many nuclei there are in an image, and how large."""
+    text = progress.counted(record['nuclei'] or 'no', 'nucleus', 'nuclei')
+    if record['mm2']:
+        text += f', {record["nuclei_per_mm2"]:.0f} per mm2'
+        if record['is_slide']:
+            text += f' of tissue ({record["mm2"]:.4g} mm2)'
+    if record['nuclei']:
+        text += f', median area {record["median_area_px2"]:.0f} pixels'
+        if record['median_area_um2']:
+            text += f' ({record["median_area_um2"]:.1f} um2)'
+    return text
+
+
+def _warnings(median, areas, microns_per_pixel):
+    """Say which sizes nuclei do not have, a dict from kinds to texts."""
+    found = {}
+    if median is None:
+        return found
+    square = (microns_per_pixel or resample.MICRONS_PER_PIXEL) ** 2
+    size, likely = (('small', 20) if median * square < MEDIAN_AREA[0]
+                    else ('large', 80))
+    if not microns_per_pixel and not (
+            MEDIAN_AREA[0] <= median * square <= MEDIAN_AREA[1]):
+        found['median'] = (
+            f'median nucleus {median:.0f} pixels is {size} for 40x; if the '
+            f'image was scanned at {likely}x, give --magnification={likely}')
+    if areas.max() * square > LARGEST_AREA:
+        found['largest'] = (
+            f'a nucleus of {areas.max() * square:.0f} square micrometres is '
+            'larger than any: a pen mark, a fold or blur? Look at the overlay')
+    return found
+
+
+def lines_of_warnings(records):
+    """Yield one line for each kind of warning, with the number of images."""
+    for kind in ('median', 'largest'):
+        found = [record for record in records if kind in record['warnings']]
+        if found:
+            yield (f'{found[0]["image"]}: {found[0]["warnings"][kind]} '
+                   f'({len(found)} of '
+                   f'{progress.counted(len(records), "image")})')
