@@ -5,6 +5,8 @@ written last. So the files are the whole state, for a run that goes on and for
 several processes.
 """
 import collections
+import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -61,13 +63,14 @@ def begin(run, sources, overwrite):
     path = os.path.join(run.output_dir, FILE)
     settings = json.loads(json.dumps(settings_of(run)))
     earlier = _read(path).get('settings', {})
-    changed = [name for name in settings
-               if earlier.get(name) != settings[name]]
-    if changed and (earlier or existing) and not overwrite:
+    changed = [f'{name} was {earlier.get(name, "not recorded")}, now {value}'
+               for name, value in settings.items()
+               if earlier.get(name) != value]
+    if changed and not overwrite and (existing or records(run.output_dir)):
         raise InputError(
             f'--output_dir {run.output_dir}: holds results of other settings '
-            f'({changed[0]} is not the same); choose another folder, or '
-            'replace them by --overwrite')
+            f'({changed[0]}); choose another folder, or replace them by '
+            '--overwrite')
     _make_folder(run.output_dir)
     files.write_json(path, {
         'software': writers.SOFTWARE, 'settings': settings,
@@ -99,6 +102,14 @@ def write_record(run, source, record):
     record = {'software': writers.SOFTWARE, **record,
               'key': key_of(run, source), 'settings': settings_of(run)}
     files.write_json(start_of(run, source) + '.json', record)
+
+
+def records(folder):
+    """List the records of images in a folder, sorted by name."""
+    found = map(_read, sorted(glob.glob(os.path.join(
+        glob.escape(folder), '*.json'))))
+    return [record for record in found
+            if 'key' in record]
 
 
 def start_of(run, source):
@@ -177,9 +188,10 @@ def _make_folder(output_dir):
 
 
 def _read(path):
-    """Read JSON of `files.write_json`; {} if it is absent or damaged."""
-    try:
-        with open(path) as file:
-            return json.load(file)
-    except (OSError, ValueError):
-        return {}
+    """Read JSON that `predict` wrote; {} if it is absent or damaged."""
+    with contextlib.suppress(OSError, ValueError, AttributeError), open(
+            path) as file:
+        content = json.load(file)
+        if content.get('software') == writers.SOFTWARE:
+            return content
+    return {}
