@@ -17,7 +17,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from benchmarks.turns import ratio, side_by_side
-from histology import synthetic
+from histology import resample, synthetic
 from histology.files import atomic_write
 from input_pipeline import store
 from nets import NETS
@@ -41,6 +41,9 @@ MALLOC = {'MALLOC_MMAP_THRESHOLD_': '4000000000',
 CROP, PATCH = str(TrainConfig.crop_size), str(store.PATCH_SIZE)
 # Side of an image, as MoNuSeg's; for PyTorch padded to U-Net's stride.
 IMAGE, TORCH_IMAGE = '1000', '1008'
+IMAGE_MM2 = (int(IMAGE) * resample.MICRONS_PER_PIXEL / 1000) ** 2
+# Of StarDist's time.
+STARDIST_GOALS = {'float32': 1.15, 'bfloat16': 0.8}
 VIEWS = str(tiling.TURNS)  # of an image, averaged
 SHIPPED = '--model_dir=checkpoints/pretrained'
 PRECISIONS = {('tf1', 'off'): 'float32',
@@ -181,22 +184,43 @@ def measure_image(table, engine):
 
 def measure_files(table, engine):
     """From file to files, against what else users run on a processor."""
-    plain, averaged, stardist, torch = side_by_side(
-        [worker(engine, 'image_file', 'unet', '1'),
-         worker(engine, 'image_file', 'unet', VIEWS),
+    chosen = accelerations(engine, 'forward')
+    names = [f'{what}, {how}' for what in ('plain', 'averaged')
+             for _, how in chosen]
+    *ours, stardist, instanseg, torch = side_by_side(
+        [*(worker(engine, 'image_file', 'unet', views, accelerate)
+           for views in ('1', VIEWS) for accelerate, _ in chosen),
          [python('stardist'), '-m', 'benchmarks.stardist_he', IMAGE],
+         [python('torch'), '-m', 'benchmarks.instanseg_unet',
+          str(int(IMAGE) // 2)],
          torch_worker('image', 'float32', TORCH_IMAGE)], REPEATS)
     for what, rates in (
-            ('unet, prediction, plain', plain),
-            ('unet, prediction, averaged', averaged),
+            *zip([f'unet, prediction, {name}' for name in names], ours),
             ("StarDist's H&E network, forward pass", stardist),
+            ("InstanSeg's network, forward pass at 0.5 micrometres",
+             instanseg),
             ('unet in PyTorch, forward pass', torch)):
-        table.add(f'{what}, seconds per image of 1000 x 1000', engine,
-                  f'{1 / statistics.median(rates):.2f}')
-    table.add_ratio("unet, prediction, plain / StarDist's forward pass, time",
-                    engine, (stardist, plain), 1.0)
-    table.add_ratio('unet, prediction, averaged / plain, time', engine,
-                    (plain, averaged), tiling.TURNS)
+        seconds = 1 / statistics.median(rates)
+        table.add(f'{what}, seconds per image of 1000 x 1000, per mm2',
+                  engine, f'{seconds:.2f}, {seconds / IMAGE_MM2:.1f}')
+    plain, averaged = ours[:len(chosen)], ours[len(chosen):]
+    for (_, how), one, four in zip(chosen, plain, averaged):
+        table.add_ratio(f"unet, prediction, plain, {how} / StarDist's forward "
+                        'pass, time', engine, (stardist, one),
+                        STARDIST_GOALS[how])
+        table.add_ratio(f'unet, prediction, {how}, averaged / plain, time',
+                        engine, (one, four), 3.2)
+
+
+def measure_slides(table, engine):
+    """Whole slides of 0.25 and 0.5 micrometres, from file to files."""
+    for accelerate, how in accelerations(engine, 'forward'):
+        for microns in ('0.25', '0.5'):
+            rates, = side_by_side([worker(engine, 'slide_file', 'unet',
+                                          microns, accelerate)], REPEATS)
+            table.add(f'unet, slide at {microns} micrometres, plain, {how}, '
+                      'seconds per mm2', engine,
+                      f'{1 / statistics.median(rates):.1f}')
 
 
 def run_main(engine, *flags):
@@ -311,6 +335,7 @@ def main():
             measure_torch(table, engine)
             measure_image(table, engine)
             measure_files(table, engine)
+            measure_slides(table, engine)
             measure_memory(table, engine, folder)
             measure_start(table, engine, data)
     measure_torch(table, STOCK)

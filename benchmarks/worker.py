@@ -11,18 +11,20 @@ import tempfile
 
 import imageio.v3 as iio
 import numpy as np
+import tifffile
 
 import nets
 from benchmarks.turns import BATCH, STEPS, serve
-from histology import synthetic
+from histology import resample, synthetic
 from input_pipeline import queues
 from input_pipeline.preprocessing import normalise
 from nets import saved
 from nets.tf1 import acceleration_scope, session_config, tf
-from prediction import Predictor, predict
+from prediction import Predictor, predict, slides
 from training.model_fn import model_fn
 from training.records import TrainConfig
 
+SLIDE_MM2 = 1
 AHEAD = queues.BATCHES_AHEAD + 2  # batches that the queues may hold ready
 
 
@@ -125,32 +127,64 @@ def image(net, how, views):
     serve({'rows': rows, 'bare': bare}[how], 1, 1)
 
 
-def image_file(net, views):
+def image_file(net, views, accelerate):
     """All that predict does with a file of 1000 x 1000, by a shipped network.
 
     From reading it to writing every output, of some 400 nuclei.
 
     Args:
         net, views: as for `image`.
+        accelerate: 'on' or 'off'.
     """
     pixels, _ = synthetic.make(np.random.RandomState(0), 1000)
-    predictor = Predictor.load(os.path.join(saved.PRETRAINED, net),
-                               average=views != '1')
+    predictor = Predictor.load(
+        os.path.join(saved.PRETRAINED, net), accelerate=accelerate == 'on',
+        average=views != '1')
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'image.png')
         iio.imwrite(path, pixels, plugin='pillow')
+        serve_file(path, predictor, 1)
 
-        def predict_it():
-            # The turns are told on stdout.
-            with contextlib.redirect_stdout(sys.stderr):
-                predict.predict_files([path], os.path.join(folder, 'out'),
-                                      predictor)
 
-        serve(predict_it, 1, 1)
+def slide_file(net, microns, accelerate):
+    """All that predict does with a slide of SLIDE_MM2, without averaging.
+
+    Args:
+        net, accelerate: as for `image_file`.
+        microns: per pixel of the slide.
+    """
+    side = round(1000 * SLIDE_MM2 ** 0.5 / float(microns))
+    pixels, _ = synthetic.make(np.random.RandomState(0), 1000)
+    if float(microns) > resample.MICRONS_PER_PIXEL:
+        pixels = pixels[::2, ::2]
+    times = -(-side // len(pixels))
+    predictor = Predictor.load(os.path.join(saved.PRETRAINED, net),
+                               accelerate=accelerate == 'on', average=False)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'slide.tif')
+        # Tiles of JPEG, as scanners write them.
+        tifffile.imwrite(
+            path, np.tile(pixels, (times, times, 1))[:side, :side],
+            tile=(256, 256), photometric='rgb', compression='jpeg',
+            metadata=None)
+        serve_file(path, predictor, SLIDE_MM2, float(microns))
+
+
+def serve_file(path, predictor, units, microns=None):
+    """Serves turns of predicting a file, a slide if `microns` are given."""
+    def predict_it():
+        # The turns are told on stdout.
+        with contextlib.redirect_stdout(sys.stderr):
+            predict.predict_files(
+                [path], f'{path}-out', predictor, microns, overwrite=True,
+                max_whole_pixels=1 if microns else slides.MAX_WHOLE_PIXELS)
+
+    serve(predict_it, units, 1)
 
 
 KINDS = {'training_step': training_step, 'pipeline': pipeline,
-         'forward': forward, 'image': image, 'image_file': image_file}
+         'forward': forward, 'image': image, 'image_file': image_file,
+         'slide_file': slide_file}
 
 if __name__ == '__main__':
     KINDS[sys.argv[1]](*sys.argv[2:])
