@@ -30,6 +30,10 @@ class InputError(Exception):
     exception is a bug of ours and keeps its traceback.
     """
 
+    def __str__(self):
+        """Return the message, whatever is in a file's name, in one line."""
+        return progress.one_line(super().__str__())
+
 
 @contextlib.contextmanager
 def locked(folder, flag):

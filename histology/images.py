@@ -1,7 +1,6 @@
 """Reading images and label images, and writing PNG."""
 import contextlib
 import struct
-import sys
 import tokenize
 import warnings
 import zlib
@@ -30,17 +29,16 @@ GREY = 0  # a type
 DEPTHS = (8, 10, 12, 14, 16)
 
 
-def read_image(path, data=None):
+def read_image(path):
     """Read a TIFF, PNG or JPEG file; its content says which it is.
 
     Of a pyramid, the largest image is read. Grey is repeated in the three
     channels, transparency is laid on white, and the image is turned as its
     orientation says. 16-bit RGB is scaled by the smallest bit depth that holds
-    the brightest pixel. A line says if the colours are not those of H&E.
+    the brightest pixel. A warning says if the colours are not those of H&E.
 
     Args:
-        path: file to read, or what to call `data` in messages.
-        data: bytes of the file if they are already at hand.
+        path: of a file; a `listing.Member` too.
 
     Returns:
         uint8 [H, W, 3], RGB.
@@ -49,7 +47,7 @@ def read_image(path, data=None):
         InputError: the file is missing or damaged, is of a kind that is not
             read, has more than `tiff.MAX_IMAGE_PIXELS`, or values of 0 and 1.
     """
-    with _reading(path, data) as (file, head):
+    with _reading(path) as (file, head):
         if head.startswith(tiff.MAGIC):
             found = tiff.read(file, path)
         elif head.startswith((PNG_MAGIC, JPEG_MAGIC)):
@@ -61,21 +59,22 @@ def read_image(path, data=None):
             raise _no_image(head, path)
         image = _as_rgb(*found, path)
         if not _is_stained(image):
-            progress.say(f'{path}: its colours are not those of H&E (grey, '
-                         'fluorescence or a negative?); the shipped networks '
-                         'know only H&E on a bright ground', sys.stderr)
+            progress.warn('colours', path, (
+                'its colours are not those of H&E (grey, fluorescence or a '
+                'negative?); the shipped networks know only H&E on a bright '
+                'ground'))
         return image
 
 
-def read_labels(path, data=None):
-    """Read a label image or a mask from a TIFF, PNG or .npy file.
+def read_labels(path):
+    """Read a label image or a mask from a TIFF, PNG, .npy or .mat file.
 
     The indices of a palette count, not its colours. Of equal channels one is
     taken; different channels must hold one colour, and 0. Transparency says
     where nuclei are if the colour is the same all over.
 
     Args:
-        path, data: as for `read_image`.
+        path: as for `read_image`.
 
     Returns:
         int or bool [H, W], not negative and at most 2 ** 31 - 1.
@@ -83,8 +82,10 @@ def read_labels(path, data=None):
     Raises:
         InputError: the file is missing or damaged, or holds no such numbers.
     """
-    with _reading(path, data) as (file, head):
-        if head.startswith(NPY_MAGIC):
+    with _reading(path) as (file, head):
+        if str(path).lower().endswith('.mat'):
+            values, alpha = _read_mat(file, path), False
+        elif head.startswith(NPY_MAGIC):
             values, alpha = _read_npy(file, path), False
         elif head.startswith(tiff.MAGIC):
             values, alpha = tiff.read(file, path, labels=True)
@@ -102,14 +103,14 @@ def read_labels(path, data=None):
             raise _no_image(head, path, 'TIFF, PNG or .npy')
         if values.ndim == 3:
             values = _one_channel(values, alpha, path)
-        return whole_numbers(values, path)
+        return _whole_numbers(values, path)
 
 
 @contextlib.contextmanager
-def _reading(path, data):
+def _reading(path):
     """Yield an open file and its first bytes; say what is wrong with it."""
     try:
-        with listing.opened(path, data) as file:
+        with listing.opened(path) as file:
             head = file.read(HEAD)
             file.seek(0)
             yield file, head
@@ -210,9 +211,9 @@ def _to_8_bits(pixels, path):
     highest = pixels.max()
     depth = next(bits for bits in DEPTHS if highest < 2 ** bits)
     if depth < 16:
-        progress.say(f'{path}: its highest value is {highest}: read as '
-                     f'{depth} bits in 16; if that is wrong, save it with 8 '
-                     'bits', sys.stderr)
+        progress.warn((depth, 'bits'), path, (
+            f'its highest value is {highest}: read as {depth} bits in 16; if '
+            'that is wrong, save it with 8 bits'))
     scaled = np.empty(pixels.shape, np.uint8)
     # The highest bits of both are the same.
     return np.right_shift(pixels, depth - 8, out=scaled, casting='unsafe')
@@ -229,11 +230,24 @@ def _read_npy(file, path):
     if values.ndim != 2 and values.shape[2:] not in ((1,), (2,)):
         raise InputError(f'{path}: an array {list(values.shape)}; give a '
                          'label image [height, width]')
-    values = values.astype(values.dtype.newbyteorder('='), copy=False)
     return values if values.ndim == 2 else values[..., 0]
 
 
-def whole_numbers(values, path):
+def _read_mat(file, path):
+    """Read MATLAB's inst_map [H, W], as Kumar's, CPM's and CoNSeP's."""
+    from scipy import io  # here, for a fast start of main.py
+    try:
+        values = io.loadmat(file, variable_names=['inst_map']).get('inst_map')
+    except Exception as error:  # for damaged files scipy raises anything
+        raise InputError(f'{path}: cannot be read (damaged, no MATLAB file, '
+                         'or of version 7.3); save it with -v7') from error
+    if values is None or values.ndim != 2:
+        raise InputError(f'{path}: holds no inst_map with a number for each '
+                         'pixel; save the label image under this name')
+    return values
+
+
+def _whole_numbers(values, path):
     """Check that an array [H, W] can be labels; floats become int32.
 
     Raises:
@@ -241,6 +255,7 @@ def whole_numbers(values, path):
     """
     if not values.size:
         raise InputError(f'{path}: without pixels; give a label image')
+    values = values.astype(values.dtype.newbyteorder('='), copy=False)
     if values.dtype.kind == 'f':
         with np.errstate(invalid='ignore'):  # NaN, which the next line finds
             whole = values.astype(np.int32)

@@ -21,7 +21,7 @@ codecs.register_error('as latin-1', lambda error: (
 SHAPES = {'0': 'polygon', '1': 'rectangle', '2': 'ellipse'}
 
 
-def parse(path, data=None):
+def parse(path):
     """Parse an Aperio ImageScope annotation: a Region for each nucleus.
 
     Regions of all layers are read together. A negative region is a hole in
@@ -29,7 +29,7 @@ def parse(path, data=None):
     none is counted.
 
     Args:
-        path, data: as for `images.read_image`.
+        path: as for `images.read_image`.
 
     Returns:
         Outlines.
@@ -40,8 +40,9 @@ def parse(path, data=None):
     nuclei, names, skipped = [], [], collections.Counter()
     microns_per_pixel = None
     try:
-        for name, microns, positive, negative in _layers(
-                listing.read(path, data), skipped):
+        with listing.opened(path) as file:
+            data = file.read()
+        for name, microns, positive, negative in _layers(data, skipped):
             microns_per_pixel = microns_per_pixel or microns
             holes = _holes(positive, negative)
             nuclei += [[[ring, *(negative[hole] for hole in its)]]

@@ -1,8 +1,7 @@
-"""Files in folders and in zip archives, under one kind of name.
+"""Files in folders and in zip archives, which count as folders.
 
-A source is (path,) of a file or (path of a zip archive, member). Its relative
-path is below the folder that was given, with / between folders; an archive
-counts as a folder.
+The path of a file in an archive is a `Member`. A relative path is below the
+folder that was given, with / between folders.
 """
 import collections
 import hashlib
@@ -43,7 +42,7 @@ HEAD = 2 ** 16  # bytes
 #   name: file name of the image without its ending
 #   split: 'training', 'validation' or 'test'
 #   why: what decided the split, for messages
-#   image, annotation: sources
+#   image, annotation: paths
 Entry = collections.namedtuple('Entry', 'name split why image annotation')
 
 # Names of folders that say a split begin with one of these words, maybe after
@@ -55,6 +54,16 @@ SPLIT_WORD = re.compile(
 SPLITS = {'tr': 'training', 'va': 'validation', 'te': 'test'}
 
 
+class Member(str):
+    """The path of a file in a zip archive: ARCHIVE/NAME."""
+
+    def __new__(cls, archive, name):
+        """Join the path of the archive and the name in it."""
+        path = super().__new__(cls, f'{archive}/{name}')
+        path.archive, path.name = archive, name
+        return path
+
+
 def list_files(folder, flag):
     """List the files below a folder or in a zip archive.
 
@@ -63,7 +72,7 @@ def list_files(folder, flag):
     inside the folder count as folders.
 
     Returns:
-        dict of relative path to source
+        dict of relative path to path
 
     Raises:
         InputError: the folder is absent, is a file, or cannot be read, or an
@@ -83,10 +92,10 @@ def list_files(folder, flag):
     files = {}
     for relative_path, path in paths.items():
         if path == folder or _is_archive(path):
-            files.update((f'{relative_path}/{member}', (path, member))
-                         for member in _members(path))
+            files.update((f'{relative_path}/{name}', Member(path, name))
+                         for name in _names(path))
         else:
-            files[relative_path] = (path,)
+            files[relative_path] = path
     return files
 
 
@@ -132,49 +141,31 @@ def is_hidden(relative_path):
         for part in relative_path.split('/') if part not in ('.', '..'))
 
 
-def _members(path):
+def _names(path):
     try:
         with zipfile.ZipFile(path) as archive:
-            return [member for member in sorted(archive.namelist())
-                    if not is_hidden(member) and not member.endswith('/')]
+            return [name for name in sorted(archive.namelist())
+                    if not is_hidden(name) and not name.endswith('/')]
     except ZIP_ERRORS as error:
         raise InputError(f'{path}: no whole zip archive ({error}); '
                          'download it again') from error
 
 
-def name_of(source):
-    """Name a source for messages: its path, inside an archive too."""
-    return '/'.join(source)
-
-
-def path_and_data(source):
-    """Return what readers take: a path, and a member's bytes or None.
-
-    Members are never unpacked to disk.
+def opened(path):
+    """Open a file to read bytes; a Member is never unpacked to disk.
 
     Raises:
-        InputError: the member cannot be read.
+        InputError: a Member cannot be read.
+        OSError: a file cannot be opened.
     """
-    if not source[1:]:
-        return source[0], None
-    path, member = source
+    if not isinstance(path, Member):
+        return open(path, 'rb')
     try:
-        with zipfile.ZipFile(path) as archive:
-            return name_of(source), archive.read(member)
+        with zipfile.ZipFile(path.archive) as archive:
+            return io.BytesIO(archive.read(path.name))
     except ZIP_ERRORS as error:
-        raise InputError(f'{name_of(source)}: cannot be read ({error}); '
-                         'copy or download it again') from error
-
-
-def opened(path, data=None):
-    """Open what `path_and_data` returns as a binary file."""
-    return open(path, 'rb') if data is None else io.BytesIO(data)
-
-
-def read(path, data=None):
-    """Return the bytes of what `path_and_data` returns."""
-    with opened(path, data) as file:
-        return file.read()
+        raise InputError(f'{path}: cannot be read ({error}); copy or '
+                         'download it again') from error
 
 
 def digest(entries):
@@ -188,11 +179,11 @@ def digest(entries):
         ).hexdigest()
 
 
-def file_digest(source):
-    """Return the SHA-1 hex digest of a source, or '' if it is unreadable."""
+def file_digest(path):
+    """Return the SHA-1 hex digest of a file, or '' if it is unreadable."""
     sha = hashlib.sha1()
     try:
-        with opened(*path_and_data(source)) as file:
+        with opened(path) as file:
             for block in iter(lambda: file.read(HEAD), b''):  # for memory
                 sha.update(block)
     except (OSError, InputError):
@@ -200,18 +191,18 @@ def file_digest(source):
     return sha.hexdigest()
 
 
-def read_head(source):
-    """Read HEAD bytes of a source; none if it is absent or cannot be read."""
-    if os.path.isfile(source[0]):  # no pipe: to read it could take for ever
-        with suppress(OSError, InputError), opened(
-                *path_and_data(source)) as file:
+def read_head(path):
+    """Read HEAD bytes of a file; none if it is absent or cannot be read."""
+    # To read a pipe could take for ever.
+    if isinstance(path, Member) or os.path.isfile(path):
+        with suppress(OSError, InputError), opened(path) as file:
             return file.read(HEAD)
     return b''
 
 
-def is_predicted(source):
+def is_predicted(path):
     """Say whether `predict` wrote a file, and nobody has changed it since."""
-    head = read_head(source)
+    head = read_head(path)
     return any(mark in head for mark in MARKS)
 
 
@@ -225,9 +216,8 @@ def ordered(entries):
     for one, other in zip(entries, entries[1:]):
         if (one.name, one.split) == (other.name, other.split):
             raise InputError(
-                f'{name_of(other.image)}: of the same name as '
-                f'{name_of(one.image)}, and both are {one.split} images; '
-                'rename or remove one of them')
+                f'{other.image}: of the same name as {one.image}, and both '
+                f'are {one.split} images; rename or remove one of them')
     return entries
 
 

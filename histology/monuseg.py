@@ -12,7 +12,7 @@ Three layouts are in circulation:
 import posixpath
 import re
 
-from histology import listing, pairs
+from histology import pairs
 from histology.files import InputError
 
 # The slides of The Cancer Genome Atlas that the challenge's images are of.
@@ -40,9 +40,8 @@ def find(folder):
     for one, other in zip(entries, entries[1:]):
         if one.name == other.name:
             raise InputError(
-                f'{listing.name_of(other.image)}: a {other.split} image, and '
-                f'also a {one.split} image ({listing.name_of(one.image)}); '
-                'remove one of them')
+                f'{other.image}: a {other.split} image, and also a '
+                f'{one.split} image ({one.image}); remove one of them')
     return entries
 
 
@@ -53,9 +52,9 @@ def source_name(entries, folder):
 
 
 def _in_its_split(entry):
-    image, annotation = map(listing.name_of, (entry.image, entry.annotation))
-    if (entry.why or not annotation.lower().endswith('.xml')
-            or posixpath.dirname(image) != posixpath.dirname(annotation)):
+    if (entry.why or not entry.annotation.lower().endswith('.xml')
+            or posixpath.dirname(entry.image)
+            != posixpath.dirname(entry.annotation)):
         return entry
     why = 'for they lie beside their XML, as in its test archive'
     return entry._replace(split='test', why=why)

@@ -133,8 +133,8 @@ def place(outlines, height, width, classes=()):
         regions = []
     return Placed(
         {index + 1: nuclei[index] for index in kept},
-        {name: np.array([index + 1 for index in kept if names[index] == name])
-         for name in sorted(set(names) - {''})},
+        {name: np.array([index + 1 for index in kept if names[index] == name],
+                        int) for name in sorted(set(names) - {''})},
         (slice(box[0], box[2]), slice(box[1], box[3])), sum(regions, []),
         lines, microns_per_pixel)
 

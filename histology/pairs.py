@@ -117,7 +117,7 @@ def _candidates(images_dir, annotations_dir, flags):
     """List what may be an image, and what an annotation.
 
     Returns:
-        dict of the relative paths in both folders to sources
+        dict of the relative paths in both folders to paths
         list of those of images
         list of the others, where annotations may be
     """
@@ -137,13 +137,13 @@ def _candidates(images_dir, annotations_dir, flags):
         image_paths, annotation_paths = (
             {path for path in files if path.startswith(f'{k}/')
              and not (roots[1 - k].startswith(roots[k] + os.sep)
-                      and os.path.realpath(files[path][0]).startswith(
+                      and os.path.realpath(files[path]).startswith(
                           roots[1 - k] + os.sep))}
             for k in range(2))
     for path in image_paths | annotation_paths:
         # What Python reads of a name that is not UTF-8.
         if re.search('[\udc80-\udcff]', posixpath.basename(path)):
-            raise InputError(f'{listing.name_of(files[path])!r}: the name is '
+            raise InputError(f'{files[path]!r}: the name is '
                              'not UTF-8; rename it')
     return (files,
             sorted(path for path in image_paths if _is_image(path)
@@ -210,7 +210,7 @@ def _paired_stem(stem, names):
 
 def _check_paired(image_paths, annotation_paths, others, files, flags):
     """Refuse files without a partner, and name one other of each ending."""
-    kinds = {listing.stem_and_ending(path)[1]: listing.name_of(files[path])
+    kinds = {listing.stem_and_ending(path)[1]: files[path]
              for path in sorted(others, reverse=True)}
     there = f'. There are: {", ".join(sorted(kinds.values()))}'
     for paths, what, other, remedy in (
@@ -221,8 +221,7 @@ def _check_paired(image_paths, annotation_paths, others, files, flags):
             (annotation_paths, 'annotation', 'image', f'--{flags[0]} needs an '
              'image of that name')):
         if paths:
-            names = ', '.join(listing.name_of(files[path])
-                              for path in paths[:3])
+            names = ', '.join(files[path] for path in paths[:3])
             raise InputError(
                 f'{names}{" ..." if paths[3:] else ""}: '
                 f'{counted(len(paths), what)} without {other}; {remedy}')
@@ -239,10 +238,10 @@ def _best(annotation_paths, files):
 
 def _one_of_equals(paths, files, problem):
     """Return one of some files with the same content, unpacked if possible."""
-    first, *others = sorted(paths, key=lambda path: (len(files[path]), path))
+    first, *others = sorted(paths, key=lambda path: (
+        isinstance(files[path], listing.Member), path))
     for other in others:
         if (listing.file_digest(files[first])
                 != listing.file_digest(files[other])):
-            raise InputError(f'{listing.name_of(files[first])} and '
-                             f'{listing.name_of(files[other])}: {problem}')
+            raise InputError(f'{files[first]} and {files[other]}: {problem}')
     return first

@@ -1,5 +1,6 @@
 """How far a long piece of work has come, and the signals that end it."""
 import contextlib
+import re
 import signal
 import sys
 import time
@@ -11,10 +12,13 @@ LOG_INTERVAL = 10
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and kill
 RATE_AND_REST = '{rate_fmt}, {remaining} left'
 
+NAMED = 3  # images that a warning names
+
 # Its thread redraws what stands still, and would be lost in a fork.
 tqdm.monitor_interval = 0
 
 _received = None
+_warnings = None  # within `gathered`: kinds to a text and names of images
 
 
 class Stopped(BaseException):
@@ -52,16 +56,42 @@ def counted(number, one, several=None):
     return f'{number} ' + (one if number == 1 else several or f'{one}s')
 
 
-def say(text, file=None):
-    """Print a line, above the bar if there is one.
+def one_line(text):
+    """Escape what would break a line, as names of files may hold it."""
+    return re.sub('[\0-\x1f\x7f-\x9f\u2028\u2029]',
+                  lambda found: ascii(found.group())[1:-1], text)
 
-    Args:
-        text: without a line break at its end.
-        file: sys.stdout if None.
-    """
+
+def say(text, file=None):
+    """Print text as one line, to stdout if None, above the bar if any."""
     file = file or sys.stdout
-    tqdm.write(text, file=file)
+    tqdm.write(one_line(text), file=file)
     file.flush()
+
+
+@contextlib.contextmanager
+def gathered():
+    """Print each kind of warning once, at the end of the outermost block."""
+    global _warnings
+    outer = _warnings
+    _warnings = {} if outer is None else outer
+    try:
+        yield
+    finally:
+        warnings, _warnings = _warnings, outer
+        for text, first, *others in (
+                warnings.values() if outer is None else ()):
+            say(f'warning: {first}: {text}' + (
+                f'. {counted(len(others), "more image")}: '
+                + ', '.join(others[:NAMED - 1])
+                + (', ...' if others[NAMED - 1:] else '')
+                if others else ''), sys.stderr)
+
+
+@gathered()
+def warn(kind, name, text):
+    """Print a warning of an image, with the number of others; to stderr."""
+    _warnings.setdefault(kind, [text]).append(name)
 
 
 @contextlib.contextmanager
@@ -79,8 +109,9 @@ def reporter(total, unit):
     """
     started = shown_at = time.monotonic()
     terminal = sys.stderr.isatty()
-    with tqdm(total=total, unit=unit, disable=not terminal,
-              bar_format='{desc} |{bar}| ' + RATE_AND_REST) as bar:
+    with gathered(), tqdm(
+            total=total, unit=unit, disable=not terminal,
+            bar_format='{desc} |{bar}| ' + RATE_AND_REST) as bar:
         def report(done):
             nonlocal shown_at
             check()

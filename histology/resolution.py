@@ -24,7 +24,7 @@ UNITS = {'cm': 1e4, 'mm': 1e3, 'nm': 1e-3, 'um': 1.0, '\u00b5m': 1.0,
          '\u03bcm': 1.0, '\\u00b5m': 1.0, 'micron': 1.0, 'microns': 1.0}
 
 
-def read_microns_per_pixel(path, data=None):
+def read_microns_per_pixel(path):
     """Read the micrometres per pixel that an image file states.
 
     The order is: Aperio's MPP or AppMag, OME's PhysicalSize, the resolution
@@ -32,14 +32,14 @@ def read_microns_per_pixel(path, data=None):
     for printing.
 
     Args:
-        path, data: as for `images.read_image`.
+        path: as for `images.read_image`.
 
     Returns:
         float, or None if it states nothing plausible
         whether it is the file's own word, and no resolution for printing
     """
     try:
-        with listing.opened(path, data) as file:
+        with listing.opened(path) as file:
             is_tiff = file.read(4) in tiff.MAGIC
             file.seek(0)
             for x, y, own in _of_tiff(file) if is_tiff else _of_others(file):
@@ -130,17 +130,17 @@ class Resolution:
         self.asked = asked
         self._said = set()
 
-    def of_image(self, path, data=None):
+    def of_image(self, path):
         """Settle the micrometres per pixel of an image file.
 
         Args:
-            path, data: as for `images.read_image`.
+            path: as for `images.read_image`.
 
         Returns:
             those that it is resampled from, or None if it stays as it is
             its own, or None if they are not known
         """
-        return self.settle(path, *read_microns_per_pixel(path, data))
+        return self.settle(path, *read_microns_per_pixel(path))
 
     def settle(self, path, stated, own):
         """Do what `of_image` does with what the file states."""

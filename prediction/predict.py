@@ -245,7 +245,7 @@ def _tissue(paths):
     images = [path for path in paths if path.lower().endswith(ENDINGS)]
     names = pairs.names_of(images)
     images = [path for path in images if not pairs.adds_to_one_of(path, names)
-              and not listing.is_predicted((path,))]
+              and not listing.is_predicted(path)]
     others = sorted(filter(os.path.isfile, set(paths).difference(images)))
     if others:
         kinds = {os.path.splitext(path)[1]: path for path in others[::-1]}

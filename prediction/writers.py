@@ -224,6 +224,6 @@ SLIDE_OUTPUTS = {
 
 def is_written_here(path, output):
     """Say whether predict wrote a file as one of the outputs, by its head."""
-    head = listing.read_head((path,))
+    head = listing.read_head(path)
     return any(mark in head
                for mark in {**OUTPUTS, **SLIDE_OUTPUTS}[output].marks)

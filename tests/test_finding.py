@@ -12,7 +12,6 @@ from histology import listing, monuseg, pairs
 from input_pipeline import prepare, splits
 from inputs import (
     NUCLEUS,
-    annotation_of,
     data_to_test,
     feature,
     found,
@@ -42,8 +41,8 @@ def places(folder, names=None):
 
 def pairing(entries, folder):
     """Maps each image's path below a folder to its annotation's."""
-    return {os.path.relpath(listing.name_of(entry.image), str(folder)):
-            os.path.relpath(annotation_of(entry), str(folder))
+    return {os.path.relpath(entry.image, str(folder)):
+            os.path.relpath(entry.annotation, str(folder))
             for entry in entries}
 
 
@@ -289,8 +288,8 @@ def test_archives(tmp_path):
     assert instances.sum() == 20 * 40
     # Unpacked beside its archive, each image still counts once.
     training_data(given / 'MoNuSeg 2018 Training Data', 2)
-    assert [len(entry.image) for entry in monuseg.find(str(given))] == [
-        1, 1, 2]
+    assert [isinstance(entry.image, listing.Member)
+            for entry in monuseg.find(str(given))] == [False, False, True]
     # Nothing was unpacked to disk.
     assert [path for path in sorted(tmp_path.rglob('*'))
             if 'MoNuSeg 2018 Training Data' not in str(path)] == [
@@ -389,7 +388,7 @@ def test_two_images_of_one_name(tmp_path):
     (folders[0] / 'Annotations' / 'TCGA-0.xml').unlink()
     save(folders[0] / 'Binary_masks' / 'TCGA-0.png', mask())
     entry, = monuseg.find(str(tmp_path))
-    assert annotation_of(entry).endswith('b/Annotations/TCGA-0.xml')
+    assert entry.annotation.endswith('b/Annotations/TCGA-0.xml')
     save(folders[1] / 'Tissue Images' / 'TCGA-0.tif', pixels(1))
     (folders[0] / 'Binary_masks' / 'TCGA-0.png').unlink()
     save_xml(folders[0] / 'Annotations' / 'TCGA-0.xml', NUCLEUS)
@@ -715,7 +714,7 @@ def test_the_split_of_either(tmp_path, images, annotations, splits):
     places(tmp_path, [*(f'i/{name}.png' for name in images),
                       *(f'o/{name}.tif' for name in annotations)])
     entries = find_pairs(tmp_path, 'i', 'o')
-    found_splits = {listing.name_of(entry.image): entry.split
+    found_splits = {entry.image: entry.split
                     for entry in entries}
     assert pairing(entries, tmp_path) == {
         f'i/{image}.png': f'o/{annotation}.tif'
@@ -735,10 +734,10 @@ def test_archives_of_pairs(tmp_path):
     places(tmp_path / 'data', ['images/a.png', 'images/b.png', 'masks/a.png',
                                'masks/b.png'])
     archive = str(pack(tmp_path / 'data.zip', tmp_path / 'data'))
-    assert [(entry.name, entry.image[1:], entry.annotation[1:])
+    assert [(entry.name, entry.image.name, entry.annotation.name)
             for entry in pairs.find(archive, archive)] == [
-                (name, (f'data/images/{name}.png',),
-                 (f'data/masks/{name}.png',)) for name in 'ab']
+                (name, f'data/images/{name}.png', f'data/masks/{name}.png')
+                for name in 'ab']
 
 
 # What a data set's folder holds, and which flags are given: the images' and
