@@ -80,7 +80,7 @@ def place(path, image_size, size, classes=()):
     """Read the outlines of an annotation, and lay them on its image.
 
     Args:
-        path: as for `images.read_image`.
+        path: of the annotation.
         image_size: (height, width) of the image as it is in its file.
         size: (height, width) of the image that the nuclei are wanted for.
         classes: names of the wanted ones; () for all of nuclei.

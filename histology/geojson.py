@@ -27,9 +27,6 @@ def parse(path):
     Annotations and detections are nuclei, and of a cell its nucleus is. If the
     parts of a MultiPolygon lie apart, each is a nucleus.
 
-    Args:
-        path: as for `images.read_image`.
-
     Returns:
         Outlines.
 
@@ -42,10 +39,8 @@ def parse(path):
             data = file.read()
         if data.startswith(b'\x1f\x8b'):
             data = gzip.decompress(data)
-        try:
-            content = json.loads(data)
-        except UnicodeDecodeError:
-            content = json.loads(data.decode('latin-1'))
+        content = json.loads(data.decode(json.detect_encoding(data),
+                                         'as latin-1'))
         for item in _objects(_features(content, path)):
             try:
                 polygons, name = _polygons(item), _class_name(item)

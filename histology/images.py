@@ -37,9 +37,6 @@ def read_image(path):
     orientation says. 16-bit RGB is scaled by the smallest bit depth that holds
     the brightest pixel. A warning says if the colours are not those of H&E.
 
-    Args:
-        path: of a file; a `listing.Member` too.
-
     Returns:
         uint8 [H, W, 3], RGB.
 
@@ -73,9 +70,6 @@ def read_labels(path):
     taken; different channels must hold one colour, and 0. Transparency says
     where nuclei are if the colour is the same all over.
 
-    Args:
-        path: as for `read_image`.
-
     Returns:
         int or bool [H, W], not negative and at most 2 ** 31 - 1.
 
@@ -96,11 +90,9 @@ def read_labels(path):
             with pillow(file, path) as image:
                 values = tiff.upright(np.array(image), _orientation(image))
                 alpha = image.mode[-1] == 'A'
-        elif head.startswith(JPEG_MAGIC):
-            raise InputError(f'{path}: JPEG, which changes the numbers that '
-                             'it stores; give a PNG, TIFF or .npy file')
         else:
-            raise _no_image(head, path, 'TIFF, PNG or .npy')
+            raise _no_image(head, path, 'TIFF, PNG or .npy',
+                            '; JPEG changes the numbers that it stores')
         if values.ndim == 3:
             values = _one_channel(values, alpha, path)
         return _whole_numbers(values, path)
@@ -121,8 +113,8 @@ def _reading(path):
                          'TIFF, PNG or JPEG file') from error
 
 
-def _no_image(head, path, kinds='TIFF, PNG or JPEG'):
-    reason = f'no image of {kinds}' if head else 'damaged: empty'
+def _no_image(head, path, kinds='TIFF, PNG or JPEG', more=''):
+    reason = f'no image of {kinds}{more}' if head else 'damaged: empty'
     return InputError(f'{path}: cannot be read ({reason}); give a {kinds} '
                       'file')
 
@@ -256,20 +248,17 @@ def _whole_numbers(values, path):
     if not values.size:
         raise InputError(f'{path}: without pixels; give a label image')
     values = values.astype(values.dtype.newbyteorder('='), copy=False)
+    whole = values
     if values.dtype.kind == 'f':
-        with np.errstate(invalid='ignore'):  # NaN, which the next line finds
+        with np.errstate(invalid='ignore'):  # NaN, which the comparison finds
             whole = values.astype(np.int32)
-        if not (whole == values).all():
-            raise InputError(f'{path}: holds fractions or more than 2 ** 31; '
-                             'give whole numbers')
-        values = whole
-    if values.dtype.kind not in 'biu':
-        raise InputError(f'{path}: holds {values.dtype}; give whole numbers')
-    if values.min() < 0 or values.max() > np.iinfo(np.int32).max:
-        raise InputError(f'{path}: holds {values.min()} to {values.max()}; '
-                         'give 0 in the background and numbers from 1 to '
-                         '2 ** 31 - 1 in nuclei')
-    return values
+    if (whole.dtype.kind not in 'biu' or whole.min() < 0
+            or whole.max() > np.iinfo(np.int32).max
+            or whole is not values and (whole != values).any()):
+        raise InputError(f'{path}: holds other numbers ({values.dtype}) than '
+                         '0 in the background and 1 to 2 ** 31 - 1 in nuclei; '
+                         'give whole numbers')
+    return whole
 
 
 def _one_channel(channels, alpha, path):

@@ -78,29 +78,22 @@ def list_files(folder, flag):
         InputError: the folder is absent, is a file, or cannot be read, or an
             archive is damaged.
     """
-    if os.path.isdir(folder):
+    if os.path.isfile(folder):
+        paths = {os.path.basename(folder): folder}
+    elif os.path.isdir(folder):
         paths = {os.path.relpath(path, folder): path
                  for path in sorted(_walk(folder))}
-    elif not os.path.isfile(folder):
+    else:
         raise InputError(f'--{flag} {folder}: no such folder or zip archive; '
                          'unpack or copy the data there')
-    elif _is_archive(folder) or zipfile.is_zipfile(folder):
-        paths = {os.path.basename(folder): folder}
-    else:
-        raise InputError(f'--{flag} {folder}: is a file; give its folder, '
-                         f'{os.path.dirname(folder) or "."}, or a zip archive')
     files = {}
     for relative_path, path in paths.items():
-        if path == folder or _is_archive(path):
+        if path == folder or path.lower().endswith('.zip'):
             files.update((f'{relative_path}/{name}', Member(path, name))
                          for name in _names(path))
         else:
             files[relative_path] = path
     return files
-
-
-def _is_archive(path):
-    return path.lower().endswith('.zip')
 
 
 def _walk(folder):
@@ -147,8 +140,8 @@ def _names(path):
             return [name for name in sorted(archive.namelist())
                     if not is_hidden(name) and not name.endswith('/')]
     except ZIP_ERRORS as error:
-        raise InputError(f'{path}: no whole zip archive ({error}); '
-                         'download it again') from error
+        raise InputError(f'{path}: no whole zip archive ({error}); download '
+                         'it again, or give a folder') from error
 
 
 def opened(path):
@@ -206,18 +199,19 @@ def is_predicted(path):
     return any(mark in head for mark in MARKS)
 
 
-def ordered(entries):
+def ordered(entries, splits_share_names=True):
     """Sort entries by name and split.
 
     Raises:
-        InputError: two of one split have one name.
+        InputError: two of one split, or of all, have one name.
     """
     entries = sorted(entries, key=lambda entry: (entry.name, entry.split))
     for one, other in zip(entries, entries[1:]):
-        if (one.name, one.split) == (other.name, other.split):
+        if one.name == other.name and not (splits_share_names
+                                           and one.split != other.split):
             raise InputError(
-                f'{other.image}: of the same name as {one.image}, and both '
-                f'are {one.split} images; rename or remove one of them')
+                f'{other.image}, a {other.split} image: of the same name as '
+                f'{one.image}, a {one.split} image; rename or remove one')
     return entries
 
 
@@ -233,14 +227,19 @@ def stem_and_ending(relative_path):
     return stem, ending.lower()
 
 
-def split_of(relative_path):
-    """Find the nearest folder whose name says a split.
+def is_image(path):
+    """Say whether a file has the ending of an image."""
+    return stem_and_ending(path)[1] in IMAGE_ENDINGS
 
-    Returns:
-        (the split of `Entry`, the folder's name), or (None, None)
+
+def split_of(relative_path):
+    """Return `split` and `why` of Entry by the nearest folder that says it.
+
+    They are None if no folder does.
     """
     for part in reversed(posixpath.dirname(relative_path).split('/')):
         found = SPLIT_WORD.match(part)
         if found:
-            return SPLITS[found.group(1)[:2].lower()], part
+            return (SPLITS[found.group(1)[:2].lower()],
+                    f'for their folder is called {part}')
     return None, None

@@ -12,8 +12,7 @@ Three layouts are in circulation:
 import posixpath
 import re
 
-from histology import pairs
-from histology.files import InputError
+from histology import listing, pairs
 
 # The slides of The Cancer Genome Atlas that the challenge's images are of.
 SLIDE = re.compile(r'TCGA-\w\w-\w{4}-01[AZ]-\d\d-(?:DX|TS|BS)\w')
@@ -35,26 +34,10 @@ def find(folder):
     Raises:
         InputError: as `pairs.find`, or an image is in both splits.
     """
-    entries = [_in_its_split(entry) for entry in pairs.find(
-        folder, folder, flags=['monuseg_dir'] * 2)]
-    for one, other in zip(entries, entries[1:]):
-        if one.name == other.name:
-            raise InputError(
-                f'{other.image}: a {other.split} image, and also a '
-                f'{one.split} image ({one.image}); remove one of them')
-    return entries
-
-
-def source_name(entries, folder):
-    """Return 'MoNuSeg' if the images are its, or else the folder's name."""
-    return ('MoNuSeg' if all(SLIDE.match(entry.name) for entry in entries)
-            else folder)
-
-
-def _in_its_split(entry):
-    if (entry.why or not entry.annotation.lower().endswith('.xml')
-            or posixpath.dirname(entry.image)
-            != posixpath.dirname(entry.annotation)):
-        return entry
-    why = 'for they lie beside their XML, as in its test archive'
-    return entry._replace(split='test', why=why)
+    entries = pairs.find(folder, folder, flags=['monuseg_dir'] * 2)
+    for index, (_, _, why, image, annotation) in enumerate(entries):
+        if (not why and annotation.lower().endswith('.xml')
+                and posixpath.dirname(image) == posixpath.dirname(annotation)):
+            why = 'for they lie beside their XML, as in its test archive'
+            entries[index] = entries[index]._replace(split='test', why=why)
+    return listing.ordered(entries, splits_share_names=False)

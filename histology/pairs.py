@@ -74,13 +74,9 @@ def find(images_dir, annotations_dir, split=None, flags=None):
         image = _one_of_equals(
             _tissue(paths, paired[key]), files, 'two images of one name; '
             f'rename one, or give --{flags[1]} a folder without images')
-        its_split, why = split, f'of --{flags[0]}'
-        if split is None:
-            # Of the image's folders or else of its annotation's.
-            its_split, folder = max(map(listing.split_of, (image, annotation)),
-                                    key=lambda found: found[0] is not None)
-            why = (f'for their folder is called {folder}' if its_split
-                   else None)
+        # Of the image's folders or else of its annotation's.
+        its_split, why = (split, f'of --{flags[0]}') if split else max(
+            map(listing.split_of, (image, annotation)), key=any)
         found.append(Entry(key[1], its_split or 'training', why, files[image],
                            files[annotation]))
     return listing.ordered(found)
@@ -126,7 +122,7 @@ def _candidates(images_dir, annotations_dir, flags):
                 in zip((images_dir, annotations_dir), flags)]
     if roots[0] == roots[1]:
         files = listings[0]
-        names = names_of(filter(_is_image, files))
+        names = names_of(filter(listing.is_image, files))
         annotation_paths = {path for path in files
                             if _is_annotation(path, names)}
         image_paths = set(files) - annotation_paths
@@ -146,13 +142,9 @@ def _candidates(images_dir, annotations_dir, flags):
             raise InputError(f'{files[path]!r}: the name is '
                              'not UTF-8; rename it')
     return (files,
-            sorted(path for path in image_paths if _is_image(path)
+            sorted(path for path in image_paths if listing.is_image(path)
                    and not listing.is_predicted(files[path])),
             sorted(annotation_paths))
-
-
-def _is_image(path):
-    return listing.stem_and_ending(path)[1] in listing.IMAGE_ENDINGS
 
 
 def adds_to_one_of(path, names):
@@ -164,7 +156,7 @@ def adds_to_one_of(path, names):
 
 def _is_annotation(path, names):
     """Say whether a file among images of these names is an annotation."""
-    if not _is_image(path) or adds_to_one_of(path, names):
+    if not listing.is_image(path) or adds_to_one_of(path, names):
         return True
     # The nearest folder that says it.
     for part in reversed(posixpath.dirname(path).split('/')):

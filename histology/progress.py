@@ -12,8 +12,6 @@ LOG_INTERVAL = 10
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and kill
 RATE_AND_REST = '{rate_fmt}, {remaining} left'
 
-NAMED = 3  # images that a warning names
-
 # Its thread redraws what stands still, and would be lost in a fork.
 tqdm.monitor_interval = 0
 
@@ -74,18 +72,15 @@ def gathered():
     """Print each kind of warning once, at the end of the outermost block."""
     global _warnings
     outer = _warnings
-    _warnings = {} if outer is None else outer
+    _warnings = warnings = {} if outer is None else outer
     try:
         yield
     finally:
-        warnings, _warnings = _warnings, outer
-        for text, first, *others in (
-                warnings.values() if outer is None else ()):
-            say(f'warning: {first}: {text}' + (
-                f'. {counted(len(others), "more image")}: '
-                + ', '.join(others[:NAMED - 1])
-                + (', ...' if others[NAMED - 1:] else '')
-                if others else ''), sys.stderr)
+        _warnings = outer
+        for text, first, *rest in warnings.values() if outer is None else ():
+            more = (f'. {counted(len(rest), "more image")}: '
+                    + ', '.join(rest[:2]) + ', ...' * (len(rest) > 2))
+            say(f'warning: {first}: {text}{more * bool(rest)}', sys.stderr)
 
 
 @gathered()

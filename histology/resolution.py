@@ -31,9 +31,6 @@ def read_microns_per_pixel(path):
     in ImageJ's unit, and the resolution that TIFF, PNG and JPEG files have
     for printing.
 
-    Args:
-        path: as for `images.read_image`.
-
     Returns:
         float, or None if it states nothing plausible
         whether it is the file's own word, and no resolution for printing
@@ -132,9 +129,6 @@ class Resolution:
 
     def of_image(self, path):
         """Settle the micrometres per pixel of an image file.
-
-        Args:
-            path: as for `images.read_image`.
 
         Returns:
             those that it is resampled from, or None if it stays as it is

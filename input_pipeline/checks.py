@@ -186,7 +186,7 @@ def _share_of_darker(image, instances):
     """
     from scipy import ndimage  # here, for a fast start of main.py
     if image.shape[:2] != instances.shape:
-        return math.nan
+        return np.nan
     density = DENSITY[image] @ HAEMATOXYLIN_OF_DENSITY
     rings = np.where(instances, 0, ndimage.maximum_filter(
         instances, 2 * RING + 1))
@@ -195,7 +195,7 @@ def _share_of_darker(image, instances):
             ndimage.mean(density, labels, np.arange(1, instances.max() + 1))
             for labels in (instances, rings)))
     darker = darker[np.isfinite(darker)] >= DARKER
-    return np.mean(darker) if len(darker) >= MIN_NUCLEI else math.nan
+    return np.mean(darker) if len(darker) >= MIN_NUCLEI else np.nan
 
 
 def _draw(image, instances, path):

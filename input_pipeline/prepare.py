@@ -2,6 +2,7 @@
 import collections
 import contextlib
 import functools
+import itertools
 import json
 import os
 import sys
@@ -15,14 +16,13 @@ from histology import (
     monuseg,
     outlines,
     pairs,
-    progress,
     rasterize,
     resample,
     resolution,
     synthetic,
 )
 from histology.files import InputError, atomic_write, locked, remove_matching
-from histology.progress import counted, say
+from histology.progress import counted, reporter, say
 from input_pipeline import checks, store
 from input_pipeline.splits import assign_splits, division_flags, fold_text
 
@@ -67,7 +67,8 @@ def find_monuseg(folder, microns_per_pixel=None, classes=()):
         microns_per_pixel, classes: see Data.
     """
     entries = monuseg.find(folder)
-    return _annotated(monuseg.source_name(entries, folder), entries,
+    is_its_own = all(monuseg.SLIDE.match(entry.name) for entry in entries)
+    return _annotated('MoNuSeg' if is_its_own else folder, entries,
                       microns_per_pixel, classes)
 
 
@@ -137,7 +138,6 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
                                       for split in SPLITS))
         skipped, classes = _skipped_before(output_dir, rules, splits), {}
         if skipped is None:
-            _check_replaceable(output_dir, rules)
             skipped, classes = _write_stores(output_dir, rules, splits, data)
         else:
             say(f'{output_dir}: already prepared from {data.source} with '
@@ -190,37 +190,28 @@ def load(entry, log, classes=()):
 def _skipped_before(folder, rules, splits):
     """Return the names skipped when the wanted stores were made.
 
-    None if they are not there, or not all of them whole.
-    """
-    skipped = []
-    for split in SPLITS:
-        path = store.store_path(folder, split)
-        if os.path.exists(path) != (split in splits):
-            return None
-        if split in splits:
-            try:
-                with store.open_store(path) as file:
-                    found = store.attributes(file)
-            except InputError:
-                return None
-            # The digest says which images they are: their folder may have
-            # moved.
-            if found != {**found, **rules, 'split': split,
-                         'source': found.get('source')}:
-                return None
-            skipped += json.loads(found['skipped'])
-    return skipped
-
-
-def _check_replaceable(folder, rules):
-    """Announce which stores are going to be replaced, if there are any.
+    If these are not there, or not all of them whole, return None, and announce
+    which stores are going to be replaced.
 
     Raises:
         InputError: a file of the user's is in the place of a store.
     """
+    paths = {split: store.store_path(folder, split) for split in SPLITS}
+    with contextlib.suppress(InputError):
+        found = {}
+        for split in splits:
+            with store.open_store(paths[split]) as file:
+                found[split] = store.attributes(file)
+        # The digest says which images they are: their folder may have moved.
+        if not any(os.path.exists(paths[split])
+                   for split in set(SPLITS).difference(splits)) and all(
+                one == {**one, **rules, 'split': split,
+                        'source': one.get('source')}
+                for split, one in found.items()):
+            return [name for one in found.values()
+                    for name in json.loads(one['skipped'])]
     checks.pictures(folder)
-    former = [store.replaceable(store.store_path(folder, split))
-              for split in SPLITS]
+    former = [store.replaceable(path) for path in paths.values()]
     former = next(filter(None, former), rules)
     if any(former.get(key) != rules[key]
            for key in ('source_digest', 'seed', 'fold')):
@@ -228,6 +219,7 @@ def _check_replaceable(folder, rules):
             f'({division_flags(former.get("seed"), former.get("fold"))}). '
             'Networks trained on them cannot resume with the new ones. '
             'To keep both, give another --data_dir')
+    return None
 
 
 def _write_stores(folder, rules, splits, data):
@@ -238,18 +230,16 @@ def _write_stores(folder, rules, splits, data):
     """
     log = ReadingLog(collections.Counter(), collections.defaultdict(list),
                      resolution.Resolution(data.microns_per_pixel))
-    done = 0
+    done = itertools.count()
 
     def examples(entries):
-        nonlocal done
         for entry in entries:
-            report(done)
+            report(next(done))
             yield entry.name, functools.partial(data.load, entry, log,
                                                 data.classes)
-            done += 1
 
     with contextlib.ExitStack() as stack:
-        report = stack.enter_context(progress.reporter(
+        report = stack.enter_context(reporter(
             sum(map(len, splits.values())), 'image'))
         written = {}
         for split, entries in splits.items():
@@ -262,12 +252,11 @@ def _write_stores(folder, rules, splits, data):
         for name in set(data.classes).difference(log.areas):
             raise InputError(f'--classes: no annotation has {name}, only '
                              + (', '.join(sorted(log.areas)) or 'no classes'))
-        report(done)
+        report(next(done))
         for path in checks.pictures(folder):
             os.remove(path)
-    for split in set(SPLITS) - set(splits):
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(store.store_path(folder, split))
+    remove_matching(folder, *(f'{split}.h5'
+                              for split in set(SPLITS).difference(splits)))
     _print_summary(folder, rules['source'], written, log)
     return [name for parts in written.values() for name in parts.skipped
             ], log.areas

@@ -145,7 +145,8 @@ def test_words_that_say_a_split(folder, split):
     assert listing.split_of(f'test/train/{folder}/a.tif')[0] == (
         split or 'training')
     if split:
-        assert listing.split_of(f'test/train/{folder}/a.tif')[1] == folder
+        assert listing.split_of(f'test/train/{folder}/a.tif')[1] == (
+            f'for their folder is called {folder}')
 
 
 def test_folders_above_the_one_given_say_no_split(tmp_path):
@@ -168,12 +169,12 @@ def test_why_nothing_is_left_to_train_on(tmp_path):
     data = prepare.find_own(str(tmp_path), str(tmp_path))
     line = message(splits.assign_splits, data.entries, 0, '0')
     assert line == (
-        '0 training images found, --fold=0 needs 2. 3 are test images (0 '
-        '...), for their folder is called test_same; give the folder above '
+        '0 training images found, --fold=0 needs 2. Test images: 3 (0 ...), '
+        'for their folder is called test_same; give the folder above '
         'the training data, more images, or another --fold or --validation')
     data_to_test(tmp_path / 'mixed')
     data = prepare.find_monuseg(str(tmp_path / 'mixed'))
-    assert ('1 are test images (TCGA-9), for they lie beside their XML, as in '
+    assert ('Test images: 1 (TCGA-9), for they lie beside their XML, as in '
             'its test archive;' in message(splits.assign_splits,
                                            data.entries, 0, 'none'))
 
@@ -362,8 +363,9 @@ def test_a_picture_made_from_an_image_is_skipped(tmp_path):
 def test_image_in_both_splits(tmp_path):
     training_data(tmp_path / 'given' / 'Training', 1)
     training_data(tmp_path / 'given' / 'Test', 1)
-    assert 'TCGA-0.tif: a training image, and also a test image' in message(
-        monuseg.find, str(tmp_path / 'given'))
+    line = message(monuseg.find, str(tmp_path / 'given'))
+    assert 'TCGA-0.tif, a training image: of the same name as' in line
+    assert 'TCGA-0.tif, a test image; rename' in line
 
 
 def test_a_name_that_is_not_utf_8(tmp_path):
@@ -644,14 +646,12 @@ def test_a_gzipped_image_is_none(tmp_path):
 def test_a_file_in_place_of_a_folder(tmp_path):
     places(tmp_path, ['i/a.tif', 'o/a.xml'])
     image, xml = tmp_path / 'i' / 'a.tif', tmp_path / 'o' / 'a.xml'
-    assert message(find_pairs, tmp_path, image, xml) == (
-        f'--images_dir {image}: is a file; give its folder, {image.parent}, '
-        'or a zip archive')
-    assert message(find_pairs, tmp_path, 'i', xml) == (
-        f'--annotations_dir {xml}: is a file; give its folder, {xml.parent}, '
-        'or a zip archive')
-    assert f'--monuseg_dir {image}: is a file;' in message(
-        monuseg.find, str(image))
+    for path, find in ((image, lambda: find_pairs(tmp_path, image, xml)),
+                       (xml, lambda: find_pairs(tmp_path, 'i', xml)),
+                       (image, lambda: monuseg.find(str(image)))):
+        line = message(find)
+        assert line.startswith(f'{path}: no whole zip archive (')
+        assert line.endswith('or give a folder')
 
 
 def test_no_images(tmp_path):
@@ -669,7 +669,7 @@ def test_images_of_one_name(tmp_path):
     # What no folder says the split of is trained on.
     places(tmp_path, [f'c/{kind}/{name}.png' for kind in ('images', 'masks')
                       for name in ('a', 'train/a')])
-    assert 'a.png, and both are training images' in message(
+    assert 'a.png, a training image; rename' in message(
         find_pairs, tmp_path, 'c/images', 'c/masks')
     # A mask that nothing tells from its image is not guessed at.
     places(tmp_path, ['both/a.png', 'both/a.tif'])
@@ -689,8 +689,8 @@ def test_test_folders(tmp_path):
     assert [(entry.name, entry.split) for entry in data.entries] == [
         ('a', 'training'), ('b', 'test'), ('b', 'training'), ('c', 'test')]
     places(tmp_path, ['i/test/d.png', 'o/d.xml', 'ti/d.png', 'to/d.png'])
-    assert (f'{tmp_path}/ti/d.png: of the same name as {tmp_path}/i/test/d.png'
-            ', and both are test images' in message(
+    assert (f'{tmp_path}/ti/d.png, a test image: of the same name as '
+            f'{tmp_path}/i/test/d.png, a test image; rename' in message(
                 prepare.find_own, *folders[:2], folders[2:]))
     places(tmp_path, [f'all/{part}/{kind}/1.png'
                       for part in ('train', 'test')
