@@ -4,17 +4,11 @@ import re
 
 import numpy as np
 
-from histology import (
-    geojson,
-    images,
-    imagescope,
-    listing,
-    outlines,
-    progress,
-    rasterize,
-    resample,
-)
+from histology import geojson, images, imagescope, listing, outlines
 from histology.files import InputError
+from histology.progress import warn
+from histology.rasterize import fill
+from histology.resample import resample_labels
 
 # The log's words for annotations that are images. The connected components of
 # a mask are its nuclei: touching ones are one.
@@ -127,7 +121,7 @@ def load(path, image_size, size, placed):
     form = _format(path)
     if placed.nuclei is None:
         return _from_raster(form.read(path), path, image_size, size)
-    instances = rasterize.fill(placed.nuclei, *size)
+    instances = fill(placed.nuclei, *size)
     return outlines.crop(instances, placed, 0), form.name
 
 
@@ -143,8 +137,8 @@ def _from_raster(values, path, image_size, size):
     inner, area = map(np.count_nonzero, (values == highest, mask))
     if (highest in (255, 65535) and area / 5 < inner < area
             and len(np.unique(values)) >= LEAST_SHADES):
-        progress.warn((highest, 'smooth'), path, 'a mask with smooth edges: '
-                      f'read as 0 up to {highest // 2}, and 1 above')
+        warn((highest, 'smooth'), path, 'a mask with smooth edges: read as 0 '
+             f'up to {highest // 2}, and 1 above')
         values = mask = values > highest // 2
         area = np.count_nonzero(mask)
     if area > MOST_NUCLEI * mask.size:
@@ -157,7 +151,7 @@ def _from_raster(values, path, image_size, size):
         raise InputError(f'{path}: holds lines around nuclei; fill them, as '
                          'in ImageJ by Process, Binary, Fill Holes')
     del mask, inner  # for memory
-    values = resample.resample_labels(values, size)
+    values = resample_labels(values, size)
     highest = values.max()
     if (highest in (0, 1, 255, 65535)
             and ((values == 0) | (values == highest)).all()):
@@ -197,12 +191,12 @@ def _numbered(values, path):
             'nuclei in 8 bits do; give a number for each nucleus, in 16 bits, '
             'or a mask with values 0 and 1, or 0 and 255')
     if wrapped:
-        progress.warn(wrapped, path, 'its numbers reach 255, the highest of 8 '
-                      'bits. If there are more nuclei, save it in 16 bits')
+        warn('8 bits', path, 'its numbers reach 255, the highest of 8 bits. '
+             'If there are more nuclei, save it in 16 bits')
     # In place if the type allows: a large image's labels fill the memory.
     instances = (values.view(np.int32) if values.dtype.itemsize == 4
                  else np.empty(values.shape, np.int32))
-    labels = np.array(sorted(labels))
+    labels = np.array([0, *sorted(labels)])
     for row, numbered in zip(values, instances):
-        numbered[:] = np.where(row, np.searchsorted(labels, row) + 1, 0)
+        numbered[:] = np.searchsorted(labels, row)
     return instances

@@ -25,9 +25,6 @@ NPY_MAGIC = b'\x93NUMPY'
 HEAD = 26  # bytes, in which a PNG says its bits and its type of colour
 GREY = 0  # a type
 
-# Of the 16 that RGB is stored in.
-DEPTHS = (8, 10, 12, 14, 16)
-
 
 def read_image(path):
     """Read a TIFF, PNG or JPEG file; its content says which it is.
@@ -201,7 +198,7 @@ def _is_stained(image):
 def _to_8_bits(pixels, path):
     """Scale RGB of 8 to 16 bits in 16 to uint8."""
     highest = pixels.max()
-    depth = next(bits for bits in DEPTHS if highest < 2 ** bits)
+    depth = next(bits for bits in range(8, 17, 2) if highest < 2 ** bits)
     if depth < 16:
         progress.warn((depth, 'bits'), path, (
             f'its highest value is {highest}: read as {depth} bits in 16; if '

@@ -1,8 +1,4 @@
-"""Files in folders and in zip archives, which count as folders.
-
-The path of a file in an archive is a `Member`. A relative path is below the
-folder that was given, with / between folders.
-"""
+"""Files in folders and in zip archives, which count as folders."""
 import collections
 import hashlib
 import io
@@ -42,7 +38,7 @@ HEAD = 2 ** 16  # bytes
 #   name: file name of the image without its ending
 #   split: 'training', 'validation' or 'test'
 #   why: what decided the split, for messages
-#   image, annotation: paths
+#   image, annotation: Found
 Entry = collections.namedtuple('Entry', 'name split why image annotation')
 
 # Names of folders that say a split begin with one of these words, maybe after
@@ -54,14 +50,18 @@ SPLIT_WORD = re.compile(
 SPLITS = {'tr': 'training', 'va': 'validation', 'te': 'test'}
 
 
-class Member(str):
-    """The path of a file in a zip archive: ARCHIVE/NAME."""
+class Found(str):
+    """The path of a file that was found, in an archive ARCHIVE/NAME.
 
-    def __new__(cls, archive, name):
-        """Join the path of the archive and the name in it."""
-        path = super().__new__(cls, f'{archive}/{name}')
-        path.archive, path.name = archive, name
-        return path
+    Attributes:
+        relative: the path below the folder that was given.
+        archive, name: of the zip archive and in it, or None.
+    """
+
+    def __new__(cls, path, relative, archive=None, name=None):
+        found = super().__new__(cls, path)
+        found.relative, found.archive, found.name = relative, archive, name
+        return found
 
 
 def list_files(folder, flag):
@@ -72,7 +72,7 @@ def list_files(folder, flag):
     inside the folder count as folders.
 
     Returns:
-        dict of relative path to path
+        list of Found
 
     Raises:
         InputError: the folder is absent, is a file, or cannot be read, or an
@@ -86,13 +86,13 @@ def list_files(folder, flag):
     else:
         raise InputError(f'--{flag} {folder}: no such folder or zip archive; '
                          'unpack or copy the data there')
-    files = {}
-    for relative_path, path in paths.items():
+    files = []
+    for relative, path in paths.items():
         if path == folder or path.lower().endswith('.zip'):
-            files.update((f'{relative_path}/{name}', Member(path, name))
-                         for name in _names(path))
+            files += [Found(f'{path}/{name}', f'{relative}/{name}', path, name)
+                      for name in _names(path)]
         else:
-            files[relative_path] = path
+            files.append(Found(path, relative))
     return files
 
 
@@ -145,13 +145,13 @@ def _names(path):
 
 
 def opened(path):
-    """Open a file to read bytes; a Member is never unpacked to disk.
+    """Open a file to read bytes; archives are never unpacked to disk.
 
     Raises:
-        InputError: a Member cannot be read.
-        OSError: a file cannot be opened.
+        InputError: what is in an archive cannot be read.
+        OSError: another file cannot be opened.
     """
-    if not isinstance(path, Member):
+    if getattr(path, 'archive', None) is None:
         return open(path, 'rb')
     try:
         with zipfile.ZipFile(path.archive) as archive:
@@ -187,7 +187,7 @@ def file_digest(path):
 def read_head(path):
     """Read HEAD bytes of a file; none if it is absent or cannot be read."""
     # To read a pipe could take for ever.
-    if isinstance(path, Member) or os.path.isfile(path):
+    if getattr(path, 'archive', None) or os.path.isfile(path):
         with suppress(OSError, InputError), opened(path) as file:
             return file.read(HEAD)
     return b''

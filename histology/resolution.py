@@ -106,11 +106,11 @@ def positive_number(text):
 
 
 def _of_others(file):
-    """List what a PNG or JPEG file states, as `_of_tiff` does."""
+    """Yield what a PNG or JPEG file states, as `_of_tiff` does."""
     with images.pillow(file, '') as image:
-        dpi = image.info.get('dpi')
-    return [[*(RESOLUTION_UNITS[INCH] / float(value) for value in dpi), False]
-            ] if dpi else []
+        if 'dpi' in image.info:
+            yield (*(RESOLUTION_UNITS[INCH] / float(value)
+                     for value in image.info['dpi']), False)
 
 
 class Resolution:

@@ -9,20 +9,13 @@ import sys
 
 import numpy as np
 
-from histology import (
-    annotations,
-    images,
-    listing,
-    monuseg,
-    outlines,
-    pairs,
-    rasterize,
-    resample,
-    resolution,
-    synthetic,
-)
+from histology import annotations, images, listing, monuseg, pairs, synthetic
 from histology.files import InputError, atomic_write, locked, remove_matching
+from histology.outlines import crop
 from histology.progress import counted, reporter, say
+from histology.rasterize import FILL_RULE, areas_of
+from histology.resample import network_size, resample
+from histology.resolution import Resolution
 from input_pipeline import checks, store
 from input_pipeline.splits import assign_splits, division_flags, fold_text
 
@@ -31,7 +24,7 @@ MAX_SKIPPED = 0.5  # of a split's images
 
 # What was found in the files that are read: a Counter of the annotations'
 # formats; a dict of all classes and layers to lists of the areas of their
-# nuclei, int [K] for each image; and a `resolution.Resolution`.
+# nuclei, int [K] for each image; and a Resolution.
 ReadingLog = collections.namedtuple('ReadingLog', 'formats areas resolution')
 
 # The annotated images to prepare:
@@ -130,7 +123,7 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
              'seed': seed,
              'fold': fold_text(splits) if validation or by_folder else fold,
              'patch_size': store.PATCH_SIZE, 'overlap': store.OVERLAP,
-             'fill_rule': rasterize.FILL_RULE, 'microns_per_pixel':
+             'fill_rule': FILL_RULE, 'microns_per_pixel':
              data.microns_per_pixel or 'as the files state'}
     with locked(output_dir, 'data_dir'):
         # What killed processes left, on whatever machine.
@@ -169,15 +162,15 @@ def load(entry, log, classes=()):
     image = images.read_image(entry.image)
     image_size = image.shape[:2]
     network_microns, own_microns = log.resolution.of_image(entry.image)
-    size = resample.network_size(image_size, network_microns, entry.image)
-    image = resample.resample(image, size)
+    size = network_size(image_size, network_microns, entry.image)
+    image = resample(image, size)
     placed = annotations.place(path, image_size, size, classes)
-    image = outlines.crop(image, placed, 255)
+    image = crop(image, placed, 255)
     yield image
     del image  # a large one fills the memory
     instances, kind = annotations.load(path, image_size, size, placed)
     log.resolution.compare(path, placed.microns_per_pixel, own_microns)
-    areas = rasterize.areas_of(instances)
+    areas = areas_of(instances)
     for name, numbers in placed.classes.items():
         # The last ones may lie wholly under others.
         log.areas[name].append(areas[numbers[numbers < len(areas)]])
@@ -229,7 +222,7 @@ def _write_stores(folder, rules, splits, data):
         list of the skipped names, and `areas` of ReadingLog
     """
     log = ReadingLog(collections.Counter(), collections.defaultdict(list),
-                     resolution.Resolution(data.microns_per_pixel))
+                     Resolution(data.microns_per_pixel))
     done = itertools.count()
 
     def examples(entries):

@@ -161,15 +161,10 @@ def prepared(folder):
 
 def from_bytes(read, name, data):
     """What `read` returns of a file, in an archive that is in memory."""
-    class InMemory(listing.Member):
-        def __new__(cls):
-            path = str.__new__(cls, name)
-            path.archive, path.name = io.BytesIO(), name
-            with zipfile.ZipFile(path.archive, 'w') as archive:
-                archive.writestr(name, data)
-            return path
-
-    return read(InMemory())
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as archive:
+        archive.writestr(name, data)
+    return read(listing.Found(name, name, file, name))
 
 
 def message(function, *arguments):
