@@ -656,9 +656,9 @@ def test_masks(data, value):
 
 
 @cases('data, said', [
-    (tiff_of(LABELS - 1), '-1'), (npy(np.int64(2) ** 40 * LABELS), '2 ** 31'),
-    (tiff_of(LABELS.astype(np.float32) + 0.5), 'fractions'),
-    (tiff_of(np.full((9, 9), np.nan, np.float32)), 'fractions'),
+    (tiff_of(LABELS - 1), 'numbers'), (npy(np.int64(2) ** 40 * LABELS), '2 ** 31'),
+    (tiff_of(LABELS.astype(np.float32) + 0.5), 'other numbers'),
+    (tiff_of(np.full((9, 9), np.nan, np.float32)), 'other numbers'),
     (tiff_of(np.stack([LABELS] * 2).astype(np.uint16)), '2 images of one'),
     (tiff_of(PLANES, photometric='minisblack'), '3 images of one'),
     (npy(np.array([{}], object), allow_pickle=True), 'Object arrays'),

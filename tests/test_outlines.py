@@ -920,7 +920,7 @@ WHOLE = json.dumps([SQUARE_FEATURE])
         400 * '0'),
     WHOLE.replace('[30, 20]', '[30, "a"]'),
     gzip.compress(WHOLE.encode())[:-9], b'\x1f\x8b no gzip',
-    WHOLE.encode('utf-16')[:-1]], ids=lambda data: repr(data[:3]))
+    WHOLE.encode('utf-16')[:-3]], ids=lambda data: repr(data[:3]))
 def test_what_is_no_geojson(tmp_path, data):
     assert data != WHOLE
     refused(tmp_path / 'a b.geojson', data)
