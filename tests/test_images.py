@@ -656,7 +656,8 @@ def test_masks(data, value):
 
 
 @cases('data, said', [
-    (tiff_of(LABELS - 1), 'numbers'), (npy(np.int64(2) ** 40 * LABELS), '2 ** 31'),
+    (tiff_of(LABELS - 1), 'numbers'),
+    (npy(np.int64(2) ** 40 * LABELS), '2 ** 31'),
     (tiff_of(LABELS.astype(np.float32) + 0.5), 'other numbers'),
     (tiff_of(np.full((9, 9), np.nan, np.float32)), 'other numbers'),
     (tiff_of(np.stack([LABELS] * 2).astype(np.uint16)), '2 images of one'),
