@@ -71,13 +71,15 @@ def say(text, file=None):
 def gathered():
     """Print each kind of warning once, at the end of the outermost block."""
     global _warnings
-    outer = _warnings
-    _warnings = warnings = {} if outer is None else outer
+    if _warnings is not None:
+        yield
+        return
+    _warnings = {}
     try:
         yield
     finally:
-        _warnings = outer
-        for text, first, *rest in warnings.values() if outer is None else ():
+        warnings, _warnings = _warnings, None
+        for text, first, *rest in warnings.values():
             more = (f'. {counted(len(rest), "more image")}: '
                     + ', '.join(rest[:2]) + ', ...' * (len(rest) > 2))
             say(f'warning: {first}: {text}{more * bool(rest)}', sys.stderr)
