@@ -199,16 +199,15 @@ def is_predicted(path):
     return any(mark in head for mark in MARKS)
 
 
-def ordered(entries, splits_share_names=True):
+def ordered(entries, key=lambda entry: (entry.name, entry.split)):
     """Sort entries by name and split.
 
     Raises:
-        InputError: two of one split, or of all, have one name.
+        InputError: two have one key.
     """
     entries = sorted(entries, key=lambda entry: (entry.name, entry.split))
     for one, other in zip(entries, entries[1:]):
-        if one.name == other.name and not (splits_share_names
-                                           and one.split != other.split):
+        if key(one) == key(other):
             raise InputError(
                 f'{other.image}, a {other.split} image: of the same name as '
                 f'{one.image}, a {one.split} image; rename or remove one')

@@ -40,4 +40,4 @@ def find(folder):
                 and posixpath.dirname(image) == posixpath.dirname(annotation)):
             why = 'for they lie beside their XML, as in its test archive'
             entries[index] = entries[index]._replace(split='test', why=why)
-    return listing.ordered(entries, splits_share_names=False)
+    return listing.ordered(entries, key=lambda entry: entry.name)
