@@ -87,7 +87,7 @@ def _make_room(folder, names):
     for name in names:
         path = os.path.join(folder, f'{name}.png')
         if os.path.lexists(path) and not all(
-                mark in listing.read_head((path,)) for mark in PICTURE_MARKS):
+                mark in listing.read_head(path) for mark in PICTURE_MARKS):
             raise InputError(f'{path}: was not written by an evaluation; move '
                              'it: eval writes a picture of this name')
     for path in glob.glob(os.path.join(glob.escape(folder), '*.png')):

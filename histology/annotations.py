@@ -1,22 +1,14 @@
 """From an annotation in any format to numbered nuclei."""
 import collections
 import re
-import sys
 
 import numpy as np
 
-from histology import (
-    geojson,
-    images,
-    imagescope,
-    listing,
-    matlab,
-    outlines,
-    progress,
-    rasterize,
-    resample,
-)
+from histology import geojson, images, imagescope, listing, outlines
 from histology.files import InputError
+from histology.progress import warn
+from histology.rasterize import fill
+from histology.resample import resample_labels
 
 # The log's words for annotations that are images. The connected components of
 # a mask are its nuclei: touching ones are one.
@@ -24,8 +16,7 @@ LABELS, MASK = 'label images', 'masks'
 
 # A format of annotations:
 #   name: of outlines, for the log; None for label images and masks
-#   read: function of a path and, for a member of an archive, its bytes;
-#       returns `outlines.Outlines` or numbers [H, W]
+#   read: function of a path to `outlines.Outlines` or numbers [H, W]
 #   endings: of its files
 Format = collections.namedtuple('Format', 'name read endings')
 # A new format is a line here. If an image has several annotations, the first
@@ -33,9 +24,8 @@ Format = collections.namedtuple('Format', 'name read endings')
 FORMATS = (
     Format('XML', imagescope.parse, ('.xml', '.annotations')),
     Format('GeoJSON', geojson.parse, ('.geojson', '.json')),
-    Format(None, matlab.read_labels, ('.mat',)),
     Format(None, images.read_labels,
-           ('.npy', '.tif', '.tiff', '.png', '.jpg', '.jpeg')),
+           ('.mat', '.npy', '.tif', '.tiff', '.png', '.jpg', '.jpeg')),
 )
 # Ranks of label images and masks, by the first pattern that fits their path.
 RASTER_RANKS = (
@@ -80,11 +70,11 @@ def preference(relative_path):
                               if re.search(pattern, relative_path.lower()))
 
 
-def place(source, image_size, size, classes=()):
+def place(path, image_size, size, classes=()):
     """Read the outlines of an annotation, and lay them on its image.
 
     Args:
-        source: see `listing`.
+        path: of the annotation.
         image_size: (height, width) of the image as it is in its file.
         size: (height, width) of the image that the nuclei are wanted for.
         classes: names of the wanted ones; () for all of nuclei.
@@ -96,13 +86,12 @@ def place(source, image_size, size, classes=()):
         InputError: the outlines cannot be read, or are of another image; or
             the annotation has no classes to choose.
     """
-    path, data = listing.path_and_data(source)
     form = _format(path)
     if not form.name:
         if classes:
             raise InputError(f'{path}: has no classes; omit --classes')
         return outlines.Placed(None, {}, (), [], [], None)
-    found = form.read(path, data)
+    found = form.read(path)
     factor = np.array(size) / image_size
     if (factor != 1).any():
         found = found._replace(nuclei=[
@@ -114,12 +103,12 @@ def place(source, image_size, size, classes=()):
         raise InputError(f'{path}: {error}') from error
 
 
-def load(source, image_size, size, placed=None):
+def load(path, image_size, size, placed):
     """Read an annotation and fill in its nuclei, resampled or not.
 
     Args:
-        source, image_size, size: as for `place`.
-        placed: what it returned, if it was called.
+        path, image_size, size: as for `place`.
+        placed: what it returned.
 
     Returns:
         int32 [*size], or of the window of `placed`, 0 in the background and 1
@@ -127,14 +116,12 @@ def load(source, image_size, size, placed=None):
         LABELS, MASK or the name of the Format
 
     Raises:
-        InputError: as `place`, or it does not say where nuclei are.
+        InputError: it cannot be read, or does not say where nuclei are.
     """
-    placed = placed or place(source, image_size, size)
-    form = _format(listing.name_of(source))
+    form = _format(path)
     if placed.nuclei is None:
-        path, data = listing.path_and_data(source)
-        return _from_raster(form.read(path, data), path, image_size, size)
-    instances = rasterize.fill(placed.nuclei, *size)
+        return _from_raster(form.read(path), path, image_size, size)
+    instances = fill(placed.nuclei, *size)
     return outlines.crop(instances, placed, 0), form.name
 
 
@@ -150,8 +137,8 @@ def _from_raster(values, path, image_size, size):
     inner, area = map(np.count_nonzero, (values == highest, mask))
     if (highest in (255, 65535) and area / 5 < inner < area
             and len(np.unique(values)) >= LEAST_SHADES):
-        progress.say(f'{path}: a mask with smooth edges: read as 0 up to '
-                     f'{highest // 2}, and 1 above', sys.stderr)
+        warn((highest, 'smooth'), path, 'a mask with smooth edges: read as 0 '
+             f'up to {highest // 2}, and 1 above')
         values = mask = values > highest // 2
         area = np.count_nonzero(mask)
     if area > MOST_NUCLEI * mask.size:
@@ -164,7 +151,7 @@ def _from_raster(values, path, image_size, size):
         raise InputError(f'{path}: holds lines around nuclei; fill them, as '
                          'in ImageJ by Process, Binary, Fill Holes')
     del mask, inner  # for memory
-    values = resample.resample_labels(values, size)
+    values = resample_labels(values, size)
     highest = values.max()
     if (highest in (0, 1, 255, 65535)
             and ((values == 0) | (values == highest)).all()):
@@ -203,10 +190,13 @@ def _numbered(values, path):
             'apart, as classes, borders, shades of grey and more than 255 '
             'nuclei in 8 bits do; give a number for each nucleus, in 16 bits, '
             'or a mask with values 0 and 1, or 0 and 255')
+    if wrapped:
+        warn('8 bits', path, 'its numbers reach 255, the highest of 8 bits. '
+             'If there are more nuclei, save it in 16 bits')
     # In place if the type allows: a large image's labels fill the memory.
     instances = (values.view(np.int32) if values.dtype.itemsize == 4
                  else np.empty(values.shape, np.int32))
-    labels = np.array(sorted(labels))
+    labels = np.array([0, *sorted(labels)])
     for row, numbered in zip(values, instances):
-        numbered[:] = np.where(row, np.searchsorted(labels, row) + 1, 0)
+        numbered[:] = np.searchsorted(labels, row)
     return instances

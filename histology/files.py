@@ -4,7 +4,6 @@ import errno
 import fcntl
 import functools
 import glob
-import hashlib
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import sys
 from histology import progress
 
 MAX_NAME = 255  # bytes of a file's name
-LONG_NAME = 100  # longer ones are shortened in temporary names
+TEMPORARY_NAME = 40  # characters of it at most, in its temporary name
 # Of a write to an open file, which does not say its name.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS,
                errno.EFBIG)
@@ -29,6 +28,10 @@ class InputError(Exception):
     what to do. `main.py` prints it and exits with status 1. Every other
     exception is a bug of ours and keeps its traceback.
     """
+
+    def __str__(self):
+        """Return the message, whatever is in a file's name, in one line."""
+        return progress.one_line(super().__str__())
 
 
 @contextlib.contextmanager
@@ -99,11 +102,8 @@ def atomic_write(path):
         InputError: the folder cannot be made or written to.
     """
     folder, name = os.path.split(os.path.abspath(path))
-    if len(os.fsencode(name)) > LONG_NAME:
-        # The temporary name might be too long for a file.
-        name = (hashlib.sha1(os.fsencode(name)).hexdigest()
-                + os.path.splitext(name)[1])
-    partial = os.path.join(folder, _partial_prefix() + f'{os.getpid()}-{name}')
+    partial = os.path.join(folder, _partial_prefix()
+                           + f'{os.getpid()}-{name[-TEMPORARY_NAME:]}')
     try:
         os.makedirs(folder, exist_ok=True)
         _remove_partials_of_killed(folder)

@@ -21,14 +21,11 @@ OTHER_PROGRAMS = {
 DAMAGE = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
 
 
-def parse(path, data=None):
+def parse(path):
     """Parse a GeoJSON file of QuPath 0.2 and later, also gzipped.
 
     Annotations and detections are nuclei, and of a cell its nucleus is. If the
     parts of a MultiPolygon lie apart, each is a nucleus.
-
-    Args:
-        path, data: as for `images.read_image`.
 
     Returns:
         Outlines.
@@ -38,13 +35,12 @@ def parse(path, data=None):
     """
     nuclei, names, skipped = [], [], collections.Counter()
     try:
-        data = listing.read(path, data)
+        with listing.opened(path) as file:
+            data = file.read()
         if data.startswith(b'\x1f\x8b'):
             data = gzip.decompress(data)
-        try:
-            content = json.loads(data)
-        except UnicodeDecodeError:
-            content = json.loads(data.decode('latin-1'))
+        content = json.loads(data.decode(json.detect_encoding(data),
+                                         'as latin-1'))
         for item in _objects(_features(content, path)):
             try:
                 polygons, name = _polygons(item), _class_name(item)

@@ -1,7 +1,6 @@
 """Reading images and label images, and writing PNG."""
 import contextlib
 import struct
-import sys
 import tokenize
 import warnings
 import zlib
@@ -26,21 +25,14 @@ NPY_MAGIC = b'\x93NUMPY'
 HEAD = 26  # bytes, in which a PNG says its bits and its type of colour
 GREY = 0  # a type
 
-# Of the 16 that RGB is stored in.
-DEPTHS = (8, 10, 12, 14, 16)
 
-
-def read_image(path, data=None):
+def read_image(path):
     """Read a TIFF, PNG or JPEG file; its content says which it is.
 
     Of a pyramid, the largest image is read. Grey is repeated in the three
     channels, transparency is laid on white, and the image is turned as its
     orientation says. 16-bit RGB is scaled by the smallest bit depth that holds
-    the brightest pixel. A line says if the colours are not those of H&E.
-
-    Args:
-        path: file to read, or what to call `data` in messages.
-        data: bytes of the file if they are already at hand.
+    the brightest pixel. A warning says if the colours are not those of H&E.
 
     Returns:
         uint8 [H, W, 3], RGB.
@@ -49,7 +41,7 @@ def read_image(path, data=None):
         InputError: the file is missing or damaged, is of a kind that is not
             read, has more than `tiff.MAX_IMAGE_PIXELS`, or values of 0 and 1.
     """
-    with _reading(path, data) as (file, head):
+    with _reading(path) as (file, head):
         if head.startswith(tiff.MAGIC):
             found = tiff.read(file, path)
         elif head.startswith((PNG_MAGIC, JPEG_MAGIC)):
@@ -61,21 +53,19 @@ def read_image(path, data=None):
             raise _no_image(head, path)
         image = _as_rgb(*found, path)
         if not _is_stained(image):
-            progress.say(f'{path}: its colours are not those of H&E (grey, '
-                         'fluorescence or a negative?); the shipped networks '
-                         'know only H&E on a bright ground', sys.stderr)
+            progress.warn('colours', path, (
+                'its colours are not those of H&E (grey, fluorescence or a '
+                'negative?); the shipped networks know only H&E on a bright '
+                'ground'))
         return image
 
 
-def read_labels(path, data=None):
-    """Read a label image or a mask from a TIFF, PNG or .npy file.
+def read_labels(path):
+    """Read a label image or a mask from a TIFF, PNG, .npy or .mat file.
 
     The indices of a palette count, not its colours. Of equal channels one is
     taken; different channels must hold one colour, and 0. Transparency says
     where nuclei are if the colour is the same all over.
-
-    Args:
-        path, data: as for `read_image`.
 
     Returns:
         int or bool [H, W], not negative and at most 2 ** 31 - 1.
@@ -83,8 +73,10 @@ def read_labels(path, data=None):
     Raises:
         InputError: the file is missing or damaged, or holds no such numbers.
     """
-    with _reading(path, data) as (file, head):
-        if head.startswith(NPY_MAGIC):
+    with _reading(path) as (file, head):
+        if str(path).lower().endswith('.mat'):
+            values, alpha = _read_mat(file, path), False
+        elif head.startswith(NPY_MAGIC):
             values, alpha = _read_npy(file, path), False
         elif head.startswith(tiff.MAGIC):
             values, alpha = tiff.read(file, path, labels=True)
@@ -95,21 +87,19 @@ def read_labels(path, data=None):
             with pillow(file, path) as image:
                 values = tiff.upright(np.array(image), _orientation(image))
                 alpha = image.mode[-1] == 'A'
-        elif head.startswith(JPEG_MAGIC):
-            raise InputError(f'{path}: JPEG, which changes the numbers that '
-                             'it stores; give a PNG, TIFF or .npy file')
         else:
-            raise _no_image(head, path, 'TIFF, PNG or .npy')
+            raise _no_image(head, path, 'TIFF, PNG or .npy',
+                            '; JPEG changes the numbers that it stores')
         if values.ndim == 3:
             values = _one_channel(values, alpha, path)
-        return whole_numbers(values, path)
+        return _whole_numbers(values, path)
 
 
 @contextlib.contextmanager
-def _reading(path, data):
+def _reading(path):
     """Yield an open file and its first bytes; say what is wrong with it."""
     try:
-        with listing.opened(path, data) as file:
+        with listing.opened(path) as file:
             head = file.read(HEAD)
             file.seek(0)
             yield file, head
@@ -120,8 +110,8 @@ def _reading(path, data):
                          'TIFF, PNG or JPEG file') from error
 
 
-def _no_image(head, path, kinds='TIFF, PNG or JPEG'):
-    reason = f'no image of {kinds}' if head else 'damaged: empty'
+def _no_image(head, path, kinds='TIFF, PNG or JPEG', more=''):
+    reason = f'no image of {kinds}{more}' if head else 'damaged: empty'
     return InputError(f'{path}: cannot be read ({reason}); give a {kinds} '
                       'file')
 
@@ -208,11 +198,11 @@ def _is_stained(image):
 def _to_8_bits(pixels, path):
     """Scale RGB of 8 to 16 bits in 16 to uint8."""
     highest = pixels.max()
-    depth = next(bits for bits in DEPTHS if highest < 2 ** bits)
+    depth = next(bits for bits in range(8, 17, 2) if highest < 2 ** bits)
     if depth < 16:
-        progress.say(f'{path}: its highest value is {highest}: read as '
-                     f'{depth} bits in 16; if that is wrong, save it with 8 '
-                     'bits', sys.stderr)
+        progress.warn((depth, 'bits'), path, (
+            f'its highest value is {highest}: read as {depth} bits in 16; if '
+            'that is wrong, save it with 8 bits'))
     scaled = np.empty(pixels.shape, np.uint8)
     # The highest bits of both are the same.
     return np.right_shift(pixels, depth - 8, out=scaled, casting='unsafe')
@@ -229,11 +219,24 @@ def _read_npy(file, path):
     if values.ndim != 2 and values.shape[2:] not in ((1,), (2,)):
         raise InputError(f'{path}: an array {list(values.shape)}; give a '
                          'label image [height, width]')
-    values = values.astype(values.dtype.newbyteorder('='), copy=False)
     return values if values.ndim == 2 else values[..., 0]
 
 
-def whole_numbers(values, path):
+def _read_mat(file, path):
+    """Read MATLAB's inst_map [H, W], as Kumar's, CPM's and CoNSeP's."""
+    from scipy import io  # here, for a fast start of main.py
+    try:
+        values = io.loadmat(file, variable_names=['inst_map']).get('inst_map')
+    except Exception as error:  # for damaged files scipy raises anything
+        raise InputError(f'{path}: cannot be read (damaged, no MATLAB file, '
+                         'or of version 7.3); save it with -v7') from error
+    if values is None or values.ndim != 2:
+        raise InputError(f'{path}: holds no inst_map with a number for each '
+                         'pixel; save the label image under this name')
+    return values
+
+
+def _whole_numbers(values, path):
     """Check that an array [H, W] can be labels; floats become int32.
 
     Raises:
@@ -241,20 +244,18 @@ def whole_numbers(values, path):
     """
     if not values.size:
         raise InputError(f'{path}: without pixels; give a label image')
+    values = values.astype(values.dtype.newbyteorder('='), copy=False)
+    whole = values
     if values.dtype.kind == 'f':
-        with np.errstate(invalid='ignore'):  # NaN, which the next line finds
+        with np.errstate(invalid='ignore'):  # NaN, which the comparison finds
             whole = values.astype(np.int32)
-        if not (whole == values).all():
-            raise InputError(f'{path}: holds fractions or more than 2 ** 31; '
-                             'give whole numbers')
-        values = whole
-    if values.dtype.kind not in 'biu':
-        raise InputError(f'{path}: holds {values.dtype}; give whole numbers')
-    if values.min() < 0 or values.max() > np.iinfo(np.int32).max:
-        raise InputError(f'{path}: holds {values.min()} to {values.max()}; '
-                         'give 0 in the background and numbers from 1 to '
-                         '2 ** 31 - 1 in nuclei')
-    return values
+    if (whole.dtype.kind not in 'biu' or whole.min() < 0
+            or whole.max() > np.iinfo(np.int32).max
+            or whole is not values and (whole != values).any()):
+        raise InputError(f'{path}: holds other numbers ({values.dtype}) than '
+                         '0 in the background and 1 to 2 ** 31 - 1 in nuclei; '
+                         'give whole numbers')
+    return whole
 
 
 def _one_channel(channels, alpha, path):

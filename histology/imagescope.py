@@ -1,5 +1,4 @@
 """Reading annotations of Aperio ImageScope, and of HALO, which look alike."""
-import codecs
 import collections
 import io
 import json
@@ -14,22 +13,16 @@ from histology.outlines import Outlines, box_of, overlapping, ring
 from histology.resolution import positive_number
 
 ELLIPSE_VERTICES = 360  # cover 0.99995 of its area
-# Some programs write names in Latin-1.
-codecs.register_error('as latin-1', lambda error: (
-    error.object[error.start:error.end].decode('latin-1'), error.end))
 # ImageScope's numbers for HALO's words for what encloses something.
 SHAPES = {'0': 'polygon', '1': 'rectangle', '2': 'ellipse'}
 
 
-def parse(path, data=None):
+def parse(path):
     """Parse an Aperio ImageScope annotation: a Region for each nucleus.
 
     Regions of all layers are read together. A negative region is a hole in
     the regions of its layer that do not lie within it; one that is a hole in
     none is counted.
-
-    Args:
-        path, data: as for `images.read_image`.
 
     Returns:
         Outlines.
@@ -40,8 +33,9 @@ def parse(path, data=None):
     nuclei, names, skipped = [], [], collections.Counter()
     microns_per_pixel = None
     try:
-        for name, microns, positive, negative in _layers(
-                listing.read(path, data), skipped):
+        with listing.opened(path) as file:
+            data = file.read()
+        for name, microns, positive, negative in _layers(data, skipped):
             microns_per_pixel = microns_per_pixel or microns
             holes = _holes(positive, negative)
             nuclei += [[[ring, *(negative[hole] for hole in its)]]

@@ -1,9 +1,4 @@
-"""Files in folders and in zip archives, under one kind of name.
-
-A source is (path,) of a file or (path of a zip archive, member). Its relative
-path is below the folder that was given, with / between folders; an archive
-counts as a folder.
-"""
+"""Files in folders and in zip archives, which count as folders."""
 import collections
 import hashlib
 import io
@@ -43,7 +38,7 @@ HEAD = 2 ** 16  # bytes
 #   name: file name of the image without its ending
 #   split: 'training', 'validation' or 'test'
 #   why: what decided the split, for messages
-#   image, annotation: sources
+#   image, annotation: Found
 Entry = collections.namedtuple('Entry', 'name split why image annotation')
 
 # Names of folders that say a split begin with one of these words, maybe after
@@ -55,6 +50,20 @@ SPLIT_WORD = re.compile(
 SPLITS = {'tr': 'training', 'va': 'validation', 'te': 'test'}
 
 
+class Found(str):
+    """The path of a file that was found, in an archive ARCHIVE/NAME.
+
+    Attributes:
+        relative: the path below the folder that was given.
+        archive, name: of the zip archive and in it, or None.
+    """
+
+    def __new__(cls, path, relative, archive=None, name=None):
+        found = super().__new__(cls, path)
+        found.relative, found.archive, found.name = relative, archive, name
+        return found
+
+
 def list_files(folder, flag):
     """List the files below a folder or in a zip archive.
 
@@ -63,35 +72,28 @@ def list_files(folder, flag):
     inside the folder count as folders.
 
     Returns:
-        dict of relative path to source
+        list of Found
 
     Raises:
         InputError: the folder is absent, is a file, or cannot be read, or an
             archive is damaged.
     """
-    if os.path.isdir(folder):
+    if os.path.isfile(folder):
+        paths = {os.path.basename(folder): folder}
+    elif os.path.isdir(folder):
         paths = {os.path.relpath(path, folder): path
                  for path in sorted(_walk(folder))}
-    elif not os.path.isfile(folder):
+    else:
         raise InputError(f'--{flag} {folder}: no such folder or zip archive; '
                          'unpack or copy the data there')
-    elif _is_archive(folder) or zipfile.is_zipfile(folder):
-        paths = {os.path.basename(folder): folder}
-    else:
-        raise InputError(f'--{flag} {folder}: is a file; give its folder, '
-                         f'{os.path.dirname(folder) or "."}, or a zip archive')
-    files = {}
-    for relative_path, path in paths.items():
-        if path == folder or _is_archive(path):
-            files.update((f'{relative_path}/{member}', (path, member))
-                         for member in _members(path))
+    files = []
+    for relative, path in paths.items():
+        if path == folder or path.lower().endswith('.zip'):
+            files += [Found(f'{path}/{name}', f'{relative}/{name}', path, name)
+                      for name in _names(path)]
         else:
-            files[relative_path] = (path,)
+            files.append(Found(path, relative))
     return files
-
-
-def _is_archive(path):
-    return path.lower().endswith('.zip')
 
 
 def _walk(folder):
@@ -132,49 +134,31 @@ def is_hidden(relative_path):
         for part in relative_path.split('/') if part not in ('.', '..'))
 
 
-def _members(path):
+def _names(path):
     try:
         with zipfile.ZipFile(path) as archive:
-            return [member for member in sorted(archive.namelist())
-                    if not is_hidden(member) and not member.endswith('/')]
+            return [name for name in sorted(archive.namelist())
+                    if not is_hidden(name) and not name.endswith('/')]
     except ZIP_ERRORS as error:
-        raise InputError(f'{path}: no whole zip archive ({error}); '
-                         'download it again') from error
+        raise InputError(f'{path}: no whole zip archive ({error}); download '
+                         'it again, or give a folder') from error
 
 
-def name_of(source):
-    """Name a source for messages: its path, inside an archive too."""
-    return '/'.join(source)
-
-
-def path_and_data(source):
-    """Return what readers take: a path, and a member's bytes or None.
-
-    Members are never unpacked to disk.
+def opened(path):
+    """Open a file to read bytes; archives are never unpacked to disk.
 
     Raises:
-        InputError: the member cannot be read.
+        InputError: what is in an archive cannot be read.
+        OSError: another file cannot be opened.
     """
-    if not source[1:]:
-        return source[0], None
-    path, member = source
+    if getattr(path, 'archive', None) is None:
+        return open(path, 'rb')
     try:
-        with zipfile.ZipFile(path) as archive:
-            return name_of(source), archive.read(member)
+        with zipfile.ZipFile(path.archive) as archive:
+            return io.BytesIO(archive.read(path.name))
     except ZIP_ERRORS as error:
-        raise InputError(f'{name_of(source)}: cannot be read ({error}); '
-                         'copy or download it again') from error
-
-
-def opened(path, data=None):
-    """Open what `path_and_data` returns as a binary file."""
-    return open(path, 'rb') if data is None else io.BytesIO(data)
-
-
-def read(path, data=None):
-    """Return the bytes of what `path_and_data` returns."""
-    with opened(path, data) as file:
-        return file.read()
+        raise InputError(f'{path}: cannot be read ({error}); copy or '
+                         'download it again') from error
 
 
 def digest(entries):
@@ -188,11 +172,11 @@ def digest(entries):
         ).hexdigest()
 
 
-def file_digest(source):
-    """Return the SHA-1 hex digest of a source, or '' if it is unreadable."""
+def file_digest(path):
+    """Return the SHA-1 hex digest of a file, or '' if it is unreadable."""
     sha = hashlib.sha1()
     try:
-        with opened(*path_and_data(source)) as file:
+        with opened(path) as file:
             for block in iter(lambda: file.read(HEAD), b''):  # for memory
                 sha.update(block)
     except (OSError, InputError):
@@ -200,34 +184,33 @@ def file_digest(source):
     return sha.hexdigest()
 
 
-def read_head(source):
-    """Read HEAD bytes of a source; none if it is absent or cannot be read."""
-    if os.path.isfile(source[0]):  # no pipe: to read it could take for ever
-        with suppress(OSError, InputError), opened(
-                *path_and_data(source)) as file:
+def read_head(path):
+    """Read HEAD bytes of a file; none if it is absent or cannot be read."""
+    # To read a pipe could take for ever.
+    if getattr(path, 'archive', None) or os.path.isfile(path):
+        with suppress(OSError, InputError), opened(path) as file:
             return file.read(HEAD)
     return b''
 
 
-def is_predicted(source):
+def is_predicted(path):
     """Say whether `predict` wrote a file, and nobody has changed it since."""
-    head = read_head(source)
+    head = read_head(path)
     return any(mark in head for mark in MARKS)
 
 
-def ordered(entries):
+def ordered(entries, key=lambda entry: (entry.name, entry.split)):
     """Sort entries by name and split.
 
     Raises:
-        InputError: two of one split have one name.
+        InputError: two have one key.
     """
     entries = sorted(entries, key=lambda entry: (entry.name, entry.split))
     for one, other in zip(entries, entries[1:]):
-        if (one.name, one.split) == (other.name, other.split):
+        if key(one) == key(other):
             raise InputError(
-                f'{name_of(other.image)}: of the same name as '
-                f'{name_of(one.image)}, and both are {one.split} images; '
-                'rename or remove one of them')
+                f'{other.image}, a {other.split} image: of the same name as '
+                f'{one.image}, a {one.split} image; rename or remove one')
     return entries
 
 
@@ -243,14 +226,19 @@ def stem_and_ending(relative_path):
     return stem, ending.lower()
 
 
-def split_of(relative_path):
-    """Find the nearest folder whose name says a split.
+def is_image(path):
+    """Say whether a file has the ending of an image."""
+    return stem_and_ending(path)[1] in IMAGE_ENDINGS
 
-    Returns:
-        (the split of `Entry`, the folder's name), or (None, None)
+
+def split_of(relative_path):
+    """Return `split` and `why` of Entry by the nearest folder that says it.
+
+    They are None if no folder does.
     """
     for part in reversed(posixpath.dirname(relative_path).split('/')):
         found = SPLIT_WORD.match(part)
         if found:
-            return SPLITS[found.group(1)[:2].lower()], part
+            return (SPLITS[found.group(1)[:2].lower()],
+                    f'for their folder is called {part}')
     return None, None

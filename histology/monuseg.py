@@ -13,7 +13,6 @@ import posixpath
 import re
 
 from histology import listing, pairs
-from histology.files import InputError
 
 # The slides of The Cancer Genome Atlas that the challenge's images are of.
 SLIDE = re.compile(r'TCGA-\w\w-\w{4}-01[AZ]-\d\d-(?:DX|TS|BS)\w')
@@ -35,27 +34,10 @@ def find(folder):
     Raises:
         InputError: as `pairs.find`, or an image is in both splits.
     """
-    entries = [_in_its_split(entry) for entry in pairs.find(
-        folder, folder, flags=['monuseg_dir'] * 2)]
-    for one, other in zip(entries, entries[1:]):
-        if one.name == other.name:
-            raise InputError(
-                f'{listing.name_of(other.image)}: a {other.split} image, and '
-                f'also a {one.split} image ({listing.name_of(one.image)}); '
-                'remove one of them')
-    return entries
-
-
-def source_name(entries, folder):
-    """Return 'MoNuSeg' if the images are its, or else the folder's name."""
-    return ('MoNuSeg' if all(SLIDE.match(entry.name) for entry in entries)
-            else folder)
-
-
-def _in_its_split(entry):
-    image, annotation = map(listing.name_of, (entry.image, entry.annotation))
-    if (entry.why or not annotation.lower().endswith('.xml')
-            or posixpath.dirname(image) != posixpath.dirname(annotation)):
-        return entry
-    why = 'for they lie beside their XML, as in its test archive'
-    return entry._replace(split='test', why=why)
+    entries = pairs.find(folder, folder, flags=['monuseg_dir'] * 2)
+    for index, (_, _, why, image, annotation) in enumerate(entries):
+        if (not why and annotation.lower().endswith('.xml')
+                and posixpath.dirname(image) == posixpath.dirname(annotation)):
+            why = 'for they lie beside their XML, as in its test archive'
+            entries[index] = entries[index]._replace(split='test', why=why)
+    return listing.ordered(entries, key=lambda entry: entry.name)

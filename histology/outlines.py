@@ -6,6 +6,7 @@ vertices as (row, column) in pixels, counted from the upper left corner of the
 upper left pixel, as ImageScope and QuPath do: the centre of pixel (r, c) is at
 (r + 0.5, c + 0.5).
 """
+import codecs
 import collections
 import re
 
@@ -35,6 +36,10 @@ ALL_ANNOTATED = 0.9  # of the image; what lies outside larger regions is used
 # MoNuSAC's of what the annotators were not sure of.
 NO_NUCLEI = re.compile(r'.*\*|background|ambiguous', re.I)
 REGION = re.compile(r'region\*', re.I)
+
+# Some programs write names in Latin-1.
+codecs.register_error('as latin-1', lambda error: (
+    error.object[error.start:error.end].decode('latin-1'), error.end))
 
 # What a file says: the nuclei; the name of the class or layer of each, or '';
 # micrometres per pixel, or None; and a Counter of what was skipped.
@@ -133,8 +138,8 @@ def place(outlines, height, width, classes=()):
         regions = []
     return Placed(
         {index + 1: nuclei[index] for index in kept},
-        {name: np.array([index + 1 for index in kept if names[index] == name])
-         for name in sorted(set(names) - {''})},
+        {name: np.array([index + 1 for index in kept if names[index] == name],
+                        int) for name in sorted(set(names) - {''})},
         (slice(box[0], box[2]), slice(box[1], box[3])), sum(regions, []),
         lines, microns_per_pixel)
 

@@ -52,41 +52,38 @@ def find(images_dir, annotations_dir, split=None, flags=None):
     """
     flags = flags or [f'{split}_{kind}_dir' if split else f'{kind}_dir'
                       for kind in ('images', 'annotations')]
-    files, image_paths, rest = _candidates(images_dir, annotations_dir, flags)
+    image_paths, rest = _candidates(images_dir, annotations_dir, flags)
     if not image_paths:
         raise InputError(f'--{flags[0]} {images_dir}: holds no image '
                          f'({", ".join(listing.IMAGE_ENDINGS)})')
     images = collections.defaultdict(list)
     for path in image_paths:
-        images[listing.split_of(path)[0],
+        images[listing.split_of(path.relative)[0],
                listing.stem_and_ending(path)[0]].append(path)
-    paired, unpaired = _pair(images, rest, files)
+    paired, unpaired = _pair(images, rest)
     _check_paired([paths[0] for key, paths in images.items()
                    if key not in paired],
                   # One folder of MoNuSeg's may hold more.
                   unpaired if flags[0] != flags[1] else [],
-                  set(rest).difference(*paired.values()), files, flags)
+                  set(rest).difference(*paired.values()), flags)
     found = []
     for key, paths in images.items():
         annotation = _one_of_equals(
-            _best(paired[key], files), files, 'two annotations of one image; '
-            f'give --{flags[1]} the folder of one')
+            _best(paired[key]), 'two annotations of one image; give '
+            f'--{flags[1]} the folder of one')
         image = _one_of_equals(
-            _tissue(paths, paired[key]), files, 'two images of one name; '
-            f'rename one, or give --{flags[1]} a folder without images')
-        its_split, why = split, f'of --{flags[0]}'
-        if split is None:
-            # Of the image's folders or else of its annotation's.
-            its_split, folder = max(map(listing.split_of, (image, annotation)),
-                                    key=lambda found: found[0] is not None)
-            why = (f'for their folder is called {folder}' if its_split
-                   else None)
-        found.append(Entry(key[1], its_split or 'training', why, files[image],
-                           files[annotation]))
+            _tissue(paths, paired[key]), 'two images of one name; rename '
+            f'one, or give --{flags[1]} a folder without images')
+        # Of the image's folders or else of its annotation's.
+        its_split, why = (split, f'of --{flags[0]}') if split else max(
+            map(listing.split_of, (image.relative, annotation.relative)),
+            key=any)
+        found.append(Entry(key[1], its_split or 'training', why, image,
+                           annotation))
     return listing.ordered(found)
 
 
-def _pair(images, paths, files):
+def _pair(images, paths):
     """Find the image of each annotation among some paths.
 
     Returns:
@@ -99,7 +96,7 @@ def _pair(images, paths, files):
     paired, unpaired = collections.defaultdict(list), []
     for path in paths:
         stem, ending = listing.stem_and_ending(path)
-        its_split, _ = listing.split_of(path)
+        its_split, _ = listing.split_of(path.relative)
         # Either of the two may lie in no split's folder.
         found = [(split, _paired_stem(stem, names[split]))
                  for split in sorted(splits, key=lambda k: k != its_split)
@@ -108,51 +105,33 @@ def _pair(images, paths, files):
         if ending in annotations.ENDINGS and found:
             paired[found[0]].append(path)
         elif (ending in set(annotations.ENDINGS) - {'.json'}  # of anything
-              and not listing.is_predicted(files[path])):
+              and not listing.is_predicted(path)):
             unpaired.append(path)
     return paired, unpaired
 
 
 def _candidates(images_dir, annotations_dir, flags):
-    """List what may be an image, and what an annotation.
-
-    Returns:
-        dict of the relative paths in both folders to sources
-        list of those of images
-        list of the others, where annotations may be
-    """
+    """List what may be an image, and the files that may be annotations."""
     roots = [os.path.realpath(path) for path in (images_dir, annotations_dir)]
     listings = [listing.list_files(path, flag) for path, flag
                 in zip((images_dir, annotations_dir), flags)]
     if roots[0] == roots[1]:
-        files = listings[0]
-        names = names_of(filter(_is_image, files))
-        annotation_paths = {path for path in files
-                            if _is_annotation(path, names)}
-        image_paths = set(files) - annotation_paths
-    else:
-        # A number first, because both folders may hold the same path.
-        files = {f'{k}/{path}': source for k, listed in enumerate(listings)
-                 for path, source in listed.items()}
-        image_paths, annotation_paths = (
-            {path for path in files if path.startswith(f'{k}/')
-             and not (roots[1 - k].startswith(roots[k] + os.sep)
-                      and os.path.realpath(files[path][0]).startswith(
-                          roots[1 - k] + os.sep))}
-            for k in range(2))
-    for path in image_paths | annotation_paths:
+        names = names_of(filter(listing.is_image, listings[0]))
+        listings = [[path for path in listings[0]
+                     if _is_annotation(path, names) is wanted]
+                    for wanted in (False, True)]
+    else:  # without the other folder, if that is within
+        listings = [[path for path in listed
+                     if not (other.startswith(root + os.sep) and
+                             os.path.realpath(path).startswith(other + os.sep))
+                     ] for listed, root, other in zip(listings, roots,
+                                                      roots[::-1])]
+    for path in sum(listings, []):
         # What Python reads of a name that is not UTF-8.
         if re.search('[\udc80-\udcff]', posixpath.basename(path)):
-            raise InputError(f'{listing.name_of(files[path])!r}: the name is '
-                             'not UTF-8; rename it')
-    return (files,
-            sorted(path for path in image_paths if _is_image(path)
-                   and not listing.is_predicted(files[path])),
-            sorted(annotation_paths))
-
-
-def _is_image(path):
-    return listing.stem_and_ending(path)[1] in listing.IMAGE_ENDINGS
+            raise InputError(f'{path!r}: the name is not UTF-8; rename it')
+    return [path for path in listings[0] if listing.is_image(path)
+            and not listing.is_predicted(path)], listings[1]
 
 
 def adds_to_one_of(path, names):
@@ -164,10 +143,10 @@ def adds_to_one_of(path, names):
 
 def _is_annotation(path, names):
     """Say whether a file among images of these names is an annotation."""
-    if not _is_image(path) or adds_to_one_of(path, names):
+    if not listing.is_image(path) or adds_to_one_of(path, names):
         return True
     # The nearest folder that says it.
-    for part in reversed(posixpath.dirname(path).split('/')):
+    for part in reversed(posixpath.dirname(path.relative).split('/')):
         if ANNOTATION_WORDS.search(part):
             return True
         if IMAGE_WORDS.search(part):
@@ -179,7 +158,8 @@ def _tissue(paths, annotation_paths):
     """List the paths, of images of one name, that are most likely tissue."""
     beside = {posixpath.dirname(path) for path in annotation_paths}
     for is_tissue in (lambda path: posixpath.dirname(path) in beside,
-                      lambda path: IMAGE_WORDS.search(posixpath.dirname(path)),
+                      lambda path: IMAGE_WORDS.search(
+                          posixpath.dirname(path.relative)),
                       lambda path: path.lower().endswith('.svs')):
         paths = list(filter(is_tissue, paths)) or paths
     return paths
@@ -208,9 +188,9 @@ def _paired_stem(stem, names):
         stem = shorter
 
 
-def _check_paired(image_paths, annotation_paths, others, files, flags):
+def _check_paired(image_paths, annotation_paths, others, flags):
     """Refuse files without a partner, and name one other of each ending."""
-    kinds = {listing.stem_and_ending(path)[1]: listing.name_of(files[path])
+    kinds = {listing.stem_and_ending(path)[1]: path
              for path in sorted(others, reverse=True)}
     there = f'. There are: {", ".join(sorted(kinds.values()))}'
     for paths, what, other, remedy in (
@@ -221,28 +201,25 @@ def _check_paired(image_paths, annotation_paths, others, files, flags):
             (annotation_paths, 'annotation', 'image', f'--{flags[0]} needs an '
              'image of that name')):
         if paths:
-            names = ', '.join(listing.name_of(files[path])
-                              for path in paths[:3])
             raise InputError(
-                f'{names}{" ..." if paths[3:] else ""}: '
+                f'{", ".join(paths[:3])}{" ..." if paths[3:] else ""}: '
                 f'{counted(len(paths), what)} without {other}; {remedy}')
 
 
-def _best(annotation_paths, files):
+def _best(annotation_paths):
     """List the paths, of annotations of one image, that are preferred."""
-    ranks = [(METADATA.match(listing.read_head(files[path])) is not None,
-              listing.is_predicted(files[path]),
-              annotations.preference(path)) for path in annotation_paths]
+    ranks = [(METADATA.match(listing.read_head(path)) is not None,
+              listing.is_predicted(path),
+              annotations.preference(path.relative))
+             for path in annotation_paths]
     return [path for path, rank in zip(annotation_paths, ranks)
             if rank == min(ranks)]
 
 
-def _one_of_equals(paths, files, problem):
+def _one_of_equals(paths, problem):
     """Return one of some files with the same content, unpacked if possible."""
-    first, *others = sorted(paths, key=lambda path: (len(files[path]), path))
+    first, *others = sorted(paths, key=lambda path: (bool(path.archive), path))
     for other in others:
-        if (listing.file_digest(files[first])
-                != listing.file_digest(files[other])):
-            raise InputError(f'{listing.name_of(files[first])} and '
-                             f'{listing.name_of(files[other])}: {problem}')
+        if listing.file_digest(first) != listing.file_digest(other):
+            raise InputError(f'{first} and {other}: {problem}')
     return first

@@ -1,5 +1,6 @@
 """How far a long piece of work has come, and the signals that end it."""
 import contextlib
+import re
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ RATE_AND_REST = '{rate_fmt}, {remaining} left'
 tqdm.monitor_interval = 0
 
 _received = None
+_warnings = None  # within `gathered`: kinds to a text and names of images
 
 
 class Stopped(BaseException):
@@ -52,16 +54,41 @@ def counted(number, one, several=None):
     return f'{number} ' + (one if number == 1 else several or f'{one}s')
 
 
-def say(text, file=None):
-    """Print a line, above the bar if there is one.
+def one_line(text):
+    """Escape what would break a line, as names of files may hold it."""
+    return re.sub('[\0-\x1f\x7f-\x9f\u2028\u2029]',
+                  lambda found: ascii(found.group())[1:-1], text)
 
-    Args:
-        text: without a line break at its end.
-        file: sys.stdout if None.
-    """
+
+def say(text, file=None):
+    """Print text as one line, to stdout if None, above the bar if any."""
     file = file or sys.stdout
-    tqdm.write(text, file=file)
+    tqdm.write(one_line(text), file=file)
     file.flush()
+
+
+@contextlib.contextmanager
+def gathered():
+    """Print each kind of warning once, at the end of the outermost block."""
+    global _warnings
+    if _warnings is not None:
+        yield
+        return
+    _warnings = {}
+    try:
+        yield
+    finally:
+        warnings, _warnings = _warnings, None
+        for text, first, *rest in warnings.values():
+            more = (f'. {counted(len(rest), "more image")}: '
+                    + ', '.join(rest[:2]) + ', ...' * (len(rest) > 2))
+            say(f'warning: {first}: {text}{more * bool(rest)}', sys.stderr)
+
+
+@gathered()
+def warn(kind, name, text):
+    """Print a warning of an image, with the number of others; to stderr."""
+    _warnings.setdefault(kind, [text]).append(name)
 
 
 @contextlib.contextmanager
@@ -79,8 +106,9 @@ def reporter(total, unit):
     """
     started = shown_at = time.monotonic()
     terminal = sys.stderr.isatty()
-    with tqdm(total=total, unit=unit, disable=not terminal,
-              bar_format='{desc} |{bar}| ' + RATE_AND_REST) as bar:
+    with gathered(), tqdm(
+            total=total, unit=unit, disable=not terminal,
+            bar_format='{desc} |{bar}| ' + RATE_AND_REST) as bar:
         def report(done):
             nonlocal shown_at
             check()

@@ -24,22 +24,19 @@ UNITS = {'cm': 1e4, 'mm': 1e3, 'nm': 1e-3, 'um': 1.0, '\u00b5m': 1.0,
          '\u03bcm': 1.0, '\\u00b5m': 1.0, 'micron': 1.0, 'microns': 1.0}
 
 
-def read_microns_per_pixel(path, data=None):
+def read_microns_per_pixel(path):
     """Read the micrometres per pixel that an image file states.
 
     The order is: Aperio's MPP or AppMag, OME's PhysicalSize, the resolution
     in ImageJ's unit, and the resolution that TIFF, PNG and JPEG files have
     for printing.
 
-    Args:
-        path, data: as for `images.read_image`.
-
     Returns:
         float, or None if it states nothing plausible
         whether it is the file's own word, and no resolution for printing
     """
     try:
-        with listing.opened(path, data) as file:
+        with listing.opened(path) as file:
             is_tiff = file.read(4) in tiff.MAGIC
             file.seek(0)
             for x, y, own in _of_tiff(file) if is_tiff else _of_others(file):
@@ -109,11 +106,11 @@ def positive_number(text):
 
 
 def _of_others(file):
-    """List what a PNG or JPEG file states, as `_of_tiff` does."""
+    """Yield what a PNG or JPEG file states, as `_of_tiff` does."""
     with images.pillow(file, '') as image:
-        dpi = image.info.get('dpi')
-    return [[*(RESOLUTION_UNITS[INCH] / float(value) for value in dpi), False]
-            ] if dpi else []
+        if 'dpi' in image.info:
+            yield (*(RESOLUTION_UNITS[INCH] / float(value)
+                     for value in image.info['dpi']), False)
 
 
 class Resolution:
@@ -130,17 +127,14 @@ class Resolution:
         self.asked = asked
         self._said = set()
 
-    def of_image(self, path, data=None):
+    def of_image(self, path):
         """Settle the micrometres per pixel of an image file.
-
-        Args:
-            path, data: as for `images.read_image`.
 
         Returns:
             those that it is resampled from, or None if it stays as it is
             its own, or None if they are not known
         """
-        return self.settle(path, *read_microns_per_pixel(path, data))
+        return self.settle(path, *read_microns_per_pixel(path))
 
     def settle(self, path, stated, own):
         """Do what `of_image` does with what the file states."""

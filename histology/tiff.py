@@ -89,9 +89,6 @@ def read(file, name, labels=False):
                              'supported); convert it to '
                              + ('grey' if labels else 'RGB')
                              + ' with LZW, by QuPath or libvips')
-        if page.samplesperpixel > _MOST_CHANNELS:  # before they take memory
-            raise InputError(f'{name}: {page.samplesperpixel} channels; save '
-                             'it in RGB')
         count = count_largest(tiff)
         if count > 1:
             raise InputError(f'{name}: {count} images of one size in one '
@@ -150,6 +147,8 @@ def _not_read(page, labels, is_imagej):
         kinds.append(_YCBCR)  # the decoder turns it into RGB
     if page.compression not in _COMPRESSIONS:
         return f'compression {_name(page.compression)}'
+    if page.samplesperpixel > _MOST_CHANNELS:
+        return f'an image of {page.samplesperpixel} channels'
     if page.photometric not in kinds:
         return f'the kind of colours {_name(page.photometric)}'
     if labels:

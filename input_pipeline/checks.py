@@ -3,11 +3,9 @@
 An annotation of another image, at another scale or of other numbers reads like
 any other. What is measured here are the stores' arrays, whatever the format.
 """
-import collections
 import glob
 import math
 import os
-import sys
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,7 +14,7 @@ from histology import listing
 from histology.drawing import false_colours, nuclear_outlines
 from histology.files import InputError, atomic_write
 from histology.outlines import MOST_AREA
-from histology.progress import counted, reporter, say
+from histology.progress import counted, gathered, reporter, say, warn
 from histology.rasterize import areas_of
 from histology.resample import MICRONS_PER_PIXEL
 from histology.stains import DENSITY, HAEMATOXYLIN_OF_DENSITY
@@ -38,7 +36,6 @@ GLASS = 220  # brighter in each channel is no tissue
 PART = 2048  # pixels, side of the middle that is taken of a larger image
 HUES = (0.13, 0.55)  # yellow, green and cyan, which tissue has not
 THUMBNAIL, SHEET = 256, 8192  # pixels, sides at most
-NAMED = 3  # images that a line names
 
 # How an annotation may lie on its image: quarter turns to the left, and
 # whether it is mirrored left to right before.
@@ -63,7 +60,7 @@ def pictures(data_dir):
         *glob.glob(os.path.join(glob.escape(folder), '*')))
         if os.path.lexists(path)]
     for path in found:
-        if _comment(path) not in listing.read_head((path,)):
+        if _comment(path) not in listing.read_head(path):
             raise InputError(f'{path}: was not written by prepare; move it, '
                              'or choose another --data_dir')
     return found
@@ -79,6 +76,7 @@ def _comment(path):
     return os.fsencode(os.path.basename(path)) + b' of prepared stores'
 
 
+@gathered()
 def show(data_dir, splits, classes):
     """Draw the stores' images, print a summary and what cannot be right.
 
@@ -88,8 +86,7 @@ def show(data_dir, splits, classes):
     Args:
         data_dir: folder of the stores.
         splits: names of the stores.
-        classes: dict of the splits to a dict of the images' names to a dict
-            of classes to the numbers of their nuclei, int arrays.
+        classes: dict of the classes to lists of areas, int [K], pixels.
 
     Raises:
         InputError: a store cannot be read, or a picture not be written.
@@ -97,8 +94,7 @@ def show(data_dir, splits, classes):
     for path in pictures(data_dir):
         os.remove(path)
     folder = os.path.join(data_dir, 'check')
-    thumbnails, flaws = {}, {}
-    by_class = collections.defaultdict(list)
+    thumbnails = {}
     for split in splits:
         areas, tissue = [], 0  # pixels
         with store.open_store(store.store_path(data_dir, split)) as file, (
@@ -109,10 +105,7 @@ def show(data_dir, splits, classes):
                 areas.append(areas_of(whole.instances)[1:])
                 tissue += np.count_nonzero(whole.image.min(axis=2) < GLASS)
                 for kind, text in _flaws(image, instances, areas[-1]):
-                    flaws.setdefault(kind, [text]).append(whole.name)
-                for kind, numbers in classes.get(split, {}).get(
-                        whole.name, {}).items():
-                    by_class[kind].append(areas[-1][numbers - 1])
+                    warn(kind, whole.name, text)
                 name = whole.name
                 while name in thumbnails:  # images of two splits
                     name = f'{split}_{name}'
@@ -125,18 +118,14 @@ def show(data_dir, splits, classes):
             f'{sum(map(np.sum, areas)) / max(tissue, 1):.0%} of the tissue is '
             'nuclear')
     _save(_sheet(thumbnails), sheet_path(data_dir))
-    if len(by_class) > 1:
-        for kind, areas in sorted(by_class.items()):
-            count = sum(map(np.count_nonzero, areas))
-            say(f'class {kind}: {counted(count, "nucleus", "nuclei")}, '
-                + _median_area(areas))
+    classes = {name: areas for name, areas in sorted(classes.items())
+               if sum(map(len, areas))}
+    for name, areas in classes.items() if len(classes) > 1 else ():
+        count = sum(map(np.count_nonzero, areas))
+        say(f'class {name}: {counted(count, "nucleus", "nuclei")}, '
+            + _median_area(areas))
     say(f'look at {sheet_path(data_dir)}, and at {folder}/NAME.jpg for each '
         'image')
-    for text, *names in flaws.values():
-        others = (f'. {counted(len(names) - 1, "more image")}: '
-                  + ', '.join(names[1:NAMED])
-                  + (', ...' if names[NAMED:] else '')) if names[1:] else ''
-        say(f'warning: {names[0]}: {text}{others}', sys.stderr)
 
 
 def _middle(array):
@@ -197,20 +186,16 @@ def _share_of_darker(image, instances):
     """
     from scipy import ndimage  # here, for a fast start of main.py
     if image.shape[:2] != instances.shape:
-        return math.nan
-    density = (DENSITY[image] @ HAEMATOXYLIN_OF_DENSITY).ravel()
+        return np.nan
+    density = DENSITY[image] @ HAEMATOXYLIN_OF_DENSITY
     rings = np.where(instances, 0, ndimage.maximum_filter(
         instances, 2 * RING + 1))
-    count = instances.max() + 1
-    pixels, sums = zip(*[
-        (np.bincount(labels.ravel(), minlength=count)[1:],
-         np.bincount(labels.ravel(), density, count)[1:])
-        for labels in (instances, rings)])
-    compared = np.min(pixels, axis=0) > 0
-    inside, around = np.array(sums)[:, compared] / np.array(
-        pixels)[:, compared]
-    return (np.mean(inside - around >= DARKER)
-            if len(inside) >= MIN_NUCLEI else math.nan)
+    with np.errstate(invalid='ignore'):  # NaN if one of both has no pixel
+        darker = np.subtract(*(
+            ndimage.mean(density, labels, np.arange(1, instances.max() + 1))
+            for labels in (instances, rings)))
+    darker = darker[np.isfinite(darker)] >= DARKER
+    return np.mean(darker) if len(darker) >= MIN_NUCLEI else np.nan
 
 
 def _draw(image, instances, path):

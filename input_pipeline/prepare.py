@@ -2,27 +2,20 @@
 import collections
 import contextlib
 import functools
+import itertools
 import json
 import os
 import sys
 
 import numpy as np
 
-from histology import (
-    annotations,
-    images,
-    listing,
-    monuseg,
-    outlines,
-    pairs,
-    progress,
-    rasterize,
-    resample,
-    resolution,
-    synthetic,
-)
+from histology import annotations, images, listing, monuseg, pairs, synthetic
 from histology.files import InputError, atomic_write, locked, remove_matching
-from histology.progress import counted
+from histology.outlines import crop
+from histology.progress import counted, reporter, say
+from histology.rasterize import FILL_RULE, areas_of
+from histology.resample import network_size, resample
+from histology.resolution import Resolution
 from input_pipeline import checks, store
 from input_pipeline.splits import assign_splits, division_flags, fold_text
 
@@ -30,10 +23,9 @@ SPLITS = ('train', 'validation', 'test')
 MAX_SKIPPED = 0.5  # of a split's images
 
 # What was found in the files that are read: a Counter of the annotations'
-# formats; a dict of the images' names to a dict of classes to the numbers of
-# their nuclei; a `resolution.Resolution`; and a set of all classes and layers.
-ReadingLog = collections.namedtuple('ReadingLog',
-                                    'formats classes resolution names')
+# formats; a dict of all classes and layers to lists of the areas of their
+# nuclei, int [K] for each image; and a Resolution.
+ReadingLog = collections.namedtuple('ReadingLog', 'formats areas resolution')
 
 # The annotated images to prepare:
 #   source: the path that was given, MoNuSeg or synthetic sample
@@ -68,7 +60,8 @@ def find_monuseg(folder, microns_per_pixel=None, classes=()):
         microns_per_pixel, classes: see Data.
     """
     entries = monuseg.find(folder)
-    return _annotated(monuseg.source_name(entries, folder), entries,
+    is_its_own = all(monuseg.SLIDE.match(entry.name) for entry in entries)
+    return _annotated('MoNuSeg' if is_its_own else folder, entries,
                       microns_per_pixel, classes)
 
 
@@ -124,13 +117,13 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
     by_folder = [entry.why for entry in data.entries
                  if entry.split == 'validation']
     if by_folder:
-        print(f'{counted(len(by_folder), "image")} to validate on, '
-              f'{by_folder[0]}; --fold is not used')
+        say(f'{counted(len(by_folder), "image")} to validate on, '
+            f'{by_folder[0]}; --fold is not used')
     rules = {'source': data.source, 'source_digest': data.digest,
              'seed': seed,
              'fold': fold_text(splits) if validation or by_folder else fold,
              'patch_size': store.PATCH_SIZE, 'overlap': store.OVERLAP,
-             'fill_rule': rasterize.FILL_RULE, 'microns_per_pixel':
+             'fill_rule': FILL_RULE, 'microns_per_pixel':
              data.microns_per_pixel or 'as the files state'}
     with locked(output_dir, 'data_dir'):
         # What killed processes left, on whatever machine.
@@ -138,12 +131,11 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
                                       for split in SPLITS))
         skipped, classes = _skipped_before(output_dir, rules, splits), {}
         if skipped is None:
-            _check_replaceable(output_dir, rules)
             skipped, classes = _write_stores(output_dir, rules, splits, data)
         else:
-            print(f'{output_dir}: already prepared from {data.source} with '
-                  + division_flags(seed, rules['fold'])
-                  + (f'; skipped: {", ".join(skipped)}' if skipped else ''))
+            say(f'{output_dir}: already prepared from {data.source} with '
+                + division_flags(seed, rules['fold'])
+                + (f'; skipped: {", ".join(skipped)}' if skipped else ''))
         if not os.path.exists(checks.sheet_path(output_dir)):
             checks.show(output_dir, splits, classes)
     return skipped
@@ -166,140 +158,122 @@ def load(entry, log, classes=()):
         InputError: a file cannot be read, or the annotation is of another
             image.
     """
-    path, content = listing.path_and_data(entry.image)
-    image = images.read_image(path, content)
+    path = entry.annotation
+    image = images.read_image(entry.image)
     image_size = image.shape[:2]
-    network_microns, own_microns = log.resolution.of_image(path, content)
-    image = resample.resample(image, resample.network_size(
-        image.shape[:2], network_microns, path))
-    size = image.shape[:2]
-    placed = annotations.place(entry.annotation, image_size, size, classes)
-    image = outlines.crop(image, placed, 255)
+    network_microns, own_microns = log.resolution.of_image(entry.image)
+    size = network_size(image_size, network_microns, entry.image)
+    image = resample(image, size)
+    placed = annotations.place(path, image_size, size, classes)
+    image = crop(image, placed, 255)
     yield image
-    del image, content  # a large one fills the memory
-    instances, kind = annotations.load(entry.annotation, image_size, size,
-                                       placed)
-    log.names.update(placed.classes)
-    path = listing.name_of(entry.annotation)
+    del image  # a large one fills the memory
+    instances, kind = annotations.load(path, image_size, size, placed)
     log.resolution.compare(path, placed.microns_per_pixel, own_microns)
-    log.classes[entry.name] = {
-        name: numbers for name, numbers in placed.classes.items()
-        if numbers.size}
+    areas = areas_of(instances)
+    for name, numbers in placed.classes.items():
+        # The last ones may lie wholly under others.
+        log.areas[name].append(areas[numbers[numbers < len(areas)]])
     if placed.skipped:
-        progress.say(f'{path}: skipped: {"; ".join(placed.skipped)}')
-    log.formats[kind + ' written by predict' * listing.is_predicted(
-        entry.annotation)] += 1
+        say(f'{path}: skipped: {"; ".join(placed.skipped)}')
+    log.formats[kind + ' written by predict' * listing.is_predicted(path)] += 1
     yield store.Annotation(instances, kind != annotations.MASK)
 
 
 def _skipped_before(folder, rules, splits):
     """Return the names skipped when the wanted stores were made.
 
-    None if they are not there, or not all of them whole.
-    """
-    skipped = []
-    for split in SPLITS:
-        path = store.store_path(folder, split)
-        if os.path.exists(path) != (split in splits):
-            return None
-        if split not in splits:
-            continue
-        try:
-            with store.open_store(path) as file:
-                found = store.attributes(file)
-        except InputError:
-            return None
-        wanted = {**rules, 'split': split}
-        # The digest says which images they are: their folder may have moved.
-        del wanted['source']
-        if any(found.get(key) != value for key, value in wanted.items()):
-            return None
-        skipped += json.loads(found['skipped'])
-    return skipped
-
-
-def _check_replaceable(folder, rules):
-    """Announce which stores are going to be replaced, if there are any.
+    If these are not there, or not all of them whole, return None, and announce
+    which stores are going to be replaced.
 
     Raises:
         InputError: a file of the user's is in the place of a store.
     """
+    paths = {split: store.store_path(folder, split) for split in SPLITS}
+    with contextlib.suppress(InputError):
+        found = {}
+        for split in splits:
+            with store.open_store(paths[split]) as file:
+                found[split] = store.attributes(file)
+        # The digest says which images they are: their folder may have moved.
+        if not any(os.path.exists(paths[split])
+                   for split in set(SPLITS).difference(splits)) and all(
+                one == {**one, **rules, 'split': split,
+                        'source': one.get('source')}
+                for split, one in found.items()):
+            return [name for one in found.values()
+                    for name in json.loads(one['skipped'])]
     checks.pictures(folder)
-    former = [store.replaceable(store.store_path(folder, split))
-              for split in SPLITS]
+    former = [store.replaceable(path) for path in paths.values()]
     former = next(filter(None, former), rules)
     if any(former.get(key) != rules[key]
            for key in ('source_digest', 'seed', 'fold')):
-        print(f'{folder}: replacing the stores of {former.get("source")} '
-              f'({division_flags(former.get("seed"), former.get("fold"))}). '
-              'Networks trained on them cannot resume with the new ones. '
-              'To keep both, give another --data_dir', flush=True)
+        say(f'{folder}: replacing the stores of {former.get("source")} '
+            f'({division_flags(former.get("seed"), former.get("fold"))}). '
+            'Networks trained on them cannot resume with the new ones. '
+            'To keep both, give another --data_dir')
+    return None
 
 
 def _write_stores(folder, rules, splits, data):
     """Read the images and write the stores.
 
     Returns:
-        list of the skipped names, and classes for `checks.show`
+        list of the skipped names, and `areas` of ReadingLog
     """
-    log = ReadingLog(collections.Counter(), None,
-                     resolution.Resolution(data.microns_per_pixel), set())
-    classes, done = {}, 0
+    log = ReadingLog(collections.Counter(), collections.defaultdict(list),
+                     Resolution(data.microns_per_pixel))
+    done = itertools.count()
 
-    def examples(split, entries):
-        nonlocal done
-        classes[split] = {}
+    def examples(entries):
         for entry in entries:
-            report(done)
-            yield entry.name, functools.partial(
-                data.load, entry, log._replace(classes=classes[split]),
-                data.classes)
-            done += 1
+            report(next(done))
+            yield entry.name, functools.partial(data.load, entry, log,
+                                                data.classes)
 
     with contextlib.ExitStack() as stack:
-        report = stack.enter_context(progress.reporter(
+        report = stack.enter_context(reporter(
             sum(map(len, splits.values())), 'image'))
         written = {}
         for split, entries in splits.items():
             partial = stack.enter_context(
                 atomic_write(store.store_path(folder, split)))
             written[split] = store.write_store(
-                partial, {**rules, 'split': split}, examples(split, entries))
+                partial, {**rules, 'split': split}, examples(entries))
             _check_written(written[split], split, log)
         _refuse_shared_images(written)
-        for name in set(data.classes) - log.names:
+        for name in set(data.classes).difference(log.areas):
             raise InputError(f'--classes: no annotation has {name}, only '
-                             + (', '.join(sorted(log.names)) or 'no classes'))
-        report(done)
+                             + (', '.join(sorted(log.areas)) or 'no classes'))
+        report(next(done))
         for path in checks.pictures(folder):
             os.remove(path)
-    for split in set(SPLITS) - set(splits):
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(store.store_path(folder, split))
+    remove_matching(folder, *(f'{split}.h5'
+                              for split in set(SPLITS).difference(splits)))
     _print_summary(folder, rules['source'], written, log)
     return [name for parts in written.values() for name in parts.skipped
-            ], classes
+            ], log.areas
 
 
 def _print_summary(folder, source, written, log):
     """Print what was skipped, and what the stores of all splits hold."""
     for parts in written.values():
         for error in parts.skipped.values():
-            print(f'error: {error} (skipped)', file=sys.stderr)
+            say(f'error: {error} (skipped)', sys.stderr)
     if log.formats:
-        print('annotations: ' + ', '.join(
+        say('annotations: ' + ', '.join(
             f'{name} of {counted(count, "image")}'
             for name, count in sorted(log.formats.items())))
     if log.formats[annotations.MASK]:
-        print('masks do not separate touching nuclei: each connected '
-              'component counts as a nucleus')
-    print(f'{folder}: {source}, ' + '; '.join(
+        say('masks do not separate touching nuclei: each connected '
+            'component counts as a nucleus')
+    say(f'{folder}: {source}, ' + '; '.join(
         f'{split} {counted(len(parts.digests), "image")}, '
         f'{counted(parts.nuclei, "nucleus", "nuclei")}, '
         + counted(parts.patches, 'patch', 'patches')
         for split, parts in written.items()))
     if 'test' not in written:
-        print('no test images: test.h5 is not written')
+        say('no test images: test.h5 is not written')
 
 
 def _check_written(written, split, log):
@@ -315,8 +289,8 @@ def _check_written(written, split, log):
         if {annotations.LABELS, annotations.MASK} & set(log.formats):
             raise InputError('none of the training images has a nucleus: '
                              'their annotations are empty; give others')
-        print('none of the training images has a nucleus: there is nothing '
-              'to train on')
+        say('none of the training images has a nucleus: there is nothing '
+            'to train on')
 
 
 def _refuse_shared_images(written):

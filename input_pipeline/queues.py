@@ -12,13 +12,7 @@ import numpy as np
 
 from histology.files import InputError
 from histology.progress import counted
-from input_pipeline import augment, store
-from input_pipeline.preprocessing import (
-    mask_with_gaps,
-    normalise,
-    pad,
-    padded_side,
-)
+from input_pipeline import augment, preprocessing, store
 from nets.tf1 import tf
 
 BLOCK = 16  # patches read at a time
@@ -28,25 +22,22 @@ BATCHES_AHEAD = 4
 MAX_SIDE = 1536  # pixels
 
 
-class Reader:
-    """Call a generator from a queue's thread and remember its failure.
+def _reader(blocks, errors):
+    """Return a function that takes the next block, for a queue's thread.
 
     TensorFlow turns a Python exception inside a queue into its own, and often
-    reports just a closed queue; `error` keeps the true one.
+    reports just a closed queue; the true one is added to the list `errors`.
     """
-
-    def __init__(self, blocks):
-        self.blocks = blocks
-        self.error = None
-
-    def __call__(self):
+    def read():
         try:
-            return next(self.blocks)
+            return next(blocks)
         except StopIteration:
             raise
         except Exception as error:
-            self.error = error
+            errors.append(error)
             raise
+
+    return read
 
 
 def patch_blocks(path, seed, shard=(0, 1), identity=None, digests=None):
@@ -80,16 +71,12 @@ def patch_blocks(path, seed, shard=(0, 1), identity=None, digests=None):
             for start in range(0, len(order), BLOCK):
                 block = order[start:start + BLOCK]
                 # One by one: a list of indices is a hundred times slower.
+                # NumPy stacks planes three times as fast as pixels.
                 with store.reading(file):
-                    patches = [stack_channels(images[index], masks[index])
+                    patches = [np.stack([*np.moveaxis(images[index], -1, 0),
+                                         masks[index][..., 0]], axis=-1)
                                for index in block]
                 yield np.stack(patches)
-
-
-def stack_channels(image, mask):
-    """Stack uint8 [P, P, 3] and [P, P, 1] into [P, P, 4]."""
-    # NumPy puts planes together three times as fast as pixels.
-    return np.stack([*np.moveaxis(image, -1, 0), mask[..., 0]], axis=-1)
 
 
 def validation_windows(path, stride, identity=None, unseen=()):
@@ -115,13 +102,14 @@ def validation_windows(path, stride, identity=None, unseen=()):
         for _, image, instances, has_instances in store.whole_images(file):
             for window in itertools.product(*map(_windows, instances.shape)):
                 part = image[window]
-                padded = pad(part, *(padded_side(side, stride)
-                                     for side in part.shape[:2]))
+                padded = preprocessing.pad(part, *(
+                    preprocessing.padded_side(side, stride)
+                    for side in part.shape[:2]))
                 # A nucleus that the window's border cuts stays as it is.
                 nuclei = instances[window]
-                mask = mask_with_gaps(nuclei).astype(np.float32)
-                yield (normalise(padded)[np.newaxis],
-                       mask[np.newaxis, ..., np.newaxis],
+                mask = preprocessing.mask_with_gaps(nuclei)
+                yield (preprocessing.normalise(padded)[np.newaxis],
+                       mask.astype(np.float32)[np.newaxis, ..., np.newaxis],
                        nuclei[np.newaxis, ..., np.newaxis], has_instances)
 
 
@@ -132,7 +120,7 @@ def _windows(length):
     return [slice(*pair) for pair in zip(edges, edges[1:])]
 
 
-def training_input(path, batch_size, crop_size, threads, seed, readers,
+def training_input(path, batch_size, crop_size, threads, seed, errors,
                    shard=(0, 1), identity=None, digests=None):
     """Make an Estimator's input_fn of endless augmented batches.
 
@@ -144,7 +132,7 @@ def training_input(path, batch_size, crop_size, threads, seed, readers,
             depends on `seed` alone.
         seed: seeds the order of the patches; the augmentation follows the
             graph's seed.
-        readers: list to which the `Reader` is added.
+        errors: list to which a failure to read is added.
         shard, identity, digests: as for `patch_blocks`.
 
     Returns:
@@ -155,8 +143,8 @@ def training_input(path, batch_size, crop_size, threads, seed, readers,
     shape = [store.PATCH_SIZE, store.PATCH_SIZE, 4]
 
     def input_fn():
-        reader = Reader(patch_blocks(path, seed, shard, identity, digests))
-        readers.append(reader)
+        reader = _reader(patch_blocks(path, seed, shard, identity, digests),
+                         errors)
         block = tf.py_func(reader, [], tf.uint8)
         block.set_shape([None] + shape)
         # Drawing only from a full buffer keeps the order independent of the
@@ -180,13 +168,13 @@ def training_input(path, batch_size, crop_size, threads, seed, readers,
     return input_fn
 
 
-def validation_input(path, stride, readers, identity=None, unseen=()):
+def validation_input(path, stride, errors, identity=None, unseen=()):
     """Make an Estimator's input_fn of one pass over a store's whole images.
 
     Args:
         path: the store.
         stride: the network's stride, pixels.
-        readers: list to which the `Reader` is added.
+        errors: list to which a failure to read is added.
         identity, unseen: as for `validation_windows`; checked in each pass.
 
     Returns:
@@ -195,8 +183,8 @@ def validation_input(path, stride, readers, identity=None, unseen=()):
         and `has_instances`.
     """
     def input_fn():
-        reader = Reader(validation_windows(path, stride, identity, unseen))
-        readers.append(reader)
+        reader = _reader(validation_windows(path, stride, identity, unseen),
+                         errors)
         dtypes = [tf.float32, tf.float32, tf.int32, tf.bool]
         queue = tf.FIFOQueue(2, dtypes)
         tf.train.add_queue_runner(tf.train.QueueRunner(

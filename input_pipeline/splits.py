@@ -1,5 +1,4 @@
 """Dividing images into those that train, validate and test."""
-import collections
 import fnmatch
 import hashlib
 import os
@@ -65,7 +64,9 @@ def assign_splits(entries, seed, fold, validation=()):
     needed = 1 if fold == store.TRAIN_ON_ALL else max(2, int(fold) + 1)
     raise InputError(f'{counted(len(training), "training image")} found, '
                      f'--fold={fold} needs {needed}'
-                     + _why_test(splits.get('test', []))
+                     + (f'. Test images: {len(testing)} ({testing[0].name}'
+                        f'{" ..." if testing[1:] else ""}), {testing[0].why}'
+                        if testing else '')
                      + '; give the folder above the training data, more '
                      'images, or another --fold or --validation')
 
@@ -81,7 +82,7 @@ def read_names(given):
         InputError: the file cannot be read, or there are no names.
     """
     names = given.split(',')
-    if os.path.isfile(given) and not _is_image(given):
+    if os.path.isfile(given) and not listing.is_image(given):
         try:
             with open(given, encoding='utf-8-sig') as file:
                 names = file.readlines()
@@ -95,16 +96,12 @@ def read_names(given):
     return names
 
 
-def _is_image(name):
-    return listing.stem_and_ending(name)[1] in listing.IMAGE_ENDINGS
-
-
 def _named(entries, patterns):
     """Return the names of the entries that patterns fit, each at least one."""
     held = set()
     for pattern in patterns:
         spellings = {pattern}
-        if _is_image(pattern):
+        if listing.is_image(pattern):
             spellings.add(listing.stem_and_ending(pattern)[0])
         found = {entry.name for entry in entries for one in spellings
                  if entry.name == one  # which may hold brackets
@@ -116,17 +113,6 @@ def _named(entries, patterns):
                              + (' ...' if entries[3:] else ''))
         held |= found
     return held
-
-
-def _why_test(entries):
-    """Say which images became test images, and why, for an error."""
-    reasons = collections.defaultdict(list)
-    for entry in entries:
-        reasons[getattr(entry, 'why', None)].append(entry.name)
-    return ''.join(
-        f'. {len(names)} are test images ({names[0]}'
-        f'{" ..." if names[1:] else ""}), {why}'
-        for why, names in reasons.items() if why)
 
 
 def fold_text(splits):

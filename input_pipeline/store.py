@@ -26,8 +26,9 @@ import numpy as np
 
 from histology.files import MAX_NAME, InputError
 from histology.progress import counted
+from histology.rasterize import areas_of
 from histology.resample import check_min_side
-from input_pipeline.preprocessing import mask_with_gaps
+from input_pipeline.preprocessing import mask_with_gaps, pad
 from nets.hdf5 import HDF5_ERRORS, h5py_file, open_hdf5, reserve_space
 
 SCHEMA_VERSION = 5
@@ -55,7 +56,7 @@ PATCHES = {'images': (PATCH_SIZE, PATCH_SIZE, 3),
 # single nucleus. If not, it may be a group of touching ones, as in masks.
 Annotation = collections.namedtuple('Annotation', 'instances has_instances')
 
-# What `write_store` wrote: a dict of names to `pixel_digest`, a dict of the
+# What `write_store` wrote: a dict of names to `image_digests`, a dict of the
 # names that were skipped to their InputError, and numbers.
 Written = collections.namedtuple('Written', 'digests skipped patches nuclei')
 
@@ -115,8 +116,14 @@ def write_store(path, attributes, examples):
                 _remove_image(file, index, patches)
                 skipped[name] = error
         if digests:
-            _add_texts(file, {'names': list(digests),
-                              'digests': list(digests.values())})
+            _reserve_space(file, len(digests) * sum(
+                dtype.itemsize for dtype in TEXTS.values()))
+            for (kind, dtype), texts in zip(TEXTS.items(),
+                                            (digests, digests.values())):
+                file.create_dataset(
+                    kind, data=np.array([text.encode() for text in texts],
+                                        dtype),
+                    chunks=(len(digests),), fletcher32=True)
         for key, value in {**attributes, 'schema_version': SCHEMA_VERSION,
                            'skipped': json.dumps(list(skipped)),
                            'nuclei': nuclei}.items():
@@ -127,28 +134,22 @@ def write_store(path, attributes, examples):
 
 def _cut(array, row, column):
     """A patch [P, P, ...] of an image [H, W, ...], reflected if smaller."""
-    patch = array[row:row + PATCH_SIZE, column:column + PATCH_SIZE]
-    lacking = [(0, PATCH_SIZE - length) for length in patch.shape[:2]]
-    if any(after for _, after in lacking):
-        patch = np.pad(patch, lacking + [(0, 0)] * (patch.ndim - 2),
-                       mode='reflect')
-    return patch
+    return pad(array[row:row + PATCH_SIZE, column:column + PATCH_SIZE],
+               PATCH_SIZE, PATCH_SIZE)
 
 
 def _add_image(file, index, name, image):
-    """Add an image, whole and in patches, and return its `pixel_digest`."""
+    """Add an image, whole and in patches; return its digest."""
     check_min_side(image.shape[:2], name)
     tops, lefts = map(patch_origins, image.shape[:2])
-    # Without the flush, what came before might still want room.
-    file.flush()
-    reserve_space(file.filename, image.nbytes + image[:PATCH_SIZE].nbytes
-                  + len(tops) * len(lefts) * PATCH_SIZE ** 2 * 4
-                  + 4 * (image.shape[0] + PATCH_SIZE) * image.shape[1])
+    _reserve_space(file, image.nbytes + image[:PATCH_SIZE].nbytes
+                   + len(tops) * len(lefts) * PATCH_SIZE ** 2 * 4
+                   + 4 * (image.shape[0] + PATCH_SIZE) * image.shape[1])
     _add_whole(file, index, 'image', np.uint8, image)
     for top in tops:
         _append(file['patches/images'],
                 [_cut(image, top, left) for left in lefts])
-    return pixel_digest(image)
+    return hashlib.sha1(np.ascontiguousarray(image)).hexdigest()
 
 
 def _add_annotation(file, index, annotation):
@@ -164,10 +165,7 @@ def _add_annotation(file, index, annotation):
         strip = strip[top - above:][:PATCH_SIZE]
         _append(file['patches/masks'],  # [P, P] to [P, P, 1]
                 [_cut(strip, 0, left)[..., np.newaxis] for left in lefts])
-    present = np.zeros(instances.max() + 1, bool)
-    for row in instances:
-        present[row] = True
-    return np.count_nonzero(present[1:])
+    return np.count_nonzero(areas_of(instances)[1:])
 
 
 def _add_whole(file, index, name, dtype, array):
@@ -192,29 +190,9 @@ def _append(dataset, rows):
     dataset[start:] = rows
 
 
-def _add_texts(file, texts):
-    """Add a dict of lists of str, one of each for each image."""
-    count = len(texts['names'])
-    file.flush()
-    reserve_space(file.filename,
-                  count * sum(dtype.itemsize for dtype in TEXTS.values()))
-    for kind, values in texts.items():
-        file.create_dataset(
-            kind, data=np.array([value.encode() for value in values],
-                                TEXTS[kind]),
-            chunks=(count,), fletcher32=True)
-
-
-def pixel_digest(image):
-    """Return a digest of an image's pixels, whatever its file and name.
-
-    Args:
-        image: uint8 [H, W, 3], RGB.
-
-    Returns:
-        str of 40 hexadecimal digits.
-    """
-    return hashlib.sha1(np.ascontiguousarray(image)).hexdigest()
+def _reserve_space(file, length):
+    file.flush()  # or what came before might still want room
+    reserve_space(file.filename, length)
 
 
 def open_store(path, wanted=None, unseen=(), digests=None):
@@ -240,13 +218,7 @@ def open_store(path, wanted=None, unseen=(), digests=None):
         file = stack.enter_context(_open(path))
         remedy = REPLACE_IT
         try:
-            version = file.attrs.get('schema_version', SCHEMA_VERSION)
-            if version == SCHEMA_VERSION:
-                flaw = _flaw(file)
-            else:
-                flaw = (f'of schema {version}, and this version of the '
-                        f'program reads {SCHEMA_VERSION}')
-                remedy = 'prepare again with'
+            flaw = _flaw(file)
         except HDF5_ERRORS as error:
             flaw = str(error).splitlines()[0]
         if flaw:
@@ -363,7 +335,7 @@ def image_names(file):
 
 
 def image_digests(file):
-    """Return `pixel_digest` of each image of an open store, N str."""
+    """Return the SHA-1 hex digests of a store's images' pixels, N str."""
     return _texts(file['digests'])
 
 
@@ -396,19 +368,21 @@ def _conflict(file, wanted, unseen, digests):
 
 def _flaw(file):
     """Say what is wrong with a store, or return None."""
-    if 'schema_version' not in file.attrs:
+    version = file.attrs.get('schema_version')
+    if version is None:
         return 'not written by this program'
+    if version != SCHEMA_VERSION:
+        return (f'of schema {version}, and this version of the program reads '
+                f'{SCHEMA_VERSION}')
     for path, dtype, shape in _schema(file):
         dataset = file.get(path)
-        if not isinstance(dataset, h5py.Dataset):
-            return f'dataset {path} is missing'
-        if (dataset.file.filename != file.filename or dataset.external
-                or dataset.is_virtual):
-            return f'dataset {path} lies in another file'
-        if dataset.dtype != dtype or len(dataset.shape) != len(shape) or any(
-                wanted not in (None, length)
-                for wanted, length in zip(shape, dataset.shape)):
-            return (f'dataset {path} is {dataset.dtype} {dataset.shape}, not '
+        if (not isinstance(dataset, h5py.Dataset)
+                or dataset.file.filename != file.filename or dataset.external
+                or dataset.is_virtual or dataset.dtype != dtype
+                or len(dataset.shape) != len(shape)
+                or any(wanted not in (None, length)
+                       for wanted, length in zip(shape, dataset.shape))):
+            return (f'dataset {path} is missing, in another file, or not '
                     f'{np.dtype(dtype)} {shape}')
     if not len(file['names']) or not len(file['patches/images']):
         return 'it holds no images'

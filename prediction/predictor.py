@@ -75,7 +75,7 @@ class Predictor:
         """Return what its results depend on, a dict for JSON."""
         from nets.saved import WEIGHTS_FILE
         return {'weights_sha1': listing.file_digest(
-                    (os.path.join(self.folder or '', WEIGHTS_FILE),)),
+                    os.path.join(self.folder or '', WEIGHTS_FILE)),
                 **{name: getattr(self, name) for name in (
                     'threshold', 'average', 'max_pixels', 'accelerate')}}
 

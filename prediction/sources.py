@@ -34,7 +34,7 @@ def _digest(path):
     try:
         size = os.path.getsize(path)
         if size <= PIECES * PIECE:
-            return listing.file_digest((path,))
+            return listing.file_digest(path)
         sha = hashlib.sha1(str(size).encode())
         with open(path, 'rb') as file:
             for piece in range(PIECES):
@@ -86,7 +86,7 @@ def _tissue(paths):
     images = [path for path in paths if path.lower().endswith(ENDINGS)]
     names = pairs.names_of(images)
     images = [path for path in images if not pairs.adds_to_one_of(path, names)
-              and not listing.is_predicted((path,))]
+              and not listing.is_predicted(path)]
     others = sorted(filter(os.path.isfile, set(paths).difference(images)))
     if others:
         kinds = {os.path.splitext(path)[1]: path for path in others[::-1]}

@@ -235,7 +235,7 @@ def is_wanted(output, outputs):
 
 def is_written_here(path, output):
     """Say whether predict wrote a file as one of the outputs, by its head."""
-    head = listing.read_head((path,))
+    head = listing.read_head(path)
     return any(mark in head
                for mark in {**results_of(False), **results_of(True)}[output
                ].marks)

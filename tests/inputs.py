@@ -1,5 +1,6 @@
 """Images and annotations as users have them, written for the tests."""
 import collections
+import io
 import json
 import zipfile
 
@@ -136,8 +137,9 @@ def pack(archive, folder):
 
 def load(entry):
     """The image, instances and has_instances of an entry."""
-    log = prepare.ReadingLog(collections.Counter(), {},
-                             resolution.Resolution(None), set())
+    log = prepare.ReadingLog(collections.Counter(),
+                             collections.defaultdict(list),
+                             resolution.Resolution(None))
     image, annotation = prepare.load(entry, log)
     return (image, *annotation)
 
@@ -145,10 +147,6 @@ def load(entry):
 def found(data):
     """Maps names of entries to splits; the entries of `prepare.Data`."""
     return {entry.name: entry.split for entry in data.entries}
-
-
-def annotation_of(entry):
-    return listing.name_of(entry.annotation)
 
 
 def prepared(folder):
@@ -159,6 +157,14 @@ def prepared(folder):
             result.update((whole.name, whole.instances)
                           for whole in store.whole_images(file))
     return result
+
+
+def from_bytes(read, name, data):
+    """What `read` returns of a file, in an archive that is in memory."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as archive:
+        archive.writestr(name, data)
+    return read(listing.Found(name, name, file, name))
 
 
 def message(function, *arguments):

@@ -16,7 +16,7 @@ from conftest import example, one_line
 from histology import annotations, geojson, images, imagescope
 from histology.files import InputError
 from input_pipeline import store
-from inputs import laid
+from inputs import from_bytes, laid
 from nets import saved
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (60, 50, 3)).astype(np.uint8)
@@ -57,10 +57,10 @@ def encoded(image, *arguments, **options):
     ('JPEG', {})], ids=['png', 'lzw', 'tiff', 'jpeg'])
 def test_damaged_images(options):
     data = encoded(Image.fromarray(PIXELS), options[0], **options[1])
-    assert images.read_image('whole', data).shape == (60, 50, 3)
+    assert from_bytes(images.read_image, 'whole', data).shape == (60, 50, 3)
     failed = 0
     for copy in damaged(data, 60):
-        image = answer(images.read_image, 'damaged', copy)
+        image = answer(from_bytes, images.read_image, 'damaged', copy)
         if image is None:
             failed += 1
         elif options[0] == 'PNG':  # the one with checksums
@@ -86,25 +86,26 @@ def png(width, height):
     encoded(Image.fromarray(PIXELS[..., 0].astype(np.float32)), 'TIFF')])
 def test_what_is_no_8_bit_image(data):
     with pytest.raises(InputError, match='^x.png: '):
-        images.read_image('x.png', data)
+        from_bytes(images.read_image, 'x.png', data)
 
 
 def test_a_gigapixel_head_over_a_small_file():
     with pytest.raises(InputError, match='^x.png: 40000 x 40000 pixels, more'):
-        images.read_image('x.png', png(40000, 40000))
+        from_bytes(images.read_image, 'x.png', png(40000, 40000))
 
 
 @pytest.mark.parametrize('mode', ['RGB', 'RGBA'])
 def test_other_modes_of_the_same_colours(mode):
     data = encoded(Image.fromarray(PIXELS).convert(mode), 'TIFF')
-    np.testing.assert_array_equal(images.read_image('x', data), PIXELS)
+    np.testing.assert_array_equal(
+        from_bytes(images.read_image, 'x', data), PIXELS)
 
 
 @pytest.mark.parametrize('mode', ['L', 'LA', '1', 'P'])
 def test_modes_with_less_than_rgb(mode):
     image = Image.fromarray(PIXELS).convert(mode)
     np.testing.assert_array_equal(
-        images.read_image('x', encoded(image, 'PNG')),
+        from_bytes(images.read_image, 'x', encoded(image, 'PNG')),
         np.array(image.convert('RGB')))
 
 
@@ -126,10 +127,10 @@ BOMB = ('<!DOCTYPE a [<!ENTITY l0 "lol">' + ''.join(
     (geojson.parse, f'[{", ".join([POLYGON] * 20)}]')])
 def test_damaged_outlines(parse, data):
     data = data.encode()
-    assert len(parse('whole', data).nuclei) == 20
+    assert len(from_bytes(parse, 'whole', data).nuclei) == 20
     failed = 0
     for copy in damaged(data, 200):
-        found = answer(parse, 'damaged', copy)
+        found = answer(from_bytes, parse, 'damaged', copy)
         failed += found is None
         filled = found and answer(laid, found, 9, 9)
         assert filled is None or filled[0].shape == (9, 9)
@@ -146,7 +147,9 @@ def test_damaged_inst_maps(tmp_path, compressed):
 
     def load(data):
         path.write_bytes(data)
-        return annotations.load((str(path),), (60, 50), (60, 50))[0]
+        size = 60, 50
+        placed = annotations.place(str(path), size, size)
+        return annotations.load(str(path), size, size, placed)[0]
 
     np.testing.assert_array_equal(load(data) > 0, labels > 0)
     # SciPy itself crashes where the type of the numbers, behind the name, is
@@ -167,7 +170,7 @@ def test_damaged_inst_maps(tmp_path, compressed):
         region((1, 1), (2, 'x'), (3, 3)), SQUARE.replace('X=', 'Z=')))])
 def test_what_is_no_annotation(xml):
     with pytest.raises(InputError, match='x.xml: |no outline of a nucleus'):
-        laid(imagescope.parse('x.xml', xml.encode()), 9, 9)
+        laid(from_bytes(imagescope.parse, 'x.xml', xml.encode()), 9, 9)
 
 
 def test_outlines_that_cross_themselves():
@@ -175,8 +178,9 @@ def test_outlines_that_cross_themselves():
     # diagonals, which are the crossing sides, the rule for centres on an
     # outline decides.
     eight = region((0, 0), (10, 10), (10, 0), (0, 10))
-    found = imagescope.parse(
-        'x', f'<Annotations>{eight}</Annotations>'.encode())
+    found = from_bytes(
+        imagescope.parse, 'x',
+        f'<Annotations>{eight}</Annotations>'.encode())
     instances, _ = laid(found, 30, 30)
     rows, columns = np.mgrid[:10, :10] * 2 - 9  # twice, from the middle
     clear = abs(rows) != abs(columns)

@@ -12,7 +12,6 @@ from histology import listing, monuseg, pairs
 from input_pipeline import prepare, splits
 from inputs import (
     NUCLEUS,
-    annotation_of,
     data_to_test,
     feature,
     found,
@@ -40,10 +39,14 @@ def places(folder, names=None):
     return folder
 
 
+def listed(folder):
+    return {path.relative for path in listing.list_files(folder, 'x')}
+
+
 def pairing(entries, folder):
     """Maps each image's path below a folder to its annotation's."""
-    return {os.path.relpath(listing.name_of(entry.image), str(folder)):
-            os.path.relpath(annotation_of(entry), str(folder))
+    return {os.path.relpath(entry.image, str(folder)):
+            os.path.relpath(entry.annotation, str(folder))
             for entry in entries}
 
 
@@ -58,10 +61,10 @@ def test_hidden_files_are_passed_over(tmp_path):
     places(tmp_path, [
         'a.tif', '.a.tif', '.ipynb_checkpoints/a-checkpoint.tif',
         'b/.DS_Store', 'b/._c.tif', '__MACOSX/b/._c.tif', 'b/c.tif'])
-    assert set(listing.list_files(str(tmp_path), 'x')) == {'a.tif', 'b/c.tif'}
+    assert listed(str(tmp_path)) == {'a.tif', 'b/c.tif'}
     # Not so the folder that was given, or those above it.
     hidden = places(tmp_path / '.cache' / '.data', ['d.tif'])
-    assert set(listing.list_files(str(hidden), 'x')) == {'d.tif'}
+    assert listed(str(hidden)) == {'d.tif'}
 
 
 def test_what_prepare_wrote_beside_its_stores_is_passed_over(tmp_path):
@@ -70,11 +73,11 @@ def test_what_prepare_wrote_beside_its_stores_is_passed_over(tmp_path):
             f'data/{store}', 'data/check.jpg', 'data/check/a.jpg',
             'data/held_out_images/a.png', 'data/images/a.png',
             'data/images/check/a.png', 'check/b.png', 'check.jpg'])
-        assert set(listing.list_files(str(folder), 'x')) == {
+        assert listed(str(folder)) == {
             f'data/{store}', 'data/images/a.png', 'data/images/check/a.png',
             'check/b.png', 'check.jpg'}
         # Also in the folder that is given.
-        assert set(listing.list_files(str(folder / 'data'), 'x')) == {
+        assert listed(str(folder / 'data')) == {
             store, 'images/a.png', 'images/check/a.png'}
 
 
@@ -90,7 +93,7 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path):
     (data / 'a link.tif').symlink_to(tmp_path / 'elsewhere/deep/b.tif')
     (data / 'to nothing.tif').symlink_to(tmp_path / 'none')
     os.mkfifo(str(data / 'pipe.tif'))
-    assert set(listing.list_files(str(data), 'x')) == {
+    assert listed(str(data)) == {
         'own/a.tif', 'linked/deep/b.tif', 'a link.tif', 'to nothing.tif'}
 
 
@@ -146,7 +149,8 @@ def test_words_that_say_a_split(folder, split):
     assert listing.split_of(f'test/train/{folder}/a.tif')[0] == (
         split or 'training')
     if split:
-        assert listing.split_of(f'test/train/{folder}/a.tif')[1] == folder
+        assert listing.split_of(f'test/train/{folder}/a.tif')[1] == (
+            f'for their folder is called {folder}')
 
 
 def test_folders_above_the_one_given_say_no_split(tmp_path):
@@ -169,12 +173,12 @@ def test_why_nothing_is_left_to_train_on(tmp_path):
     data = prepare.find_own(str(tmp_path), str(tmp_path))
     line = message(splits.assign_splits, data.entries, 0, '0')
     assert line == (
-        '0 training images found, --fold=0 needs 2. 3 are test images (0 '
-        '...), for their folder is called test_same; give the folder above '
+        '0 training images found, --fold=0 needs 2. Test images: 3 (0 ...), '
+        'for their folder is called test_same; give the folder above '
         'the training data, more images, or another --fold or --validation')
     data_to_test(tmp_path / 'mixed')
     data = prepare.find_monuseg(str(tmp_path / 'mixed'))
-    assert ('1 are test images (TCGA-9), for they lie beside their XML, as in '
+    assert ('Test images: 1 (TCGA-9), for they lie beside their XML, as in '
             'its test archive;' in message(splits.assign_splits,
                                            data.entries, 0, 'none'))
 
@@ -289,8 +293,8 @@ def test_archives(tmp_path):
     assert instances.sum() == 20 * 40
     # Unpacked beside its archive, each image still counts once.
     training_data(given / 'MoNuSeg 2018 Training Data', 2)
-    assert [len(entry.image) for entry in monuseg.find(str(given))] == [
-        1, 1, 2]
+    assert [bool(entry.image.archive)
+            for entry in monuseg.find(str(given))] == [False, False, True]
     # Nothing was unpacked to disk.
     assert [path for path in sorted(tmp_path.rglob('*'))
             if 'MoNuSeg 2018 Training Data' not in str(path)] == [
@@ -363,8 +367,9 @@ def test_a_picture_made_from_an_image_is_skipped(tmp_path):
 def test_image_in_both_splits(tmp_path):
     training_data(tmp_path / 'given' / 'Training', 1)
     training_data(tmp_path / 'given' / 'Test', 1)
-    assert 'TCGA-0.tif: a training image, and also a test image' in message(
-        monuseg.find, str(tmp_path / 'given'))
+    line = message(monuseg.find, str(tmp_path / 'given'))
+    assert 'TCGA-0.tif, a training image: of the same name as' in line
+    assert 'TCGA-0.tif, a test image; rename' in line
 
 
 def test_a_name_that_is_not_utf_8(tmp_path):
@@ -389,7 +394,7 @@ def test_two_images_of_one_name(tmp_path):
     (folders[0] / 'Annotations' / 'TCGA-0.xml').unlink()
     save(folders[0] / 'Binary_masks' / 'TCGA-0.png', mask())
     entry, = monuseg.find(str(tmp_path))
-    assert annotation_of(entry).endswith('b/Annotations/TCGA-0.xml')
+    assert entry.annotation.endswith('b/Annotations/TCGA-0.xml')
     save(folders[1] / 'Tissue Images' / 'TCGA-0.tif', pixels(1))
     (folders[0] / 'Binary_masks' / 'TCGA-0.png').unlink()
     save_xml(folders[0] / 'Annotations' / 'TCGA-0.xml', NUCLEUS)
@@ -645,14 +650,12 @@ def test_a_gzipped_image_is_none(tmp_path):
 def test_a_file_in_place_of_a_folder(tmp_path):
     places(tmp_path, ['i/a.tif', 'o/a.xml'])
     image, xml = tmp_path / 'i' / 'a.tif', tmp_path / 'o' / 'a.xml'
-    assert message(find_pairs, tmp_path, image, xml) == (
-        f'--images_dir {image}: is a file; give its folder, {image.parent}, '
-        'or a zip archive')
-    assert message(find_pairs, tmp_path, 'i', xml) == (
-        f'--annotations_dir {xml}: is a file; give its folder, {xml.parent}, '
-        'or a zip archive')
-    assert f'--monuseg_dir {image}: is a file;' in message(
-        monuseg.find, str(image))
+    for path, find in ((image, lambda: find_pairs(tmp_path, image, xml)),
+                       (xml, lambda: find_pairs(tmp_path, 'i', xml)),
+                       (image, lambda: monuseg.find(str(image)))):
+        line = message(find)
+        assert line.startswith(f'{path}: no whole zip archive (')
+        assert line.endswith('or give a folder')
 
 
 def test_no_images(tmp_path):
@@ -670,7 +673,7 @@ def test_images_of_one_name(tmp_path):
     # What no folder says the split of is trained on.
     places(tmp_path, [f'c/{kind}/{name}.png' for kind in ('images', 'masks')
                       for name in ('a', 'train/a')])
-    assert 'a.png, and both are training images' in message(
+    assert 'a.png, a training image; rename' in message(
         find_pairs, tmp_path, 'c/images', 'c/masks')
     # A mask that nothing tells from its image is not guessed at.
     places(tmp_path, ['both/a.png', 'both/a.tif'])
@@ -690,8 +693,8 @@ def test_test_folders(tmp_path):
     assert [(entry.name, entry.split) for entry in data.entries] == [
         ('a', 'training'), ('b', 'test'), ('b', 'training'), ('c', 'test')]
     places(tmp_path, ['i/test/d.png', 'o/d.xml', 'ti/d.png', 'to/d.png'])
-    assert (f'{tmp_path}/ti/d.png: of the same name as {tmp_path}/i/test/d.png'
-            ', and both are test images' in message(
+    assert (f'{tmp_path}/ti/d.png, a test image: of the same name as '
+            f'{tmp_path}/i/test/d.png, a test image; rename' in message(
                 prepare.find_own, *folders[:2], folders[2:]))
     places(tmp_path, [f'all/{part}/{kind}/1.png'
                       for part in ('train', 'test')
@@ -715,7 +718,7 @@ def test_the_split_of_either(tmp_path, images, annotations, splits):
     places(tmp_path, [*(f'i/{name}.png' for name in images),
                       *(f'o/{name}.tif' for name in annotations)])
     entries = find_pairs(tmp_path, 'i', 'o')
-    found_splits = {listing.name_of(entry.image): entry.split
+    found_splits = {entry.image: entry.split
                     for entry in entries}
     assert pairing(entries, tmp_path) == {
         f'i/{image}.png': f'o/{annotation}.tif'
@@ -735,10 +738,10 @@ def test_archives_of_pairs(tmp_path):
     places(tmp_path / 'data', ['images/a.png', 'images/b.png', 'masks/a.png',
                                'masks/b.png'])
     archive = str(pack(tmp_path / 'data.zip', tmp_path / 'data'))
-    assert [(entry.name, entry.image[1:], entry.annotation[1:])
+    assert [(entry.name, entry.image.name, entry.annotation.name)
             for entry in pairs.find(archive, archive)] == [
-                (name, (f'data/images/{name}.png',),
-                 (f'data/masks/{name}.png',)) for name in 'ab']
+                (name, f'data/images/{name}.png', f'data/masks/{name}.png')
+                for name in 'ab']
 
 
 # What a data set's folder holds, and which flags are given: the images' and

@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin
 from conftest import ROOT
 from histology import images, tiff
 from histology.files import InputError
+from inputs import from_bytes
 
 # Smooth, for the compressions that lose something.
 PIXELS = np.array(Image.fromarray(np.random.RandomState(0).randint(
@@ -57,14 +58,14 @@ def saved(array, form='PNG', **options):
 def refused(function, data):
     """The one line that a user sees."""
     with pytest.raises(InputError) as caught:
-        function('a b.tif', data)
+        from_bytes(function, 'a b.tif', data)
     said = str(caught.value)
     assert said.startswith('a b.tif: ') and '\n' not in said
     return said
 
 
 def check(data, expected, atol=0):
-    found = images.read_image('a.tif', data)
+    found = from_bytes(images.read_image, 'a.tif', data)
     assert found.dtype == np.uint8 and found.flags.c_contiguous
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=atol)
@@ -98,7 +99,7 @@ def test_a_file_on_disk_whatever_its_ending(tmp_path):
     saved(PIXELS, 'TIFF', compression='jpeg', quality=100)])
 def test_jpeg_is_close(data):
     check(data, PIXELS, atol=16)
-    assert np.abs(images.read_image('a', data).astype(int)
+    assert np.abs(from_bytes(images.read_image, 'a', data).astype(int)
                   - PIXELS).mean() < 1.5
 
 
@@ -185,7 +186,7 @@ def test_a_slide_of_aperio(compression):
         # Of a small region the macro is larger than the image.
         macro = np.tile(PIXELS, (2, 2, 1))
         writer.write(macro, subfiletype=9, **options)
-    found = images.read_image('a.svs', file.getvalue())
+    found = from_bytes(images.read_image, 'a.svs', file.getvalue())
     assert found.shape == PIXELS.shape
     # Pillow decodes JPEG in TIFF by itself.
     expected = PIXELS
@@ -281,7 +282,7 @@ def test_orientation(orientation):
         check(saved(PIXELS, form, exif=exif), expected)
     check(saved(PIXELS, 'JPEG', exif=exif, quality=100, subsampling=0),
           expected, atol=6)
-    labels = images.read_labels('a', saved(
+    labels = from_bytes(images.read_labels, 'a', saved(
         LABELS.astype(np.uint16), 'TIFF', exif=exif))
     np.testing.assert_array_equal(
         labels, UPRIGHT[orientation](LABELS[..., np.newaxis])[..., 0])
@@ -346,13 +347,13 @@ def lines_of(capsys, *arrays):
     """What is said of the colours of images, as 1 for each line of it."""
     said = []
     for array in arrays:
-        images.read_image('a.png', saved(np.ascontiguousarray(array),
-                                         compress_level=0))
+        from_bytes(images.read_image, 'a.png', saved(
+            np.ascontiguousarray(array), compress_level=0))
         printed = capsys.readouterr()
         assert printed.out == '' and printed.err in ('', (
-            'a.png: its colours are not those of H&E (grey, fluorescence or '
-            'a negative?); the shipped networks know only H&E on a bright '
-            'ground\n'))
+            'warning: a.png: its colours are not those of H&E (grey, '
+            'fluorescence or a negative?); the shipped networks know only H&E '
+            'on a bright ground\n'))
         said.append(bool(printed.err))
     return said
 
@@ -493,7 +494,7 @@ def without_parts(data, numbers):
 def test_tiles_that_are_not_stored_are_background(compression):
     tiles = [2, 3, 5]  # of 2 x 3 tiles of 32 x 32 pixels, in rows of 3
     data = rgb_tiff(PIXELS, tile=(32, 32), compression=compression)
-    whole = images.read_image('a.tif', data)
+    whole = from_bytes(images.read_image, 'a.tif', data)
     expected = whole.copy()
     expected[:32, 64:], expected[32:, :32], expected[32:, 64:] = (255,) * 3
     check(without_parts(data, tiles), expected)
@@ -590,7 +591,7 @@ def test_missing_and_too_large(tmp_path):
 
 
 def check_labels(data, expected=LABELS):
-    found = images.read_labels('a.tif', data)
+    found = from_bytes(images.read_labels, 'a.tif', data)
     assert found.dtype.kind in 'biu' and found.ndim == 2
     assert found.dtype.isnative
     np.testing.assert_array_equal(found, expected)
@@ -655,9 +656,10 @@ def test_masks(data, value):
 
 
 @cases('data, said', [
-    (tiff_of(LABELS - 1), '-1'), (npy(np.int64(2) ** 40 * LABELS), '2 ** 31'),
-    (tiff_of(LABELS.astype(np.float32) + 0.5), 'fractions'),
-    (tiff_of(np.full((9, 9), np.nan, np.float32)), 'fractions'),
+    (tiff_of(LABELS - 1), 'numbers'),
+    (npy(np.int64(2) ** 40 * LABELS), '2 ** 31'),
+    (tiff_of(LABELS.astype(np.float32) + 0.5), 'other numbers'),
+    (tiff_of(np.full((9, 9), np.nan, np.float32)), 'other numbers'),
     (tiff_of(np.stack([LABELS] * 2).astype(np.uint16)), '2 images of one'),
     (tiff_of(PLANES, photometric='minisblack'), '3 images of one'),
     (npy(np.array([{}], object), allow_pickle=True), 'Object arrays'),

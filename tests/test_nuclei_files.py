@@ -132,7 +132,7 @@ def test_both_files_hold_the_same(tmp_path):
 def test_geojson_read_as_an_annotation_gives_the_labels(tmp_path, seed):
     labels = blobs(seed)[0]
     write(tmp_path, *blobs(seed))
-    source = (str(tmp_path / 'a_nuclei.geojson'),)
+    source = str(tmp_path / 'a_nuclei.geojson')
     place = annotations.place(source, labels.shape, labels.shape)
     found, kind = annotations.load(source, labels.shape, labels.shape, place)
     assert (kind, place.skipped) == ('GeoJSON', [])

@@ -14,12 +14,12 @@ from histology import (
     geojson,
     images,
     imagescope,
-    listing,
     monuseg,
     outlines,
 )
 from inputs import (
     feature,
+    from_bytes,
     laid,
     message,
     region,
@@ -50,7 +50,7 @@ def filled(parse, data, side=100):
     Returns:
         list of the pixels of each number from 1, and what was left out
     """
-    found = parse('a b.x', data if isinstance(data, bytes) else data.encode())
+    found = from_bytes(parse, 'a b.x', data)
     instances, skipped = laid(found, side, side)
     areas = np.bincount(instances.ravel(), minlength=len(found.nuclei) + 1)
     return areas[1:].tolist(), skipped
@@ -67,7 +67,7 @@ def of_geojson(content):
 def refused(path, data):
     """The line about an annotation of 100 x 100 pixels, without its path."""
     write(path, data)
-    line = message(annotations.load, (str(path),), (100, 100), (100, 100))
+    line = message(annotations.place, str(path), (100, 100), (100, 100))
     assert line.startswith(f'{path}: ')
     return line
 
@@ -336,7 +336,7 @@ def test_classes_without_nuclei(name):
 
 
 def test_classes_are_chosen():
-    found = geojson.parse('a', json.dumps([
+    found = from_bytes(geojson.parse, 'a', json.dumps([
         feature(SQUARE, classification='Region*'), feature(FAR),
         feature(square(0, 0, 9, 9), classification='Tumor')]).encode())
     for classes, expected, skipped in (
@@ -357,8 +357,8 @@ IN_REGION = [feature(square(12, 22 + 12 * k, 20, 30 + 12 * k),
 def placed(path, *features, size=(200, 400)):
     """What is laid on an image, and what is filled of it."""
     write(path, json.dumps(features))
-    place = annotations.place((str(path),), size, size)
-    return place, annotations.load((str(path),), size, size, place)[0]
+    place = annotations.place(str(path), size, size)
+    return place, annotations.load(str(path), size, size, place)[0]
 
 
 @pytest.mark.parametrize('around, window', [
@@ -398,14 +398,14 @@ def test_outlines_in_shares_of_the_image_are_refused(tmp_path):
                      for share in shares)),
                  save_xml(tmp_path / 'a.xml', *shares)):
         assert 'a pixel; export them in pixels' in message(
-            annotations.place, (str(path),), (200, 200), (200, 200))
+            annotations.place, str(path), (200, 200), (200, 200))
 
 
 @pytest.mark.parametrize('name', ['ROI', ''])
 def test_a_region_may_have_a_class_that_is_not_chosen(tmp_path, name):
     path = write(tmp_path / 'a.geojson', json.dumps([
         *IN_REGION, feature(square(10, 20, 190, 220), classification=name)]))
-    place = annotations.place((str(path),), (200, 400), (200, 400), ['Tumor'])
+    place = annotations.place(str(path), (200, 400), (200, 400), ['Tumor'])
     assert place.window == (slice(10, 190), slice(20, 220))
     assert 'no nucleus is annotated outside 1 region' in place.skipped[-1]
 
@@ -465,11 +465,11 @@ def test_no_outlines_make_no_nuclei():
 
 def with_xml():
     return [entry for entry in monuseg.find(os.environ['MONUSEG_DIR'])
-            if entry.annotation[0].endswith('.xml')]
+            if entry.annotation.endswith('.xml')]
 
 
 def nuclei_of(entry):
-    return imagescope.parse(*listing.path_and_data(entry.annotation)).nuclei
+    return imagescope.parse(entry.annotation).nuclei
 
 
 def moved(nuclei, shift):
@@ -489,7 +489,7 @@ def test_the_tissue_changes_most_where_outlines_are_filled():
     shifts = (-1, -0.5, 0, 0.5)
     changes = np.zeros((2, len(shifts)))
     for entry in with_xml():
-        image = images.read_image(entry.image[0]).mean(axis=-1)
+        image = images.read_image(entry.image).mean(axis=-1)
         nuclei = nuclei_of(entry)
         for index, shift in enumerate(shifts):
             mask = moved(nuclei, shift).astype(int)
@@ -506,7 +506,7 @@ def test_the_tissue_changes_most_where_outlines_are_filled():
 def test_published_masks_have_the_centre_at_whole_numbers():
     compared = 0
     for entry in with_xml():
-        path = entry.annotation[0].replace('Annotations', 'Binary_masks')
+        path = entry.annotation.replace('Annotations', 'Binary_masks')
         path = path.replace('.xml', '.png')
         if not os.path.exists(path):
             continue
@@ -522,8 +522,8 @@ def test_published_masks_have_the_centre_at_whole_numbers():
 
 
 def test_vertices_of_a_region():
-    found = imagescope.parse(
-        'x', xml([region([(1, 2), (3.25, 4), (5, 6)])]).encode())
+    found = from_bytes(
+        imagescope.parse, 'x', xml([region([(1, 2), (3.25, 4), (5, 6)])]))
     ((outline,),), = found.nuclei
     np.testing.assert_array_equal(outline, [(1, 2), (3.25, 4), (5, 6)])
     assert found.microns_per_pixel is None
@@ -569,7 +569,7 @@ def test_many_holes_take_little_time():
                      NEGATIVE) for row, column in corners[::10]]
     data = xml(layer).encode()
     started = time.monotonic()
-    nuclei = imagescope.parse('x', data).nuclei
+    nuclei = from_bytes(imagescope.parse, 'x', data).nuclei
     assert time.monotonic() - started < 10  # seconds; it takes one
     assert [len(polygon) for polygon, in nuclei] == [2, *[1] * 9] * 800
 
@@ -592,7 +592,7 @@ def test_holes_of_two_and_a_nucleus_in_a_hole():
 @pytest.mark.parametrize('shape', ['2', 'Ellipse'])
 def test_ellipses_of_two_vertices(shape, corners):
     data = xml([region(corners, f'Type="{shape}"')]).encode()
-    found = imagescope.parse('x', data)
+    found = from_bytes(imagescope.parse, 'x', data)
     instances, _ = laid(found, 100, 100)
     rows, columns = np.mgrid[:100, :100] + 0.5
     expected = ((rows - 30) / 10) ** 2 + ((columns - 45) / 15) ** 2 < 1
@@ -658,8 +658,8 @@ def test_the_layer_ambiguous_is_skipped(layer):  # of MoNuSAC
     ('', None), *((f'MicronsPerPixel="{text}"', None)
                   for text in ('', '0', '-1', 'nan', 'inf', 'unknown'))])
 def test_microns_per_pixel(text, expected):
-    found = imagescope.parse(
-        'x', xml([region(SQUARE)], head=text).encode())
+    found = from_bytes(
+        imagescope.parse, 'x', xml([region(SQUARE)], head=text).encode())
     assert found.microns_per_pixel == expected
 
 
@@ -698,16 +698,16 @@ def test_encodings_and_namespaces(data):
     lambda text: text.encode('utf-16')])
 def test_names_and_numbers_as_programs_write_them(encode):
     text = LAYER.replace('"40"', '"40,00"').replace('"20"', '"20,0"')
-    found = imagescope.parse('x', encode(text))
+    found = from_bytes(imagescope.parse, 'x', encode(text))
     assert found.names == ['Nägel µ']
     assert np.count_nonzero(laid(found, 100, 100)[0]) == 400
     content = json.dumps([feature(SQUARE, classification='Nägel µ')],
                          ensure_ascii=False)
-    assert geojson.parse('x', encode(content)).names == ['Nägel µ']
+    assert from_bytes(geojson.parse, 'x', encode(content)).names == ['Nägel µ']
 
 
 def test_a_bare_ampersand():
-    found = imagescope.parse('x', LAYER.replace(
+    found = from_bytes(imagescope.parse, 'x', LAYER.replace(
         'Nägel', 'H&E & &amp;&#65;').encode())
     assert found.names == ['H&E & &A µ']
 
@@ -845,9 +845,10 @@ def test_a_damaged_ring_costs_only_itself(ring):
 def test_hovernet():
     # Its vertices are the centres of pixels; those on the right are out.
     contour = [[column, row] for row, column in square(20, 30, 40, 50)]
-    found = geojson.parse('a.json', json.dumps({'mag': None, 'nuc': {
-        '1': {'contour': contour, 'type': 2},
-        '4': {'contour': contour[:2], 'type': None}}}).encode())
+    found = from_bytes(geojson.parse, 'a.json', json.dumps({
+        'mag': None, 'nuc': {
+            '1': {'contour': contour, 'type': 2},
+            '4': {'contour': contour[:2], 'type': None}}}))
     instances, skipped = laid(found, 100, 100)
     expected = np.zeros((100, 100))
     expected[20:40, 30:50] = 1
@@ -861,7 +862,8 @@ def test_labelme():
     shapes = [{'label': 'nucleus', 'shape_type': kind, 'points': [
         [column, row] for row, column in SQUARE]}
         for kind in ('polygon', 'linestrip')]
-    found = geojson.parse('a.json', json.dumps({'shapes': shapes}).encode())
+    found = from_bytes(geojson.parse, 'a.json',
+                       json.dumps({'shapes': shapes}))
     instances, skipped = laid(found, 100, 100)
     assert np.bincount(instances.ravel())[1:].tolist() == [400]
     assert found.names == ['nucleus'] and len(skipped) == 1
@@ -918,7 +920,7 @@ WHOLE = json.dumps([SQUARE_FEATURE])
         400 * '0'),
     WHOLE.replace('[30, 20]', '[30, "a"]'),
     gzip.compress(WHOLE.encode())[:-9], b'\x1f\x8b no gzip',
-    WHOLE.encode('utf-16')[:-1]], ids=lambda data: repr(data[:3]))
+    WHOLE.encode('utf-16')[:-3]], ids=lambda data: repr(data[:3]))
 def test_what_is_no_geojson(tmp_path, data):
     assert data != WHOLE
     refused(tmp_path / 'a b.geojson', data)
@@ -939,11 +941,11 @@ def test_a_vertex_that_is_not_finite(tmp_path, data, ending):
 
 def test_outlines_are_scaled_with_the_image(tmp_path):
     path = save_xml(tmp_path / 'a.xml', SQUARE, FAR)
-    place = annotations.place((str(path),), (100, 100), (50, 200))
+    place = annotations.place(str(path), (100, 100), (50, 200))
     assert (place.skipped, place.classes, place.microns_per_pixel) == (
         [], {}, None)
     instances, kind = annotations.load(
-        (str(path),), (100, 100), (50, 200), place)
+        str(path), (100, 100), (50, 200), place)
     assert kind == 'XML'
     expected = np.zeros((50, 200))
     expected[10:20, 60:100], expected[35:40, 140:180] = 1, 2

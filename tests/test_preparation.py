@@ -109,12 +109,12 @@ def test_inst_map(tmp_path, dtype):
      + b'\x89HDF', '-v7'),
     *((mat(**{name: array}), said) for name, array, said in (
           ('type_map', labels(), 'holds no inst_map'),
-          ('inst_map', labels(dtype=float) / 2, 'holds fractions'),
-          ('inst_map', np.full((SIDE, SIDE), np.nan), 'holds fractions'),
-          ('inst_map', np.full((SIDE, SIDE), 1e30), 'holds '),
-          ('inst_map', -labels(dtype=int), 'holds -3 to 0'),
+          ('inst_map', labels(dtype=float) / 2, 'holds other numbers'),
+          ('inst_map', np.full((SIDE, SIDE), np.nan), 'holds other numbers'),
+          ('inst_map', np.full((SIDE, SIDE), 1e30), 'holds other numbers'),
+          ('inst_map', -labels(dtype=int), 'holds other numbers'),
           ('inst_map', labels((1, 2, 2 ** 31), np.int64),
-           'holds 0 to 2147483648'),
+           'holds other numbers'),
           ('inst_map', np.zeros((SIDE, SIDE, 2)), 'for each pixel')))],
     ids=lambda value: '-' if isinstance(value, bytes) else value)
 def test_what_is_no_inst_map(tmp_path, content, said):
@@ -200,7 +200,7 @@ def test_numbers_of_two_nuclei_each_are_no_labels(tmp_path, values):
     assert 'lie in pieces apart' in message(read, tmp_path, 'a.png', drawn)
 
 
-def test_more_than_255_nuclei_in_8_bits(tmp_path):
+def test_more_than_255_nuclei_in_8_bits(tmp_path, capsys):
     numbers = np.zeros((SIDE, SIDE), int)
     for index in range(258):
         row, column = 2 + 14 * (index // 20), 2 + 14 * (index % 20)
@@ -210,9 +210,16 @@ def test_more_than_255_nuclei_in_8_bits(tmp_path):
         read, tmp_path / '1', 'a.png', numbers.astype(np.uint8)))
     instances, _ = read(tmp_path / '2', 'a.png', numbers.astype(np.uint16))
     np.testing.assert_array_equal(instances, numbers)
+    assert capsys.readouterr().err == ''
+    # Of 256 nuclei one is lost, and nothing lies apart.
     instances, _ = read(tmp_path / '3', 'a.png', np.where(
-        numbers < 256, numbers, 0).astype(np.uint8))
+        numbers < 257, numbers, 0).astype(np.uint8))
     assert instances.max() == 255
+    assert ('a.png: its numbers reach 255, the highest of 8 bits. If there '
+            'are more nuclei, save it in 16 bits\n' in capsys.readouterr().err)
+    read(tmp_path / '4', 'a.png', np.where(
+        numbers < 255, numbers, 0).astype(np.uint8))
+    assert capsys.readouterr().err == ''
 
 
 def test_a_mask_with_smooth_edges(tmp_path, capsys):
@@ -339,8 +346,8 @@ def test_a_folder_says_what_to_validate_on(tmp_path, capsys):
         'called Val')
     shutil.rmtree(str(tmp_path / 'i' / 'train'))
     shutil.rmtree(str(tmp_path / 'o' / 'train'))
-    assert '0 training images found, --fold=none needs 1. 1 are' in message(
-        make_own, tmp_path / '0', *folders)
+    assert ('0 training images found, --fold=none needs 1. Test images: 1 ('
+            in message(make_own, tmp_path / '0', *folders))
 
 
 def test_annotations_that_predict_wrote_are_called_so(tmp_path, capsys):
@@ -1138,3 +1145,43 @@ def test_classes_are_chosen_and_others_than_there_are_refused(
     (tmp_path / 'o/b.geojson').unlink()
     areas('Tumor')
     assert 'b.png: has no classes; omit --classes' in capsys.readouterr().err
+
+
+def test_a_nucleus_of_a_class_that_lies_wholly_under_others(
+        tmp_path, capsys):
+    """It has no pixel, and is the last."""
+    save(tmp_path / 'i/a.png', pixels(0))
+    write(tmp_path / 'o/a.geojson', json.dumps([
+        feature(square(10, 10, 50, 50), classification='Tumor'),
+        feature(square(100, 100, 130, 130), classification='Stroma'),
+        feature(square(20, 20, 30, 30), classification='Stroma')]))
+    prepare.prepare(str(tmp_path / 'out'), prepare.find_own(
+        str(tmp_path / 'i'), str(tmp_path / 'o')), fold='none')
+    said = capsys.readouterr().out
+    assert 'class Stroma: 1 nucleus, median area 56.2 square' in said
+    assert 'class Tumor: 1 nucleus, median area 100.0 square' in said
+
+
+def test_one_line_for_all_images_whatever_their_names(tmp_path, capsys):
+    """Grey images, smooth masks, and a damaged one among five."""
+    grey = np.repeat(pixels(0)[..., :1], 3, axis=2)
+    smooth = np.zeros((SIDE, SIDE), np.uint8)
+    smooth[50:100, 50:100] = 255
+    smooth[40:50, 50:100] = np.arange(20, 220, 20)[:, np.newaxis]
+    for name in ('a\nb', 'c', 'd', 'e', 'f\x1b[2J'):
+        save(tmp_path / f'i/{name}.png', np.roll(grey, ord(name[0]), axis=0))
+        save(tmp_path / f'o/{name}.png', smooth)
+    write(tmp_path / 'i/f\x1b[2J.png', b'damaged')
+    assert prepare.prepare(str(tmp_path / 'out'), prepare.find_own(
+        str(tmp_path / 'i'), str(tmp_path / 'o')), fold='none') == [
+            'f\x1b[2J']
+    said = capsys.readouterr().err
+    i, o = tmp_path / 'i', tmp_path / 'o'
+    assert [line for line in said.splitlines() if 'colours' in line] == [
+        fr'warning: {i}/a\nb.png: its colours are not those of H&E (grey, '
+        'fluorescence or a negative?); the shipped networks know only H&E on '
+        f'a bright ground. 3 more images: {i}/c.png, {i}/d.png, ...']
+    assert (fr'warning: {o}/a\nb.png: a mask with smooth edges: read as 0 up '
+            f'to 127, and 1 above. 3 more images: {o}/c.png, ') in said
+    assert fr'error: {i}/f\x1b[2J.png: cannot be read' in said
+    assert 'a\nb' not in said and '\x1b' not in said

@@ -9,6 +9,7 @@ from PIL import Image
 
 from histology import resample, resolution
 from histology.files import InputError
+from inputs import from_bytes
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (40, 50, 3), np.uint8)
 OME = ('<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.'
@@ -19,11 +20,11 @@ PIXEL = 'PhysicalSizeXUnit="pixel" PhysicalSizeYUnit="pixel"'
 
 
 def stated(data):
-    return resolution.read_microns_per_pixel('x', data)[0]
+    return from_bytes(resolution.read_microns_per_pixel, 'x', data)[0]
 
 
 def is_own(data):
-    return resolution.read_microns_per_pixel('x', data)[1]
+    return from_bytes(resolution.read_microns_per_pixel, 'x', data)[1]
 
 
 def tiff_of(tags=(), **options):

@@ -20,8 +20,8 @@ class StopHook(tf.train.SessionRunHook):
     is saved.
     """
 
-    def __init__(self, readers):
-        self.readers = readers
+    def __init__(self, errors):
+        self.errors = errors
         self.signal = None
         self.step = None  # the last that ran
 
@@ -44,10 +44,9 @@ class StopHook(tf.train.SessionRunHook):
                 signal.signal(number, handler)
 
     def raise_failure(self):
-        """Raise what made a reader fail, if one did."""
-        for reader in self.readers:
-            if reader.error is not None:
-                raise reader.error
+        """Raise what made reading a store fail, if it did."""
+        if self.errors:
+            raise self.errors[0]
 
     def take_signals(self):
         """Let a signal end training after its step."""

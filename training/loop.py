@@ -155,8 +155,8 @@ class Training:
         self.start = start or 0
         # Every store must have it.
         self.identity = {key: getattr(config, key) for key in store.IDENTITY}
-        self.readers = []  # each `queues.Reader` that was started
-        self.stop_hook = StopHook(self.readers)
+        self.errors = []  # of reading the stores
+        self.stop_hook = StopHook(self.errors)
         self.progress = ProgressHook(config.batch_size, config.steps)
         # An evaluator has no place among the workers.
         self.worker = run_config.global_id_in_cluster or 0
@@ -186,7 +186,7 @@ class Training:
         config = self.config
         return queues.training_input(
             store.store_path(config.data_dir, 'train'), config.batch_size,
-            config.crop_size, config.augment_threads, self.seed, self.readers,
+            config.crop_size, config.augment_threads, self.seed, self.errors,
             (self.worker, max(self.run_config.num_worker_replicas, 1)),
             self.identity, config.trained_on)
 
@@ -195,7 +195,7 @@ class Training:
         config = self.config
         return queues.validation_input(
             store.store_path(config.data_dir, 'validation'),
-            nets.stride(config.net, config.output_stride), self.readers,
+            nets.stride(config.net, config.output_stride), self.errors,
             self.identity, config.trained_on)
 
     def announce(self):
