@@ -184,7 +184,7 @@ def _closed(mask, reach):
             mask = np.pad(mask, 2 * reach)
         for _ in range(2):  # along the columns, then the rows
             length = len(mask) - 2 * reach
-            shifted = mask[:length].copy()
+            shifted = mask[:length].copy('K')
             for step in range(1, 2 * reach + 1):
                 operation(shifted, mask[step:step + length], out=shifted)
             mask = shifted.T
