@@ -28,7 +28,7 @@ GAP_THRESHOLD = 0.4
 WINDOW = 2048
 MARGIN = 128
 STRIP = 256  # rows that are numbered at a time
-NUCLEAR = 2  # pieces that are large enough for a nucleus; smaller ones are 1
+NUCLEAR = 2  # a pixel of a piece large enough for a nucleus; of others it is 1
 
 
 def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
@@ -168,7 +168,7 @@ def _separate_window(mask, probability, scale, gap_probability):
 
 
 def _large(mask, min_area):
-    """Return the pieces of a bool [H, W] that have an area at least."""
+    """Return the pieces of a bool [H, W] that have at least some area."""
     from scipy import ndimage
     pieces, _ = ndimage.label(mask)
     return mask & (np.bincount(pieces.ravel()) >= min_area).take(pieces)
@@ -179,12 +179,11 @@ def _closed(mask, reach):
 
     What lies beyond the edges is no obstacle.
     """
-    for operation in np.logical_or, np.logical_and:
-        if operation is np.logical_or:
-            mask = np.pad(mask, 2 * reach)
-        for _ in range(2):  # along the columns, then the rows
+    mask = np.pad(mask, 2 * reach, mode='constant')
+    for operation in (np.logical_or, np.logical_and):
+        for _ in range(2):  # along the columns, then along the rows
             length = len(mask) - 2 * reach
-            shifted = mask[:length].copy('K')
+            shifted = mask[:length].copy('K')  # as mask lies in memory
             for step in range(1, 2 * reach + 1):
                 operation(shifted, mask[step:step + length], out=shifted)
             mask = shifted.T
@@ -194,12 +193,13 @@ def _closed(mask, reach):
 def _steepest_ascent(relief, nuclei):
     """Give each pixel the number of the peak that the steepest way leads to.
 
-    This is the watershed, in a fifth of the time of scikit-image's, except on
-    plateaus, from where no way leads up.
+    This is the watershed, in a fifth of the time of scikit-image's. That one
+    does the plateaus that are no peaks: no way leads up from their middle.
 
     Args:
-        relief: float32 [H, W], 0 outside of `nuclei` and above 0 in them.
-        nuclei: bool [H, W], with a frame of one pixel of background.
+        relief: float32 [H, W], 0 outside of `nuclei` and at least 0 in them,
+            with a frame of one pixel of its minimum.
+        nuclei: bool [H, W], not in the frame.
 
     Returns:
         basins: int32 [H, W], 0 outside of `nuclei`, and 1 to N.
@@ -217,14 +217,14 @@ def _steepest_ascent(relief, nuclei):
         np.maximum(highest, height, out=highest)
     tops = np.flatnonzero(way == places)  # indices into places
     at = places[tops]
-    level = np.zeros(nuclei.shape, bool)
-    level.ravel()[at] = True
-    numbers = ndimage.label(level)[0].ravel()[at]
-    is_peak = np.arange(numbers.max(initial=0) + 1) > 0
-    for step in steps:
-        # From a plateau's edge a way may lead up.
+    is_top = np.zeros(nuclei.shape, bool)
+    is_top.ravel()[at] = True
+    numbers, count = ndimage.label(is_top)
+    numbers = numbers.ravel()[at]
+    is_peak = np.arange(count + 1) > 0
+    for step in steps:  # a plateau is none if a way leads up from its edge
         is_peak[numbers[(heights[at + step] == heights[at])
-                        & ~level.ravel()[at + step]]] = False
+                        & ~is_top.ravel()[at + step]]] = False
     numbers = (is_peak.cumsum() * is_peak)[numbers]
     peaks = np.zeros(is_peak.sum() + 1, np.int64)
     peaks[numbers[::-1]] = at[::-1]  # the first pixel of each
