@@ -129,7 +129,8 @@ def define_flags():
          'a new network: the smallest.', 1)
     flag = functools.partial(define, 'train, eval, predict')
     flag('accelerate', 'auto', 'Run the network by XLA (TensorFlow 1.15) or '
-         'in bfloat16 (2.15); auto: in training, where it is faster.',
+         'in bfloat16 (2.15); auto: where it is faster, by XLA only in '
+         'training.',
          values=('auto', 'on', 'off'))
     flag = functools.partial(define, 'train')
     flag('init_checkpoint', str, 'A weights.h5 to start from.')
@@ -289,17 +290,23 @@ def refuse_ignored(mode):
                                  f'it, only {group}; omit it')
 
 
+def accelerates(xla_pays):
+    """Say whether to run the network accelerated; see `nets.tf1`."""
+    from nets.tf1 import acceleration_pays
+
+    return FLAGS.accelerate == 'on' or (
+        FLAGS.accelerate == 'auto' and acceleration_pays(xla_pays))
+
+
 def train(folder):
     """--mode=train; return the exit status, None where it is 0."""
-    from nets.tf1 import acceleration_pays
     from training import cluster, loop
 
     asked = {field.name: FLAGS[field.name].value
              for field in dataclasses.fields(TrainConfig)
              if field.name in FLAGS}
-    asked['accelerate'] = FLAGS.accelerate == 'on' or (
-        FLAGS.accelerate == 'auto' and acceleration_pays(
-            getattr(nets.module_of(FLAGS.net), 'XLA_PAYS', True)))
+    asked['accelerate'] = accelerates(
+        getattr(nets.module_of(FLAGS.net), 'XLA_PAYS', True))
     stopped_by = loop.train(asked, cluster.task(folder))
     if stopped_by:
         print(f'stopped; the same command goes on from {folder}',
@@ -334,14 +341,15 @@ def load_predictor(folder):
     """Load the Predictor of a model folder, and print what it is."""
     predictor = Predictor.load(
         folder, FLAGS.net, FLAGS.width, FLAGS.output_stride,
-        FLAGS.accelerate == 'on', threshold=FLAGS.threshold,
+        # XLA would compile the network for each size of image.
+        accelerates(xla_pays=False), threshold=FLAGS.threshold,
         max_pixels=FLAGS.max_pixels, average=FLAGS.average)
-    announce(predictor.record, predictor.folder)
+    announce(predictor.record, predictor.folder, predictor.precision)
     return predictor
 
 
-def announce(record, folder):
-    """Print which network is used, and on what device."""
+def announce(record, folder, precision):
+    """Print which network is used, on what device, in what precision."""
     from nets.tf1 import device_line, tf
 
     whose = ('shipped with the code' if saved.is_shipped(folder)
@@ -356,7 +364,7 @@ def announce(record, folder):
                    f'{record["init_step"]}; no step of your training was '
                    'better')
     print(f'{folder}: {record["net"]}, {network}; TensorFlow '
-          f'{tf.__version__}; {device_line()}', flush=True)
+          f'{tf.__version__}; {device_line()}, {precision}', flush=True)
 
 
 @contextlib.contextmanager
@@ -394,6 +402,7 @@ def evaluate(folder):
             'flags': {name: FLAGS[name].value for name in
                       ('net', 'data_dir', 'split', 'threshold', 'average',
                        'max_pixels', 'accelerate')},
+            'precision': predictor.precision,
             'versions': {'python': sys.version.split()[0],
                          'tensorflow': tf.__version__,
                          'numpy': np.__version__, 'h5py': h5py.__version__}}
@@ -418,13 +427,14 @@ def own_or_shipped(folder):
 def export(folder):
     """--mode=export."""
     from nets import export as exporting
+    from nets.tf1 import precision
 
     output_dir = FLAGS.output_dir or os.path.join('exported', FLAGS.net)
     exporting.check_output_dir(output_dir)
     folder = saved.find_folder(own_or_shipped(folder))
     session, model, record = saved.load_network(
         folder, FLAGS.net, FLAGS.width, FLAGS.output_stride)
-    announce(record, folder)
+    announce(record, folder, precision(accelerate=False))
     differences = exporting.export(
         session, model, record, output_dir,
         LICENCE if saved.is_shipped(folder) else None, MIN_OVERLAP)

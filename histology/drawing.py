@@ -22,8 +22,7 @@ def overlay(image, labels, out=None):
         # With a row to either side, which an outline depends on.
         outer = slice(max(top - 1, 0), top + STRIP + 1)
         edges = nuclear_outlines(labels[outer])[top - outer.start:][:STRIP]
-        np.copyto(drawn[top:top + STRIP], np.uint8(OUTLINE_COLOUR),
-                  where=edges[..., np.newaxis])
+        drawn[top:top + STRIP][edges] = OUTLINE_COLOUR
     return drawn
 
 

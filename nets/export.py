@@ -3,7 +3,6 @@
 saved_model/ has channels last, as TensorFlow has them. The ONNX files have
 them first, as their readers do, and are a package for bioimage.io's readers.
 """
-import hashlib
 import os
 import re
 import subprocess
@@ -12,6 +11,7 @@ import tempfile
 import numpy as np
 
 import nets
+from histology import listing
 from histology.files import InputError, atomic_write, write_json
 from nets import saved
 
@@ -48,14 +48,11 @@ def check_output_dir(output_dir):
 
 
 def _digests(folder):
-    """Map the paths of a folder's files, relative to it, to their SHA-256."""
-    digests = {}
-    for parent, _, names in os.walk(folder):
-        for path in [os.path.join(parent, name) for name in names]:
-            with open(path, 'rb') as file:
-                digests[os.path.relpath(path, folder)] = hashlib.sha256(
-                    file.read()).hexdigest()
-    return digests
+    """Map the paths of a folder's files, relative to it, to their digests."""
+    paths = [os.path.join(parent, name)
+             for parent, _, names in os.walk(folder) for name in names]
+    return {os.path.relpath(path, folder): listing.file_digest((path,))
+            for path in paths}
 
 
 def has_onnx():

@@ -9,6 +9,7 @@ is imported, and its Python and C++ logs: it raises what it logs as errors);
 warnings of this project's code stay visible.
 """
 import contextlib
+import gc
 import os
 import re
 import warnings
@@ -32,10 +33,15 @@ os.environ.setdefault('TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD', '1')
 # so oneDNN keeps them all, by default 1024; see `preprocessing.SIDE_STEP`.
 os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '100000')
 
+# The collector would go through all objects of TensorFlow's modules while they
+# are imported, and again with each graph: a fifth of a short prediction.
+gc.disable()
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     import tensorflow.compat.v1 as tf
     from tensorflow.python.client import device_lib
+gc.freeze()
+gc.enable()
 
 tf.logging.set_verbosity(tf.logging.FATAL)
 # 2.15's Keras says this of its own code, at the first prediction.
@@ -43,32 +49,55 @@ warnings.filterwarnings('ignore', '`Model.state_updates` will be removed')
 tf.disable_v2_behavior()
 
 VERSION_1 = tf.__version__.startswith('1.')
-ACCELERATED = ('compiled by XLA: the first steps take long' if VERSION_1
-               else 'in bfloat16')
+
+def _has(instructions, cpuinfo):
+    """Say whether a text of /proc/cpuinfo, None for ours, matches a regex."""
+    if cpuinfo is None:
+        try:
+            with open('/proc/cpuinfo') as file:
+                cpuinfo = file.read()
+        except OSError:  # not Linux
+            cpuinfo = ''
+    return re.search(instructions, cpuinfo) is not None
 
 
-def has_bfloat16():
-    """Say whether the processor multiplies bfloat16: by AVX-512 or AMX."""
-    try:
-        with open('/proc/cpuinfo') as file:
-            return re.search('avx512_bf16|amx_bf16', file.read()) is not None
-    except OSError:  # not Linux
-        return False
+def has_bfloat16(cpuinfo=None):
+    """Say whether the processor multiplies bfloat16: by AVX-512 or AMX.
+
+    Args:
+        cpuinfo: text of /proc/cpuinfo, or None for that of this machine.
+    """
+    return _has('avx512_bf16|amx_bf16', cpuinfo)
 
 
-def acceleration_pays(xla_pays):
-    """Say whether `accelerate`, below, makes a network's training faster.
+def precision(accelerate, cpuinfo=None):
+    """Return what networks multiply in: 'float32' or 'bfloat16'.
+
+    Without AVX-512, oneDNN stays in float32 even if accelerated.
+
+    Args:
+        accelerate: as for `session_config`.
+        cpuinfo: as for `has_bfloat16`.
+    """
+    return 'bfloat16' if (
+        accelerate and not VERSION_1 and not tf.test.is_gpu_available()
+        and _has('avx512f|avx_ne_convert', cpuinfo)) else 'float32'
+
+
+def acceleration_pays(xla_pays, cpuinfo=None):
+    """Say whether `accelerate`, below, makes a network faster.
 
     1.15 can compile by XLA, for the machine's own vector instructions, which
     Intel's build uses without it; `xla_pays` says whether the time of
-    compiling is worth it. 2.15 can multiply in bfloat16.
+    compiling is worth it. 2.15 can multiply in bfloat16; `cpuinfo` is as for
+    `has_bfloat16`.
     """
     if tf.test.is_gpu_available():
         return False
     if VERSION_1:
         # Intel's build is the one without CUDA.
         return xla_pays and tf.test.is_built_with_cuda()
-    return has_bfloat16()
+    return has_bfloat16(cpuinfo)
 
 
 def acceleration_scope(accelerate):

@@ -134,17 +134,15 @@ def _moments(labels, left, top):
 
 def _perimeters(labels, count):
     """Measure the perimeters of regions 1 to N of int [h, w]: float [N]."""
-    padded = np.pad(labels, 1, mode='constant')
+    width = labels.shape[1] + 2
+    padded = np.pad(labels, 1, mode='constant').ravel()
     crossings = np.zeros(count + 1)
     # Parallel lines through the pixels' centres, in four directions, and their
     # distance: the perimeter is pi / 2 times the mean of their crossings.
-    for distance, one, other in (
-            (1, padded[:, 1:], padded[:, :-1]),
-            (1, padded[1:], padded[:-1]),
-            (np.sqrt(0.5), padded[1:, 1:], padded[:-1, :-1]),
-            (np.sqrt(0.5), padded[1:, :-1], padded[:-1, 1:])):
-        differ = one != other
-        for side in (one, other):
-            crossings += distance * np.bincount(side[differ],
-                                             minlength=count + 1)
+    for distance, step in ((1, 1), (1, width), (np.sqrt(0.5), width + 1),
+                           (np.sqrt(0.5), width - 1)):
+        differ = np.flatnonzero(padded[step:] != padded[:-step])
+        for side in (differ + step, differ):
+            crossings += distance * np.bincount(padded[side],
+                                                minlength=count + 1)
     return np.pi / 8 * crossings[1:]

@@ -28,13 +28,13 @@ class Predictor:
         threshold: nucleus is where the probability is above this, 0 to 1.
         record: dict, what the network was trained on and how, or None.
         folder: the model folder, or None.
-        accelerate: whether `forward` is accelerated, for records.
+        precision: what `forward` multiplies in, for records.
         halo: see `nets`, of blocks of slides.
     """
 
     def __init__(self, forward, stride, threshold=THRESHOLD,
                  max_pixels=MAX_TILE_PIXELS, average=True, record=None,
-                 folder=None, accelerate=False, halo=nets.HALO):
+                 folder=None, precision='float32', halo=nets.HALO):
         self.forward = forward
         self.stride = stride
         self.threshold = threshold
@@ -42,7 +42,7 @@ class Predictor:
         self.average = average
         self.record = record
         self.folder = folder
-        self.accelerate = accelerate
+        self.precision = precision
         self.halo = halo
 
     @classmethod
@@ -61,13 +61,13 @@ class Predictor:
             InputError: there is no network, it is another one, or it cannot
                 be read.
         """
-        from nets import saved  # here, for a fast start of main.py
+        from nets import saved, tf1  # here, for a fast start of main.py
         folder = saved.find_folder(folder)
         session, model, record = saved.load_network(
             folder, net, width, output_stride, accelerate)
         forward = session.make_callable(model.output, [model.input])
         return cls(forward, model.stride, record=record, folder=folder,
-                   accelerate=accelerate, halo=getattr(
+                   precision=tf1.precision(accelerate), halo=getattr(
                        nets.module_of(record['net']), 'HALO', nets.HALO),
                    **settings)
 
@@ -77,7 +77,7 @@ class Predictor:
         return {'weights_sha1': listing.file_digest(
                     os.path.join(self.folder or '', WEIGHTS_FILE)),
                 **{name: getattr(self, name) for name in (
-                    'threshold', 'average', 'max_pixels', 'accelerate')}}
+                    'threshold', 'average', 'max_pixels', 'precision')}}
 
     def rows(self, image, size=None, progress=None):
         """Compute the probability of nucleus as `tiling.predict_rows` does.

@@ -43,6 +43,7 @@ CSV_UNITS = ('', '_px', '_px2'), ('', '_um', '_um2')
 QUPATH_UNITS = ('', ' px', ' px^2'), ('', ' \u00b5m', ' \u00b5m^2')
 DECIMALS = 4
 
+_json = json.JSONEncoder(separators=(',', ':'), allow_nan=False).encode
 NUCLEUS = {'name': 'Nucleus', 'color': [200, 0, 0]}
 GZIP_ABOVE = 100000  # nuclei
 # Of the features' UUIDs, see RFC 4122, 4.3; drawn at random.
@@ -184,10 +185,6 @@ def _feature(file_name, measures, pieces):
                         'measurements': measures})
     return (f'{{"type":"Feature","id":"{identity}","geometry":{geometry},'
             f'"properties":{properties}}}')
-
-
-def _json(content):
-    return json.dumps(content, separators=(',', ':'), allow_nan=False)
 
 
 JSON_MARK = f'"software": "{SOFTWARE}"'.encode()

@@ -685,3 +685,24 @@ def test_masks(data, value):
     (b'text', 'no image of TIFF, PNG or .npy')])
 def test_what_is_no_label_image(data, said):
     assert said in refused(images.read_labels, data)
+
+
+@pytest.mark.parametrize('array', [
+    PIXELS, GREY, LABELS.astype(np.uint16) * 150, GREY[:1, :1],
+    PIXELS[:, ::-2], PIXELS.repeat(10, 0),
+    np.full((600, 3), 65535, np.uint16).T])
+def test_png_of_all_kinds_is_read_by_others(tmp_path, array):
+    path = str(tmp_path / 'a.png')
+    images.write_png(path, array, 'this program')
+    with Image.open(path) as image:
+        assert image.info == {'Software': 'this program'}
+        found = np.array(image)
+        assert image.mode[0] == ('R' if array.ndim == 3 else 'L'
+                                 if array.dtype == np.uint8 else 'I')
+    np.testing.assert_array_equal(found, array)
+    found = imagecodecs.png_decode(open(path, 'rb').read())  # libpng
+    assert found.dtype == array.dtype
+    np.testing.assert_array_equal(found, array)
+    images.write_png(path, array)
+    with Image.open(path) as image:
+        assert image.info == {}

@@ -232,3 +232,43 @@ def test_nothing_and_everything(value):
     mask = np.full((40, 50), value, np.uint8)
     for found in instances.separate(mask, certain(mask)):
         np.testing.assert_array_equal(found, mask)
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_peaks_are_scikit_images_local_maxima(seed):
+    """On terraces, of which many touch a higher one or the edge."""
+    rng = np.random.RandomState(seed)
+    smooth = ndimage.gaussian_filter(rng.standard_normal((70, 90)), 3)
+    nuclei = smooth > -0.5 * smooth.std()
+    relief = (np.round(smooth / smooth.std() * 3) + 3).astype(np.float32)
+    relief[~nuclei] = 0
+    expected, count = ndimage.label(
+        morphology.local_maxima(relief, connectivity=1) & nuclei)
+    assert count > 10
+    basins, peaks = instances._steepest_ascent(
+        np.pad(relief, 1, mode='constant', constant_values=relief.min()),
+        np.pad(nuclei, 1, mode='constant'))
+    basins = basins[1:-1, 1:-1]
+    assert ((basins > 0) <= nuclei).all()
+    np.testing.assert_array_equal(basins[expected > 0],
+                                  expected[expected > 0])
+    row, column = np.array(np.unravel_index(peaks[1:], (72, 92))) - 1
+    np.testing.assert_array_equal(
+        row * 90 + column, np.unique(expected, return_index=True)[1][1:])
+
+
+@pytest.mark.parametrize('reach', [1, 2, 5])
+def test_closing_is_scipys_on_a_wide_ground(reach):
+    mask = np.random.RandomState(reach).rand(40, 50) > 0.9
+    np.testing.assert_array_equal(
+        instances._closed(mask, reach), ndimage.binary_closing(
+            np.pad(mask, 20, mode='constant'),
+            np.ones([2 * reach + 1] * 2))[20:-20, 20:-20])
+
+
+def test_nuclei_of_one_height_are_found_too():
+    """A flat relief that fills the window has no peak."""
+    labels, closed = instances.separate(np.ones((300, 40), np.uint8),
+                                        np.zeros((300, 40), np.uint8),
+                                        threshold=0, window=150)
+    assert closed.all() and (labels > 0).all()

@@ -92,8 +92,10 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
 def test_eval_agrees_with_the_evaluation_during_training(
         program, data_dir, trained, net):
     process = program('--mode=eval', f'--net={net}', '--noaverage',
-                      f'--data_dir={data_dir}', f'--model_dir={trained}')
+                      f'--data_dir={data_dir}', f'--model_dir={trained}',
+                      '--accelerate=off')
     assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[0].endswith(', float32')
     content = read_json(trained, net, 'validation.json')
     pooled = content['results']['pooled']
     # Two ways to the same number: the Estimator's graph, and the Keras model
@@ -113,6 +115,7 @@ def test_eval_agrees_with_the_evaluation_during_training(
         assert mean[measure] == pytest.approx(best[measure], abs=5e-3)
     assert content['settings']['flags']['net'] == net
     assert content['settings']['source'] == 'synthetic sample'
+    assert content['settings']['precision'] == 'float32'
     assert content['settings']['config']['crop_size'] == 64
     assert content['settings']['config']['step'] == best['step']
     assert content['settings']['versions']['tensorflow'] == tf.__version__

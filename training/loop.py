@@ -6,7 +6,13 @@ from histology.files import InputError
 from histology.progress import Stopped, counted, say
 from input_pipeline import queues, store
 from nets import saved
-from nets.tf1 import ACCELERATED, device_line, session_config, tf
+from nets.tf1 import (
+    VERSION_1,
+    device_line,
+    precision,
+    session_config,
+    tf,
+)
 from training import checkpoints, cluster, initial, records
 from training.hooks import (
     EvaluationListener,
@@ -211,8 +217,9 @@ class Training:
             task += (f' from {config.init_checkpoint} ('
                      f'{config.init_data_source}, step {config.init_step})')
         say(f'{self.folder}: {task}, TensorFlow {tf.__version__}'
-            + (f', {ACCELERATED}' if config.accelerate else '')
-            + f'; {device_line()}')
+            + (', compiled by XLA: the first steps take long'
+               if config.accelerate and VERSION_1 else '')
+            + f'; {device_line()}, {precision(config.accelerate)}')
 
     def evaluate(self, step):
         """Evaluate a checkpoint; if it is the best, weights.h5 becomes it.
