@@ -51,7 +51,7 @@ def _digests(folder):
     """Map the paths of a folder's files, relative to it, to their digests."""
     paths = [os.path.join(parent, name)
              for parent, _, names in os.walk(folder) for name in names]
-    return {os.path.relpath(path, folder): listing.file_digest((path,))
+    return {os.path.relpath(path, folder): listing.file_digest(path)
             for path in paths}
 
 

@@ -77,7 +77,7 @@ class Predictor:
         return {'weights_sha1': listing.file_digest(
                     os.path.join(self.folder or '', WEIGHTS_FILE)),
                 **{name: getattr(self, name) for name in (
-                    'threshold', 'average', 'max_pixels', 'precision')}}
+                    'threshold', 'average', 'max_pixels')}}
 
     def rows(self, image, size=None, progress=None):
         """Compute the probability of nucleus as `tiling.predict_rows` does.

@@ -100,6 +100,7 @@ def read_record(run, source):
 def write_record(run, source, record):
     """Write STEM.json, after all other results of a Source."""
     record = {'software': writers.SOFTWARE, **record,
+              'precision': run.predictor.precision,
               'key': key_of(run, source), 'settings': settings_of(run)}
     files.write_json(start_of(run, source) + '.json', record)
 

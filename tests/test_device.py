@@ -43,7 +43,7 @@ def test_accelerated_predictions_are_close():
     plain, accelerated = [Predictor.load(
         f'{saved.PRETRAINED}/unet', accelerate=accelerate, average=False)
         for accelerate in (False, True)]
-    assert plain.precision == plain.identity()['precision'] == 'float32'
+    assert plain.precision == 'float32'
     assert accelerated.precision == tf1.precision(True)
     one, other = [predictor(image).probability
                   for predictor in (plain, accelerated)]
