@@ -36,7 +36,8 @@ try:
     from input_pipeline.splits import division_flags, read_names
     from nets import saved
     from prediction import Predictor
-    from prediction.instances import GAP_THRESHOLD, THRESHOLD
+    from prediction.instances import GAP_THRESHOLD, MIN_HEIGHT, THRESHOLD
+    from prediction.predictor import MIN_AREA
     from prediction.slides import MAX_WHOLE_PIXELS
     from prediction.tiling import MAX_TILE_PIXELS, MIN_OVERLAP
     from prediction.writers import OUTPUTS
@@ -155,6 +156,10 @@ def define_flags():
     flag('threshold', THRESHOLD, 'Pixels above this probability are nucleus; '
          f'in gaps between touching nuclei, above {GAP_THRESHOLD} times this.',
          0, 1)
+    flag('min_area', MIN_AREA, 'Smaller pieces are debris and no nuclei, '
+         'square micrometres.', 0, 1000)
+    flag('splitting', MIN_HEIGHT, 'Lower values separate more nuclei: the '
+         'least height of a hill, see docs/nuclei.md.', 0, 100)
     flag('average', True, 'Test-time augmentation: average over the four '
          'right-angle rotations; --noaverage takes a third of the time.')
     flag('max_pixels', MAX_TILE_PIXELS, 'Larger images are cut into '
@@ -343,7 +348,8 @@ def load_predictor(folder):
         folder, FLAGS.net, FLAGS.width, FLAGS.output_stride,
         # XLA would compile the network for each size of image.
         accelerates(xla_pays=False), threshold=FLAGS.threshold,
-        max_pixels=FLAGS.max_pixels, average=FLAGS.average)
+        max_pixels=FLAGS.max_pixels, average=FLAGS.average,
+        min_area=FLAGS.min_area, splitting=FLAGS.splitting)
     announce(predictor.record, predictor.folder, predictor.precision)
     return predictor
 
@@ -401,7 +407,8 @@ def evaluate(folder):
             'config': predictor.record,
             'flags': {name: FLAGS[name].value for name in
                       ('net', 'data_dir', 'split', 'threshold', 'average',
-                       'max_pixels', 'accelerate')},
+                       'max_pixels', 'accelerate', 'min_area',
+                       'splitting')},
             'precision': predictor.precision,
             'versions': {'python': sys.version.split()[0],
                          'tensorflow': tf.__version__,

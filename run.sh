@@ -299,7 +299,7 @@ for net in "${nets[@]}"; do
   fi
   if [ ! "$predictions/$net/done" -nt "$folder/weights.h5" ]; then
     main --mode=predict "${use[@]}" --data_dir="$data" --split=$split \
-      --output_dir="$predictions/$net"
+      --output_dir="$predictions/$net" --overwrite
     touch "$predictions/$net/done"
   fi
 done

@@ -1,9 +1,15 @@
 """Drawing nuclei on tissue."""
+import collections
+
 import numpy as np
+
+from histology import resample
 
 # Absent from haematoxylin and eosin, so it stands out on any tissue.
 OUTLINE_COLOUR = (0, 255, 0)
 STRIP = 1024  # rows drawn on at a time, for memory
+THUMBNAIL_SIDE = 320  # pixels, at most
+COLOURS = 8  # of neighbours, if these suffice
 
 
 def overlay(image, labels, out=None):
@@ -57,3 +63,47 @@ def false_colours(labels, hues=(0, 1)):
     part = labels * 0.618034 % 1  # [H, W]
     colours = cm.hsv(hues[0] + (hues[1] - hues[0]) * part, bytes=True)[..., :3]
     return colours * (labels > 0)[..., np.newaxis]
+
+
+def touching_colours(labels):
+    """Choose colours for a label image; nuclei that touch have different ones.
+
+    Args:
+        labels: int [H, W], 0 and 1 to N.
+
+    Returns:
+        uint8 [N + 1, 3], black first
+    """
+    neighbours = collections.defaultdict(set)  # of lower numbers
+    for top in range(0, len(labels), STRIP):
+        part = labels[top:top + STRIP + 1]
+        for one, other in ((part[1:], part[:-1]),
+                           (part[:, 1:], part[:, :-1])):
+            meet = (one != other) & (one > 0) & (other > 0)
+            for low, high in set(zip(*np.sort([one[meet], other[meet]],
+                                              axis=0).tolist())):
+                neighbours[high].add(low)
+    numbers = np.arange(labels.max() + 1)
+    numbers[1:] = numbers[1:] % COLOURS + 1
+    for label in sorted(neighbours):
+        taken = set(numbers[list(neighbours[label])].tolist())
+        while numbers[label] in taken:
+            numbers[label] += 1
+    return false_colours(numbers)
+
+
+def shrunk(image, labels):
+    """Shrink an image and its labels to a thumbnail, each by its own way.
+
+    Args:
+        image: uint8 [H, W, 3].
+        labels: [H, W].
+
+    Returns:
+        both, of at most THUMBNAIL_SIDE pixels a side
+    """
+    factor = max(*labels.shape, THUMBNAIL_SIDE) / THUMBNAIL_SIDE
+    size = [max(int(side / factor), 1) for side in labels.shape]
+    rows, columns = (np.arange(new) * side // new
+                     for new, side in zip(size, labels.shape))
+    return resample.resample(image, size), labels[rows[:, None], columns]

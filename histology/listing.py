@@ -31,7 +31,8 @@ TIFF_MARK = SOFTWARE.encode() + b'\0'
 # GeoJSON allows members of one's own: RFC 7946, 6.1.
 GEOJSON_HEAD = ('{"type":"FeatureCollection","generator":'
                 f'"{SOFTWARE}","features":[')
-MARKS = PNG_MARK, TIFF_MARK, GEOJSON_HEAD.encode()
+JSON_MARK = f'"software": "{SOFTWARE}"'.encode()
+MARKS = PNG_MARK, TIFF_MARK, GEOJSON_HEAD.encode(), JSON_MARK
 HEAD = 2 ** 16  # bytes
 
 # An annotated image:

@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from histology import files, progress, resample
+from histology import drawing, files, progress, resample
 from histology.files import InputError
 from histology.listing import ZIP_ERRORS
 from prediction import (
@@ -123,8 +123,7 @@ def ahead(function, items, depth=AHEAD):
 def _nuclei_of(block, pixels, mask, probability, predictor, seconds):
     """Find the nuclei that have their centroid in the core of a block."""
     start = time.monotonic()
-    labels, _ = instances.separate(mask, probability,
-                                   threshold=predictor.threshold)
+    labels, _ = predictor.labels_of(mask, probability)
     top, left = (axis.start for axis in block.outer)
     arrays = {}
     for batch in measurements.measure(labels, probability, pixels,
@@ -157,10 +156,12 @@ class Nuclei:
     """
 
     def __init__(self, read, blocks, size, network_size, microns_per_pixel):
-        self._read, self._blocks, self._size = read, blocks, size
+        self._read, self._blocks = read, blocks
+        self._size, self._network_size = size, network_size
         self._scale = [own / seen for own, seen in zip(size, network_size)]
         self.microns_per_pixel = microns_per_pixel
         self.skipped, areas, seconds = [], [()], np.zeros(len(STAGES))
+        density = 0  # optical, times area
         squares = [max(round(side * microns_per_pixel / DENSITY_SQUARE), 1)
                    for side in size]
         self._in_squares = np.zeros(squares)
@@ -172,11 +173,15 @@ class Nuclei:
             seconds += found['seconds']
             if 'area' in found:
                 areas.append(found['area'])
+                density += found['mean_haematoxylin_od'] @ found['area']
                 self._in_squares += np.histogram2d(
                     found['centroid_y'] * self._scale[0],
                     found['centroid_x'] * self._scale[1],
                     squares, [(0, side) for side in size])[0]
-        self.areas = np.concatenate(areas) * np.prod(self._scale)  # level 0's
+        areas = np.concatenate(areas)
+        self.mean_haematoxylin_od = (density / areas.sum() if len(areas)
+                                     else None)
+        self.areas = areas * np.prod(self._scale)  # level 0's
         self.count = len(self.areas)
         self.seconds = dict(zip(STAGES, seconds.tolist()))
 
@@ -197,6 +202,8 @@ class Nuclei:
                     math.sqrt(scale_x * scale_y) ** power)
                 for name, (power, _) in writers.MEASURES.items()}
             measures['label'] = count + np.arange(len(found['area']))
+            measures['touches_border'] = measurements.touches_border(
+                found, self._network_size)
             count += len(found['area'])
             corners = Corners(*(found[f'corner_{name}']
                                 for name in Corners._fields))
@@ -324,8 +331,11 @@ class Plan:
                 write([self.start + ending for ending in endings], nuclei)
         mm2 = (self.mask.mean() * np.prod(self.slide.size, dtype=float)
                * self.microns_per_pixel ** 2 / 1e6)
-        record = summary.record_of(self.source, nuclei.areas,
-                                   self.microns_per_pixel, mm2)
+        record = summary.record_of(
+            self.source, nuclei.areas, self.microns_per_pixel, mm2,
+            nuclei.mean_haematoxylin_od)
+        writers.write_jpeg(self.start + '_thumbnail.jpg', tissue.outlined(
+            *drawing.shrunk(self.image, self.mask)))
         tissue.write_overview(
             self.start + '_overview.jpg', self.image, self.mask,
             nuclei.density(), f'{record["image"]}: {summary.line_of(record)}',

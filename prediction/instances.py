@@ -10,6 +10,7 @@ import itertools
 
 import numpy as np
 
+from histology import progress
 from input_pipeline.preprocessing import GAP_CLOSING
 
 # Lengths and areas are in pixels at 0.25 micrometres per pixel.
@@ -32,7 +33,7 @@ NUCLEAR = 2  # a pixel of a piece large enough for a nucleus; of others it is 1
 
 
 def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
-             window=WINDOW):
+             window=WINDOW, min_area=MIN_AREA, min_height=MIN_HEIGHT):
     """Separate the nuclei of a mask.
 
     The relief is the distance to the edge of the mask plus the probability,
@@ -45,6 +46,8 @@ def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
         scale: pixels of the image for one at 0.25 micrometres per pixel.
         threshold: of the mask.
         window: side of the windows, pixels.
+        min_area, min_height: smaller pieces are debris, and smaller hills are
+            merged; both in pixels at 0.25 micrometres per pixel.
 
     Returns:
         labels: int32 [H, W], 0 in the background, and 1 to N in the nuclei by
@@ -59,9 +62,11 @@ def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
     count = 0
     parts = windows(mask.shape, window, int(MARGIN * scale))
     for core, outer in parts:
+        progress.check()
         regions, peaks, filled = _separate_window(
             mask[outer] > 0, probability[outer], scale,
-            255 * GAP_THRESHOLD * threshold)
+            255 * GAP_THRESHOLD * threshold, min_area * scale ** 2,
+            min_height * scale)
         inner = tuple(slice(c.start - o.start, c.stop - o.start)
                       for c, o in zip(core, outer))
         closed[core] = filled[inner]
@@ -73,7 +78,7 @@ def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
         # What reaches further than a margin from its peak.
         rest = (closed[core] == NUCLEAR) & (labels[core] == 0)
         if rest.any():
-            rest, pieces = ndimage.label(_large(rest, MIN_AREA * scale ** 2))
+            rest, pieces = ndimage.label(_large(rest, min_area * scale ** 2))
             count += _add(labels[core], rest, np.ones(pieces, bool), count)
     return (_in_reading_order(labels, count),
             np.minimum(closed, 1, out=closed))
@@ -125,12 +130,14 @@ def windows(shape, side, margin, shift=0):
     return [tuple(zip(*window)) for window in itertools.product(*axes)]
 
 
-def _separate_window(mask, probability, scale, gap_probability):
+def _separate_window(mask, probability, scale, gap_probability, min_area,
+                     min_height):
     """Separate the nuclei of a window.
 
     Args:
         mask, probability, scale: as for `separate`, the mask bool.
         gap_probability: a gap is nuclear above this, of 255.
+        min_area, min_height: as for `separate`, in pixels of the window.
 
     Returns:
         int32 [H, W], 0 and 1 to N in the nuclei; (rows, columns) of their
@@ -138,7 +145,7 @@ def _separate_window(mask, probability, scale, gap_probability):
         NUCLEAR in the nuclei and 1 in smaller pieces
     """
     from scipy import ndimage
-    max_hole, min_area = MAX_HOLE * scale ** 2, MIN_AREA * scale ** 2
+    max_hole = MAX_HOLE * scale ** 2
     unclosed = ~_large(~mask, max_hole)
     reach = max(round(GAP_CLOSING // 2 * scale), 1)
     filled = unclosed | (_closed(unclosed, reach)
@@ -159,7 +166,7 @@ def _separate_window(mask, probability, scale, gap_probability):
     frame = relief.min()
     relief = np.pad(relief, 1, mode='constant', constant_values=frame)
     basins, peaks = _steepest_ascent(relief, np.pad(nuclei, 1))
-    roots = _merge(basins, relief, peaks, MIN_HEIGHT * scale, min_area)
+    roots = _merge(basins, relief, peaks, min_height, min_area)
     kept, numbers = np.unique(roots, return_inverse=True)
     regions = numbers.astype(np.int32).take(basins[1:-1, 1:-1])
     peaks = np.unravel_index(peaks[kept[1:]], relief.shape)

@@ -52,8 +52,41 @@ def measure(labels, probability, image, strip=STRIP):
         numbers[found] = np.arange(1, len(found) + 1)
         part = numbers[labels[window]]  # [h, w], 0 and 1 to N
         numbers[found] = 0
-        yield _measure(found, part, probability[window], image[window], left,
-                       top)
+        batch = _measure(found, part, probability[window], image[window],
+                         left, top)
+        batch.measures['touches_border'] = touches_border(batch.measures,
+                                                          labels.shape)
+        yield batch
+
+
+def touches_border(measures, size):
+    """Return 1 for each nucleus at the border of an image, else 0: int [N].
+
+    Args:
+        measures: of a Batch.
+        size: (height, width) of the image.
+    """
+    (top, left), (bottom, right) = [
+        (measures['box_y'] + far * measures['box_height'],
+         measures['box_x'] + far * measures['box_width']) for far in (0, 1)]
+    return np.int64((top == 0) | (left == 0) | (bottom == size[0])
+                    | (right == size[1]))
+
+
+def mean_haematoxylin_od(labels, image):
+    """Return the mean optical density in all nuclei, or None without any.
+
+    Args:
+        labels, image: as for `measure`.
+    """
+    counts = np.zeros((3, 256))  # pixels of each value of a channel
+    for top in range(0, len(labels), STRIP):
+        rows = slice(top, top + STRIP)
+        for count, values in zip(counts, image[rows][labels[rows] > 0].T):
+            count += np.bincount(values, minlength=256)
+    area = counts[0].sum()
+    return (float(counts @ DENSITY @ HAEMATOXYLIN_OF_DENSITY / area) if area
+            else None)
 
 
 def _measure(found, labels, probability, image, left, top):

@@ -10,7 +10,15 @@ from histology.files import InputError
 from histology.images import read_image
 from histology.rasterize import areas_of
 from input_pipeline import store
-from prediction import blocks, runs, slides, sources, summary
+from prediction import (
+    blocks,
+    measurements,
+    runs,
+    slides,
+    sources,
+    summary,
+    writers,
+)
 from prediction.writers import OUTPUTS
 
 AHEAD = 1  # images whose files are written while the network sees the next
@@ -122,8 +130,11 @@ def _predict(found, run, overwrite, read):
             if result.error:
                 progress.say(f'error: {result.error}', sys.stderr)
                 skipped.append(result.source.name)
+                if not result.record:
+                    runs.write_error(run, result.source, result.error)
             if result.record:
                 records.append(result.record)
+    runs.summarise(run)
     for line in summary.lines_of_warnings(records):
         progress.say(line, sys.stderr)
     return skipped
@@ -172,16 +183,17 @@ def _write_image(run, found):
     nuclei = run.predictor.separate(seen)._replace(
         microns_per_pixel=microns_per_pixel)
     separated = time.monotonic()
+    mm2 = (microns_per_pixel
+           and nuclei.labels.size * microns_per_pixel ** 2 / 1e6)
+    record = summary.record_of(
+        source, areas_of(nuclei.labels)[1:], microns_per_pixel, mm2,
+        measurements.mean_haematoxylin_od(nuclei.labels, nuclei.image))
     runs.make_room(run, source)  # a file may have come since
-    for output, (endings, write, _) in OUTPUTS.items():
-        if output in run.outputs:
+    for output, (endings, write, _) in writers.results_of(False).items():
+        if write and writers.is_wanted(output, run.outputs):
             progress.check()
             write([runs.start_of(run, source) + ending for ending in endings],
                   nuclei)
-    mm2 = (microns_per_pixel
-           and nuclei.labels.size * microns_per_pixel ** 2 / 1e6)
-    record = summary.record_of(source, areas_of(nuclei.labels)[1:],
-                               microns_per_pixel, mm2)
     seconds.update(nuclei=separated - start,
                    files=time.monotonic() - separated)
     runs.write_record(run, source, {**record, 'seconds': {

@@ -14,10 +14,12 @@ import nets
 from histology import listing, resample
 from histology.resolution import PLAUSIBLE
 from prediction import instances, measurements, tiling, writers
-from prediction.instances import THRESHOLD
+from prediction.instances import MIN_HEIGHT, THRESHOLD
 from prediction.tiling import MAX_TILE_PIXELS
 
 NETWORK_PART = 0.8  # of the time that an image takes
+PIXEL_AREA = resample.MICRONS_PER_PIXEL ** 2  # square micrometres
+MIN_AREA = instances.MIN_AREA * PIXEL_AREA
 
 
 class Predictor:
@@ -30,11 +32,14 @@ class Predictor:
         folder: the model folder, or None.
         precision: what `forward` multiplies in, for records.
         halo: see `nets`, of blocks of slides.
+        min_area: smaller pieces of the mask are debris, square micrometres.
+        splitting: `min_height` of `instances.separate`.
     """
 
     def __init__(self, forward, stride, threshold=THRESHOLD,
                  max_pixels=MAX_TILE_PIXELS, average=True, record=None,
-                 folder=None, precision='float32', halo=nets.HALO):
+                 folder=None, precision='float32', halo=nets.HALO,
+                 min_area=MIN_AREA, splitting=MIN_HEIGHT):
         self.forward = forward
         self.stride = stride
         self.threshold = threshold
@@ -44,6 +49,9 @@ class Predictor:
         self.folder = folder
         self.precision = precision
         self.halo = halo
+        self.min_area = min_area
+        self.splitting = splitting
+        self.weights_sha1 = ''
 
     @classmethod
     def load(cls, folder, net=None, width=None, output_stride=None,
@@ -55,7 +63,8 @@ class Predictor:
                 project's folder if it does not exist here.
             net, width, output_stride: what the network must be, or None.
             accelerate: see `nets.tf1`.
-            settings: `threshold`, `max_pixels` and `average` of Predictor.
+            settings: `threshold`, `max_pixels`, `average`, `min_area` and
+                `splitting` of Predictor.
 
         Raises:
             InputError: there is no network, it is another one, or it cannot
@@ -66,18 +75,20 @@ class Predictor:
         session, model, record = saved.load_network(
             folder, net, width, output_stride, accelerate)
         forward = session.make_callable(model.output, [model.input])
-        return cls(forward, model.stride, record=record, folder=folder,
-                   precision=tf1.precision(accelerate), halo=getattr(
-                       nets.module_of(record['net']), 'HALO', nets.HALO),
-                   **settings)
+        predictor = cls(
+            forward, model.stride, record=record, folder=folder,
+            precision=tf1.precision(accelerate), halo=getattr(
+                nets.module_of(record['net']), 'HALO', nets.HALO), **settings)
+        # Now, because a training may write better ones at any time.
+        predictor.weights_sha1 = listing.file_digest(
+            os.path.join(folder, saved.WEIGHTS_FILE))
+        return predictor
 
     def identity(self):
         """Return what its results depend on, a dict for JSON."""
-        from nets.saved import WEIGHTS_FILE
-        return {'weights_sha1': listing.file_digest(
-                    os.path.join(self.folder or '', WEIGHTS_FILE)),
-                **{name: getattr(self, name) for name in (
-                    'threshold', 'average', 'max_pixels')}}
+        return {name: getattr(self, name) for name in (
+            'weights_sha1', 'threshold', 'average', 'max_pixels', 'min_area',
+            'splitting')}
 
     def rows(self, image, size=None, progress=None):
         """Compute the probability of nucleus as `tiling.predict_rows` does.
@@ -137,9 +148,14 @@ class Predictor:
     def separate(self, seen):
         """Make the Nuclei of what `see` returns."""
         image, mask, probability, scale, microns_per_pixel = seen
-        labels, mask = instances.separate(
-            mask, probability, scale, self.threshold)
+        labels, mask = self.labels_of(mask, probability, scale)
         return Nuclei(image, mask, probability, labels, microns_per_pixel)
+
+    def labels_of(self, mask, probability, scale=1.0):
+        """Separate the nuclei of a mask, see `instances.separate`."""
+        return instances.separate(
+            mask, probability, scale, self.threshold,
+            min_area=self.min_area / PIXEL_AREA, min_height=self.splitting)
 
     def classify(self, image, size=None, progress=None):
         """Classify the pixels of an image; arguments as for `rows`.

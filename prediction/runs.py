@@ -16,9 +16,13 @@ import tempfile
 
 from histology import files
 from histology.files import MAX_NAME, InputError
-from prediction import writers
+from prediction import page, writers
 
 FILE = 'run.json'
+# Of all images; and what the heads of such files hold.
+FILES = {FILE: [writers.JSON_MARK], **page.FILES}
+NOT_OURS = ('{}: was not written by predict, or by an earlier version; move '
+            'it or choose another --output_dir')
 VERSION = 1  # of the results; raised when other nuclei are found
 
 # What was asked for.
@@ -58,7 +62,13 @@ def begin(run, sources, overwrite):
             folder holds results of other settings, and not `overwrite`; or it
             cannot be written to.
     """
-    existing = [path for source in sources for path in check_results(
+    for name, marks in FILES.items():
+        path = os.path.join(run.output_dir, name)
+        if os.path.lexists(path) and not writers.has_mark(path, marks):
+            raise InputError(NOT_OURS.format(path))
+    again = overwrite and run.part == (0, 1)
+    todo = [source for source in sources if again or not is_done(run, source)]
+    existing = [path for source in todo for path in check_results(
         run, source)]
     path = os.path.join(run.output_dir, FILE)
     settings = json.loads(json.dumps(settings_of(run)))
@@ -76,8 +86,7 @@ def begin(run, sources, overwrite):
         'software': writers.SOFTWARE, 'settings': settings,
         'model_folder': run.predictor.folder, 'command': sys.argv,
         'machine': ', '.join(platform.uname()._replace(version='')[:5])})
-    again = overwrite and run.part == (0, 1)
-    return [source for source in sources if again or not is_done(run, source)]
+    return todo
 
 
 def is_done(run, source):
@@ -99,10 +108,37 @@ def read_record(run, source):
 
 def write_record(run, source, record):
     """Write STEM.json, after all other results of a Source."""
-    record = {'software': writers.SOFTWARE, **record,
+    record = {'software': writers.SOFTWARE, 'stem': source.stem, **record,
               'precision': run.predictor.precision,
-              'key': key_of(run, source), 'settings': settings_of(run)}
+              'settings': settings_of(run)}
+    record.setdefault('key', key_of(run, source))
     files.write_json(start_of(run, source) + '.json', record)
+
+
+def write_error(run, source, error):
+    """Write STEM.json of a Source that cannot be read; it is not done."""
+    check_results(run, source)
+    write_record(run, source, {
+        'image': os.path.basename(source.name), 'error': error, 'key': None})
+
+
+def summarise(run):
+    """Write summary.csv and index.html of all that has the run's settings.
+
+    Of several processes at once the last one sees all records.
+    """
+    content = _read(os.path.join(run.output_dir, FILE))
+    listed, found = None, _of_settings(run)
+    while found != listed:
+        listed = found
+        page.write(run.output_dir, content, found)
+        found = _of_settings(run)
+
+
+def _of_settings(run):
+    settings = json.loads(json.dumps(settings_of(run)))
+    return [record for record in records(run.output_dir)
+            if record['settings'] == settings]
 
 
 def records(folder):
@@ -126,6 +162,9 @@ def check_names(sources):
     """
     seen = {}
     for source in sources:
+        if source.stem + '.json' == FILE:
+            raise InputError(f'{source.name}: its record would replace '
+                             f'{FILE}; rename it')
         if source.stem in seen:
             raise InputError(
                 f'{source.name}: its results would replace the results of '
@@ -157,9 +196,7 @@ def check_results(run, source):
             if writers.is_written_here(path, output):
                 existing[path] = wanted
             elif wanted and os.path.lexists(path):
-                raise InputError(
-                    f'{path}: was not written by predict, or by an earlier '
-                    'version; move it or choose another --output_dir')
+                raise InputError(NOT_OURS.format(path))
     return existing
 
 

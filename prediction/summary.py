@@ -11,7 +11,7 @@ MEDIAN_AREA = (12.5, 56)
 LARGEST_AREA = 500  # of MoNuSeg's nuclei 320
 
 
-def record_of(source, areas, microns_per_pixel, mm2):
+def record_of(source, areas, microns_per_pixel, mm2, mean_haematoxylin_od):
     """Return the record of an image or slide, a dict for JSON.
 
     Args:
@@ -19,6 +19,7 @@ def record_of(source, areas, microns_per_pixel, mm2):
         areas: [N], of its nuclei, pixels.
         microns_per_pixel: of the image, or None.
         mm2: area of the image, or of the tissue of a slide, or None.
+        mean_haematoxylin_od: in the nuclei, or None.
     """
     median = float(np.median(areas)) if len(areas) else None
     square = microns_per_pixel and microns_per_pixel ** 2
@@ -29,6 +30,8 @@ def record_of(source, areas, microns_per_pixel, mm2):
         'nuclei_per_mm2': mm2 and round(len(areas) / mm2, 1),
         'median_area_px2': median,
         'median_area_um2': median and square and round(median * square, 2),
+        'mean_haematoxylin_od': (mean_haematoxylin_od
+                                 and round(mean_haematoxylin_od, 4)),
         'microns_per_pixel': microns_per_pixel,
         'warnings': _warnings(median, areas, microns_per_pixel)}
 

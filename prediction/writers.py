@@ -12,12 +12,18 @@ import os
 import uuid
 
 import numpy as np
+from PIL import Image
 
-from histology import listing, tiff
-from histology.drawing import overlay
+from histology import drawing, listing, tiff
 from histology.files import atomic_write
 from histology.images import write_png
-from histology.listing import GEOJSON_HEAD, PNG_MARK, SOFTWARE, TIFF_MARK
+from histology.listing import (
+    GEOJSON_HEAD,
+    JSON_MARK,
+    PNG_MARK,
+    SOFTWARE,
+    TIFF_MARK,
+)
 from prediction import polygons
 
 # The power of the unit of length of each measure, and its name in QuPath.
@@ -37,7 +43,9 @@ MEASURES = {
     'solidity': (0, 'Solidity'),
     'mean_probability': (0, 'Probability mean'),
     'mean_haematoxylin_od': (0, 'Hematoxylin OD mean'),
+    'touches_border': (0, 'Touches border'),
 }
+LAST = 'touches_border'  # newer than the others, which keep their columns
 # Units by that power, in pixels and in micrometres.
 CSV_UNITS = ('', '_px', '_px2'), ('', '_um', '_um2')
 QUPATH_UNITS = ('', ' px', ' px^2'), ('', ' \u00b5m', ' \u00b5m^2')
@@ -81,9 +89,32 @@ def write_labels(paths, nuclei):
         os.remove(tif if fits else png)
 
 
+def write_labels_colour(paths, nuclei):
+    """Write the label image as RGB; nuclei that touch differ in colour."""
+    labels = nuclei.labels
+    colours = drawing.touching_colours(labels)
+    coloured = np.empty((*labels.shape, 3), np.uint8)
+    for row, numbers in zip(coloured, labels):  # by rows, for memory
+        row[:] = colours[numbers]
+    write_png(paths[0], coloured, SOFTWARE)
+
+
+def write_thumbnail(paths, nuclei):
+    """Write a small picture of the tissue and the outlines."""
+    write_jpeg(paths[0], drawing.overlay(*drawing.shrunk(
+        nuclei.image, nuclei.labels)))
+
+
+def write_jpeg(path, image):
+    """Write uint8 [H, W, 3] as JPEG that `is_written_here`."""
+    with atomic_write(path) as partial:
+        Image.fromarray(image).save(partial, 'JPEG', quality=90,
+                                    comment=SOFTWARE + '\0')
+
+
 def write_csv(paths, nuclei):
     """Write the table of the nuclei's measures."""
-    with _text_file(paths[0]) as file:
+    with text_file(paths[0]) as file:
         file.write(_header(nuclei.microns_per_pixel))
         for batch in nuclei.measured():
             csv.writer(file, lineterminator='\n').writerows(
@@ -98,7 +129,7 @@ def write_geojson(paths, nuclei):
     """
     titles = [title for *_, title in columns(nuclei.microns_per_pixel)]
     separator = '\n'
-    with _text_file(paths[0]) as file:
+    with text_file(paths[0]) as file:
         file.write(GEOJSON_HEAD)
         for batch in nuclei.measured():
             traced = polygons.trace(batch.corners, batch.left, batch.top)
@@ -121,8 +152,8 @@ def write_large_geojson(paths, nuclei):
 
 def write_overlay(paths, nuclei):
     """Write the outlines on the tissue; draws on `nuclei.image` itself."""
-    write_png(paths[0], overlay(nuclei.image, nuclei.labels, nuclei.image),
-              SOFTWARE)
+    write_png(paths[0], drawing.overlay(nuclei.image, nuclei.labels,
+                                        nuclei.image), SOFTWARE)
 
 
 def columns(microns_per_pixel):
@@ -133,12 +164,13 @@ def columns(microns_per_pixel):
         QuPath)
     """
     lengths = (1, microns_per_pixel) if microns_per_pixel else (1,)
-    return [(name, length ** power, name + csv_units[power],
-             title + qupath_units[power])
-            for length, csv_units, qupath_units in zip(lengths, CSV_UNITS,
-                                                       QUPATH_UNITS)
-            for name, (power, title) in MEASURES.items()
-            if power or csv_units is CSV_UNITS[0]]
+    return sorted([(name, length ** power, name + csv_units[power],
+                    title + qupath_units[power])
+                   for length, csv_units, qupath_units in zip(
+                       lengths, CSV_UNITS, QUPATH_UNITS)
+                   for name, (power, title) in MEASURES.items()
+                   if power or csv_units is CSV_UNITS[0]],
+                  key=lambda column: column[0] == LAST)
 
 
 def rows(batch, microns_per_pixel):
@@ -164,7 +196,8 @@ def _header(microns_per_pixel):
 
 
 @contextlib.contextmanager
-def _text_file(path):
+def text_file(path):
+    """Open a file to write UTF-8 to, atomically; gzipped if it ends so."""
     with atomic_write(path) as partial, open(partial, 'wb') as file:
         if path.endswith('.gz'):
             # Our name as the file's, and no time: the same bytes each time.
@@ -187,7 +220,10 @@ def _feature(file_name, measures, pieces):
             f'"properties":{properties}}}')
 
 
-JSON_MARK = f'"software": "{SOFTWARE}"'.encode()
+def _json(content):
+    return json.dumps(content, separators=(',', ':'), allow_nan=False)
+
+
 # What is written for an image STEM.*: what follows STEM in the names; the
 # function that writes it, from the paths of these names and a
 # `predictor.Nuclei`; and what the head of such a file holds, one of several.
@@ -198,6 +234,8 @@ OUTPUTS = {
                           [PNG_MARK]),
     'labels': Output(['_labels.png', '_labels.tif'], write_labels,
                      [PNG_MARK, TIFF_MARK]),
+    'labels_colour': Output(['_labels_colour.png'], write_labels_colour,
+                            [PNG_MARK]),
     'csv': Output(['_nuclei.csv'], write_csv,
                   [_header(None).encode(), _header(1).encode()]),
     'geojson': Output(['_nuclei.geojson'], write_geojson,
@@ -205,8 +243,6 @@ OUTPUTS = {
     # The last one: it draws on the image.
     'overlay': Output(['_overlay.png'], write_overlay, [PNG_MARK]),
 }
-
-
 # The same for a slide, of which `blocks.Nuclei` are written. The last two
 # are always written.
 SLIDE_OUTPUTS = {
@@ -216,13 +252,15 @@ SLIDE_OUTPUTS = {
     'tissue': Output(['_tissue.png'], None, [PNG_MARK]),
     'overview': Output(['_overview.jpg'], None, [TIFF_MARK]),
 }
-# Of both, the last file that is written.
+# Of both, the first and the last file that are always written.
+THUMBNAIL = {'thumbnail': Output(['_thumbnail.jpg'], write_thumbnail,
+                                 [TIFF_MARK])}
 RECORD = {'record': Output(['.json'], None, [JSON_MARK])}
 
 
 def results_of(is_slide):
     """Return all that is written for an image or a slide, as a dict."""
-    return {**(SLIDE_OUTPUTS if is_slide else OUTPUTS), **RECORD}
+    return {**THUMBNAIL, **(SLIDE_OUTPUTS if is_slide else OUTPUTS), **RECORD}
 
 
 def is_wanted(output, outputs):
@@ -232,7 +270,11 @@ def is_wanted(output, outputs):
 
 def is_written_here(path, output):
     """Say whether predict wrote a file as one of the outputs, by its head."""
+    return has_mark(path, {**results_of(False), **results_of(True)}[output
+                           ].marks)
+
+
+def has_mark(path, marks):
+    """Say whether the head of a file holds one of some marks."""
     head = listing.read_head(path)
-    return any(mark in head
-               for mark in {**results_of(False), **results_of(True)}[output
-               ].marks)
+    return any(mark in head for mark in marks)
