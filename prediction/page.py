@@ -89,7 +89,9 @@ def _head(run, records):
     whole = [record for record in records if 'nuclei' in record]
     nuclei, mm2 = (sum(record[name] or 0 for record in whole)
                    for name in ('nuclei', 'mm2'))
-    found = {'images': len(records), 'nuclei': f'{nuclei:,}'}
+    unread = len(records) - len(whole)
+    found = {'images': f'{len(whole)}' + f', {unread} not read' * bool(unread),
+             'nuclei': nuclei}
     if mm2 and all(record['mm2'] for record in whole):
         found.update({'mm2': f'{mm2:.4g}', 'per mm2': f'{nuclei / mm2:.0f}'})
     settings = {name: value for name, value in run['settings'].items()
@@ -133,15 +135,14 @@ def _card(folder, number, record):
                      f'src="{_link(thumbnail)}"></a>')
     lines.append(f'<h2>{_text(record["image"])}</h2>')
     if 'nuclei' in record:
-        lines.append(f'<p>{_text(summary.line_of(record))}')
-        if record['mean_haematoxylin_od'] is not None:
-            lines.append(f', haematoxylin {record["mean_haematoxylin_od"]:.2f}'
-                         ' OD')
+        density = record['mean_haematoxylin_od']
+        lines.append(f'<p>{_text(summary.line_of(record))}' + (
+            '' if density is None else f', haematoxylin OD {density:.2f}'))
     lines += [f'<p class="{kind}">{_text(text)}'
               for kind, text in _flaws(record)]
     if links:
         lines.append('<p>' + ' \u00b7 '.join(
-            f'<a href="{_link(name)}">{output}</a>'
+            f'<a href="{_link(name)}">{output.replace("_", " ")}</a>'
             for output, name in links.items()))
     return '\n'.join(lines) + '\n</article>\n'
 

@@ -14,7 +14,7 @@ import platform
 import sys
 import tempfile
 
-from histology import files
+from histology import files, progress
 from histology.files import MAX_NAME, InputError
 from prediction import page, writers
 
@@ -133,6 +133,11 @@ def summarise(run):
         listed = found
         page.write(run.output_dir, content, found)
         found = _of_settings(run)
+    others = len(records(run.output_dir)) - len(found)
+    if others:
+        progress.say(f'{run.output_dir}: {progress.counted(others, "image")} '
+                     'of other settings there, not in summary.csv',
+                     sys.stderr)
 
 
 def _of_settings(run):

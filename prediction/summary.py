@@ -28,7 +28,7 @@ def record_of(source, areas, microns_per_pixel, mm2, mean_haematoxylin_od):
         'nuclei': len(areas),
         'mm2': mm2 and round(mm2, 4),
         'nuclei_per_mm2': mm2 and round(len(areas) / mm2, 1),
-        'median_area_px2': median,
+        'median_area_px2': median and round(median, 2),
         'median_area_um2': median and square and round(median * square, 2),
         'mean_haematoxylin_od': (mean_haematoxylin_od
                                  and round(mean_haematoxylin_od, 4)),

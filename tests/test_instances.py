@@ -143,28 +143,29 @@ def test_small_hills_are_no_nuclei():
     assert instances.separate(mask, probability)[0].max() == 1
 
 
-def by_h_maxima(mask, probability):
+def by_h_maxima(mask, probability, min_area, min_height):
     """The same by scikit-image's markers."""
     unclosed = morphology.remove_small_holes(mask > 0, instances.MAX_HOLE)
     mask = morphology.remove_small_objects(whole_mask(probability / 255),
-                                           instances.MIN_AREA)
+                                           min_area)
     land = ndimage.gaussian_filter(
         ndimage.distance_transform_edt(unclosed & mask)
         + probability / 255 * instances.PROBABILITY_WEIGHT, instances.SIGMA)
     land[~mask] = 0
-    hills = morphology.h_maxima(land, instances.MIN_HEIGHT)
+    hills = morphology.h_maxima(land, min_height)
     markers, _ = ndimage.label(hills.astype(bool) & mask)
     return segmentation.watershed(-land, markers, mask=mask)
 
 
 @pytest.mark.parametrize('seed', range(3))
-def test_it_is_what_h_maxima_give(seed, monkeypatch):
-    # Hills of fewer pixels are markers there alone.
-    monkeypatch.setattr(instances, 'MIN_AREA', 10)
+@pytest.mark.parametrize('min_height', [instances.MIN_HEIGHT, 4])
+def test_it_is_what_h_maxima_give(seed, min_height):
     mask, probability = blobs((200, 240), seed)
-    expected = by_h_maxima(mask, probability)
+    # Hills of fewer pixels are markers there alone.
+    expected = by_h_maxima(mask, probability, 10, min_height)
     assert expected.max() > 20
-    found, _ = instances.separate(mask, probability)
+    found, _ = instances.separate(mask, probability, min_area=10,
+                                  min_height=min_height)
     same = nuclei_metrics.compute(nuclei_metrics.compare(found, expected))
     assert same['aji'] > 0.97 and same['dq'] > 0.97
 
@@ -185,6 +186,18 @@ def test_nuclei_and_mask_go_together(seed, scale):
         assert ndimage.label(labels == nucleus)[1] == 1
     first = np.unique(labels, return_index=True)[1][1:]
     assert (np.diff(first) > 0).all()
+
+
+@pytest.mark.parametrize('scale', [1, 2])
+def test_what_counts_as_debris(scale):
+    """Of 24 and 25 pixels at 0.25 micrometres, the larger one stays."""
+    mask = np.zeros((80, 80), np.uint8)
+    mask[10:10 + 4 * scale, 10:10 + 6 * scale] = 1
+    mask[40:40 + 5 * scale, 40:40 + 5 * scale] = 1
+    for min_area, count in ((26, 0), (25, 1), (24, 2), (0, 2)):
+        labels, _ = instances.separate(mask, certain(mask), scale,
+                                       min_area=min_area)
+        assert labels.max() == count
 
 
 def test_images_of_other_resolution():

@@ -52,7 +52,29 @@ def test_a_rectangle_by_hand():
         'major_axis': [pytest.approx(4 * math.sqrt(2))],
         'minor_axis': [pytest.approx(4 * math.sqrt(2 / 3))],
         'eccentricity': [pytest.approx(math.sqrt(1 - 1 / 3))],
-        'solidity': [1], 'mean_probability': [pytest.approx(0.2)]}
+        'solidity': [1], 'mean_probability': [pytest.approx(0.2)],
+        'touches_border': [0]}
+
+
+@pytest.mark.parametrize('strip', [1, 5, 256])
+def test_which_touch_the_border(strip):
+    labels = np.zeros((30, 40), np.int32)
+    for number, (top, left) in enumerate([
+            (1, 1), (0, 10), (10, 0), (27, 5), (15, 37), (26, 20), (10, 36)],
+            1):
+        labels[top:top + 3, left:left + 3] = number
+    found = table(labels, strip=strip)
+    # By hand: rows 0 and 29, columns 0 and 39 are the border.
+    assert dict(zip(found['label'], found['touches_border'])) == {
+        1: 0, 2: 1, 3: 1, 4: 1, 5: 1, 6: 0, 7: 0}
+
+
+def test_the_mean_density_is_that_of_all_pixels():
+    labels, _, image = blobs(1)
+    found = table(labels, image=image)
+    assert measurements.mean_haematoxylin_od(labels, image) == pytest.approx(
+        np.average(found['mean_haematoxylin_od'], weights=found['area']))
+    assert measurements.mean_haematoxylin_od(labels * 0, image) is None
 
 
 def test_the_hull_of_an_l_by_hand():

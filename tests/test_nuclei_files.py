@@ -27,6 +27,7 @@ IN_PIXELS = ('label,centroid_x_px,centroid_y_px,box_x_px,box_y_px,'
 IN_MICROMETRES = ('centroid_x_um,centroid_y_um,box_x_um,box_y_um,'
                   'box_width_um,box_height_um,area_um2,perimeter_um,'
                   'major_axis_um,minor_axis_um')
+LAST = ',touches_border'
 
 
 def is_written_here(path):
@@ -68,16 +69,16 @@ def test_a_table_in_pixels(tmp_path):
     # The two pixels are 7 and 1 apart: 4 sqrt(50 / 4); their hull is 8 x 2
     # without two triangles of 7 x 1.
     assert lines == [
-        IN_PIXELS,
-        '1,4,2,3,1,2,2,4,6.4738,2,2,0,1,1,0',
-        '2,4,5,0,4,8,2,2,5.363,14.1421,0,1,0.2222,1,0', '']
+        IN_PIXELS + LAST,
+        '1,4,2,3,1,2,2,4,6.4738,2,2,0,1,1,0,0',
+        '2,4,5,0,4,8,2,2,5.363,14.1421,0,1,0.2222,1,0,1', '']
 
 
 def test_a_table_in_micrometres_too(tmp_path):
     lines, _ = write(tmp_path, *square_and_pieces(), microns_per_pixel=0.5)
-    assert lines[0] == IN_PIXELS + ',' + IN_MICROMETRES
+    assert lines[0] == IN_PIXELS + ',' + IN_MICROMETRES + LAST
     assert lines[1] == ('1,4,2,3,1,2,2,4,6.4738,2,2,0,1,1,0,'
-                        '2,1,1.5,0.5,1,1,1,3.2369,1,1')
+                        '2,1,1.5,0.5,1,1,1,3.2369,1,1,0')
 
 
 def test_geojson_for_qupath(tmp_path):
@@ -103,7 +104,8 @@ def test_geojson_for_qupath(tmp_path):
         'Centroid X µm': 2, 'Centroid Y µm': 1, 'Bounding box X µm': 1.5,
         'Bounding box Y µm': 0.5, 'Bounding box width µm': 1,
         'Bounding box height µm': 1, 'Area µm^2': 1, 'Perimeter µm': 3.2369,
-        'Major axis length µm': 1, 'Minor axis length µm': 1}
+        'Major axis length µm': 1, 'Minor axis length µm': 1,
+        'Touches border': 0}
     assert pieces['geometry'] == {'type': 'MultiPolygon', 'coordinates': [
         [[[0, 4], [1, 4], [1, 5], [0, 5], [0, 4]]],
         [[[7, 5], [8, 5], [8, 6], [7, 6], [7, 5]]]]}
@@ -145,7 +147,7 @@ def test_no_nuclei(tmp_path):
     lines, content = write(
         tmp_path, np.zeros((5, 6), np.int32), np.zeros((5, 6), np.uint8),
         np.zeros((5, 6, 3), np.uint8))
-    assert lines == [IN_PIXELS, ''] and content['features'] == []
+    assert lines == [IN_PIXELS + LAST, ''] and content['features'] == []
 
 
 def test_a_name_that_is_no_text(tmp_path):
@@ -194,6 +196,49 @@ def test_more_labels_as_tiff(tmp_path):
     assert is_written_here(path)
 
 
+def test_labels_in_colours(tmp_path):
+    """A chain of nuclei that touch, a star of nine, and ones that do not."""
+    labels = np.zeros((60, 80), np.int32)
+    labels[2:6, 2:62] = np.arange(1, 61)
+    labels[20:30, 10:28] = np.arange(61, 70).repeat(2)
+    labels[30:34, 10:28], labels[18:20, 10:28] = 70, 71
+    labels[50:, 70:] = 3
+    nuclei = nuclei_of(labels, None, np.zeros((60, 80, 3), np.uint8))
+    writers.write_labels_colour([str(tmp_path / 'a.png')], nuclei)
+    with Image.open(tmp_path / 'a.png') as image:
+        assert image.mode == 'RGB'
+        found = np.array(image).astype(int)
+    np.testing.assert_array_equal(found.any(axis=2), labels > 0)
+    for label in range(1, 72):
+        assert len(np.unique(found[labels == label], axis=0)) == 1
+    for axis in (0, 1):
+        one, other = [np.moveaxis(values, axis, 0) for values in (
+            labels, found)]
+        meet = (one[1:] != one[:-1]) & (one[1:] > 0) & (one[:-1] > 0)
+        assert meet.any()
+        assert np.abs(other[1:] - other[:-1]).max(axis=2)[meet].min() > 60
+
+
+def test_a_thumbnail_shows_the_outlines(tmp_path):
+    """Outlines of one pixel, which would vanish if drawn before."""
+    labels = np.zeros((1600, 800), np.int32)
+    labels[800:1200, 400:600] = 1
+    nuclei = nuclei_of(labels, None, np.full((1600, 800, 3), 200, np.uint8))
+    path = str(tmp_path / 'a_thumbnail.jpg')
+    writers.write_thumbnail([path], nuclei)
+    assert writers.is_written_here(path, 'thumbnail')
+    with Image.open(path) as image:
+        assert image.size == (160, 320)
+        found = np.array(image).astype(int)
+    green = found[..., 1] - found[..., 0] > 60
+    # A fifth of the size: rows 160 to 239, columns 80 to 119.
+    expected = np.zeros((320, 160), bool)
+    expected[160:240, 80:120] = True
+    expected[161:239, 81:119] = False
+    assert (green & expected).sum() > 0.95 * expected.sum()
+    assert not green[:150].any() and not green[180:220, 90:110].any()
+
+
 # Whose files they are
 
 
@@ -210,8 +255,10 @@ def test_other_files_are_not(tmp_path, name):
     assert not is_written_here(str(path))
     for content in (
             b'', b'\0', b'\xff' * 3000, b'II*\0', b'II*\0\x08\0\0\0\1\0',
-            b'label,centroid_x_px\n1,2\n', IN_PIXELS.encode() + b',mine\n',
-            IN_PIXELS.encode(), b'{"type":"FeatureCollection","features":[]}',
+            b'label,centroid_x_px\n1,2\n',
+            (IN_PIXELS + LAST + ',mine\n').encode(),
+            (IN_PIXELS + LAST).encode(), (IN_PIXELS + '\n').encode(),
+            b'{"type":"FeatureCollection","features":[]}',
             writers.GEOJSON_HEAD.encode()[:-1], b'{"type":"Feature'):
         path.write_bytes(content)
         assert not is_written_here(str(path))

@@ -17,7 +17,7 @@ from histology import images
 from histology.files import InputError
 from histology.images import write_png
 from input_pipeline import store
-from prediction import Predictor, predict
+from prediction import Predictor, predict, sources, summary
 from prediction.writers import OUTPUTS
 
 
@@ -26,11 +26,22 @@ def red_channel(batch):
 
 
 PREDICTOR = Predictor(red_channel, 32, average=False)
+KINDS = ('_labels.png', '_labels_colour.png', '_mask.png', '_nuclei.csv',
+         '_nuclei.geojson', '_overlay.png', '_probability.png')
+OF_FOLDER = 'index.html', 'run.json', 'summary.csv'
 
 
-def run(images, output_dir, microns_per_pixel=None, outputs=tuple(OUTPUTS)):
-    return predict.predict_files(images, str(output_dir), PREDICTOR,
-                                 microns_per_pixel, outputs)
+def run(images, output_dir, microns_per_pixel=None, outputs=tuple(OUTPUTS),
+        overwrite=False, predictor=PREDICTOR):
+    return predict.predict_files(images, str(output_dir), predictor,
+                                 microns_per_pixel, outputs,
+                                 overwrite=overwrite)
+
+
+def files_of(*stems, kinds=KINDS):
+    """All names in a folder of predictions of some images."""
+    return sorted([*OF_FOLDER, *(stem + ending for stem in stems for ending in
+                                 (*kinds, '.json', '_thumbnail.jpg'))])
 
 
 def write_image(path, height=40, width=50):
@@ -48,10 +59,7 @@ def test_outputs_of_two_images(tmp_path):
     (tmp_path / 'in' / 'c.png').mkdir()  # matches, but is no file
     out = tmp_path / 'new' / 'out'
     assert run(str(tmp_path / 'in' / '*.png'), out) == []
-    assert sorted(path.name for path in out.iterdir()) == [
-        f'{stem}_{kind}' for stem in 'ab'
-        for kind in ('labels.png', 'mask.png', 'nuclei.csv', 'nuclei.geojson',
-                     'overlay.png', 'probability.png')]
+    assert sorted(os.listdir(out)) == files_of('a', 'b')
 
     def read(name):
         return imageio.v3.imread(out / name, plugin='pillow')
@@ -77,8 +85,9 @@ def test_a_bad_image_among_good_ones(tmp_path, capsys):
     skipped = run(str(tmp_path / 'in' / '*.png'), tmp_path / 'out')
     assert skipped == [str(tmp_path / 'in' / name)
                        for name in ('b.png', 'c.png')]
-    written = {path.name for path in (tmp_path / 'out').iterdir()}
-    assert {'a_mask.png', 'd_mask.png'} <= written and len(written) == 12
+    # What is wrong with the others stands in their records.
+    assert sorted(os.listdir(tmp_path / 'out')) == sorted([
+        *files_of('a', 'd'), 'b.json', 'c.json'])
     told = [line for line in capsys.readouterr().err.splitlines()
             if line.endswith('(skipped)')]
     assert [str(path) in line for path, line in zip(skipped, told)] == [
@@ -133,14 +142,15 @@ def test_nuclei_of_an_image(tmp_path, capsys):
     # 5400 pixels of a sixteenth of a square micrometre.
     printed = capsys.readouterr()
     told = printed.out.splitlines()
+    # What reading says comes before what came of the image before.
     assert [line.split(': ')[1] for line in told] == [
-        '2 nuclei, 5926 per mm2, median area 400 pixels (25.0 um2)',
         'states no resolution, taken as 40x (0.25 micrometres per pixel); '
         'another --magnification resamples it, and --magnification=40 adds '
         'micrometres to results',
+        '2 nuclei, 5926 per mm2, median area 400 pixels (25.0 um2)',
         'no nuclei', '1 nucleus, median area 100 pixels']
     assert [line.split(': ')[0][-5:] for line in told] == [
-        'a.tif', 'b.tif', 'b.tif', 'c.tif']
+        'b.tif', 'a.tif', 'b.tif', 'c.tif']
     # Only where 40x is a guess.
     line, = [line for line in printed.err.splitlines() if 'scanned' in line]
     assert line.endswith('c.tif: median nucleus 100 pixels is small for 40x; '
@@ -155,8 +165,10 @@ def test_nuclei_of_an_image(tmp_path, capsys):
     (13, 0.25, ''), (31, 0.25, ''),
     (88, 0.25, ''), (91, 0.25, 'a nucleus of 518 square micrometres')])
 def test_sizes_that_nuclei_do_not_have(tmp_path, capsys, side, microns, said):
-    areas = {'a': (np.array([side ** 2] * 3), microns)}
-    lines = list(predict._flaws(areas))
+    record = summary.record_of(
+        sources.Source('in/a.png', 'a', False, '', 0),
+        np.array([side ** 2] * 3), microns, None, None)
+    lines = list(summary.lines_of_warnings([record]))
     assert len(lines) == (said != '') and re.search(said, ''.join(lines))
 
 
@@ -173,23 +185,24 @@ def test_tiles_give_the_same_nuclei(tmp_path):
                 red_channel, 32, max_pixels=max_pixels, average=False)) == []
     assert images.read_labels(
         str(tmp_path / 'whole' / 'a_labels.png')).max() > 250
-    for path in (tmp_path / 'whole').iterdir():
-        assert path.read_bytes() == (
-            tmp_path / 'tiles' / path.name).read_bytes(), path.name
+    for kind in (*KINDS, '_thumbnail.jpg'):
+        assert (tmp_path / 'whole' / f'a{kind}').read_bytes() == (
+            tmp_path / 'tiles' / f'a{kind}').read_bytes(), kind
 
 
 @pytest.mark.parametrize('outputs, written', [
-    (['mask'], ['a_mask.png']),
-    (['geojson', 'labels'], ['a_labels.png', 'a_nuclei.geojson']),
-    (['csv', 'overlay'], ['a_nuclei.csv', 'a_overlay.png'])])
+    (['mask'], ['_mask.png']),
+    (['geojson', 'labels'], ['_labels.png', '_nuclei.geojson']),
+    (['labels_colour'], ['_labels_colour.png']),
+    (['csv', 'overlay'], ['_nuclei.csv', '_overlay.png'])])
 def test_outputs_that_are_asked_for(tmp_path, outputs, written):
     (tmp_path / 'in').mkdir()
     paint(tmp_path / 'in' / 'a.png', (20, 20, 10))
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'a_probability.png').write_text('of another')
     run(str(tmp_path / 'in'), tmp_path / 'out', outputs=outputs)
-    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == (
-        sorted(written + ['a_probability.png']))
+    assert sorted(os.listdir(tmp_path / 'out')) == sorted(
+        files_of('a', kinds=[*written, '_probability.png']))
 
 
 @pytest.mark.parametrize('given', ['', 'masks', 'mask,,labels'])
@@ -212,7 +225,8 @@ def test_more_nuclei_than_a_png_can_number(tmp_path):
                               (slice(40), 'a_labels.png', 'a_labels.tif')):
         Image.fromarray(image[part, part]).save(path)
         run(str(tmp_path / 'in'), tmp_path / 'out', outputs=['labels'])
-        assert sorted(os.listdir(tmp_path / 'out')) == [name]
+        assert sorted(os.listdir(tmp_path / 'out')) == files_of(
+            'a', kinds=[name[1:]])
         labels = images.read_labels(str(tmp_path / 'out' / name))
         assert labels.max() == (len(labels) // 10) ** 2
 
@@ -264,7 +278,7 @@ def test_one_line_where_files_say_another_resolution(tmp_path, capsys):
              if 'micrometres' in line]
     assert line.startswith(f'{tmp_path / "in" / "a.tif"}: says 0.5 ')
     assert line.endswith(' give --microns_per_pixel=0.5')
-    assert run(str(tmp_path / 'in'), tmp_path / 'out', 0.5) == []
+    assert run(str(tmp_path / 'in'), tmp_path / 'told', 0.5) == []
     lines = [line for line in capsys.readouterr().err.splitlines()
              if 'micrometres' in line]
     assert [line.split(':')[0][-5:] for line in lines] == ['c.tif', 'e.tif']
@@ -288,9 +302,9 @@ def test_other_magnifications(tmp_path, shipped_unet, capsys):
                             tiffinfo={270: text})
     for pattern, out, microns, said in (
             ('**/*.tif', 'at 40x', None, ['1.25', '0.5']),
-            ('**/half.tif', 'told', 0.5, []),
-            ('a/b/fifth.tif', 'told', 1.25, []),
-            ('a/b/own half.tif', 'told', None, [])):
+            ('**/half.tif', 'half', 0.5, []),
+            ('a/b/fifth.tif', 'fifth', 1.25, []),
+            ('a/b/own half.tif', 'own half', None, [])):
         assert predict.predict_files(
             f'{tmp_path}/[2024] HE/{pattern}', str(tmp_path / out),
             shipped_unet, microns) == []
@@ -301,7 +315,7 @@ def test_other_magnifications(tmp_path, shipped_unet, capsys):
         truth = read(tmp_path / 'at 40x', 'whole_mask.png')
         truth = np.array(Image.fromarray(truth).resize(
             (whole.width // part, whole.height // part), Image.NEAREST)) > 0
-        mask = read(tmp_path / 'told', f'{name}_mask.png') > 0
+        mask = read(tmp_path / name, f'{name}_mask.png') > 0
         assert dice(mask, truth) > 0.9
     mask = read(tmp_path / 'at 40x', 'fifth_mask.png') > 0
     assert dice(mask, truth) < 0.75
@@ -326,7 +340,7 @@ def make_tree(folder, *names):
 
     def find(name):
         return [os.path.relpath(path, folder)
-                for path in predict.find_images(os.path.join(folder, name))]
+                for path in sources.find_images(os.path.join(folder, name))]
 
     return find
 
@@ -351,12 +365,12 @@ def test_the_leading_folder_is_no_pattern(tmp_path):
 def test_patterns_from_the_working_folder(tmp_path, monkeypatch):
     make_tree(tmp_path, 'x[1]/a.png', 'b.png')
     monkeypatch.chdir(str(tmp_path))
-    assert predict.find_images('x[1]/*') == ['x[1]/a.png']
-    assert predict.find_images('*.png') == ['b.png']
-    assert predict.find_images('b.png') == ['b.png']
-    assert predict.find_images('.') == ['./b.png']
+    assert sources.find_images('x[1]/*') == ['x[1]/a.png']
+    assert sources.find_images('*.png') == ['b.png']
+    assert sources.find_images('b.png') == ['b.png']
+    assert sources.find_images('.') == ['./b.png']
     with pytest.raises(InputError, match=r"\('c\*' in \.\); give"):
-        predict.find_images('c*')
+        sources.find_images('c*')
 
 
 def test_a_folder_of_images(tmp_path):
@@ -435,16 +449,6 @@ def test_two_images_of_one_stem(tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_results_of_an_earlier_prediction_that_stay(tmp_path, capsys):
-    write_image(tmp_path / 'a.png')
-    run([str(tmp_path / 'a.png')], tmp_path / 'out')
-    assert 'earlier prediction' not in capsys.readouterr().out
-    run([str(tmp_path / 'a.png')], tmp_path / 'out', outputs=['mask', 'csv'])
-    # Probability, overlay, labels and GeoJSON.
-    assert re.search(r'kept 4 files of an earlier .*: \S+/a_\w+\.\w+, \.',
-                     capsys.readouterr().out)
-
-
 @pytest.mark.parametrize('output', ['links', 'real', 'alias'])
 def test_the_folder_of_an_image_is_no_output_folder(tmp_path, output):
     """Neither of the image itself nor of a link to it, by whatever name."""
@@ -470,15 +474,16 @@ def test_own_results_are_replaced(tmp_path):
 
 
 @pytest.mark.parametrize('kind', [
-    'mask.png', 'probability.png', 'overlay.png', 'labels.png', 'labels.tif',
-    'nuclei.csv', 'nuclei.geojson'])
+    'b_mask.png', 'b_probability.png', 'b_overlay.png', 'b_labels.png',
+    'b_labels.tif', 'b_labels_colour.png', 'b_nuclei.csv', 'b_nuclei.geojson',
+    'b_thumbnail.jpg', 'b.json', *OF_FOLDER])
 @pytest.mark.parametrize('foreign', ['png', 'no image', 'link', 'other text'])
 def test_files_of_others_are_not_overwritten(tmp_path, kind, foreign):
     (tmp_path / 'in').mkdir()
     (tmp_path / 'out').mkdir()
     for name in ('a.png', 'b.png'):
         write_image(tmp_path / 'in' / name)
-    path = tmp_path / 'out' / f'b_{kind}'
+    path = tmp_path / 'out' / kind
     if foreign == 'png':
         path.write_bytes((tmp_path / 'in' / 'a.png').read_bytes())
     elif foreign == 'no image':
@@ -488,7 +493,7 @@ def test_files_of_others_are_not_overwritten(tmp_path, kind, foreign):
     else:
         write_png(str(path), np.zeros((40, 50), np.uint8), 'another program')
     before = None if foreign == 'link' else path.read_bytes()
-    with pytest.raises(InputError, match=f'out/b_{kind}: was not written '
+    with pytest.raises(InputError, match=f'out/{kind}: was not written '
                                          '.*--output_dir'):
         run(str(tmp_path / 'in'), tmp_path / 'out')
     # Said before the long work begins.
@@ -542,8 +547,8 @@ def test_images_of_a_store(tmp_path, capsys):
     with store.open_store(path) as file:
         predict.predict_store(file, str(tmp_path / 'out'), PREDICTOR,
                               ['csv', 'labels'])
-    assert sorted(os.listdir(tmp_path / 'out')) == [
-        'a.b_labels.png', 'a.b_nuclei.csv']
+    assert sorted(os.listdir(tmp_path / 'out')) == files_of(
+        'a.b', kinds=['_labels.png', '_nuclei.csv'])
     names, row = (tmp_path / 'out' / 'a.b_nuclei.csv').read_text().split()
     found = dict(zip(names.split(','), row.split(',')))
     assert (found['area_px2'], found['area_um2']) == ('400', '25')
@@ -567,8 +572,8 @@ def test_the_program_on_a_split(tmp_path, shipped_models, data_dir):
         '--split=validation', f'--output_dir={out}', '--outputs=mask',
         cwd=ROOT)
     assert process.returncode == 0, process.stderr
-    assert sorted(os.listdir(out)) == [
-        'validation-0_mask.png', 'validation-1_mask.png']
+    assert sorted(os.listdir(out)) == files_of(
+        'validation-0', 'validation-1', kinds=['_mask.png'])
 
 
 @pytest.mark.parametrize('flags, words', [
