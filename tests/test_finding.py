@@ -28,7 +28,7 @@ from inputs import (
     training_data,
     write,
 )
-from prediction import writers
+from prediction import page, writers
 from prediction.predictor import Nuclei
 
 
@@ -586,8 +586,15 @@ def test_case_and_the_two_ways_to_write_an_umlaut(tmp_path):
 def write_predicted(folder, stem, nuclei):
     """Writes all that predict does of an image."""
     folder.mkdir(parents=True, exist_ok=True)
-    for endings, writer, _ in writers.OUTPUTS.values():
-        writer([str(folder / (stem + ending)) for ending in endings], nuclei)
+    for endings, writer, _ in writers.results_of(False).values():
+        if writer:
+            writer([str(folder / (stem + ending)) for ending in endings],
+                   nuclei)
+    record = {'software': writers.SOFTWARE, 'stem': stem, 'image': stem}
+    for name in (stem, 'run'):
+        write(folder / f'{name}.json', json.dumps(record, indent=2))
+    page.write(str(folder), {'settings': {}, 'model_folder': None,
+                             'command': ['[[1, 2]]']}, [record])
 
 
 PREDICTED = Nuclei(pixels(0), mask(1), mask(), labels(dtype=np.int32), 0.25)
@@ -610,8 +617,6 @@ def test_what_predict_wrote_is_taken_alone_or_if_it_was_changed(tmp_path):
     places(tmp_path, ['i/a.png', 'i/b.png', 'i/c.png', 'o/c.png'])
     for stem in 'abc':
         write_predicted(tmp_path / 'o', stem, PREDICTED)
-    # As of a slide. It is no annotation.
-    write(tmp_path / 'o/a.json', json.dumps({'software': writers.SOFTWARE}))
     wanted = {'i/a.png': 'o/a_nuclei.geojson',
               'i/b.png': 'o/b_nuclei.geojson', 'i/c.png': 'o/c.png'}
     assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == wanted

@@ -359,9 +359,11 @@ def test_paths_from_the_home_folder_and_the_default_output(
         'sample, step ')
     assert not (tmp_path / '~').exists()
     assert sorted(os.listdir(tmp_path / 'predictions' / 'unet')) == [
-        'synthetic_labels.png', 'synthetic_mask.png',
-        'synthetic_nuclei.csv', 'synthetic_nuclei.geojson',
-        'synthetic_overlay.png', 'synthetic_probability.png']
+        'index.html', 'run.json', 'summary.csv', 'synthetic.json',
+        'synthetic_labels.png', 'synthetic_labels_colour.png',
+        'synthetic_mask.png', 'synthetic_nuclei.csv',
+        'synthetic_nuclei.geojson', 'synthetic_overlay.png',
+        'synthetic_probability.png', 'synthetic_thumbnail.jpg']
 
 
 def test_a_missing_package_is_told_and_what_to_do(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +214,16 @@ def test_a_bad_file_is_tried_again(folder, capsys):
     (folder / 'out' / 'gone.json').unlink()
     assert run(folder) == (['b.png'], [])
     assert [row['error'] for row in summary_of(folder)] == ['', '', '']
+
+
+def test_predictions_beside_images_are_no_images(folder, capsys):
+    run(folder)
+    for path in (folder / 'out').iterdir():
+        shutil.copy(str(path), str(folder / 'in' / f'of {path.name}'))
+    capsys.readouterr()
+    assert run(folder) == ([], [])
+    # 9 of each image, and 3.
+    assert capsys.readouterr().out.startswith('30 files skipped (')
 
 
 def test_a_results_name_is_that_of_the_run(folder):

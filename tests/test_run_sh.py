@@ -272,7 +272,7 @@ def test_an_engine_keeps_to_its_folder(machine, tmp_path):
     assert flags[3] == (
         'predict --net=tinynet --model_dir=checkpoints/fold2 '
         '--data_dir=data/monuseg-fold2 --split=test '
-        '--output_dir=predictions/monuseg-fold2/tinynet')
+        '--output_dir=predictions/monuseg-fold2/tinynet --overwrite')
     assert ('run.sh did not make .venv and leaves it; use '
             f'.venv-{ENGINE} instead.') in process.stdout
     closing = process.stdout.splitlines()[-2:]
