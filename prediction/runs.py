@@ -209,13 +209,15 @@ def make_room(run, source):
     """Check as `check_results`, and remove what would be out of date.
 
     Results of an earlier prediction of other settings, or of another image,
-    are removed if they are not replaced.
+    are removed if they are not replaced. The record goes, too: after a kill
+    it would be that of other files.
     """
     existing = check_results(run, source)
     if read_record(run, source).get('key') != key_of(run, source):
         for path, replaced in existing.items():
-            if not replaced:
-                os.remove(path)
+            if not replaced or path == start_of(run, source) + '.json':
+                with contextlib.suppress(FileNotFoundError):  # others do it
+                    os.remove(path)
 
 
 def _make_folder(output_dir):

@@ -175,6 +175,19 @@ def test_overwrite(folder, capsys):
         f'{folder}/out: 1 image of other settings there, not in summary.csv')
 
 
+def test_a_record_never_stands_beside_files_of_another_image(folder):
+    """After a kill the former image may come back: it is not done."""
+    run(folder)
+    former = (folder / 'in' / 'a.png').read_bytes()
+    paint(folder / 'in' / 'a.png', (5, 5, 25))
+    asked = runs.Run(Counting(), str(folder / 'out'), tuple(writers.OUTPUTS),
+                     0.25, False, (0, 1))
+    source, *_ = sources.of_files([str(folder / 'in' / 'a.png')], 1000)
+    runs.make_room(asked, source)  # the first thing that is done
+    (folder / 'in' / 'a.png').write_bytes(former)
+    assert run(folder) == (['a.png'], [])
+
+
 def edit(path):
     """Saves a picture as another program does."""
     Image.open(path).convert('RGB').save(path)
