@@ -27,7 +27,7 @@ main { display: grid; gap: 1em;
 article { border: 1px solid #ddd; border-radius: 6px; overflow: hidden;
   padding-bottom: .6em; font-size: .9em }
 article:target { outline: 3px solid #06c }
-article > * { margin: .5em .8em }
+article > * { margin: .5rem .8rem }
 article > a { margin: 0 } article p { overflow-wrap: anywhere }
 h2 { font-size: 1.1em; overflow-wrap: anywhere }
 img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain;
