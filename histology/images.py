@@ -1,5 +1,6 @@
-"""Reading images and label images, and writing PNG."""
+"""Reading images and label images, and writing PNG and JPEG."""
 import contextlib
+import io
 import struct
 import tokenize
 import warnings
@@ -273,6 +274,14 @@ def _one_channel(channels, alpha, path):
                 'classes or borders; give a label image with a number for '
                 'each nucleus in one channel, or a mask')
     return values
+
+
+def write_jpeg(path, array, comment):
+    """Write uint8 [H, W, 3] as JPEG with a comment, as `write_png`."""
+    content = io.BytesIO()  # Pillow overlooks that a disk is full
+    Image.fromarray(array).save(content, 'JPEG', quality=90, comment=comment)
+    with atomic_write(path) as partial, open(partial, 'wb') as file:
+        file.write(content.getvalue())
 
 
 def write_png(path, array, software=None):

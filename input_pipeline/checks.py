@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 
 from histology import listing
 from histology.drawing import false_colours, nuclear_outlines
-from histology.files import InputError, atomic_write
+from histology.files import InputError
+from histology.images import write_jpeg
 from histology.outlines import MOST_AREA
 from histology.progress import counted, gathered, reporter, say, warn
 from histology.rasterize import areas_of
@@ -208,8 +209,7 @@ def _draw(image, instances, path):
 
 
 def _save(picture, path):
-    with atomic_write(path) as partial:
-        picture.save(partial, 'JPEG', quality=90, comment=_comment(path))
+    write_jpeg(path, np.asarray(picture), _comment(path))
 
 
 def _sheet(thumbnails):

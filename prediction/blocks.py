@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from histology import drawing, files, progress, resample
+from histology import files, progress, resample
 from histology.files import InputError
 from histology.listing import ZIP_ERRORS
 from prediction import (
@@ -334,8 +334,8 @@ class Plan:
         record = summary.record_of(
             self.source, nuclei.areas, self.microns_per_pixel, mm2,
             nuclei.mean_haematoxylin_od)
-        writers.write_jpeg(self.start + '_thumbnail.jpg', tissue.outlined(
-            *drawing.shrunk(self.image, self.mask)))
+        tissue.write_thumbnail(self.start + '_thumbnail.jpg', self.image,
+                               self.mask, writers.SOFTWARE)
         tissue.write_overview(
             self.start + '_overview.jpg', self.image, self.mask,
             nuclei.density(), f'{record["image"]}: {summary.line_of(record)}',

@@ -2,8 +2,8 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from histology.files import atomic_write
-from histology.images import write_png
+from histology.drawing import shrunk
+from histology.images import write_jpeg, write_png
 
 MICRONS_PER_PIXEL = 8  # of the images and masks here
 MARGIN = 10  # pixels around tissue in which nuclei are searched, too
@@ -72,6 +72,11 @@ def write_tissue(path, image, mask, parts, size, software):
     write_png(path, np.asarray(drawn), software)
 
 
+def write_thumbnail(path, image, mask, software):
+    """Write a small JPEG with the outline; arguments as `write_overview`."""
+    write_jpeg(path, outlined(*shrunk(image, mask)), software + '\0')
+
+
 def write_overview(path, image, mask, density, title, software):
     """Write a JPEG of the slide with its tissue, and of the density.
 
@@ -86,8 +91,8 @@ def write_overview(path, image, mask, density, title, software):
     step = -(-max(mask.shape) // OVERVIEW_SIDE)
     height, width = (side * MICRONS_PER_PIXEL / 1000 for side in mask.shape)
     figure = Figure(figsize=(14, 1 + 6 * min(max(height / width, .4), 2)),
-                    constrained_layout=True)
-    FigureCanvasAgg(figure)
+                    dpi=100, constrained_layout=True)
+    canvas = FigureCanvasAgg(figure)
     for axes, picture, name in zip(
             figure.subplots(1, 2), (
                 outlined(image[::step, ::step], mask[::step, ::step]),
@@ -97,6 +102,6 @@ def write_overview(path, image, mask, density, title, software):
     shown.set_clim(0)
     figure.colorbar(shown, shrink=.8, ax=axes)
     figure.suptitle(title)
-    with atomic_write(path) as partial:
-        figure.savefig(partial, format='jpeg', dpi=100,
-                       pil_kwargs={'quality': 90, 'comment': software + '\0'})
+    canvas.draw()
+    write_jpeg(path, np.asarray(canvas.buffer_rgba())[..., :3],
+               software + '\0')

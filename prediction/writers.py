@@ -12,11 +12,10 @@ import os
 import uuid
 
 import numpy as np
-from PIL import Image
 
 from histology import drawing, listing, tiff
 from histology.files import atomic_write
-from histology.images import write_png
+from histology.images import write_jpeg, write_png
 from histology.listing import (
     GEOJSON_HEAD,
     JSON_MARK,
@@ -102,14 +101,7 @@ def write_labels_colour(paths, nuclei):
 def write_thumbnail(paths, nuclei):
     """Write a small picture of the tissue and the outlines."""
     write_jpeg(paths[0], drawing.overlay(*drawing.shrunk(
-        nuclei.image, nuclei.labels)))
-
-
-def write_jpeg(path, image):
-    """Write uint8 [H, W, 3] as JPEG that `is_written_here`."""
-    with atomic_write(path) as partial:
-        Image.fromarray(image).save(partial, 'JPEG', quality=90,
-                                    comment=SOFTWARE + '\0')
+        nuclei.image, nuclei.labels)), SOFTWARE + '\0')
 
 
 def write_csv(paths, nuclei):

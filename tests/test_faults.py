@@ -324,7 +324,7 @@ def on_a_small_disk(disk, size, *flags):
     before, after = process.stdout.split('grown\n')
     assert 'rc 1\n' in before
     errors = [line for line in process.stderr.splitlines()
-              if ' images, ' not in line]
+              if line.startswith('error: ')]
     assert len(errors) == 1, process.stderr
     return errors[0], before, after
 
@@ -360,8 +360,9 @@ def test_a_full_disk_leaves_no_part_of_a_store(tmp_path, size, split):
 @pytest.mark.long
 @A_SMALL_DISK
 @pytest.mark.parametrize('mode, size, name', [
-    ('predict', '8k', 'synthetic_probability.png'),
-    ('predict', '100k', 'synthetic_overlay.png'),
+    ('predict', '8k', 'synthetic_thumbnail.jpg'),
+    ('predict', '40k', 'synthetic_probability.png'),
+    ('predict', '160k', 'synthetic_overlay.png'),
     ('eval', '20k', 'validation-0.png')])
 def test_a_full_disk_leaves_no_part_of_a_picture(
         data_dir, model_dir, tmp_path, mode, size, name):

@@ -295,6 +295,9 @@ arrays = blobs(0)
 try:
     if kind == 'png':
         write_labels(paths, arrays[0])
+    elif kind == 'jpg':
+        writers.write_thumbnail([folder + '/a_thumbnail.jpg'],
+                                nuclei_of(*arrays))
     elif kind == 'tif':
         noise = np.random.RandomState(0).randint(0, 2 ** 31, (200, 200))
         write_labels(paths, noise.astype(np.int32))
@@ -308,7 +311,7 @@ except InputError as error:
 @pytest.mark.skipif(not shutil.which('unshare'), reason='mounts no disk')
 @pytest.mark.parametrize('kind, names', [
     ('png', ['a_labels.png']), ('tif', ['a_labels.tif']),
-    ('csv', ['a.csv'])])
+    ('csv', ['a.csv']), ('jpg', ['a_thumbnail.jpg'])])
 def test_a_full_disk_leaves_no_part(tmp_path, kind, names):
     process = run('unshare', '--user', '--map-root-user', '--mount', 'sh',
                   '-c', 'mount -t tmpfs -o size=$1 tmpfs "$2" || exit 77\n'
