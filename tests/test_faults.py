@@ -361,7 +361,7 @@ def test_a_full_disk_leaves_no_part_of_a_store(tmp_path, size, split):
 @A_SMALL_DISK
 @pytest.mark.parametrize('mode, size, name', [
     ('predict', '8k', 'synthetic_thumbnail.jpg'),
-    ('predict', '40k', 'synthetic_probability.png'),
+    ('predict', '80k', 'synthetic_probability.png'),
     ('predict', '160k', 'synthetic_overlay.png'),
     ('eval', '20k', 'validation-0.png')])
 def test_a_full_disk_leaves_no_part_of_a_picture(
