@@ -212,10 +212,6 @@ def _feature(file_name, measures, pieces):
             f'"properties":{properties}}}')
 
 
-def _json(content):
-    return json.dumps(content, separators=(',', ':'), allow_nan=False)
-
-
 # What is written for an image STEM.*: what follows STEM in the names; the
 # function that writes it, from the paths of these names and a
 # `predictor.Nuclei`; and what the head of such a file holds, one of several.
