@@ -73,6 +73,17 @@ class FiniteParser(flags.FloatParser):
         return float(argument)
 
 
+class ShardParser(flags.ArgumentParser):
+    """Take K/N, with K from 1 to N, for (K - 1, N)."""
+
+    def parse(self, argument):
+        shard = re.fullmatch(r'(\d{1,9})/(\d{1,9})', str(argument))
+        first, step = map(int, shard.groups()) if shard else (0, 0)
+        if not 1 <= first <= step:
+            raise ValueError('give K/N with K from 1 to N, as 2/8')
+        return first - 1, step
+
+
 def define(modes, name, default, help_text, low=None, high=INT32_MAX,
            values=None):
     """Define a flag, of the type of its default; a str is a path.
@@ -86,6 +97,7 @@ def define(modes, name, default, help_text, low=None, high=INT32_MAX,
         flags.DEFINE_bool(name, default, help_text, module_name=modes)
         return
     parsers = {str: PathParser(), list: flags.ListParser(),
+               tuple: ShardParser(),
                int: flags.IntegerParser(low, high),
                float: FiniteParser(low, high)}
     parser = flags.EnumParser(values) if values else parsers[kind]
@@ -177,6 +189,10 @@ def define_flags():
          'tissue.', values=('auto', 'all'))
     flag('max_whole_pixels', MAX_WHOLE_PIXELS, 'Tiled TIFF and SVS of more '
          'pixels are slides, predicted block by block.', 1)
+    flag('shard', tuple, 'Do only a part: 2/8 does the second of eight parts '
+         'of all images and blocks of slides, beside seven other processes.')
+    flag('dask', str, "Do it in workers of Dask: local starts one for each "
+         'core; an address is of a scheduler that runs.')
     flags.register_validator(
         'outputs', lambda names: names and set(names) <= set(OUTPUTS),
         f'give some of {",".join(OUTPUTS)}, with commas between')
@@ -465,8 +481,16 @@ def predict(folder):
     if from_store and microns_per_pixel is not None:
         raise InputError('--split: the images of a store are at 40x already; '
                          'give no --magnification or --microns_per_pixel')
+    for name in ('shard', 'dask'):
+        if FLAGS[name].value and (from_store or name == 'dask'
+                                  and FLAGS.shard):
+            raise InputError(f'--{name}: not with --'
+                             + ('split' if from_store else 'shard')
+                             + '; omit one of the two')
     from prediction.predict import predict_files, predict_store
     from prediction.sources import find_images
+    if FLAGS.dask:
+        from prediction import workers
 
     output_dir = FLAGS.output_dir or os.path.join('predictions', FLAGS.net)
     folder = own_or_shipped(folder)
@@ -482,7 +506,9 @@ def predict(folder):
                                     microns_per_pixel, FLAGS.outputs,
                                     FLAGS.tissue == 'all',
                                     FLAGS.max_whole_pixels,
-                                    FLAGS.overwrite)
+                                    FLAGS.overwrite, FLAGS.shard or (0, 1),
+                                    FLAGS.dask and functools.partial(
+                                        workers.results, FLAGS.dask))
     print(f'predicted: {output_dir}'
           + (f'; {progress.counted(len(skipped), "image")} skipped or '
              'incomplete' if skipped else ''))

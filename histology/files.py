@@ -34,6 +34,10 @@ class InputError(Exception):
         return progress.one_line(super().__str__())
 
 
+class LockedError(InputError):
+    """Another process has the lock of a folder."""
+
+
 @contextlib.contextmanager
 def locked(folder, flag):
     """Keep out other processes that lock the same folder.
@@ -51,8 +55,8 @@ def locked(folder, flag):
         flag: that names it, without dashes.
 
     Raises:
-        InputError: another process has the lock, or the folder cannot be
-            made, written to or locked.
+        LockedError: another process has the lock.
+        InputError: the folder cannot be made, written to or locked.
     """
     path = os.path.join(folder, '.lock')
     was_there = os.path.lexists(path)
@@ -70,12 +74,14 @@ def locked(folder, flag):
             if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 raise BlockingIOError
         except OSError as error:
-            why = ('another process is writing there; wait for its end or'
-                   if isinstance(error, (BlockingIOError, FileNotFoundError))
-                   else f'cannot be written ({error.strerror});')
+            if isinstance(error, (BlockingIOError, FileNotFoundError)):
+                raise LockedError(
+                    f'{folder}: another process is writing there; wait for '
+                    f'its end or choose another --{flag}') from error
             if error.filename or error.errno not in NO_LOCKS:
                 raise InputError(
-                    f'{folder}: {why} choose another --{flag}') from error
+                    f'{folder}: cannot be written ({error.strerror}); choose '
+                    f'another --{flag}') from error
             progress.say(f'{folder}: its drive has no file locks; let one '
                          'process at a time write there', sys.stderr)
         try:
@@ -160,7 +166,8 @@ def remove_matching(folder, *patterns):
     """Remove what matches one of the glob patterns in a folder."""
     for pattern in patterns:
         for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
-            _remove(path)
+            with contextlib.suppress(FileNotFoundError):  # others do it too
+                _remove(path)
 
 
 def _remove(path):

@@ -16,6 +16,7 @@ RATE_AND_REST = '{rate_fmt}, {remaining} left'
 tqdm.monitor_interval = 0
 
 _received = None
+_collected = None  # by `collected`
 _warnings = None  # within `gathered`: kinds to a text and names of images
 
 
@@ -62,6 +63,9 @@ def one_line(text):
 
 def say(text, file=None):
     """Print text as one line, to stdout if None, above the bar if any."""
+    if _collected is not None:
+        _collected.append(('say', text, file is sys.stderr))
+        return
     file = file or sys.stdout
     tqdm.write(one_line(text), file=file)
     file.flush()
@@ -88,7 +92,26 @@ def gathered():
 @gathered()
 def warn(kind, name, text):
     """Print a warning of an image, with the number of others; to stderr."""
+    if _collected is not None:
+        _collected.append(('warn', kind, name, text))
+        return
     _warnings.setdefault(kind, [text]).append(name)
+
+
+@contextlib.contextmanager
+def collected():
+    """Collect what is said, for another process, and show no progress.
+
+    Yields:
+        list of ('say', text, whether it is for stderr) and of ('warn' and the
+        arguments of `warn`)
+    """
+    global _collected
+    _collected = []
+    try:
+        yield _collected
+    finally:
+        _collected = None
 
 
 @contextlib.contextmanager
@@ -105,7 +128,7 @@ def reporter(total, unit):
         after a signal.
     """
     started = shown_at = time.monotonic()
-    terminal = sys.stderr.isatty()
+    terminal = sys.stderr.isatty() and _collected is None
     with gathered(), tqdm(
             total=total, unit=unit, disable=not terminal,
             bar_format='{desc} |{bar}| ' + RATE_AND_REST) as bar:
@@ -118,7 +141,8 @@ def reporter(total, unit):
                 bar.update(done - bar.n)
                 return
             now = time.monotonic()
-            if done < total and now - shown_at < LOG_INTERVAL:
+            if _collected is not None or (
+                    done < total and now - shown_at < LOG_INTERVAL):
                 return
             shown_at = now
             print(tqdm.format_meter(

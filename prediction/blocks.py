@@ -1,11 +1,12 @@
 """A slide block by block: each to a file, and all files to the results.
 
-The files are the whole state. `write_blocks` predicts any of the blocks, and
-`Nuclei` reads all of them, one at a time.
+The files are the whole state: any process can do any of the blocks, and the
+one that finishes last merges them. `Nuclei` reads them one at a time.
 """
 import collections
 import concurrent.futures
 import contextlib
+import glob
 import json
 import math
 import os
@@ -58,48 +59,6 @@ def grid(size, side, halo, shift=0):
                 size, side - 2 * halo, halo, shift)]
 
 
-def write_blocks(image, blocks, folder, key, predictor):
-    """Find the nuclei of blocks, at least one, and write a file for each.
-
-    A thread reads ahead and one separates nuclei and writes, while the network
-    runs in the calling thread. A block that cannot be read is reported on
-    stderr, and its file says so.
-
-    Args:
-        image: the slide as `slides.Slide.at` returns it.
-        blocks: list of Block.
-        folder, key: of the files, see `Plan.read`.
-        predictor: Predictor.
-    """
-    def read(block):
-        begin = time.monotonic()
-        try:
-            return block, image[block.outer], time.monotonic() - begin
-        except InputError as error:
-            return block, error, 0
-
-    def predicted():
-        for block, pixels, seconds in ahead(read, blocks):
-            found, start = None, time.monotonic()
-            if isinstance(pixels, InputError):
-                progress.say(f'error: {pixels} (block skipped)', sys.stderr)
-            else:
-                found = predictor.classify(pixels)
-            yield block, pixels, found, [seconds, time.monotonic() - start]
-
-    def write(found):
-        block, pixels, seen, seconds = found
-        arrays = {'error': str(pixels)} if seen is None else _nuclei_of(
-            block, pixels, *seen, predictor, seconds)
-        with files.atomic_write(os.path.join(folder, block.name + '.npz')
-                                ) as path:
-            np.savez_compressed(path, key=key, **arrays)
-
-    with progress.reporter(len(blocks), 'block') as report:
-        for done, _ in enumerate(ahead(write, predicted()), 1):
-            report(done)
-
-
 def ahead(function, items, depth=AHEAD):
     """Yield function(item) of each item, worked on in one thread.
 
@@ -118,6 +77,41 @@ def ahead(function, items, depth=AHEAD):
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def folder_of(run, source):
+    """Return the folder of the files of a slide's blocks."""
+    return runs.start_of(run, source) + '.blocks'
+
+
+def read_file(path):
+    """Read a block's file: a dict of arrays; {} if it is absent or damaged.
+
+    Raises:
+        InputError: predict did not write it.
+    """
+    try:
+        with np.load(path) as content:
+            found = dict(content)
+    except ZIP_ERRORS:
+        return {}
+    if 'key' not in found:
+        raise InputError(f'{path}: was not written by predict; move it')
+    return found
+
+
+def remove_files(folder):
+    """Remove the files of blocks, and the folder if it holds nothing else."""
+    files.remove_matching(folder, '.partial-*')
+    for path in glob.glob(os.path.join(glob.escape(folder), '*_*.npz')):
+        with contextlib.suppress(InputError, FileNotFoundError):
+            if read_file(path):
+                os.remove(path)
+    with contextlib.suppress(OSError):
+        lock = os.path.join(folder, '.lock')
+        if os.path.exists(lock) and not os.path.getsize(lock):
+            os.remove(lock)
+        os.rmdir(folder)
 
 
 def _nuclei_of(block, pixels, mask, probability, predictor, seconds):
@@ -148,7 +142,7 @@ class Nuclei:
     """All nuclei of a slide, read from the files of its blocks each time.
 
     Args:
-        read: function from a block to what `Plan.read` returns.
+        read: function from a block to its arrays.
         blocks: list of Block.
         size: (height, width) of the slide at level 0.
         network_size: the same in pixels of the blocks.
@@ -222,6 +216,10 @@ def _scaled(coordinates, scale):
     return coordinates if scale == 1 else (coordinates * scale).round(DECIMALS)
 
 
+class _GoneError(Exception):
+    """The file of a block is gone."""
+
+
 class Plan:
     """How a slide is predicted block by block, as `runs.Run` asks for it.
 
@@ -239,6 +237,7 @@ class Plan:
 
     def __init__(self, source, run, slide, size, microns_per_pixel, shift=0):
         began = time.monotonic()
+        self.again = runs.is_done(run, source)
         self.source, self.run, self.slide, self.size = source, run, slide, size
         self.microns_per_pixel = microns_per_pixel
         halo = run.predictor.halo
@@ -247,7 +246,7 @@ class Plan:
             'side': side_for(run.predictor.max_pixels, halo), 'shift': shift}
         self.key = runs.key_of(run, source) + json.dumps(self.geometry)
         self.start = runs.start_of(run, source)
-        self.folder = self.start + '.blocks'
+        self.folder = folder_of(run, source)
         self.image = slide.read_whole(resample.scaled_size(
             slide.size, microns_per_pixel, tissue.MICRONS_PER_PIXEL))
         self.mask = tissue.find_tissue(self.image) | run.all_tissue
@@ -260,37 +259,91 @@ class Plan:
             if tissue.touches(self.mask, block.core, size)]
         self.seconds = time.monotonic() - began
 
-    def read(self, block):
-        """Read a block's file: a dict of arrays, or None.
+    def __getstate__(self):
+        """Return what `predict` needs in another process, but the network."""
+        return {**self.__dict__, 'run': self.run._replace(predictor=None),
+                'blocks': None, 'image': None, 'mask': None}
 
-        It is None if the file is absent, damaged or of another key.
+    def read(self, block):
+        """Read a block's file: a dict of arrays, or {}.
+
+        It is {} if the file is absent, damaged or of another key.
+
+        Raises:
+            InputError: predict did not write it.
         """
-        try:
-            with np.load(os.path.join(self.folder, block.name + '.npz')
-                         ) as content:
-                return content['key'] == self.key and dict(content) or None
-        except (*ZIP_ERRORS, KeyError):
-            return None
+        found = read_file(os.path.join(self.folder, block.name + '.npz'))
+        return found if found.get('key') == self.key else {}
 
     def missing(self):
         """List the blocks that have no file."""
         return [block for block in self.blocks if not self.read(block)]
 
-    def predict(self, first, step):
-        """Write the files of each `step`-th block, from the first on.
+    def left(self, first, step):
+        """List each `step`-th block, from the first on, that is to be done.
 
         What is there is not done again, unless it could not be read.
         """
         mine = self.blocks[first::step]
-        missing = [block for block in mine
-                   if 'seconds' not in (self.read(block) or ())]
-        if missing != mine:
-            progress.say(f'{self.slide.path}: {len(mine) - len(missing)} of '
+        left = [block for block in mine if 'seconds' not in self.read(block)]
+        if left != mine:
+            progress.say(f'{self.slide.path}: {len(mine) - len(left)} of '
                          f'{progress.counted(len(mine), "block")} are there '
                          'from before')
-        if missing:
-            write_blocks(self.slide.at(self.size), missing, self.folder,
-                         self.key, self.run.predictor)
+        return left
+
+    def predict(self, blocks):
+        """Find the nuclei of some blocks, and write a file for each.
+
+        A thread reads ahead and one separates nuclei and writes, while the
+        network runs in the calling thread. A block that cannot be read is
+        reported on stderr, and its file says so. One that another process has
+        done meanwhile is not done again.
+        """
+        image = self.slide.at(self.size)
+
+        def read(block):
+            begin = time.monotonic()
+            if 'seconds' in self.read(block) or self._is_merged():
+                return block, None, 0
+            try:
+                return block, image[block.outer], time.monotonic() - begin
+            except InputError as error:
+                return block, error, 0
+
+        def predicted():
+            for block, pixels, seconds in ahead(read, blocks):
+                found, start = None, time.monotonic()
+                if isinstance(pixels, InputError):
+                    progress.say(f'error: {pixels} (block skipped)',
+                                 sys.stderr)
+                elif pixels is not None:
+                    found = self.run.predictor.classify(pixels)
+                yield block, pixels, found, [seconds,
+                                             time.monotonic() - start]
+
+        with progress.reporter(len(blocks), 'block') as report:
+            for done, _ in enumerate(ahead(self._write, predicted()), 1):
+                report(done)
+
+    def _write(self, found):
+        """Write the file of a block that the network has seen."""
+        block, pixels, seen, seconds = found
+        if pixels is None:
+            return
+        arrays = {'error': str(pixels)} if seen is None else _nuclei_of(
+            block, pixels, *seen, self.run.predictor, seconds)
+        try:
+            with files.atomic_write(os.path.join(
+                    self.folder, block.name + '.npz')) as path:
+                np.savez_compressed(path, key=self.key, **arrays)
+        except InputError:
+            if not self._is_merged():  # else the folder may go any time
+                raise
+
+    def _is_merged(self):
+        """Say whether another process has written the results meanwhile."""
+        return not self.again and runs.is_done(self.run, self.source)
 
     def merge(self):
         """Write the results if all blocks are there.
@@ -301,20 +354,33 @@ class Plan:
             the record of the slide, a dict for JSON; None if blocks are
             missing, or another process is merging
         """
+        record = None
         try:
-            with files.locked(self.folder, 'output_dir'):
-                if self.missing():
-                    return (runs.is_done(self.run, self.source)
-                            and runs.read_record(self.run, self.source)
-                            or None)
-                record = self._merge()
-        except InputError as error:
-            if isinstance(error.__cause__, BlockingIOError):
-                return None
-            raise
-        with contextlib.suppress(OSError):  # blocks stay, or a user's file
-            os.rmdir(self.folder)
+            # Before the lock, too: who has it has seen all blocks, so no
+            # other process need wait for it.
+            if not self.missing():
+                with files.locked(self.folder, 'output_dir'):
+                    if not self.missing() and not self._is_merged():
+                        record = self._merge()
+        except (files.LockedError, _GoneError):
+            # Another process merges, or has merged where there are no locks.
+            pass
+        if record is None and runs.is_done(self.run, self.source):
+            record = runs.read_record(self.run, self.source)
+        if record and not record['blocks_skipped']:
+            remove_files(self.folder)
         return record
+
+    def _read_again(self, block):
+        """Read a block's file that was there.
+
+        Raises:
+            _GoneError: it is not.
+        """
+        found = self.read(block)
+        if not found:
+            raise _GoneError
+        return found
 
     def _merge(self):
         began = time.monotonic()
@@ -323,8 +389,8 @@ class Plan:
             self.start + '_tissue.png', self.image, self.mask,
             [block.core for block in self.blocks], self.size,
             writers.SOFTWARE)
-        nuclei = Nuclei(self.read, self.blocks, self.slide.size, self.size,
-                        self.microns_per_pixel)
+        nuclei = Nuclei(self._read_again, self.blocks, self.slide.size,
+                        self.size, self.microns_per_pixel)
         for output in ('csv', 'geojson'):
             if output in self.run.outputs:
                 endings, write, _ = writers.SLIDE_OUTPUTS[output]
@@ -347,7 +413,4 @@ class Plan:
                 'tissue': self.seconds, **nuclei.seconds,
                 'merge': time.monotonic() - began}.items()})
         runs.write_record(self.run, self.source, record)
-        if not nuclei.skipped:
-            files.remove_matching(self.folder, '[0-9]*_[0-9]*.npz',
-                                  '.partial-*')
         return record

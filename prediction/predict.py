@@ -1,5 +1,6 @@
 """Predict images, stores and slides, and write masks, nuclei and overlays."""
 import collections
+import contextlib
 import functools
 import itertools
 import sys
@@ -31,7 +32,7 @@ Result = collections.namedtuple('Result', 'source record text error')
 def predict_files(images, output_dir, predictor, microns_per_pixel=None,
                   outputs=tuple(OUTPUTS), all_tissue=False,
                   max_whole_pixels=slides.MAX_WHOLE_PIXELS, overwrite=False,
-                  part=(0, 1)):
+                  part=(0, 1), work=None):
     """Find the nuclei of image files and write `writers.results_of` each.
 
     A line on stdout says how many nuclei an image has. An image that cannot
@@ -50,6 +51,8 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
             that are done.
         part: (k, n): do each n-th image or block of a slide, from the k-th
             on, 0 <= k < n.
+        work: function that does what `results` does, by other processes, or
+            None.
 
     Returns:
         list of the paths that were skipped, and of slides with parts that
@@ -71,7 +74,7 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
         raise InputError(f'--outputs: {slide.name} is a slide, which gets '
                          'csv and geojson; name one of them')
     return _predict(found, run, overwrite, functools.partial(
-        _read_file, resolution.Resolution(microns_per_pixel)))
+        _read_file, resolution.Resolution(microns_per_pixel)), work or results)
 
 
 def _read_file(settled, source):
@@ -99,10 +102,10 @@ def predict_store(file, output_dir, predictor, outputs=tuple(OUTPUTS),
     _predict(found, runs.Run(predictor, output_dir, outputs, None, False,
                              (0, 1)), overwrite, lambda source: (
         store.whole_image(file, source.index).image, None,
-        resample.MICRONS_PER_PIXEL))
+        resample.MICRONS_PER_PIXEL), results)
 
 
-def _predict(found, run, overwrite, read):
+def _predict(found, run, overwrite, read, work):
     """Predict Sources that are not done; return the names of those skipped.
 
     Args:
@@ -112,19 +115,24 @@ def _predict(found, run, overwrite, read):
         read: function from a Source to the image, uint8 [H, W, 3], and what
             `Resolution.of_image` returns, or of a slide to what
             `slides.open_slide` returns. It raises InputError to skip it.
+        work: function as `results`.
     """
     runs.check_names(found)
     todo = runs.begin(run, found, overwrite)
+    first, step = run.part
     if todo != found:
         progress.say(f'{len(found) - len(todo)} of '
-                     f'{progress.counted(len(found), "image")} done already; '
-                     '--overwrite does them again')
-    first, step = run.part
+                     f'{progress.counted(len(found), "image")} done already'
+                     + ('' if step > 1 else '; --overwrite does them again'))
+    for source in found:
+        if source.is_slide and source not in todo:  # killed at its very end
+            blocks.remove_files(blocks.folder_of(run, source))
     mine = [source for source in todo
             if source.is_slide or source.index % step == first]
     records, skipped = [], []
-    with progress.reporter(len(mine), 'image') as report:
-        for result in results(mine, run, read, report):
+    with progress.reporter(len(mine), 'image') as report, contextlib.closing(
+            work(mine, run, read, report)) as done:
+        for result in done:
             if result.text:
                 progress.say(f'{result.source.name}: {result.text}')
             if result.error:
@@ -137,6 +145,12 @@ def _predict(found, run, overwrite, read):
     runs.summarise(run)
     for line in summary.lines_of_warnings(records):
         progress.say(line, sys.stderr)
+    if step > 1:
+        left = [source for source in todo if not runs.is_done(run, source)
+                and source.name not in skipped]
+        progress.say(f'shard {first + 1}/{step}: ' + (
+            f'{progress.counted(len(left), "image")} of {len(found)} left to '
+            'other shards' if left else 'nothing is left to other shards'))
     return skipped
 
 
@@ -205,16 +219,23 @@ def _slides(numbered, run, read, report):
     """Predict the blocks of slides that are this process's, and merge."""
     first, step = run.part
     for number, source in numbered:
-        try:
-            found = read(source)
-        except InputError as error:
-            progress.check()
-            yield Result(source, None, '', f'{error} (skipped)')
-            continue
-        plan = blocks.Plan(source, run, *found)
-        plan.predict((first - source.index) % step, step)
-        yield merged(plan)
+        plan = plan_of(source, run, read)
+        if isinstance(plan, blocks.Plan):
+            plan.predict(plan.left((first - source.index) % step, step))
+            yield merged(plan)
+        else:
+            yield plan
         report(number + 1)
+
+
+def plan_of(source, run, read):
+    """Open a slide: its `blocks.Plan`, or a Result if it cannot be read."""
+    try:
+        found = read(source)
+    except InputError as error:
+        progress.check()
+        return Result(source, None, '', f'{error} (skipped)')
+    return blocks.Plan(source, run, *found)
 
 
 def merged(plan):
@@ -222,9 +243,11 @@ def merged(plan):
     source, text, error = plan.source, '', ''
     record = plan.merge()
     if record is None:
-        missing = progress.counted(len(plan.missing()), 'block')
-        text = (f'{missing} of {len(plan.blocks)} left to other processes; '
-                'the last one writes the results')
+        missing = plan.missing()
+        text = (f'{len(missing)} of '
+                f'{progress.counted(len(plan.blocks), "block")} left to other '
+                'processes; the last one writes the results' if missing else
+                'another process is writing the results')
     else:
         text = summary.line_of(record)
         if record['blocks_skipped']:

@@ -211,7 +211,17 @@ def make_room(run, source):
     Results of an earlier prediction of other settings, or of another image,
     are removed if they are not replaced. The record goes, too: after a kill
     it would be that of other files.
+
+    Raises:
+        InputError: as `check_results`; or another process has begun to write
+            results of other settings.
     """
+    settings = json.loads(json.dumps(settings_of(run)))
+    if _read(os.path.join(run.output_dir, FILE)).get(
+            'settings', settings) != settings:
+        raise InputError(f'--output_dir {run.output_dir}: another process '
+                         'writes results of other settings there; choose '
+                         'another folder')
     existing = check_results(run, source)
     if read_record(run, source).get('key') != key_of(run, source):
         for path, replaced in existing.items():

@@ -1,0 +1,226 @@
+"""Predict by Dask: blocks of slides, and images, in processes of its workers.
+
+A task calls what one process calls, for some blocks of a slide or for one
+image. The files that it writes are all that counts: no scheduler need remember
+what is done.
+"""
+import collections
+import contextlib
+import fractions
+import functools
+import os
+import socket
+import sys
+import tempfile
+
+from histology import progress
+from histology.files import InputError
+from prediction import Predictor, predict
+
+LOCAL = 'local'  # in place of an address
+BLOCKS = 8  # of a slide, in a task
+QUEUED = 4  # tasks for each worker
+RETRIES = 3
+POLL_SECONDS = 2
+# Each worker has one core.
+THREADS = {'OMP_NUM_THREADS': '1', 'TF_NUM_INTRAOP_THREADS': '1'}
+
+# What a worker does.
+#   source, plan: sources.Source and its blocks.Plan; None for an image
+#   share: of the work on the source, the sum of which is 1
+#   function: of a Predictor and `given`; None if there is nothing to do
+Task = collections.namedtuple('Task', 'source plan share function given')
+# What came of a Task.
+#   value: what the function returned
+#   error: of its InputError, or None
+#   said: see `progress.collected`
+Outcome = collections.namedtuple('Outcome', 'value error said')
+LOST = object()  # in place of a value: the workers were killed at it
+
+
+def results(address, found, run, read, report):
+    """Do what `predict.results` does, by workers; Results come as they end.
+
+    Args:
+        address: of a scheduler, or LOCAL to start workers, one for each core.
+        found, run, read, report: as for `predict.results`.
+
+    Raises:
+        InputError: there is no scheduler, or it or a task has failed.
+    """
+    done, said = dict.fromkeys(found, fractions.Fraction(0)), set()
+    lost = collections.Counter()
+    with _connected(address) as client:
+        for task, outcome in _outcomes(client, address, run,
+                                       _tasks(found, run, read)):
+            source = task.source
+            for kind, *given in outcome.said:
+                if kind == 'warn':
+                    progress.warn(*given)
+                    continue
+                text, is_error = given
+                # The same note on another image is said once.
+                note = (text if source.is_slide
+                        else text.replace(source.name, ''))
+                if note not in said:
+                    said.add(note)
+                    progress.say(text, sys.stderr if is_error else None)
+            if outcome.error:
+                raise InputError(outcome.error)
+            lost[source] += outcome.value is LOST
+            done[source] += task.share
+            if done[source] == 1:
+                if lost[source]:
+                    yield predict.Result(source, None, '', (
+                        f'{source.name}: its workers were killed, maybe for '
+                        'want of memory; repeat the command without --dask '
+                        '(skipped)'))
+                else:
+                    yield (predict.merged(task.plan) if task.plan
+                           else outcome.value)
+            report(float(sum(done.values())))
+
+
+def _tasks(found, run, read):
+    """Yield the Tasks of Sources; a slide is opened when it has its turn."""
+    bare = run._replace(predictor=None)
+    for source in found:
+        if not source.is_slide:
+            yield Task(source, None, 1, _predict_image, (bare, source, read))
+            continue
+        plan = predict.plan_of(source, run, read)
+        if isinstance(plan, predict.Result):
+            yield Task(source, None, 1, None, plan)
+            continue
+        left = plan.left(0, 1)
+        parts = [left[first:first + BLOCKS]
+                 for first in range(0, len(left), BLOCKS)] or [[]]
+        for part in parts:
+            yield Task(source, plan, fractions.Fraction(1, len(parts)),
+                       _predict_blocks, (plan, part))
+
+
+def _outcomes(client, address, run, tasks):
+    """Let workers do Tasks; yield each with its Outcome, as they end."""
+    import distributed
+    from distributed import scheduler
+    call = functools.partial(
+        _call, os.getcwd(), os.path.abspath(run.predictor.folder),
+        tuple(run.predictor.identity().items()))
+    under_way = {}
+    while True:
+        with _scheduler(client, address):
+            room = QUEUED * max(len(client.nthreads()), 1) - len(under_way)
+        task = next(tasks, None) if room > 0 else None
+        if task and not task.function:
+            yield task, Outcome(task.given, None, [])
+        elif task:
+            with _scheduler(client, address):
+                under_way[client.submit(call, task.function, *task.given,
+                                        pure=False, retries=RETRIES)] = task
+        elif under_way:
+            with _scheduler(client, address), contextlib.suppress(
+                    distributed.TimeoutError):
+                distributed.wait([*under_way], POLL_SECONDS,
+                                 'FIRST_COMPLETED')
+            progress.check()
+            for future in [future for future in under_way if future.done()]:
+                try:
+                    with _scheduler(client, address):
+                        outcome = future.result()
+                except scheduler.KilledWorker:
+                    outcome = Outcome(LOST, None, [])
+                yield under_way.pop(future), outcome
+        else:
+            return
+
+
+@contextlib.contextmanager
+def _connected(address):
+    """Connect to a scheduler, or start one with workers: the client."""
+    import dask
+    # One line of ours says what of Dask's lines matters. TensorFlow hangs in
+    # a fork.
+    dask.config.set({
+        'logging': dict.fromkeys(('distributed', 'distributed.client'),
+                                 'critical'),
+        'distributed.worker.multiprocessing-method': 'spawn'})
+    import distributed
+    from dask import system
+    with contextlib.ExitStack() as stack:
+        try:
+            place = address
+            if address == LOCAL:
+                # Each may take all memory: a large image needs much, while
+                # others need little.
+                place = stack.enter_context(distributed.LocalCluster(
+                    n_workers=system.CPU_COUNT, threads_per_worker=1,
+                    memory_limit=distributed.system.MEMORY_LIMIT, env=THREADS,
+                    dashboard_address=':0'))  # any free port
+            client = stack.enter_context(distributed.Client(place))
+        except (OSError, ValueError) as error:
+            raise InputError(f'--dask={address}: cannot be reached ({error}); '
+                             'see docs/slides.md') from error
+        if not client.nthreads():
+            progress.say(f'--dask={address}: waiting for workers', sys.stderr)
+        yield client
+
+
+@contextlib.contextmanager
+def _scheduler(client, address):
+    """Say in one line that the scheduler has gone.
+
+    Raises:
+        InputError: it has.
+    """
+    import distributed
+    try:
+        yield
+    except Exception as error:
+        if client.status == 'running' and not isinstance(
+                error, distributed.CancelledError):
+            raise
+        raise InputError(f'--dask={address}: the scheduler has ended; the '
+                         'same command goes on, with another scheduler'
+                         ) from error
+
+
+def _call(place, folder, identity, function, *given):
+    """Call the function of a Task in a worker: its Outcome."""
+    with progress.collected() as said:
+        try:
+            try:
+                os.chdir(place)  # relative paths are meant from there
+            except OSError as error:
+                raise InputError(
+                    f'--dask: {socket.gethostname()} cannot enter {place} '
+                    f'({error.strerror}); start workers on the machines that '
+                    'have it') from error
+            return Outcome(function(_predictor(folder, identity), *given),
+                           None, said)
+        except InputError as error:
+            return Outcome(None, str(error), said)
+
+
+@functools.lru_cache(maxsize=1)  # once in a worker
+def _predictor(folder, identity):
+    settings = dict(identity)
+    del settings['weights_sha1']
+    predictor = Predictor.load(folder, **settings)
+    if predictor.identity() != dict(identity):
+        raise InputError(f'{folder}: its weights have changed since the '
+                         'command began; repeat it')
+    return predictor
+
+
+def _predict_image(predictor, run, source, read):
+    """Predict an image in a worker: its Result."""
+    result, = predict.results([source], run._replace(predictor=predictor),
+                              read, lambda _: None)
+    return result
+
+
+def _predict_blocks(predictor, plan, part):
+    """Predict blocks of a slide in a worker."""
+    plan.run = plan.run._replace(predictor=predictor)
+    plan.predict(part)
