@@ -18,6 +18,8 @@ import sys
 
 if __name__ == '__main__':
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is begun yet
+elif __name__ == '__mp_main__':  # a worker, which the first process ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def advice_for_missing(error):

@@ -3,6 +3,7 @@ import contextlib
 import re
 import signal
 import sys
+import threading
 import time
 
 from tqdm import tqdm
@@ -14,6 +15,8 @@ RATE_AND_REST = '{rate_fmt}, {remaining} left'
 
 # Its thread redraws what stands still, and would be lost in a fork.
 tqdm.monitor_interval = 0
+# Its own lock is shared by processes, and a kill would leave it.
+tqdm.set_lock(threading.RLock())
 
 _received = None
 _collected = None  # by `collected`

@@ -149,7 +149,7 @@ def _predict(found, run, overwrite, read, work):
         left = [source for source in todo if not runs.is_done(run, source)
                 and source.name not in skipped]
         progress.say(f'shard {first + 1}/{step}: ' + (
-            f'{progress.counted(len(left), "image")} of {len(found)} left to '
+            f'{len(left)} of {progress.counted(len(found), "image")} left to '
             'other shards' if left else 'nothing is left to other shards'))
     return skipped
 

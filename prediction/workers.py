@@ -22,8 +22,9 @@ BLOCKS = 8  # of a slide, in a task
 QUEUED = 4  # tasks for each worker
 RETRIES = 3
 POLL_SECONDS = 2
-# Each worker has one core.
-THREADS = {'OMP_NUM_THREADS': '1', 'TF_NUM_INTRAOP_THREADS': '1'}
+# Of the workers that are started here: each has one core, and is silent.
+ENVIRONMENT = {'OMP_NUM_THREADS': '1', 'TF_NUM_INTRAOP_THREADS': '1',
+               'DASK_LOGGING__DISTRIBUTED': 'critical'}
 
 # What a worker does.
 #   source, plan: sources.Source and its blocks.Plan; None for an image
@@ -151,11 +152,12 @@ def _connected(address):
         try:
             place = address
             if address == LOCAL:
+                os.environ.update(ENVIRONMENT)
                 # Each may take all memory: a large image needs much, while
                 # others need little.
                 place = stack.enter_context(distributed.LocalCluster(
                     n_workers=system.CPU_COUNT, threads_per_worker=1,
-                    memory_limit=distributed.system.MEMORY_LIMIT, env=THREADS,
+                    memory_limit=distributed.system.MEMORY_LIMIT,
                     dashboard_address=':0'))  # any free port
             client = stack.enter_context(distributed.Client(place))
         except (OSError, ValueError) as error:

@@ -174,14 +174,16 @@ def train_flags(data_dir, model_dir, net, steps):
 _started = []  # by the test that runs
 
 
-def start(*flags):
+def start(*flags, group=False):
     """Starts main.py with flags and returns the process.
 
-    It is killed at the end of the test, should it run that long.
+    It is killed at the end of the test, should it run that long. `group` makes
+    it the first process of a group, as shells do.
     """
     process = subprocess.Popen(
         [sys.executable, 'main.py', *flags], cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, universal_newlines=True)
+        stderr=subprocess.PIPE, universal_newlines=True,
+        start_new_session=group)
     _started.append(process)
     return process
 

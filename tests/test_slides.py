@@ -1,7 +1,11 @@
 """Slides block by block, on pyramids that tifffile writes."""
+import contextlib
 import csv
+import errno
+import fcntl
 import gzip
 import json
+import os
 import shutil
 import sys
 
@@ -15,7 +19,16 @@ from shapely import geometry
 from conftest import start, wait_for
 from histology import images, resolution, synthetic
 from histology.files import InputError
-from prediction import Predictor, blocks, predict, slides, tissue, writers
+from prediction import (
+    Predictor,
+    blocks,
+    predict,
+    runs,
+    slides,
+    sources,
+    tissue,
+    writers,
+)
 
 GLASS, TISSUE, NUCLEUS = (245, 245, 245), (230, 180, 210), (40, 30, 120)
 SIDE = 512  # of a block with its halo of 128 to each side
@@ -78,6 +91,16 @@ def run(folder, predictor=PREDICTOR, out='out', **options):
                                  predictor, max_whole_pixels=1, **options)
 
 
+def plan_of(folder, predictor=PREDICTOR, out='out', **options):
+    """The plan of folder/in/a.tif, searched all over."""
+    path = str(folder / 'in' / 'a.tif')
+    source, = sources.of_files([path], 1)
+    return blocks.Plan(
+        source, runs.Run(predictor, str(folder / out), ['csv', 'geojson'],
+                         None, True, (0, 1)),
+        *slides.open_slide(path, resolution.Resolution(None)), **options)
+
+
 def rows_of(path):
     with open(str(path)) as file:
         return list(csv.DictReader(file))
@@ -98,10 +121,8 @@ def contents(folder):
     found = {}
     for path in sorted(folder.rglob('*')):
         if path.suffix == '.json':
-            content = json.loads(path.read_text())
-            assert set(content.pop('seconds')) == {'tissue', 'merge',
-                                                   *blocks.STAGES}
-            found[path.name] = content
+            found[path.name] = json.loads(path.read_text())
+            found[path.name].pop('seconds', None)
         else:
             found[path.name] = path.read_bytes() if path.is_file() else None
     return found
@@ -111,9 +132,11 @@ def test_a_slide_has_the_nuclei_of_the_whole_image(discs, capsys):
     folder, image, centres = discs
     assert run(folder) == []
     out = folder / 'out'
-    assert [path.name for path in sorted(out.iterdir())] == [
-        'a.json', 'a_nuclei.csv', 'a_nuclei.geojson', 'a_overview.jpg',
-        'a_tissue.png']
+    assert {'a.json', 'a_nuclei.csv', 'a_nuclei.geojson', 'a_overview.jpg',
+            'a_tissue.png', 'run.json'} <= {
+                path.name for path in out.iterdir()}
+    assert not list(out.glob('a_[lmp]*'))  # no labels, mask or probability
+    assert not (out / 'a.blocks').exists()
     assert centroids(out / 'a_nuclei.csv') == sorted(centres)
     whole = PREDICTOR(image, 0.25).table()
     table = rows_of(out / 'a_nuclei.csv')
@@ -134,10 +157,11 @@ def test_a_slide_has_the_nuclei_of_the_whole_image(discs, capsys):
     record = json.loads((out / 'a.json').read_text())
     assert record['nuclei'] == len(centres)
     # 300 x 450 pixels of tissue, and one of the mask around it.
-    assert record['tissue_mm2'] == pytest.approx(0.0084, rel=0.3)
+    assert record['mm2'] == pytest.approx(0.0084, rel=0.3)
     assert record['nuclei_per_mm2'] == pytest.approx(
-        len(centres) / record['tissue_mm2'], rel=0.01)
-    assert record['settings']['side'] == SIDE
+        len(centres) / record['mm2'], rel=0.01)
+    assert record['side'] == SIDE and record['blocks_skipped'] == []
+    assert set(record['seconds']) == {'tissue', 'merge', *blocks.STAGES}
     assert f'{len(centres)} nuclei, ' in capsys.readouterr().out
     with Image.open(out / 'a_overview.jpg') as picture:
         assert picture.size[0] == 1400
@@ -159,7 +183,7 @@ def test_level_0_at_any_resolution(tmp_path, microns):
     assert len(set(nearest)) == len(centres)
     assert away.max() < (2 if big else 0.6)
     record = json.loads((tmp_path / 'out' / 'a.json').read_text())
-    assert record['settings']['size'] == list(image.shape[:2])
+    assert record['size'] == list(image.shape[:2])
     polygons = [geometry.shape(feature['geometry']) for feature in features(
         tmp_path / 'out' / 'a_nuclei.geojson')]
     rows = [{name: float(value) for name, value in row.items()}
@@ -223,15 +247,14 @@ def test_shifted_grids_have_the_same_nuclei(net, halo, tmp_path):
     assert predictor.halo == halo
     found = []
     for shift in (0, 128):
-        blocks.predict_slide(
-            *slides.open_slide(str(tmp_path / 'in' / 'a.tif'),
-                               resolution.Resolution(None)),
-            str(tmp_path / f'{shift}'), predictor, ['csv', 'geojson'],
-            all_tissue=True, shift=shift)
+        plan = plan_of(tmp_path, predictor, shift=shift, out=f'{shift}')
+        plan.predict(plan.left(0, 1))
+        plan.merge()
         found.append(sorted(
             (geometry.shape(feature['geometry']).wkt, str(dict(
                 feature['properties']['measurements'], Label=0)))
-            for feature in features(tmp_path / f'{shift}_nuclei.geojson')))
+            for feature in features(
+                tmp_path / f'{shift}' / 'a_nuclei.geojson')))
     assert len(found[0]) > 40
     assert found[0] == found[1]
 
@@ -303,7 +326,7 @@ def test_glass_alone_is_searched_and_said(tmp_path, capsys):
     assert run(tmp_path) == []
     told = capsys.readouterr()
     assert 'a.tif: no tissue found, so the whole slide is searched' in told.err
-    assert 'a.tif: no nuclei, 0 per mm2 in 0.0225 mm2' in told.out
+    assert 'a.tif: no nuclei, 0 per mm2 of tissue (0.0225 mm2)' in told.out
     record = json.loads((tmp_path / 'out' / 'a.json').read_text())
     assert record['blocks'] == 9 and record['median_area_um2'] is None
     assert features(tmp_path / 'out' / 'a_nuclei.geojson') == []
@@ -316,8 +339,8 @@ def test_tissue_alone_is_searched_unless_all_is(tmp_path):
     write_slide(tmp_path / 'in' / 'a.tif', image)
     # 80 micrometres are 320 pixels; cores have 256.
     for number, options in ((6, {}), (16, {'all_tissue': True})):
-        assert run(tmp_path, **options) == []
-        record = json.loads((tmp_path / 'out' / 'a.json').read_text())
+        assert run(tmp_path, out=str(number), **options) == []
+        record = json.loads((tmp_path / str(number) / 'a.json').read_text())
         assert record['blocks'] == number
         assert record['nuclei'] == 1
 
@@ -345,24 +368,95 @@ def test_a_killed_prediction_goes_on(tmp_path, program):
     assert contents(tmp_path / 'killed') == contents(tmp_path / 'whole')
 
 
+def keep_blocks(folder, monkeypatch):
+    """Makes each merge copy the blocks to folder/kept, as a kill leaves them.
+    """
+    before = blocks.Plan.merge
+
+    def merge(plan):
+        if os.path.exists(plan.folder):
+            shutil.rmtree(str(folder / 'kept'), ignore_errors=True)
+            shutil.copytree(plan.folder, str(folder / 'kept'))
+        return before(plan)
+
+    monkeypatch.setattr(blocks.Plan, 'merge', merge)
+
+
 def test_blocks_of_other_settings_are_not_used(discs, capsys, monkeypatch):
     folder, _, centres = discs
-    before, kept = blocks.write_blocks, folder / 'kept'
-
-    def keep(image, missing, place, *rest):
-        before(image, missing, place, *rest)
-        shutil.copytree(place, str(kept))  # as if it were killed then
-
-    monkeypatch.setattr(blocks, 'write_blocks', keep)
+    keep_blocks(folder, monkeypatch)
     assert run(folder) == []
     monkeypatch.undo()
     for threshold, said in ((0.5, True), (0.6, False)):
-        shutil.copytree(str(kept), str(folder / 'out' / 'a.blocks'))
+        shutil.copytree(str(folder / 'kept'), str(folder / 'out/a.blocks'))
         assert run(folder, Predictor(
-            darkness, 32, threshold, SIDE ** 2, average=False)) == []
+            darkness, 32, threshold, SIDE ** 2, average=False),
+            overwrite=True) == []
         assert ('are there from before' in capsys.readouterr().out) == said
         assert not (folder / 'out' / 'a.blocks').exists()
         assert len(centroids(folder / 'out' / 'a_nuclei.csv')) == len(centres)
+
+
+def test_a_kill_after_the_last_result_leaves_no_blocks(discs, monkeypatch):
+    folder, *_ = discs
+    keep_blocks(folder, monkeypatch)
+    assert run(folder) == []
+    before = contents(folder / 'out')
+    kept = sorted((folder / 'kept').iterdir())
+    (folder / 'kept' / '.lock').write_text('')
+    for path in kept[:4]:
+        path.unlink()
+    (folder / 'kept').rename(folder / 'out' / 'a.blocks')
+    assert run(folder) == []
+    assert contents(folder / 'out') == before
+
+
+def test_of_two_that_finish_one_merges(discs):
+    folder, *_ = discs
+    first, second = plan_of(folder), plan_of(folder)
+    todo = second.left(0, 1)
+    first.predict(first.left(0, 1))
+    record = first.merge()
+    assert record['nuclei'] == len(rows_of(folder / 'out/a_nuclei.csv'))
+    before = contents(folder / 'out')
+    # The other one is told its blocks before, and comes to them after.
+    second.predict(todo)
+    assert second.merge()['nuclei'] == record['nuclei']
+    assert contents(folder / 'out') == before
+    # It finishes a block when the folder is gone.
+    second._write((todo[0], np.zeros((384, 384, 3), np.uint8),
+                   np.zeros((2, 384, 384), np.uint8), [0, 0]))
+    assert second.merge()['nuclei'] == record['nuclei']
+    assert contents(folder / 'out') == before
+
+
+@pytest.mark.parametrize('has_locks', [True, False])
+def test_a_merge_while_another_merges(discs, has_locks, monkeypatch):
+    folder, _, centres = discs
+    first, second = plan_of(folder), plan_of(folder)
+    first.predict(first.left(0, 1))
+    said = []
+
+    def no_lock(*_):
+        raise OSError(errno.ENOLCK, 'no locks')
+
+    def write_tissue(*arguments):
+        monkeypatch.setattr(tissue, 'write_tissue', before)
+        said.append(second.merge())
+        before(*arguments)
+
+    if not has_locks:
+        monkeypatch.setattr(fcntl, 'flock', no_lock)
+    before = tissue.write_tissue
+    monkeypatch.setattr(tissue, 'write_tissue', write_tissue)
+    assert first.merge()['nuclei'] == len(centres)
+    # With a lock the second leaves it to the first, without one it is done.
+    assert [there and there['nuclei'] for there in said] == [
+        None if has_locks else len(centres)]
+    undisturbed = plan_of(folder, out='undisturbed')
+    undisturbed.predict(undisturbed.left(0, 1))
+    undisturbed.merge()
+    assert contents(folder / 'out') == contents(folder / 'undisturbed')
 
 
 def test_a_damaged_part_is_named_and_the_rest_goes_on(discs, capsys):
@@ -386,11 +480,35 @@ def test_a_damaged_part_is_named_and_the_rest_goes_on(discs, capsys):
     skipped = record['blocks_skipped']
     assert '512_256' in skipped and len(skipped) < record['blocks']
     assert 0 < record['nuclei'] < len(centres)
-    # The slide is copied again: what is missing is done.
+    # The slide is copied again: it is another file, all of which is done.
     path.write_bytes(whole)
     (folder / 'in' / 'b.ndpi').unlink()
+    for _ in range(2):
+        assert run(folder) == []
+        assert 'from before' not in capsys.readouterr().out
+    with contextlib.suppress(FileNotFoundError):
+        (folder / 'out' / 'b.json').unlink()
+    assert run(folder, out='undisturbed') == []
+    assert contents(folder / 'out') == contents(folder / 'undisturbed')
+
+
+def test_a_part_that_can_be_read_later_is_done_then(discs, capsys,
+                                                    monkeypatch):
+    folder, *_ = discs
+    before = slides.Slide.read_region
+
+    def read_region(slide, level, x, y, width, height):
+        if (x, y) == (128, 384) and height > 200:  # a block's
+            raise InputError('the network drive is away')
+        return before(slide, level, x, y, width, height)
+
+    monkeypatch.setattr(slides.Slide, 'read_region', read_region)
+    assert run(folder) == [str(folder / 'in' / 'a.tif')]
+    record = json.loads((folder / 'out' / 'a.json').read_text())
+    assert record['blocks_skipped'] == ['512_256']
+    monkeypatch.undo()
     assert run(folder) == []
-    assert f'{record["blocks"] - len(skipped)} of {record["blocks"]}' in (
+    assert f'{record["blocks"] - 1} of {record["blocks"]} blocks are' in (
         capsys.readouterr().out)
     assert run(folder, out='undisturbed') == []
     assert contents(folder / 'out') == contents(folder / 'undisturbed')
@@ -410,7 +528,7 @@ def test_many_nuclei_are_gzipped(discs, monkeypatch):
     plain = (folder / 'out' / 'a_nuclei.geojson').read_bytes()
     monkeypatch.setattr(writers, 'GZIP_ABOVE', len(centres) - 1)
     for _ in range(2):
-        assert run(folder) == []
+        assert run(folder, overwrite=True) == []
         assert not (folder / 'out' / 'a_nuclei.geojson').exists()
         found = features(folder / 'out' / 'a_nuclei.geojson.gz')
         assert [feature['geometry'] for feature in found] == [
@@ -428,13 +546,22 @@ def test_files_of_others_are_kept(discs, name):
     assert (folder / 'out' / name).read_text() == 'mine'
 
 
-def test_a_user_file_among_the_blocks_is_kept(discs):
+def test_user_files_among_the_blocks_are_kept(discs):
     folder, *_ = discs
-    (folder / 'out' / 'a.blocks').mkdir(parents=True)
-    (folder / 'out' / 'a.blocks' / 'notes.txt').write_text('mine')
+    own = folder / 'out' / 'a.blocks'
+    own.mkdir(parents=True)
+    (own / 'notes.txt').write_text('mine')
+    np.savez(str(own / '1_2.npz'), mine=1)
+    (own / '3_4.npz').write_bytes(b'mine too')
+    before = contents(own)
     assert run(folder) == []
-    assert [path.name for path in (folder / 'out' / 'a.blocks').iterdir()
-            ] == ['notes.txt']
+    assert contents(own) == before
+    # One with the name of a block.
+    (own / '1_2.npz').rename(own / '512_256.npz')
+    before = contents(own)
+    with pytest.raises(InputError, match='512_256.npz: was not written by'):
+        run(folder, overwrite=True)
+    assert contents(own) == before
 
 
 def test_what_is_a_slide(tmp_path):

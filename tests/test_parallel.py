@@ -1,0 +1,232 @@
+"""Several processes on one folder: shards, Dask's workers, and their kills."""
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from test_slides import contents, write_slide
+
+from conftest import (
+    ROOT,
+    end_of,
+    messages,
+    one_line,
+    run_main,
+    start,
+    wait_for,
+)
+from histology import images, synthetic
+
+MAX_PIXELS = 384 ** 2  # blocks with cores of 128 pixels
+FLAGS = ['--mode=predict', '--net=unet', '--noaverage', '--max_whole_pixels=1',
+         f'--max_pixels={MAX_PIXELS}']
+BLOCKS = 12  # of each slide
+
+
+@pytest.fixture(scope='session')
+def given(once):
+    """A folder of two slides, three tiles and a broken file."""
+    def fill(folder):
+        rng = np.random.RandomState(0)
+        for name in 'ab':
+            image, _ = synthetic.make(rng, 384)
+            write_slide(folder / 'in' / f'{name}.tif',
+                        np.hstack([image, image[:, :128]]))
+        for name in 'cde':
+            image, _ = synthetic.make(rng, 128)
+            images.write_png(str(folder / 'in' / f'{name}.png'), image)
+        (folder / 'in' / 'f.png').write_bytes(b'\x89PNG and no more')
+
+    return once('parallel', fill) / 'in'
+
+
+@pytest.fixture(scope='session')
+def expected(once, given, program):
+    """The files that one process writes."""
+    def fill(folder):
+        process = program(*FLAGS, f'--images={given}',
+                          f'--output_dir={folder}/out')
+        assert process.returncode == 1
+        assert 'f.png: cannot be read' in process.stderr
+
+    return results(once('parallel-expected', fill) / 'out')
+
+
+def results(folder):
+    """The files of a folder without those that tell of the run."""
+    found = contents(folder)
+    for name in ('run.json', 'summary.csv', 'index.html'):
+        found.pop(name, None)
+    return found
+
+
+def flags(given, out, *more):
+    return [*FLAGS, f'--images={given}', f'--output_dir={out}', *more]
+
+
+def written(out, name='[ab]'):
+    return list(out.glob(f'{name}.blocks/[0-9]*.npz'))
+
+
+def test_shards_one_after_the_other(given, expected, program, tmp_path):
+    first, second, again = [
+        program(*flags(given, tmp_path, f'--shard={shard}'))
+        for shard in ('1/2', '2/2', '1/2')]
+    assert f'a.tif: {BLOCKS // 2} of {BLOCKS} blocks left to other' in (
+        first.stdout)
+    # Of the tiles c and e are of the first shard.
+    assert 'shard 1/2: 4 of 6 images left to other shards' in first.stdout
+    assert 'shard 2/2: nothing is left to other shards' in second.stdout
+    assert '5 of 6 images done already\n' in again.stdout
+    # f.png is of the second shard.
+    assert [process.returncode for process in (first, second, again)
+            ] == [0, 1, 0]
+    assert results(tmp_path) == expected
+
+
+def test_shards_at_once(given, expected, tmp_path):
+    processes = [start(*flags(given, tmp_path, f'--shard={shard}'))
+                 for shard in ('1/2', '2/2', '2/2')]
+    said = [end_of(process) for process in processes]
+    assert [process.returncode for process in said] == [0, 1, 1], said
+    assert any('nothing is left' in process.stdout for process in said)
+    assert results(tmp_path) == expected
+
+
+@pytest.mark.parametrize('shard', ['0/8', '9/8', '2', '1/0', 'a/b', '2/8/1'])
+def test_wrong_shards(shard, program, tmp_path):
+    one_line(program(*flags(tmp_path, tmp_path, f'--shard={shard}')),
+             '--shard', 'give K/N with K from 1 to N, as 2/8')
+
+
+@pytest.mark.parametrize('more', [
+    ['--shard=1/2', '--dask=local', '--images=a'],
+    ['--shard=1/2', '--split=test'], ['--dask=local', '--split=test']])
+def test_what_shard_and_dask_do_not_go_with(more, program, tmp_path):
+    one_line(program(*FLAGS, f'--output_dir={tmp_path}', *more), 'not with')
+
+
+def children(process):
+    """The numbers of the processes below one that run tasks, or may."""
+    parents = {}
+    for name in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            with open(f'/proc/{name}/stat') as file:
+                parents[int(name)] = int(file.read().rsplit(')')[1].split()[1])
+            with open(f'/proc/{name}/cmdline') as file:
+                if 'spawn_main' not in file.read():
+                    parents[int(name)] = 0
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return [child for child, parent in parents.items()
+            if parent == process.pid]
+
+
+def is_running(number):
+    """Whether a process runs, and is no zombie."""
+    try:
+        with open(f'/proc/{number}/stat') as file:
+            return file.read().rsplit(')')[1].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
+def test_workers_that_are_stopped_and_killed(given, expected, tmp_path):
+    command = flags(given, tmp_path, '--dask=local')
+    process = start(*command, group=True)
+    wait_for(lambda: written(tmp_path), process)
+    workers = children(process)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    end_of(process)
+    assert process.returncode == 128 + signal.SIGINT
+    assert messages(process)[-1] == 'stopped', process.stderr
+    assert not [line for line in messages(process) if 'Error' in line]
+    wait_for(lambda: not any(map(is_running, workers)))
+    there = set(written(tmp_path))
+    assert there
+
+    process = start(*command)
+    wait_for(lambda: set(written(tmp_path)) > there, process)
+    os.kill(children(process)[0], signal.SIGKILL)
+    end_of(process)
+    assert process.returncode == 1, process.stderr
+    assert messages(process)[-1:] == [
+        f'error: {given}/f.png: cannot be read (no image of TIFF, PNG or '
+        'JPEG); give a TIFF, PNG or JPEG file (skipped)']
+    assert f'a.tif: {len(there)} of {BLOCKS} blocks are there' in (
+        process.stdout)
+    assert results(tmp_path) == expected
+
+
+def start_dask(kind, *more):
+    process = subprocess.Popen(
+        [sys.executable, '-m', f'distributed.cli.dask_{kind}', *more],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return process
+
+
+def test_a_scheduler_that_is_killed(given, expected, tmp_path):
+    out, started = tmp_path / 'out', []
+    try:
+        for kill in (True, False):
+            file = tmp_path / f'scheduler-{kill}'
+            started.append(start_dask(
+                'scheduler', '--port', '0', '--dashboard-address', ':0',
+                '--scheduler-file', str(file)))
+            wait_for(file.exists, started[-1])
+            address = re.search(r'tcp://[\d.:]+', file.read_text()).group()
+            started.append(start_dask(
+                'worker', address, '--nthreads', '1', '--death-timeout', '60',
+                '--local-directory', str(tmp_path)))
+            before = set(written(out))
+            process = start(*flags(given, out, f'--dask={address}'))
+            if kill:
+                wait_for(lambda: len(written(out)) > 2, process)
+                started[-2].kill()
+            end_of(process)
+            assert process.returncode == 1, process.stderr
+            if kill:
+                one_line(process, f'--dask={address}: the scheduler has ended')
+        assert len(before) > 2
+        assert f'{len(before)} of {BLOCKS} blocks are there from before' in (
+            process.stdout)
+        assert results(out) == expected
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_no_scheduler(given, program, tmp_path):
+    address = 'nowhere'
+    one_line(program(*flags(given, tmp_path, f'--dask={address}')),
+             f'--dask={address}: cannot be reached')
+
+
+@pytest.mark.long
+def test_ten_kills(given, expected, tmp_path):
+    """kill -9 at random moments, once in the merge for sure."""
+    rng = random.Random(0)
+    command = flags(given, tmp_path)
+    began = time.time()
+    run_main(*flags(given, tmp_path / 'timed'))
+    seconds = time.time() - began
+    out = tmp_path / 'out'
+    command = flags(given, out)
+    for kill in range(10):
+        process = start(*command)
+        if kill % 2:
+            time.sleep(rng.uniform(0, seconds / 2))
+        else:
+            wait_for(lambda: process.poll() is not None or list(
+                out.glob('.partial-*')))
+        process.kill()
+        process.wait()
+    process = run_main(*command)
+    assert process.returncode == 1, process.stderr
+    assert results(out) == expected
