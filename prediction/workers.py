@@ -8,6 +8,7 @@ import collections
 import contextlib
 import fractions
 import functools
+import importlib
 import os
 import socket
 import sys
@@ -163,21 +164,29 @@ def _connected(address):
         except (OSError, ValueError) as error:
             raise InputError(f'--dask={address}: cannot be reached ({error}); '
                              'see docs/slides.md') from error
-        if not client.nthreads():
-            progress.say(f'--dask={address}: waiting for workers', sys.stderr)
+        with _scheduler(client, address):
+            if not client.nthreads():
+                progress.say(f'--dask={address}: waiting for workers',
+                             sys.stderr)
+            client.wait_for_workers(1)
+            client.run(importlib.import_module, __name__)
         yield client
 
 
 @contextlib.contextmanager
 def _scheduler(client, address):
-    """Say in one line that the scheduler has gone.
+    """Say in one line what is wrong with the scheduler or its workers.
 
     Raises:
-        InputError: it has.
+        InputError: the scheduler has gone, or workers lack a package.
     """
     import distributed
     try:
         yield
+    except ModuleNotFoundError as error:
+        raise InputError(f'--dask={address}: its workers lack {error.name}; '
+                         "start them in the project's folder, in its "
+                         'environment') from error
     except Exception as error:
         if client.status == 'running' and not isinstance(
                 error, distributed.CancelledError):
