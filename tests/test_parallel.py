@@ -21,6 +21,8 @@ from conftest import (
     wait_for,
 )
 from histology import images, synthetic
+from histology.files import InputError
+from prediction import Predictor, predict, runs, sources, workers
 
 MAX_PIXELS = 384 ** 2  # blocks with cores of 128 pixels
 FLAGS = ['--mode=predict', '--net=unet', '--noaverage', '--max_whole_pixels=1',
@@ -210,9 +212,8 @@ def test_no_scheduler(given, program, tmp_path):
 
 @pytest.mark.long
 def test_ten_kills(given, expected, tmp_path):
-    """kill -9 at random moments, once in the merge for sure."""
+    """kill -9 at random moments, half of them while a result is written."""
     rng = random.Random(0)
-    command = flags(given, tmp_path)
     began = time.time()
     run_main(*flags(given, tmp_path / 'timed'))
     seconds = time.time() - began
@@ -230,3 +231,57 @@ def test_ten_kills(given, expected, tmp_path):
     process = run_main(*command)
     assert process.returncode == 1, process.stderr
     assert results(out) == expected
+
+
+def test_what_a_worker_refuses(given, shipped_unet, tmp_path):
+    source, = sources.of_files([str(given / 'c.png')], 1)
+    folder = os.path.abspath(shipped_unet.folder)
+    identity = shipped_unet.identity()
+    for place, changed, error in (
+            (tmp_path / 'absent', {}, 'cannot enter .*/absent'),
+            (ROOT, {'weights_sha1': 'other'}, 'its weights have changed')):
+        outcome = workers._call(
+            str(place), folder, tuple({**identity, **changed}.items()),
+            workers._predict_image, None, source, None)
+        assert re.search(error, outcome.error) and outcome.value is None
+
+
+def test_settings_that_another_process_begins(tmp_path):
+    """It may begin while there are no results; then the first one ends."""
+    for name in 'ab':
+        (tmp_path / 'in').mkdir(exist_ok=True)
+        images.write_png(str(tmp_path / 'in' / f'{name}.png'),
+                         np.full((64, 64, 3), 99, np.uint8))
+
+    def predicted(forward, threshold):
+        predictor = Predictor(forward, 32, threshold, average=False)
+        predict.predict_files(str(tmp_path / 'in'), str(tmp_path / 'out'),
+                              predictor)
+
+    def darkness(batch):
+        return 1 - batch[..., :1]
+
+    def meanwhile(batch):
+        predicted(darkness, 0.6)
+        return darkness(batch)
+
+    with pytest.raises(InputError, match='another process writes results of'):
+        predicted(meanwhile, 0.5)
+    predicted(darkness, 0.6)
+
+
+def end_worker(*_):
+    os._exit(1)
+
+
+@pytest.mark.long
+def test_a_task_that_ends_its_workers(shipped_unet):
+    run = runs.Run(shipped_unet, '', (), None, False, (0, 1))
+    tasks = iter([workers.Task('a', None, 1, end_worker, ()),
+                  workers.Task('b', None, 1, print, ())])
+    with workers._connected('local') as client:
+        values = {task.source: outcome.value for task, outcome in
+                  workers._outcomes(client, 'local', run, tasks)}
+    assert values['a'] is workers.LOST
+    # The other may have been beside it each time.
+    assert values['b'] in (None, workers.LOST)
