@@ -185,18 +185,19 @@ def test_a_scheduler_that_is_killed(given, expected, tmp_path):
             started.append(start_dask(
                 'worker', address, '--nthreads', '1', '--death-timeout', '60',
                 '--local-directory', str(tmp_path)))
-            before = set(written(out))
+            before = written(out, 'a')
             process = start(*flags(given, out, f'--dask={address}'))
             if kill:
-                wait_for(lambda: len(written(out)) > 2, process)
+                wait_for(lambda: len(written(out, 'a')) > 2, process)
                 started[-2].kill()
             end_of(process)
             assert process.returncode == 1, process.stderr
             if kill:
                 one_line(process, f'--dask={address}: the scheduler has ended')
-        assert len(before) > 2
-        assert f'{len(before)} of {BLOCKS} blocks are there from before' in (
-            process.stdout)
+        # The worker may have done more, with no scheduler.
+        there = re.search(r'a.tif: (\d+) of 12 blocks are there from before',
+                          process.stdout)
+        assert 2 < len(before) <= int(there.group(1))
         assert results(out) == expected
     finally:
         for process in started:
