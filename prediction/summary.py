@@ -66,7 +66,7 @@ def _warnings(median, areas, microns_per_pixel):
     if areas.max() * square > LARGEST_AREA:
         found['largest'] = (
             f'a nucleus of {areas.max() * square:.0f} square micrometres is '
-            'larger than any: a pen mark, a fold or blur? Look at the overlay')
+            'larger than any: a pen mark, a fold or blur? Look at its outline')
     return found
 
 

@@ -6,6 +6,7 @@ import fcntl
 import gzip
 import json
 import os
+import re
 import shutil
 import sys
 
@@ -533,6 +534,20 @@ def test_many_nuclei_are_gzipped(discs, monkeypatch):
         found = features(folder / 'out' / 'a_nuclei.geojson.gz')
         assert [feature['geometry'] for feature in found] == [
             feature['geometry'] for feature in json.loads(plain)['features']]
+
+
+def test_what_is_larger_than_a_nucleus_is_said(tmp_path, capsys):
+    image, _ = tissue_with_discs()
+    rows, columns = np.ogrid[:600, :650]
+    # 11 310 pixels of 0.0625 square micrometres.
+    image[(rows - 450) ** 2 + (columns - 450) ** 2 <= 60 ** 2] = NUCLEUS
+    write_slide(tmp_path / 'in' / 'a.tif', image)
+    assert run(tmp_path) == []
+    found = re.search('a.tif: a nucleus of (.*) square micrometres is larger',
+                      capsys.readouterr().err)
+    assert float(found.group(1)) >= 700
+    record = json.loads((tmp_path / 'out' / 'a.json').read_text())
+    assert list(record['warnings']) == ['largest']
 
 
 @pytest.mark.parametrize('name', ['a.json', 'a_overview.jpg',
