@@ -159,6 +159,8 @@ def _connected(address):
                 place = stack.enter_context(distributed.LocalCluster(
                     n_workers=system.CPU_COUNT, threads_per_worker=1,
                     memory_limit=distributed.system.MEMORY_LIMIT,
+                    local_directory=stack.enter_context(
+                        tempfile.TemporaryDirectory()),
                     dashboard_address=':0'))  # any free port
             client = stack.enter_context(distributed.Client(place))
         except (OSError, ValueError) as error:
