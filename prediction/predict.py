@@ -147,7 +147,8 @@ def _predict(found, run, overwrite, read, work):
         progress.say(line, sys.stderr)
     if step > 1:
         left = [source for source in todo if not runs.is_done(run, source)
-                and source.name not in skipped]
+                and source.name not in skipped
+                and 'error' not in runs.read_record(run, source)]
         progress.say(f'shard {first + 1}/{step}: ' + (
             f'{len(left)} of {progress.counted(len(found), "image")} left to '
             'other shards' if left else 'nothing is left to other shards'))

@@ -118,9 +118,13 @@ def features(path):
 
 
 def contents(folder):
-    """The bytes of each file; STEM.json without its seconds."""
+    """The bytes of each file, but of those on all images, which say when and
+    how they were made; STEM.json without its seconds.
+    """
     found = {}
     for path in sorted(folder.rglob('*')):
+        if path.name in ('run.json', 'summary.csv', 'index.html'):
+            continue
         if path.suffix == '.json':
             found[path.name] = json.loads(path.read_text())
             found[path.name].pop('seconds', None)
