@@ -108,7 +108,7 @@ def _outcomes(client, address, run, tasks):
     from distributed import scheduler
     call = functools.partial(
         _call, os.getcwd(), os.path.abspath(run.predictor.folder),
-        tuple(run.predictor.identity().items()))
+        run.predictor.accelerate, tuple(run.predictor.identity().items()))
     under_way = {}
     while True:
         with _scheduler(client, address):
@@ -198,7 +198,7 @@ def _scheduler(client, address):
                          ) from error
 
 
-def _call(place, folder, identity, function, *given):
+def _call(place, folder, accelerate, identity, function, *given):
     """Call the function of a Task in a worker: its Outcome."""
     with progress.collected() as said:
         try:
@@ -209,17 +209,17 @@ def _call(place, folder, identity, function, *given):
                     f'--dask: {socket.gethostname()} cannot enter {place} '
                     f'({error.strerror}); start workers on the machines that '
                     'have it') from error
-            return Outcome(function(_predictor(folder, identity), *given),
-                           None, said)
+            predictor = _predictor(folder, accelerate, identity)
+            return Outcome(function(predictor, *given), None, said)
         except InputError as error:
             return Outcome(None, str(error), said)
 
 
 @functools.lru_cache(maxsize=1)  # once in a worker
-def _predictor(folder, identity):
+def _predictor(folder, accelerate, identity):
     settings = dict(identity)
     del settings['weights_sha1']
-    predictor = Predictor.load(folder, **settings)
+    predictor = Predictor.load(folder, accelerate=accelerate, **settings)
     if predictor.identity() != dict(identity):
         raise InputError(f'{folder}: its weights have changed since the '
                          'command began; repeat it')

@@ -236,7 +236,7 @@ def test_what_a_worker_refuses(given, shipped_unet, tmp_path):
             (tmp_path / 'absent', {}, 'cannot enter .*/absent'),
             (ROOT, {'weights_sha1': 'other'}, 'its weights have changed')):
         outcome = workers._call(
-            str(place), folder, tuple({**identity, **changed}.items()),
+            str(place), folder, False, tuple({**identity, **changed}.items()),
             workers._predict_image, None, source, None)
         assert re.search(error, outcome.error) and outcome.value is None
 
