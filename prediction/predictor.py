@@ -52,6 +52,7 @@ class Predictor:
         self.min_area = min_area
         self.splitting = splitting
         self.weights_sha1 = ''
+        self.accelerate = False
 
     @classmethod
     def load(cls, folder, net=None, width=None, output_stride=None,
@@ -79,6 +80,7 @@ class Predictor:
             forward, model.stride, record=record, folder=folder,
             precision=tf1.precision(accelerate), halo=getattr(
                 nets.module_of(record['net']), 'HALO', nets.HALO), **settings)
+        predictor.accelerate = accelerate
         # Now, because a training may write better ones at any time.
         predictor.weights_sha1 = listing.file_digest(
             os.path.join(folder, saved.WEIGHTS_FILE))
