@@ -76,7 +76,10 @@ def begin(run, sources, overwrite):
     changed = [f'{name} was {earlier.get(name, "not recorded")}, now {value}'
                for name, value in settings.items()
                if earlier.get(name) != value]
-    if changed and not overwrite and (existing or records(run.output_dir)):
+    # The record of an image that could not be read is no result.
+    if changed and not overwrite and (
+            any(not path.endswith('.json') for path in existing)
+            or any(record['key'] for record in records(run.output_dir))):
         raise InputError(
             f'--output_dir {run.output_dir}: holds results of other settings '
             f'({changed[0]}); choose another folder, or replace them by '
