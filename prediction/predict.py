@@ -129,7 +129,7 @@ def _predict(found, run, overwrite, read, work):
             blocks.remove_files(blocks.folder_of(run, source))
     mine = [source for source in todo
             if source.is_slide or source.index % step == first]
-    records, skipped = [], []
+    skipped = []
     with progress.reporter(len(mine), 'image') as report, contextlib.closing(
             work(mine, run, read, report)) as done:
         for result in done:
@@ -141,10 +141,8 @@ def _predict(found, run, overwrite, read, work):
                 if not result.record:
                     runs.write_error(run, result.source, result.error)
             if result.record:
-                records.append(result.record)
+                summary.warn(result.record)
     runs.summarise(run)
-    for line in summary.lines_of_warnings(records):
-        progress.say(line, sys.stderr)
     if step > 1:
         left = [source for source in todo if not runs.is_done(run, source)
                 and source.name not in skipped

@@ -70,11 +70,7 @@ def _warnings(median, areas, microns_per_pixel):
     return found
 
 
-def lines_of_warnings(records):
-    """Yield one line for each kind of warning, with the number of images."""
-    for kind in ('median', 'largest'):
-        found = [record for record in records if kind in record['warnings']]
-        if found:
-            yield (f'{found[0]["image"]}: {found[0]["warnings"][kind]} '
-                   f'({len(found)} of '
-                   f'{progress.counted(len(records), "image")})')
+def warn(record):
+    """Warn of the sizes that nuclei of an image do not have."""
+    for kind, text in record['warnings'].items():
+        progress.warn(kind, record['image'], text)
