@@ -171,7 +171,7 @@ def test_what_only_gets_worse_leaves_the_start_as_the_best(
     assert record['f1'] == pytest.approx(step_0_f1(process), abs=5e-5)
     assert record['f1'] > 0.8
     assert record['seen'] == sorted(saved.read_weights(start)[0]['trained_on'])
-    main.announce(record, str(tmp_path / 'unet'))
+    main.announce(record, str(tmp_path / 'unet'), 'float32')
     assert (f'unet: unet, the starting weights {start}, trained on MoNuSeg, '
             'step 4000; no step of your training was better;'
             ) in capsys.readouterr().out
