@@ -511,9 +511,9 @@ def predict(folder):
                                     FLAGS.overwrite, FLAGS.shard or (0, 1),
                                     FLAGS.dask and functools.partial(
                                         workers.results, FLAGS.dask))
-    print(f'predicted: {output_dir}'
+    print(f'predicted: {os.path.join(output_dir, "index.html")}'
           + (f'; {progress.counted(len(skipped), "image")} skipped or '
-             'incomplete' if skipped else ''))
+             f'incomplete, as {skipped[0]}' if skipped else ''))
     return 1 if skipped else 0
 
 

@@ -155,7 +155,8 @@ def _flaws(image, instances, areas):
     darker = _share_of_darker(image, instances)
     if darker < LEAST_DARKER:
         turn = next((
-            f'. It fits if {name}' for name, (turns, mirrored) in TURNS.items()
+            f'. The annotation fits if {name}'
+            for name, (turns, mirrored) in TURNS.items()
             if _share_of_darker(image, np.rot90(
                 instances[:, ::-1] if mirrored else instances, turns)
                                 ) >= LEAST_DARKER), '')

@@ -19,9 +19,10 @@ STYLE = '''
 body { margin: 2em auto; max-width: 80em; padding: 0 1em;
   font: 15px/1.4 system-ui, sans-serif; color: #222; background: #fff }
 h1 { font-size: 1.6em; margin: 0 }
-code { font-size: .9em; overflow-wrap: anywhere }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1em 1em }
-dt { color: #666 } dd { margin: 0; font-variant-numeric: tabular-nums }
+dl { display: grid; gap: .1em 1em;
+  grid-template-columns: max-content minmax(0, 1fr) }
+dt { color: #666 }
+dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums }
 main { display: grid; gap: 1em;
   grid-template-columns: repeat(auto-fill, minmax(15em, 1fr)) }
 article { border: 1px solid #ddd; border-radius: 6px; overflow: hidden;
@@ -90,9 +91,11 @@ def _head(run, records):
     nuclei, mm2 = (sum(record[name] or 0 for record in whole)
                    for name in ('nuclei', 'mm2'))
     unread = len(records) - len(whole)
-    found = {'images': f'{len(whole)}' + f', {unread} not read' * bool(unread),
-             'nuclei': nuclei}
-    if mm2 and all(record['mm2'] for record in whole):
+    found = {'images': f'{len(records)}'
+             + f', {unread} of them not read' * bool(unread), 'nuclei': nuclei}
+    # The mm2 of a slide are those of its tissue.
+    if mm2 and all(record['mm2'] for record in whole) and len({
+            record['is_slide'] for record in whole}) == 1:
         found.update({'mm2': f'{mm2:.4g}', 'per mm2': f'{nuclei / mm2:.0f}'})
     settings = {name: value for name, value in run['settings'].items()
                 if name != 'version'}

@@ -148,8 +148,8 @@ def _predict(found, run, overwrite, read, work):
                 and source.name not in skipped
                 and 'error' not in runs.read_record(run, source)]
         progress.say(f'shard {first + 1}/{step}: ' + (
-            f'{len(left)} of {progress.counted(len(found), "image")} left to '
-            'other shards' if left else 'nothing is left to other shards'))
+            f'done; {len(left)} of {progress.counted(len(found), "image")} '
+            'wait for other shards' if left else 'done, as all others'))
     return skipped
 
 
@@ -244,8 +244,9 @@ def merged(plan):
     if record is None:
         missing = plan.missing()
         text = (f'{len(missing)} of '
-                f'{progress.counted(len(plan.blocks), "block")} left to other '
-                'processes; the last one writes the results' if missing else
+                f'{progress.counted(len(plan.blocks), "block")} wait for '
+                'other processes; the last one writes the results' if missing
+                else
                 'another process is writing the results')
     else:
         text = summary.line_of(record)

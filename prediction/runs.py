@@ -21,8 +21,8 @@ from prediction import page, writers
 FILE = 'run.json'
 # Of all images; and what the heads of such files hold.
 FILES = {FILE: [writers.JSON_MARK], **page.FILES}
-NOT_OURS = ('{}: was not written by predict, or by an earlier version; move '
-            'it or choose another --output_dir')
+NOT_OURS = ('{}: was not written by predict, was changed since, or is of an '
+            'earlier version; move it or choose another --output_dir')
 VERSION = 1  # of the results; raised when other nuclei are found
 
 # What was asked for.
@@ -88,7 +88,7 @@ def begin(run, sources, overwrite):
     files.write_json(path, {
         'software': writers.SOFTWARE, 'settings': settings,
         'model_folder': run.predictor.folder, 'command': sys.argv,
-        'machine': ', '.join(platform.uname()._replace(version='')[:5])})
+        'machine': ', '.join((*platform.uname()[:3], platform.machine()))})
     return todo
 
 
@@ -197,14 +197,15 @@ def check_results(run, source):
         InputError: another file has the name of a result.
     """
     existing = {}
-    for output, (endings, *_) in writers.results_of(source.is_slide).items():
-        wanted = writers.is_wanted(output, run.outputs)
-        for ending in endings:
-            path = start_of(run, source) + ending
-            if writers.is_written_here(path, output):
-                existing[path] = wanted
-            elif wanted and os.path.lexists(path):
-                raise InputError(NOT_OURS.format(path))
+    for is_slide in (source.is_slide, not source.is_slide):
+        for output, (endings, *_) in writers.results_of(is_slide).items():
+            wanted = (is_slide == source.is_slide
+                      and writers.is_wanted(output, run.outputs))
+            for path in map(start_of(run, source).__add__, endings):
+                if writers.is_written_here(path, output):
+                    existing.setdefault(path, wanted)
+                elif wanted and os.path.lexists(path):
+                    raise InputError(NOT_OURS.format(path))
     return existing
 
 
@@ -227,10 +228,13 @@ def make_room(run, source):
                          'another folder')
     existing = check_results(run, source)
     if read_record(run, source).get('key') != key_of(run, source):
-        for path, replaced in existing.items():
-            if not replaced or path == start_of(run, source) + '.json':
-                with contextlib.suppress(FileNotFoundError):  # others do it
-                    os.remove(path)
+        old = [path for path, replaced in existing.items() if not replaced]
+        if old:
+            progress.warn('old', old[0], 'removed with others of its kind: '
+                          'it was of other settings or another image')
+        for path in (*old, start_of(run, source) + '.json'):
+            with contextlib.suppress(FileNotFoundError):  # others do it
+                os.remove(path)
 
 
 def _make_folder(output_dir):

@@ -96,7 +96,7 @@ def write_overview(path, image, mask, density, title, software):
     for axes, picture, name in zip(
             figure.subplots(1, 2), (
                 outlined(image[::step, ::step], mask[::step, ::step]),
-                density), ('tissue', 'nuclei per mm2')):
+                density), ('tissue', 'nuclei per mm2, glass included')):
         shown = axes.imshow(picture, extent=(0, width, height, 0))
         axes.set(title=name, xlabel='mm')
     shown.set_clim(0)

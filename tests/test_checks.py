@@ -88,7 +88,7 @@ def test_turned_annotations(tmp_path, capsys, turn, line):
     write(tmp_path, wrong=(image, turn(instances)))
     said = shown(tmp_path, capsys).err
     assert 'warning: wrong: ' in said and 'darker in haematoxylin' in said
-    assert f'It fits if {line}\n' in said
+    assert f'The annotation fits if {line}\n' in said
 
 
 def test_an_annotation_of_another_image(tmp_path, capsys):

@@ -255,7 +255,8 @@ def test_the_program_says_by_its_status_if_one_was_skipped(tmp_path):
     (tmp_path / 'in' / 'b.png').write_bytes(b'no image')
     process = run_here(*flags)
     assert (process.returncode, process.stdout.splitlines()[-1]) == (
-        1, f'predicted: {tmp_path}/out; 1 image skipped or incomplete')
+        1, f'predicted: {tmp_path}/out/index.html; 1 image skipped or '
+        f'incomplete, as {tmp_path}/in/b.png')
     paint(tmp_path / 'in' / 'b.png')
     process = run_here(*flags)
     assert process.returncode == 0
@@ -477,7 +478,8 @@ def test_names_of_all_kinds_on_the_page(tmp_path):
             '_mask.png', '_labels.png', '.json', '_thumbnail.jpg'))}
     for name in (*ODD[:-1], r'\udcff', 'bad & <b>'):
         assert f'{name}.png' in shown.text
-    assert re.search(r'images\s*9, 1 not read\s*nuclei\s*9', shown.text)
+    assert re.search(r'images\s*10, 1 of them not read\s*nuclei\s*9',
+                     shown.text)
     assert 'bad & <b>.png: cannot be read' in shown.text
     assert {row['image'] for row in summary_of(tmp_path)} == {
         f'{name}.png' for name in (*ODD[:-1], r'\udcff', 'bad & <b>')}
@@ -519,3 +521,18 @@ def test_a_slide_among_images(tmp_path):
     with open(str(tmp_path / 'of half' / 'a_nuclei.csv')) as file:
         assert sorted(row['touches_border'] for row in csv.DictReader(file)
                       ) == ['0'] * 3 + ['1'] * 4
+
+
+def test_a_slide_that_was_an_image_before(tmp_path):
+    """And back: what the other kind had goes, and both are never mixed."""
+    image = np.full((300, 300, 3), 20, np.uint8)
+    image[100:140, 100:140, 0] = 255
+    write_slide(tmp_path / 'in' / 'a.tif', image)
+    found = {}
+    for most in (2 ** 27, 1, 2 ** 27):
+        run(tmp_path, max_whole_pixels=most)
+        names = {name for name in os.listdir(tmp_path / 'out')
+                 if name.startswith('a')}
+        assert found.setdefault(most, names) == names
+    assert {'a_mask.png', 'a_overlay.png'} <= found[2 ** 27] - found[1]
+    assert {'a_overview.jpg', 'a_tissue.png'} <= found[1] - found[2 ** 27]

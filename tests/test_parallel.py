@@ -71,11 +71,12 @@ def test_shards_one_after_the_other(given, expected, program, tmp_path):
     first, second, again = [
         program(*flags(given, tmp_path, f'--shard={shard}'))
         for shard in ('1/2', '2/2', '1/2')]
-    assert f'a.tif: {BLOCKS // 2} of {BLOCKS} blocks left to other' in (
+    assert f'a.tif: {BLOCKS // 2} of {BLOCKS} blocks wait for other' in (
         first.stdout)
     # Of the tiles c and e are of the first shard.
-    assert 'shard 1/2: 4 of 6 images left to other shards' in first.stdout
-    assert 'shard 2/2: nothing is left to other shards' in second.stdout
+    assert ('shard 1/2: done; 4 of 6 images wait for other shards'
+            ) in first.stdout
+    assert 'shard 2/2: done, as all others' in second.stdout
     assert '5 of 6 images done already\n' in again.stdout
     # f.png is of the second shard.
     assert [process.returncode for process in (first, second, again)
@@ -89,7 +90,7 @@ def test_shards_at_once(given, expected, tmp_path):
     said = [end_of(process) for process in processes]
     assert [process.returncode for process in said] == [0, 1, 1], said
     # The first shard may end last, and has not seen f.png.
-    assert any(re.search('nothing is left|: 1 of 6 images left',
+    assert any(re.search('as all others|; 1 of 6 images wait',
                          process.stdout) for process in said)
     assert contents(tmp_path) == expected
 
