@@ -7,6 +7,7 @@ import collections
 import concurrent.futures
 import contextlib
 import glob
+import io
 import json
 import math
 import os
@@ -247,9 +248,10 @@ class Plan:
         self.key = runs.key_of(run, source) + json.dumps(self.geometry)
         self.start = runs.start_of(run, source)
         self.folder = folder_of(run, source)
-        self.image = slide.read_whole(resample.scaled_size(
+        self.image, self.unread = slide.read_whole(resample.scaled_size(
             slide.size, microns_per_pixel, tissue.MICRONS_PER_PIXEL))
-        self.mask = tissue.find_tissue(self.image) | run.all_tissue
+        self.mask = (tissue.find_tissue(self.image) | self.unread
+                     | run.all_tissue)
         if not self.mask.any():
             progress.say(f'{slide.path}: no tissue found, so the whole slide '
                          'is searched', sys.stderr)
@@ -262,7 +264,8 @@ class Plan:
     def __getstate__(self):
         """Return what `predict` needs in another process, but the network."""
         return {**self.__dict__, 'run': self.run._replace(predictor=None),
-                'blocks': None, 'image': None, 'mask': None}
+                'blocks': None, 'image': None, 'mask': None,
+                'unread': None}
 
     def read(self, block):
         """Read a block's file: a dict of arrays, or {}.
@@ -334,9 +337,13 @@ class Plan:
         arrays = {'error': str(pixels)} if seen is None else _nuclei_of(
             block, pixels, *seen, self.run.predictor, seconds)
         try:
+            # NumPy would complain of a full disk once more, when it is closed.
+            content = io.BytesIO()
+            np.savez_compressed(content, key=self.key, **arrays)
             with files.atomic_write(os.path.join(
                     self.folder, block.name + '.npz')) as path:
-                np.savez_compressed(path, key=self.key, **arrays)
+                with open(path, 'wb') as file:
+                    file.write(content.getvalue())
         except InputError:
             if not self._is_merged():  # else the folder may go any time
                 raise
@@ -395,7 +402,8 @@ class Plan:
             if output in self.run.outputs:
                 endings, write, _ = writers.SLIDE_OUTPUTS[output]
                 write([self.start + ending for ending in endings], nuclei)
-        mm2 = (self.mask.mean() * np.prod(self.slide.size, dtype=float)
+        mm2 = ((self.mask & ~self.unread).mean()
+               * np.prod(self.slide.size, dtype=float)
                * self.microns_per_pixel ** 2 / 1e6)
         record = summary.record_of(
             self.source, nuclei.areas, self.microns_per_pixel, mm2,
@@ -408,7 +416,8 @@ class Plan:
             writers.SOFTWARE)
         record.update(
             self.geometry, blocks=len(self.blocks),
-            blocks_skipped=[block.name for block in nuclei.skipped],
+            blocks_skipped=[block.name for block in nuclei.skipped]
+            + ['overview'] * bool(self.unread.any()),
             seconds={stage: round(value, 2) for stage, value in {
                 'tissue': self.seconds, **nuclei.seconds,
                 'merge': time.monotonic() - began}.items()})

@@ -130,8 +130,11 @@ def _predict(found, run, overwrite, read, work):
     mine = [source for source in todo
             if source.is_slide or source.index % step == first]
     skipped = []
-    with progress.reporter(len(mine), 'image') as report, contextlib.closing(
-            work(mine, run, read, report)) as done:
+    with contextlib.ExitStack() as stack:
+        stack.callback(runs.summarise, run)  # after an error, too
+        report = stack.enter_context(progress.reporter(len(mine), 'image'))
+        done = stack.enter_context(contextlib.closing(
+            work(mine, run, read, report)))
         for result in done:
             if result.text:
                 progress.say(f'{result.source.name}: {result.text}')
@@ -142,11 +145,11 @@ def _predict(found, run, overwrite, read, work):
                     runs.write_error(run, result.source, result.error)
             if result.record:
                 summary.warn(result.record)
-    runs.summarise(run)
     if step > 1:
         left = [source for source in todo if not runs.is_done(run, source)
                 and source.name not in skipped
-                and 'error' not in runs.read_record(run, source)]
+                and runs.read_record(run, source).get('digest')
+                != source.digest]  # which another shard cannot read
         progress.say(f'shard {first + 1}/{step}: ' + (
             f'done; {len(left)} of {progress.counted(len(found), "image")} '
             'wait for other shards' if left else 'done, as all others'))

@@ -89,8 +89,8 @@ class Predictor:
     def identity(self):
         """Return what its results depend on, a dict for JSON."""
         return {name: getattr(self, name) for name in (
-            'weights_sha1', 'threshold', 'average', 'max_pixels', 'min_area',
-            'splitting')}
+            'weights_sha1', 'precision', 'threshold', 'average', 'max_pixels',
+            'min_area', 'splitting')}
 
     def rows(self, image, size=None, progress=None):
         """Compute the probability of nucleus as `tiling.predict_rows` does.

@@ -6,7 +6,6 @@ several processes.
 """
 import collections
 import contextlib
-import glob
 import hashlib
 import json
 import os
@@ -66,42 +65,62 @@ def begin(run, sources, overwrite):
         path = os.path.join(run.output_dir, name)
         if os.path.lexists(path) and not writers.has_mark(path, marks):
             raise InputError(NOT_OURS.format(path))
-    again = overwrite and run.part == (0, 1)
+    settings = json.loads(json.dumps(settings_of(run)))
+    before = [record['settings'] for record in records(run.output_dir)
+              if record['key']]
+    changed = [f'{name} was {found.get(name, "not recorded")}, now {value}'
+               for found in before for name, value in settings.items()
+               if found.get(name) != value]
+    # After --overwrite was killed the same command goes on.
+    again = overwrite and not changed and run.part == (0, 1)
     todo = [source for source in sources if again or not is_done(run, source)]
     existing = [path for source in todo for path in check_results(
-        run, source)]
+        run, source) if not path.endswith('.json')]
     path = os.path.join(run.output_dir, FILE)
-    settings = json.loads(json.dumps(settings_of(run)))
-    earlier = _read(path).get('settings', {})
-    changed = [f'{name} was {earlier.get(name, "not recorded")}, now {value}'
-               for name, value in settings.items()
-               if earlier.get(name) != value]
-    # The record of an image that could not be read is no result.
-    if changed and not overwrite and (
-            any(not path.endswith('.json') for path in existing)
-            or any(record['key'] for record in records(run.output_dir))):
+    if existing and not before and _read(path).get('settings') != settings:
+        changed.append(f'{existing[0]} has no record')
+    if changed and not overwrite:
         raise InputError(
             f'--output_dir {run.output_dir}: holds results of other settings '
             f'({changed[0]}); choose another folder, or replace them by '
             '--overwrite')
+    for source in todo if not overwrite else ():
+        its = read_record(run, source).get('path')
+        if its not in (None, _path_of(source)) and os.path.exists(its):
+            raise InputError(
+                f'{source.name}: its results would replace those of {its}; '
+                'choose another --output_dir, or replace them by --overwrite')
     _make_folder(run.output_dir)
-    files.write_json(path, {
-        'software': writers.SOFTWARE, 'settings': settings,
-        'model_folder': run.predictor.folder, 'command': sys.argv,
-        'machine': ', '.join((*platform.uname()[:3], platform.machine()))})
+    if changed:  # a kill must not leave them
+        for name in page.FILES:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(run.output_dir, name))
+    files.write_json(path, _content_of(run))
     return todo
+
+
+def _content_of(run):
+    return {'software': writers.SOFTWARE,
+            'settings': json.loads(json.dumps(settings_of(run))),
+            'model_folder': run.predictor.folder, 'command': sys.argv,
+            'machine': ', '.join((*platform.uname()[:3], platform.machine()))}
+
+
+def _path_of(source):
+    return os.path.abspath(source.name)
 
 
 def is_done(run, source):
     """Say whether all results of a Source are there, with these settings."""
     record = read_record(run, source)
-    start = start_of(run, source)
+    wanted = [[start_of(run, source) + ending for ending in endings]
+              for output, (endings, *_) in writers.results_of(
+                  source.is_slide).items()
+              if writers.is_wanted(output, run.outputs)]
     return (record.get('key') == key_of(run, source)
             and not record.get('blocks_skipped')
-            and all(any(os.path.exists(start + ending) for ending in endings)
-                    for output, (endings, *_) in writers.results_of(
-                        source.is_slide).items()
-                    if writers.is_wanted(output, run.outputs)))
+            and all(any(os.path.exists(path) and os.path.getsize(path)
+                        for path in paths) for paths in wanted))
 
 
 def read_record(run, source):
@@ -112,17 +131,21 @@ def read_record(run, source):
 def write_record(run, source, record):
     """Write STEM.json, after all other results of a Source."""
     record = {'software': writers.SOFTWARE, 'stem': source.stem, **record,
-              'precision': run.predictor.precision,
-              'settings': settings_of(run)}
+              'path': _path_of(source), 'settings': settings_of(run)}
     record.setdefault('key', key_of(run, source))
     files.write_json(start_of(run, source) + '.json', record)
 
 
 def write_error(run, source, error):
-    """Write STEM.json of a Source that cannot be read; it is not done."""
+    """Write STEM.json of a Source that cannot be read; it is not done.
+
+    If its drive is away for once, an earlier record stays.
+    """
     check_results(run, source)
-    write_record(run, source, {
-        'image': os.path.basename(source.name), 'error': error, 'key': None})
+    if source.digest or not read_record(run, source).get('key'):
+        write_record(run, source, {
+            'image': os.path.basename(source.name), 'error': error,
+            'digest': source.digest, 'key': None})
 
 
 def summarise(run):
@@ -130,7 +153,7 @@ def summarise(run):
 
     Of several processes at once the last one sees all records.
     """
-    content = _read(os.path.join(run.output_dir, FILE))
+    content = _content_of(run)
     listed, found = None, _of_settings(run)
     while found != listed:
         listed = found
@@ -151,10 +174,14 @@ def _of_settings(run):
 
 def records(folder):
     """List the records of images in a folder, sorted by name."""
-    found = map(_read, sorted(glob.glob(os.path.join(
-        glob.escape(folder), '*.json'))))
-    return [record for record in found
-            if 'key' in record]
+    found = {}
+    for name in sorted(os.listdir(folder) if os.path.isdir(folder) else ()):
+        if name.endswith('.json'):
+            found[name] = _read(os.path.join(folder, name))
+    # A copy under another name is the user's.
+    return [record for name, record in found.items()
+            if {'key', 'settings', 'image'} <= set(record)
+            and name == f'{record.get("stem")}.json']
 
 
 def start_of(run, source):
@@ -251,9 +278,10 @@ def _make_folder(output_dir):
 
 def _read(path):
     """Read JSON that `predict` wrote; {} if it is absent or damaged."""
-    with contextlib.suppress(OSError, ValueError, AttributeError), open(
-            path) as file:
-        content = json.load(file)
-        if content.get('software') == writers.SOFTWARE:
-            return content
+    if writers.has_mark(path, [writers.JSON_MARK]):
+        with contextlib.suppress(OSError, ValueError, RecursionError), open(
+                path) as file:
+            content = json.load(file)
+            if isinstance(content, dict):
+                return content
     return {}

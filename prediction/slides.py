@@ -154,17 +154,24 @@ class Slide:
                 else resample.Resampled(level, size))
 
     def read_whole(self, size):
-        """Read it at a small size: uint8 [*size, 3], black where damaged."""
+        """Read it at a small size.
+
+        Returns:
+            uint8 [*size, 3], white where it is damaged
+            bool [*size], True there
+        """
         image = self.at(size)
         side = max(READ_SIDE * size[0]
                    // getattr(image, 'image', image).shape[0], 1)
-        whole = np.zeros(image.shape, np.uint8)
+        whole = np.full(image.shape, 255, np.uint8)
+        unread = np.ones(image.shape[:2], bool)
         for top in range(0, size[0], side):
             for left in range(0, size[1], side):
                 part = slice(top, top + side), slice(left, left + side)
                 with contextlib.suppress(InputError):
                     whole[part] = image[part]
-        return whole
+                    unread[part] = False
+        return whole, unread
 
     def read_region(self, level, x, y, width, height):
         """Read a part of a level, in its pixels: uint8 [height, width, 3]."""

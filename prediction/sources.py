@@ -66,8 +66,8 @@ def find_images(name):
     pattern = os.path.join(*parts) if parts else '*'
     found = glob.glob(os.path.join(glob.escape(folder), pattern),
                       recursive=True)
-    if not parts:
-        found = _tissue(found)
+    found = (_tissue(found) if not parts else
+             [path for path in found if not listing.is_predicted(path)])
     # A link that leads nowhere stays, to be named when it is read.
     paths = sorted(path for path in found
                    if os.path.isfile(path) or not os.path.exists(path))

@@ -26,7 +26,7 @@ def record_of(source, areas, microns_per_pixel, mm2, mean_haematoxylin_od):
     return {
         'image': os.path.basename(source.name), 'is_slide': source.is_slide,
         'nuclei': len(areas),
-        'mm2': mm2 and round(mm2, 4),
+        'mm2': mm2 and round(mm2, 8),
         'nuclei_per_mm2': mm2 and round(len(areas) / mm2, 1),
         'median_area_px2': median and round(median, 2),
         'median_area_um2': median and square and round(median * square, 2),

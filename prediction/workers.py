@@ -163,7 +163,7 @@ def _connected(address):
                         tempfile.TemporaryDirectory()),
                     dashboard_address=':0'))  # any free port
             client = stack.enter_context(distributed.Client(place))
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             raise InputError(f'--dask={address}: cannot be reached ({error}); '
                              'see docs/slides.md') from error
         with _scheduler(client, address):
@@ -218,11 +218,13 @@ def _call(place, folder, accelerate, identity, function, *given):
 @functools.lru_cache(maxsize=1)  # once in a worker
 def _predictor(folder, accelerate, identity):
     settings = dict(identity)
-    del settings['weights_sha1']
+    del settings['weights_sha1'], settings['precision']
     predictor = Predictor.load(folder, accelerate=accelerate, **settings)
     if predictor.identity() != dict(identity):
-        raise InputError(f'{folder}: its weights have changed since the '
-                         'command began; repeat it')
+        raise InputError(
+            f'{folder}: its weights have changed since the command began; '
+            f'repeat it. Or {socket.gethostname()} multiplies in '
+            f'{predictor.precision}: give --accelerate=off')
     return predictor
 
 

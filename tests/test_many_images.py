@@ -394,11 +394,11 @@ def test_the_summary_by_hand(folder):
         amounts[0], abs=1e-4)
     # 60 x 90 pixels of a sixteenth of a square micrometre.
     assert one == {
-        'image': 'a.png', 'nuclei': '2', 'mm2': '0.0003',
+        'image': 'a.png', 'nuclei': '2', 'mm2': '0.0003375',
         'nuclei_per_mm2': '5925.9', 'median_area_px2': '250.0',
         'median_area_um2': '15.62', 'warnings': '', 'error': ''}
     assert none == {
-        'image': 'c.png', 'nuclei': '0', 'mm2': '0.0003',
+        'image': 'c.png', 'nuclei': '0', 'mm2': '0.0003375',
         'nuclei_per_mm2': '0.0', 'median_area_px2': '', 'median_area_um2': '',
         'mean_haematoxylin_od': '', 'warnings': '', 'error': ''}
 
@@ -536,3 +536,82 @@ def test_a_slide_that_was_an_image_before(tmp_path):
         assert found.setdefault(most, names) == names
     assert {'a_mask.png', 'a_overlay.png'} <= found[2 ** 27] - found[1]
     assert {'a_overview.jpg', 'a_tissue.png'} <= found[1] - found[2 ** 27]
+
+
+def test_images_of_one_name_in_two_folders(folder):
+    run(folder)
+    paint(folder / 'other' / 'a.png', (5, 5, 9))
+    with pytest.raises(InputError, match='other/a.png: its results would '
+                                         'replace those of .*in/a.png'):
+        run(folder, place='other')
+    run(folder, place='other', overwrite=True)
+    assert {row['image'] for row in summary_of(folder)} == set(ALL)
+    (folder / 'other').rename(folder / 'moved')
+    assert run(folder, place='moved') == ([], [])
+
+
+def test_records_of_others_are_none(folder):
+    run(folder)
+    out = folder / 'out'
+    shutil.copy(str(out / 'a.json'), str(out / 'copy of a.json'))
+    (out / 'deep.json').write_text('[' * 10 ** 5)
+    (out / 'part.json').write_text(
+        '{"software": "nuclei segmentation", "key": "1"}')
+    os.mkfifo(str(out / 'pipe.json'))
+    shutil.copy(str(folder / 'in' / 'a.png'), str(folder / 'in' / '.h.png'))
+    predict.predict_files([str(folder / 'in' / '.h.png')], str(out),
+                          Counting(), 0.25)
+    assert [row['image'] for row in summary_of(folder)] == ['.h.png', *ALL]
+
+
+def test_overwriting_that_fails_early_changes_nothing(folder):
+    run(folder)
+
+    def fail(*_):
+        raise InputError('no scheduler')
+        yield
+
+    other = Counting(threshold=0.7)
+    with pytest.raises(InputError, match='no scheduler'):
+        run(folder, other, overwrite=True, work=fail)
+    assert run(folder)[0] == []
+    with pytest.raises(InputError, match='threshold was 0.5, now 0.7'):
+        run(folder, other)
+
+
+def test_overwriting_that_is_stopped_goes_on(folder):
+    run(folder)
+
+    def stop(found, asked, read, report):
+        yield from predict.results(found[:1], asked, read, report)
+        raise InputError('stopped')
+
+    with pytest.raises(InputError, match='stopped'):
+        run(folder, Counting(threshold=0.7), overwrite=True, work=stop)
+    assert [row['image'] for row in summary_of(folder)] == ['a.png']
+    other = Counting(threshold=0.7)
+    assert run(folder, other, overwrite=True)[0] == ['b.png', 'c.png']
+
+
+def test_a_drive_that_is_away_for_once(folder):
+    run(folder)
+    before = summary_of(folder)
+    links = folder / 'links'
+    links.mkdir()
+    for name in ALL:
+        (links / name).symlink_to(folder / 'in' / name)
+    run(folder, place='links')
+    (folder / 'in').rename(folder / 'away')
+    assert run(folder, place='links') == ([], ALL)
+    assert summary_of(folder) == before
+    (folder / 'away').rename(folder / 'in')
+    assert run(folder, place='links') == ([], [])
+
+
+def test_an_empty_result_is_made_again(folder):
+    run(folder)
+    (folder / 'out' / 'b_mask.png').write_bytes(b'')
+    with pytest.raises(InputError, match='b_mask.png: was not written'):
+        run(folder)
+    (folder / 'out' / 'b_mask.png').unlink()
+    assert run(folder)[0] == ['b.png']

@@ -214,8 +214,9 @@ def test_a_slide_read_in_parts_is_the_image(tmp_path):
     part = slice(100, 460), slice(130, 500)
     np.testing.assert_array_equal(slide.at((700, 500))[part], image[part])
     # Level 1 is a quarter; what is asked for decides.
-    np.testing.assert_array_equal(slide.read_whole((175, 125)),
-                                  image[::4, ::4])
+    small, unread = slide.read_whole((175, 125))
+    np.testing.assert_array_equal(small, image[::4, ::4])
+    assert not unread.any()
     half = slide.at((350, 250))
     together = np.empty((350, 250, 3), np.uint8)
     for rows in (slice(0, 130), slice(130, 350)):
@@ -648,3 +649,24 @@ def test_a_slide_is_the_only_large_image_of_its_file(
     assert run(tmp_path, out='large', microns_per_pixel=0.25)
     assert 'images of 650 x 600 pixels, and the first' in (
         capsys.readouterr().err)
+
+
+def test_an_overview_with_a_damaged_part(discs, capsys):
+    """The part is searched, and is no tissue; the slide is not done."""
+    folder, image, centres = discs
+    path = folder / 'in' / 'a.tif'
+    write_slide(path, image, downsamples=(1, 32), compression='jpeg')
+    assert run(folder) == []
+    before = json.loads((folder / 'out' / 'a.json').read_text())
+    content = path.read_bytes()
+    with tifffile.TiffFile(str(path)) as tif:
+        place, = tif.pages[1].dataoffsets
+        count, = tif.pages[1].databytecounts
+    path.write_bytes(content[:place] + b'\xa5' * count
+                     + content[place + count:])
+    assert run(folder) == [str(path)]
+    assert 'cannot be read' in capsys.readouterr().err
+    record = json.loads((folder / 'out' / 'a.json').read_text())
+    assert record['blocks_skipped'] == ['overview']
+    assert record['nuclei'] == before['nuclei'] > 0.9 * len(centres)
+    assert record['mm2'] == 0
