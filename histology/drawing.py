@@ -58,11 +58,11 @@ def false_colours(labels, hues=(0, 1)):
         labels: int [H, W].
         hues: the first and the last, of the circle from 0 to 1.
     """
-    from matplotlib import cm
     # Steps of the golden ratio keep numbers that follow each other apart.
     part = labels * 0.618034 % 1  # [H, W]
-    colours = cm.hsv(hues[0] + (hues[1] - hues[0]) * part, bytes=True)[..., :3]
-    return colours * (labels > 0)[..., np.newaxis]
+    hue = 6 * (hues[0] + (hues[1] - hues[0]) * part[..., np.newaxis])
+    colours = np.clip(abs((hue + (0, 4, 2)) % 6 - 3) - 1, 0, 1)  # red at 0
+    return np.uint8(255 * colours) * (labels > 0)[..., np.newaxis]
 
 
 def touching_colours(labels):
