@@ -394,8 +394,7 @@ class Plan:
         runs.make_room(self.run, self.source)
         tissue.write_tissue(
             self.start + '_tissue.png', self.image, self.mask,
-            [block.core for block in self.blocks], self.size,
-            writers.SOFTWARE)
+            [block.core for block in self.blocks], self.size)
         nuclei = Nuclei(self._read_again, self.blocks, self.slide.size,
                         self.size, self.microns_per_pixel)
         for output in ('csv', 'geojson'):
@@ -409,11 +408,10 @@ class Plan:
             self.source, nuclei.areas, self.microns_per_pixel, mm2,
             nuclei.mean_haematoxylin_od)
         tissue.write_thumbnail(self.start + '_thumbnail.jpg', self.image,
-                               self.mask, writers.SOFTWARE)
+                               self.mask)
         tissue.write_overview(
             self.start + '_overview.jpg', self.image, self.mask,
-            nuclei.density(), f'{record["image"]}: {summary.line_of(record)}',
-            writers.SOFTWARE)
+            nuclei.density(), f'{record["image"]}: {summary.line_of(record)}')
         record.update(
             self.geometry, blocks=len(self.blocks),
             blocks_skipped=[block.name for block in nuclei.skipped]

@@ -249,8 +249,7 @@ def merged(plan):
         text = (f'{len(missing)} of '
                 f'{progress.counted(len(plan.blocks), "block")} wait for '
                 'other processes; the last one writes the results' if missing
-                else
-                'another process is writing the results')
+                else 'another process is writing the results')
     else:
         text = summary.line_of(record)
         if record['blocks_skipped']:

@@ -65,7 +65,7 @@ def begin(run, sources, overwrite):
         path = os.path.join(run.output_dir, name)
         if os.path.lexists(path) and not writers.has_mark(path, marks):
             raise InputError(NOT_OURS.format(path))
-    settings = json.loads(json.dumps(settings_of(run)))
+    settings = settings_of(run)
     before = [record['settings'] for record in records(run.output_dir)
               if record['key']]
     changed = [f'{name} was {found.get(name, "not recorded")}, now {value}'
@@ -101,7 +101,7 @@ def begin(run, sources, overwrite):
 
 def _content_of(run):
     return {'software': writers.SOFTWARE,
-            'settings': json.loads(json.dumps(settings_of(run))),
+            'settings': settings_of(run),
             'model_folder': run.predictor.folder, 'command': sys.argv,
             'machine': ', '.join((*platform.uname()[:3], platform.machine()))}
 
@@ -154,22 +154,18 @@ def summarise(run):
     Of several processes at once the last one sees all records.
     """
     content = _content_of(run)
-    listed, found = None, _of_settings(run)
+    listed, found = None, records(run.output_dir)
     while found != listed:
         listed = found
-        page.write(run.output_dir, content, found)
-        found = _of_settings(run)
-    others = len(records(run.output_dir)) - len(found)
+        mine = [record for record in found
+                if record['settings'] == content['settings']]
+        page.write(run.output_dir, content, mine)
+        found = records(run.output_dir)
+    others = len(found) - len(mine)
     if others:
         progress.say(f'{run.output_dir}: {progress.counted(others, "image")} '
                      'of other settings there, not in summary.csv',
                      sys.stderr)
-
-
-def _of_settings(run):
-    settings = json.loads(json.dumps(settings_of(run)))
-    return [record for record in records(run.output_dir)
-            if record['settings'] == settings]
 
 
 def records(folder):
@@ -247,7 +243,7 @@ def make_room(run, source):
         InputError: as `check_results`; or another process has begun to write
             results of other settings.
     """
-    settings = json.loads(json.dumps(settings_of(run)))
+    settings = settings_of(run)
     if _read(os.path.join(run.output_dir, FILE)).get(
             'settings', settings) != settings:
         raise InputError(f'--output_dir {run.output_dir}: another process '

@@ -4,6 +4,7 @@ from PIL import Image, ImageDraw
 
 from histology.drawing import shrunk
 from histology.images import write_jpeg, write_png
+from histology.listing import SOFTWARE, TIFF_MARK
 
 MICRONS_PER_PIXEL = 8  # of the images and masks here
 MARGIN = 10  # pixels around tissue in which nuclei are searched, too
@@ -57,7 +58,7 @@ def outlined(image, mask):
     return np.where(edges[..., np.newaxis], np.uint8(OUTLINE), image)
 
 
-def write_tissue(path, image, mask, parts, size, software):
+def write_tissue(path, image, mask, parts, size):
     """Write a PNG of the slide with the tissue outlined and parts drawn.
 
     The arguments are those of `touches`, with a list of parts.
@@ -69,19 +70,19 @@ def write_tissue(path, image, mask, parts, size, software):
             (axis.start * pixels // length, axis.stop * pixels // length)
             for axis, pixels, length in zip(part, mask.shape, size))
         draw.rectangle((left, top, right, bottom), outline=(0, 0, 0))
-    write_png(path, np.asarray(drawn), software)
+    write_png(path, np.asarray(drawn), SOFTWARE)
 
 
-def write_thumbnail(path, image, mask, software):
+def write_thumbnail(path, image, mask):
     """Write a small JPEG with the outline; arguments as `write_overview`."""
-    write_jpeg(path, outlined(*shrunk(image, mask)), software + '\0')
+    write_jpeg(path, outlined(*shrunk(image, mask)), TIFF_MARK)
 
 
-def write_overview(path, image, mask, density, title, software):
+def write_overview(path, image, mask, density, title):
     """Write a JPEG of the slide with its tissue, and of the density.
 
     Args:
-        path, title, software: software is kept in the file as comment.
+        path, title: of the picture.
         image, mask: uint8 [H, W, 3] and bool [H, W].
         density: float [h, w], nuclei per mm2.
     """
@@ -103,5 +104,4 @@ def write_overview(path, image, mask, density, title, software):
     figure.colorbar(shown, shrink=.8, ax=axes)
     figure.suptitle(title)
     canvas.draw()
-    write_jpeg(path, np.asarray(canvas.buffer_rgba())[..., :3],
-               software + '\0')
+    write_jpeg(path, np.asarray(canvas.buffer_rgba())[..., :3], TIFF_MARK)

@@ -101,7 +101,7 @@ def write_labels_colour(paths, nuclei):
 def write_thumbnail(paths, nuclei):
     """Write a small picture of the tissue and the outlines."""
     write_jpeg(paths[0], drawing.overlay(*drawing.shrunk(
-        nuclei.image, nuclei.labels)), SOFTWARE + '\0')
+        nuclei.image, nuclei.labels)), TIFF_MARK)
 
 
 def write_csv(paths, nuclei):
