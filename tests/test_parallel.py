@@ -175,7 +175,9 @@ def test_a_scheduler_that_is_killed(given, expected, tmp_path):
             started.append(start_dask(
                 'scheduler', '--port', '0', '--dashboard-address', ':0',
                 '--scheduler-file', str(file)))
-            wait_for(file.exists, started[-1])
+            # Dask of 1.15 writes it in place: it is there before its text.
+            wait_for(lambda: file.exists() and '}' in file.read_text(),
+                     started[-1])
             address = re.search(r'tcp://[\d.:]+', file.read_text()).group()
             started.append(start_dask(
                 'worker', address, '--nthreads', '1', '--death-timeout', '60',
