@@ -489,6 +489,10 @@ def predict(folder):
             raise InputError(f'--{name}: not with --'
                              + ('split' if from_store else 'shard')
                              + '; omit one of the two')
+    for name in ('tissue', 'max_whole_pixels') if from_store else ():
+        if not FLAGS[name].using_default_value:
+            raise InputError(f'--{name}: is for slides, and --split predicts '
+                             'the images of a store; omit it')
     from prediction.predict import predict_files, predict_store
     from prediction.sources import find_images
     if FLAGS.dask:

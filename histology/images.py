@@ -213,7 +213,8 @@ def _read_npy(file, path):
     """Read an array [H, W]; of CoNSeP's [H, W, 2], the numbers."""
     try:
         values = np.load(file, allow_pickle=False)
-    except ValueError as error:  # damaged; or Python objects, as Cellpose's
+    # Damaged; or Python objects, as Cellpose's.
+    except (ValueError, MemoryError) as error:
         raise InputError(
             f'{path}: cannot be read ({error}); save whole numbers [height, '
             'width], or the masks of Cellpose as PNG or TIFF') from error

@@ -1,5 +1,6 @@
 """Files in folders and in zip archives, which count as folders."""
 import collections
+import functools
 import hashlib
 import io
 import lzma
@@ -34,6 +35,7 @@ GEOJSON_HEAD = ('{"type":"FeatureCollection","generator":'
 JSON_MARK = f'"software": "{SOFTWARE}"'.encode()
 MARKS = PNG_MARK, TIFF_MARK, GEOJSON_HEAD.encode(), JSON_MARK
 HEAD = 2 ** 16  # bytes
+MEMBER_BYTES = 2 ** 31  # of a file in an archive, at most; unpacked
 
 # An annotated image:
 #   name: file name of the image without its ending
@@ -136,6 +138,7 @@ def is_hidden(relative_path):
 
 
 def _names(path):
+    _archive.cache_clear()  # it may be another one by now
     try:
         with zipfile.ZipFile(path) as archive:
             return [name for name in sorted(archive.namelist())
@@ -143,6 +146,11 @@ def _names(path):
     except ZIP_ERRORS as error:
         raise InputError(f'{path}: no whole zip archive ({error}); download '
                          'it again, or give a folder') from error
+
+
+@functools.lru_cache(maxsize=4)  # to read its directory can take long
+def _archive(path):
+    return zipfile.ZipFile(path)
 
 
 def opened(path):
@@ -155,8 +163,11 @@ def opened(path):
     if getattr(path, 'archive', None) is None:
         return open(path, 'rb')
     try:
-        with zipfile.ZipFile(path.archive) as archive:
-            return io.BytesIO(archive.read(path.name))
+        archive = _archive(path.archive)
+        if archive.getinfo(path.name).file_size > MEMBER_BYTES:
+            raise zipfile.BadZipFile('it unpacks to more than '
+                                     f'{MEMBER_BYTES >> 30} GiB')
+        return io.BytesIO(archive.read(path.name))
     except ZIP_ERRORS as error:
         raise InputError(f'{path}: cannot be read ({error}); copy or '
                          'download it again') from error
@@ -201,12 +212,12 @@ def is_predicted(path):
 
 
 def ordered(entries, key=lambda entry: (entry.name, entry.split)):
-    """Sort entries by name and split.
+    """Sort entries by a key.
 
     Raises:
         InputError: two have one key.
     """
-    entries = sorted(entries, key=lambda entry: (entry.name, entry.split))
+    entries = sorted(entries, key=key)
     for one, other in zip(entries, entries[1:]):
         if key(one) == key(other):
             raise InputError(

@@ -122,6 +122,10 @@ def place(outlines, height, width, classes=()):
                          'pixel; export them in pixels of this image')
     regions = [nuclei[index] for index, text in why.items()
                if text.startswith('an ') or REGION.fullmatch(names[index])]
+    if regions and not kept and not classes:
+        raise InputError('holds no outline of a nucleus, only regions '
+                         f'({"; ".join(lines)}); export the outlines of '
+                         'nuclei')
     # With nuclei that the edge of their region cuts.
     covered = [np.any([_covers(region, boxes[kept][:, corner])
                        for corner in CORNERS], axis=0) for region in regions]

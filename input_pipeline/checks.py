@@ -100,18 +100,21 @@ def show(data_dir, splits, classes):
         areas, tissue = [], 0  # pixels
         with store.open_store(store.store_path(data_dir, split)) as file, (
                 reporter(len(file['names']), 'picture')) as report:
-            for done, whole in enumerate(store.whole_images(file)):
-                report(done)
+            for index, name in enumerate(store.image_names(file)):
+                report(index)
+                whole = store.whole_image(file, index, name)
                 image, instances = map(_middle, whole[1:3])
                 areas.append(areas_of(whole.instances)[1:])
-                tissue += np.count_nonzero(whole.image.min(axis=2) < GLASS)
+                tissue += sum(np.count_nonzero(rows.min(axis=1) < GLASS)
+                              for rows in whole.image)
                 for kind, text in _flaws(image, instances, areas[-1]):
-                    warn(kind, whole.name, text)
-                name = whole.name
+                    warn(kind, name, text)
                 while name in thumbnails:  # images of two splits
                     name = f'{split}_{name}'
                 thumbnails[name] = _draw(image, instances, os.path.join(
                     folder, f'{name}.jpg'))
+                # A large one fills the memory: it goes before the next.
+                del whole, image, instances
             report(len(areas))
         counts = list(map(np.count_nonzero, areas))
         say(f'{split}: {min(counts)} to {max(counts)} nuclei in an image, '

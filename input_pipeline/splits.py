@@ -103,9 +103,10 @@ def _named(entries, patterns):
         spellings = {pattern}
         if listing.is_image(pattern):
             spellings.add(listing.stem_and_ending(pattern)[0])
-        found = {entry.name for entry in entries for one in spellings
-                 if entry.name == one  # which may hold brackets
-                 or fnmatch.fnmatchcase(entry.name, one)}
+        # A name may hold brackets.
+        found = ({entry.name for entry in entries if entry.name in spellings}
+                 or {entry.name for entry in entries for one in spellings
+                     if fnmatch.fnmatchcase(entry.name, one)})
         if not found:
             names = ', '.join(entry.name for entry in entries[:3])
             raise InputError(f'--validation: no training image is called '
@@ -125,7 +126,12 @@ def fold_text(splits):
 
 
 def division_flags(seed, fold):
-    """Return the flags of a division, from the attributes of its stores."""
-    if str(fold).startswith('validation='):
-        return f'--{fold}'
+    """Return what divided the images, from the attributes of their stores.
+
+    These are flags, or the names of the validation images, which a folder may
+    have said.
+    """
+    kind, _, names = str(fold).partition('validation=')
+    if names and not kind:
+        return f'validation images {names}'
     return f'--seed={seed} --fold={fold}'

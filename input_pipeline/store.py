@@ -296,16 +296,16 @@ def reading(file):
 
 def whole_images(file):
     """Yield the WholeImage of each image of an open store."""
-    for index in range(len(image_names(file))):
-        yield whole_image(file, index)
+    for index, name in enumerate(image_names(file)):
+        yield whole_image(file, index, name)
 
 
-def whole_image(file, index):
-    """Read one WholeImage of an open store."""
+def whole_image(file, index, name):
+    """Read one WholeImage of an open store; its name is known."""
     with reading(file):
         group = file[f'images/{index}']
         return WholeImage(
-            image_names(file)[index], group['image'][()],
+            name, group['image'][()],
             group['instances'][()], bool(group.attrs['has_instances']))
 
 

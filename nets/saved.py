@@ -25,6 +25,7 @@ PRETRAINED = os.path.join(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))), 'checkpoints', 'pretrained')
 CONFIG_FILE = 'config.json'
 WEIGHTS_FILE = 'weights.h5'
+FORMER_BEST = os.path.join('best', 'best.json')
 RECORD_NAME = 'config'
 SEAL = b'SHA-256 of the file until here: '
 SEAL_LENGTH = len(SEAL) + 64
@@ -242,6 +243,13 @@ def check_finite(weights, path, remedy):
             raise InputError(f'{path}: {name} holds NaN; {remedy}')
 
 
+def best_file(folder):
+    """Return the file by which the best network of a model folder is told."""
+    former = os.path.join(folder, FORMER_BEST)
+    return (former if os.path.exists(former)
+            else os.path.join(folder, WEIGHTS_FILE))
+
+
 def read_former_best(folder):
     """Read best/, where trainings kept their best network before weights.h5.
 
@@ -252,7 +260,7 @@ def read_former_best(folder):
     Raises:
         InputError: something of it cannot be read.
     """
-    path = os.path.join(folder, 'best', 'best.json')
+    path = os.path.join(folder, FORMER_BEST)
     if not os.path.exists(path):
         return None
     best = read_json(path, {'checkpoint': str, 'step': int,

@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import time
+import tokenize
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def read_file(path):
     try:
         with np.load(path) as content:
             found = dict(content)
-    except ZIP_ERRORS:
+    except (*ZIP_ERRORS, TypeError, tokenize.TokenError):
         return {}
     if 'key' not in found:
         raise InputError(f'{path}: was not written by predict; move it')
@@ -130,8 +131,7 @@ def _nuclei_of(block, pixels, mask, probability, predictor, seconds):
                 measures[f'centroid_{axis}'] + first)
             mine &= (core.start <= centroid) & (centroid < core.stop)
         corners = batch.corners._replace(
-            x=batch.corners.x + batch.left + left,
-            y=batch.corners.y + batch.top + top)
+            x=batch.corners.x + left, y=batch.corners.y + top)
         kept = mine[corners.label - 1]
         arrays = {name: values[mine] for name, values in measures.items()}
         arrays.update((f'corner_{name}', np.int32(values[kept]))
@@ -203,8 +203,7 @@ class Nuclei:
             corners = Corners(*(found[f'corner_{name}']
                                 for name in Corners._fields))
             yield measurements.Batch(measures, corners._replace(
-                x=_scaled(corners.x, scale_x), y=_scaled(corners.y, scale_y)),
-                0, 0)
+                x=_scaled(corners.x, scale_x), y=_scaled(corners.y, scale_y)))
 
     def density(self):
         """Return the nuclei per mm2 in DENSITY_SQUARE, float [h, w]."""
@@ -238,7 +237,8 @@ class Plan:
 
     def __init__(self, source, run, slide, size, microns_per_pixel, shift=0):
         began = time.monotonic()
-        self.again = runs.is_done(run, source)
+        # By --overwrite; of several parts, another one has done it.
+        self.again = run.part == (0, 1) and runs.is_done(run, source)
         self.source, self.run, self.slide, self.size = source, run, slide, size
         self.microns_per_pixel = microns_per_pixel
         halo = run.predictor.halo
@@ -262,9 +262,13 @@ class Plan:
         self.seconds = time.monotonic() - began
 
     def __getstate__(self):
-        """Return what `predict` needs in another process, but the network."""
+        """Return what `predict` needs in another process that has both.
+
+        That is all but the network and the slide. A scheduler, which may not
+        see the slide, unpickles it too.
+        """
         return {**self.__dict__, 'run': self.run._replace(predictor=None),
-                'blocks': None, 'image': None, 'mask': None,
+                'slide': None, 'blocks': None, 'image': None, 'mask': None,
                 'unread': None}
 
     def read(self, block):
@@ -401,9 +405,9 @@ class Plan:
             if output in self.run.outputs:
                 endings, write, _ = writers.SLIDE_OUTPUTS[output]
                 write([self.start + ending for ending in endings], nuclei)
-        mm2 = ((self.mask & ~self.unread).mean()
-               * np.prod(self.slide.size, dtype=float)
-               * self.microns_per_pixel ** 2 / 1e6)
+        mm2 = None if self.unread.any() else (
+            self.mask.mean() * np.prod(self.slide.size, dtype=float)
+            * self.microns_per_pixel ** 2 / 1e6)
         record = summary.record_of(
             self.source, nuclei.areas, self.microns_per_pixel, mm2,
             nuclei.mean_haematoxylin_od)
@@ -415,7 +419,7 @@ class Plan:
         record.update(
             self.geometry, blocks=len(self.blocks),
             blocks_skipped=[block.name for block in nuclei.skipped]
-            + ['overview'] * bool(self.unread.any()),
+            + [summary.OVERVIEW] * bool(self.unread.any()),
             seconds={stage: round(value, 2) for stage, value in {
                 'tissue': self.seconds, **nuclei.seconds,
                 'merge': time.monotonic() - began}.items()})

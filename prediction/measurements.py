@@ -15,8 +15,7 @@ STRIP = 256  # rows; more need more memory
 # Nuclei that are measured together.
 #   measures: dict from the names in `writers.MEASURES` to arrays [N]
 #   corners: polygons.Corners with labels 1 to N
-#   left, top: pixel that the corners' x and y are counted from
-Batch = collections.namedtuple('Batch', 'measures corners left top')
+Batch = collections.namedtuple('Batch', 'measures corners')
 
 
 def measure(labels, probability, image, strip=STRIP):
@@ -112,7 +111,8 @@ def _measure(found, labels, probability, image, left, top):
         for colour in image[inside].T], axis=1)  # [N, 3]
     # Linear, so the means can be taken first.
     measures['mean_haematoxylin_od'] = density @ HAEMATOXYLIN_OF_DENSITY
-    return Batch(measures, corners, left, top)
+    return Batch(measures, corners._replace(x=corners.x + left,
+                                            y=corners.y + top))
 
 
 def _moments(labels, left, top):

@@ -4,7 +4,6 @@ import html
 import os
 import urllib.parse
 
-from histology import progress
 from histology.listing import SOFTWARE
 from prediction import summary, writers
 
@@ -74,10 +73,7 @@ def _row(record):
 
 def _error(record):
     """Say what of an image could not be read, maybe ''."""
-    skipped = record.get('blocks_skipped')
-    return record.get('error') or (
-        f'{progress.counted(len(skipped), "block")} cannot be read'
-        if skipped else '')
+    return record.get('error') or summary.unread_of(record)
 
 
 def _shown(text):

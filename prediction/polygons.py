@@ -64,8 +64,8 @@ def find_corners(labels):
     return Corners(label[piece], piece, x, y, below, level)
 
 
-def trace(corners, left=0, top=0):
-    """Join corners to polygons; `left` and `top` are added to x and y.
+def trace(corners):
+    """Join corners to polygons.
 
     Returns:
         dict from each label, in their order, to the list of its polygons.
@@ -97,7 +97,7 @@ def trace(corners, left=0, top=0):
         path.append(edge)
     start = start[path]
     at = np.stack([start, start ^ 1], axis=1).ravel()
-    points = np.stack([corners.x[at] + left, corners.y[at] + top], axis=1)
+    points = np.stack([corners.x[at], corners.y[at]], axis=1)
 
     regions = {label: [] for label in np.unique(corners.label).tolist()}
     before = 0

@@ -73,6 +73,8 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
     if slide and not {'csv', 'geojson'} & set(outputs):
         raise InputError(f'--outputs: {slide.name} is a slide, which gets '
                          'csv and geojson; name one of them')
+    if slide:
+        blocks.side_for(predictor.max_pixels, predictor.halo)  # or refuses
     return _predict(found, run, overwrite, functools.partial(
         _read_file, resolution.Resolution(microns_per_pixel)), work or results)
 
@@ -101,7 +103,7 @@ def predict_store(file, output_dir, predictor, outputs=tuple(OUTPUTS),
                  store.image_names(file), store.image_digests(file)))]
     _predict(found, runs.Run(predictor, output_dir, outputs, None, False,
                              (0, 1)), overwrite, lambda source: (
-        store.whole_image(file, source.index).image, None,
+        store.whole_image(file, source.index, source.name).image, None,
         resample.MICRONS_PER_PIXEL), results)
 
 
@@ -252,9 +254,8 @@ def merged(plan):
                 else 'another process is writing the results')
     else:
         text = summary.line_of(record)
-        if record['blocks_skipped']:
-            count = progress.counted(len(record['blocks_skipped']), 'block')
-            error = (f'{source.name}: {count} of it cannot be read, and their '
-                     'nuclei are not in the results; copy it again and '
-                     'repeat the command')
+        unread = summary.unread_of(record)
+        if unread:
+            error = (f'{source.name}: {unread}; copy it again and repeat the '
+                     'command')
     return Result(source, record, text, error)

@@ -6,7 +6,6 @@
 """
 import collections
 import numbers
-import os
 
 import numpy as np
 
@@ -73,6 +72,7 @@ class Predictor:
         """
         from nets import saved, tf1  # here, for a fast start of main.py
         folder = saved.find_folder(folder)
+        digest = listing.file_digest(saved.best_file(folder))
         session, model, record = saved.load_network(
             folder, net, width, output_stride, accelerate)
         forward = session.make_callable(model.output, [model.input])
@@ -81,9 +81,11 @@ class Predictor:
             precision=tf1.precision(accelerate), halo=getattr(
                 nets.module_of(record['net']), 'HALO', nets.HALO), **settings)
         predictor.accelerate = accelerate
-        # Now, because a training may write better ones at any time.
-        predictor.weights_sha1 = listing.file_digest(
-            os.path.join(folder, saved.WEIGHTS_FILE))
+        predictor.weights_sha1 = digest
+        if listing.file_digest(saved.best_file(folder)) != digest:
+            # A training has written better ones meanwhile.
+            return cls.load(folder, net, width, output_stride, accelerate,
+                            **settings)
         return predictor
 
     def identity(self):

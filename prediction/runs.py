@@ -23,6 +23,7 @@ FILES = {FILE: [writers.JSON_MARK], **page.FILES}
 NOT_OURS = ('{}: was not written by predict, was changed since, or is of an '
             'earlier version; move it or choose another --output_dir')
 VERSION = 1  # of the results; raised when other nuclei are found
+ROUNDS = 3  # of the summary, while others add to it: they end with one, too
 
 # What was asked for.
 #   predictor: Predictor
@@ -71,7 +72,8 @@ def begin(run, sources, overwrite):
     changed = [f'{name} was {found.get(name, "not recorded")}, now {value}'
                for found in before for name, value in settings.items()
                if found.get(name) != value]
-    # After --overwrite was killed the same command goes on.
+    # As long as there are results of other settings, --overwrite goes on
+    # after a kill.
     again = overwrite and not changed and run.part == (0, 1)
     todo = [source for source in sources if again or not is_done(run, source)]
     existing = [path for source in todo for path in check_results(
@@ -139,7 +141,8 @@ def write_record(run, source, record):
 def write_error(run, source, error):
     """Write STEM.json of a Source that cannot be read; it is not done.
 
-    If its drive is away for once, an earlier record stays.
+    If it cannot be hashed, as while its drive is away, an earlier record
+    stays.
     """
     check_results(run, source)
     if source.digest or not read_record(run, source).get('key'):
@@ -155,7 +158,9 @@ def summarise(run):
     """
     content = _content_of(run)
     listed, found = None, records(run.output_dir)
-    while found != listed:
+    for _ in range(ROUNDS):
+        if found == listed:
+            break
         listed = found
         mine = [record for record in found
                 if record['settings'] == content['settings']]
@@ -232,6 +237,20 @@ def check_results(run, source):
     return existing
 
 
+def check_begun(run):
+    """Refuse a folder whose run.json is not of the run.
+
+    Raises:
+        InputError: as said.
+    """
+    path = os.path.join(run.output_dir, FILE)
+    if _read(path).get('settings') != settings_of(run):
+        raise InputError(
+            f'{path}: on {platform.node()} it is missing or of other '
+            'settings; choose a folder that no other process uses, and that '
+            'all machines see')
+
+
 def make_room(run, source):
     """Check as `check_results`, and remove what would be out of date.
 
@@ -240,15 +259,9 @@ def make_room(run, source):
     it would be that of other files.
 
     Raises:
-        InputError: as `check_results`; or another process has begun to write
-            results of other settings.
+        InputError: as `check_results` and `check_begun`.
     """
-    settings = settings_of(run)
-    if _read(os.path.join(run.output_dir, FILE)).get(
-            'settings', settings) != settings:
-        raise InputError(f'--output_dir {run.output_dir}: another process '
-                         'writes results of other settings there; choose '
-                         'another folder')
+    check_begun(run)
     existing = check_results(run, source)
     if read_record(run, source).get('key') != key_of(run, source):
         old = [path for path, replaced in existing.items() if not replaced]

@@ -85,9 +85,6 @@ class Slide:
             int, [0, 0, *self._file.dimensions] if None in bounds else bounds)
         self.size = height, width
 
-    def __reduce__(self):
-        return Slide, (self.path,)  # another process opens it by itself
-
     def _open(self):
         if HAS_OPENSLIDE:
             from openslide import OpenSlide as opened

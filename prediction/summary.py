@@ -9,6 +9,7 @@ from histology import progress, resample
 # lymphoid tissue 7 to 11. At 20x, read as 40x, they are 5 to 16.
 MEDIAN_AREA = (12.5, 56)
 LARGEST_AREA = 500  # of MoNuSeg's nuclei 320
+OVERVIEW = 'overview'  # among the skipped blocks: the small whole picture
 
 
 def record_of(source, areas, microns_per_pixel, mm2, mean_haematoxylin_od):
@@ -48,6 +49,20 @@ def line_of(record):
         if record['median_area_um2']:
             text += f' ({record["median_area_um2"]:.1f} um2)'
     return text
+
+
+def unread_of(record):
+    """Say what of a slide could not be read, maybe ''."""
+    skipped = record.get('blocks_skipped', [])
+    blocks = len(skipped) - (OVERVIEW in skipped)
+    texts = []
+    if blocks:
+        texts.append(f'{progress.counted(blocks, "block")} of it cannot be '
+                     'read, and their nuclei are not in the results')
+    if OVERVIEW in skipped:
+        texts.append('its overview cannot be read whole, so the area of its '
+                     'tissue is not known')
+    return '; '.join(texts)
 
 
 def _warnings(median, areas, microns_per_pixel):

@@ -102,6 +102,6 @@ def write_overview(path, image, mask, density, title):
         axes.set(title=name, xlabel='mm')
     shown.set_clim(0)
     figure.colorbar(shown, shrink=.8, ax=axes)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # the file's name is in it
     canvas.draw()
     write_jpeg(path, np.asarray(canvas.buffer_rgba())[..., :3], TIFF_MARK)

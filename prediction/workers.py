@@ -16,7 +16,7 @@ import tempfile
 
 from histology import progress
 from histology.files import InputError
-from prediction import Predictor, predict
+from prediction import Predictor, predict, runs, slides
 
 LOCAL = 'local'  # in place of an address
 BLOCKS = 8  # of a slide, in a task
@@ -51,7 +51,7 @@ def results(address, found, run, read, report):
         InputError: there is no scheduler, or it or a task has failed.
     """
     done, said = dict.fromkeys(found, fractions.Fraction(0)), set()
-    lost = collections.Counter()
+    failed, ended = {}, 0
     with _connected(address) as client:
         for task, outcome in _outcomes(client, address, run,
                                        _tasks(found, run, read)):
@@ -69,18 +69,22 @@ def results(address, found, run, read, report):
                     progress.say(text, sys.stderr if is_error else None)
             if outcome.error:
                 raise InputError(outcome.error)
-            lost[source] += outcome.value is LOST
+            if outcome.value is LOST:
+                failed[source] = (
+                    f'{source.name}: its workers were killed, maybe for want '
+                    'of memory; repeat the command without --dask')
+            elif task.plan and outcome.value:
+                failed[source] = outcome.value
             done[source] += task.share
+            ended += task.share
             if done[source] == 1:
-                if lost[source]:
-                    yield predict.Result(source, None, '', (
-                        f'{source.name}: its workers were killed, maybe for '
-                        'want of memory; repeat the command without --dask '
-                        '(skipped)'))
+                if source in failed:
+                    yield predict.Result(source, None, '',
+                                         f'{failed[source]} (skipped)')
                 else:
                     yield (predict.merged(task.plan) if task.plan
                            else outcome.value)
-            report(float(sum(done.values())))
+            report(float(ended))
 
 
 def _tasks(found, run, read):
@@ -172,6 +176,7 @@ def _connected(address):
                              sys.stderr)
             client.wait_for_workers(1)
             client.run(importlib.import_module, __name__)
+            client.run_on_scheduler(importlib.import_module, __name__)
         yield client
 
 
@@ -180,15 +185,15 @@ def _scheduler(client, address):
     """Say in one line what is wrong with the scheduler or its workers.
 
     Raises:
-        InputError: the scheduler has gone, or workers lack a package.
+        InputError: the scheduler has gone, or it or workers lack a package.
     """
     import distributed
     try:
         yield
     except ModuleNotFoundError as error:
-        raise InputError(f'--dask={address}: its workers lack {error.name}; '
-                         "start them in the project's folder, in its "
-                         'environment') from error
+        raise InputError(f'--dask={address}: it or its workers lack '
+                         f"{error.name}; start them in the project's folder, "
+                         'in its environment') from error
     except Exception as error:
         if client.status == 'running' and not isinstance(
                 error, distributed.CancelledError):
@@ -230,12 +235,22 @@ def _predictor(folder, accelerate, identity):
 
 def _predict_image(predictor, run, source, read):
     """Predict an image in a worker: its Result."""
-    result, = predict.results([source], run._replace(predictor=predictor),
-                              read, lambda _: None)
+    run = run._replace(predictor=predictor)
+    runs.check_begun(run)
+    result, = predict.results([source], run, read, lambda _: None)
     return result
 
 
 def _predict_blocks(predictor, plan, part):
-    """Predict blocks of a slide in a worker."""
+    """Predict blocks of a slide in a worker.
+
+    Returns:
+        why the slide cannot be opened, or None
+    """
     plan.run = plan.run._replace(predictor=predictor)
+    runs.check_begun(plan.run)
+    try:
+        plan.slide = slides.Slide(plan.source.name)
+    except InputError as error:
+        return str(error)
     plan.predict(part)

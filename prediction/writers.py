@@ -124,7 +124,7 @@ def write_geojson(paths, nuclei):
     with text_file(paths[0]) as file:
         file.write(GEOJSON_HEAD)
         for batch in nuclei.measured():
-            traced = polygons.trace(batch.corners, batch.left, batch.top)
+            traced = polygons.trace(batch.corners)
             for row, pieces in zip(rows(batch, nuclei.microns_per_pixel),
                                    traced.values()):
                 file.write(separator + _feature(

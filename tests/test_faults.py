@@ -1,4 +1,5 @@
 """Faults of disk and numbers in training: nothing is lost, nothing hangs."""
+import hashlib
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from conftest import (
 from histology.files import InputError
 from nets import saved
 from nets.tf1 import tf
+from prediction import Predictor
 from training import checkpoints, initial
 
 
@@ -229,6 +231,9 @@ def test_best_of_an_earlier_version_is_used_and_converted(folder, capsys):
     expected = saved.read_checkpoint(os.path.join(folder, 'model.ckpt-3'), '')
     session, model, record = saved.load_network(folder, 'unet', 4)
     assert record['step'] == 3
+    with open(f'{best}/best.json', 'rb') as file:
+        assert Predictor.load(folder).weights_sha1 == hashlib.sha1(
+            file.read()).hexdigest()
     for variable, value in zip(model.weights, session.run(model.weights)):
         np.testing.assert_array_equal(value, expected[variable.op.name])
     checkpoints.convert_best(folder)

@@ -328,6 +328,20 @@ def test_damaged_archive_member(tmp_path):
     assert 'a.zip/Training/Tissue Images/TCGA-0.tif' in message(load, entry)
 
 
+def test_a_large_archive_member(tmp_path):
+    archive = pack(tmp_path / 'a.zip', training_data(tmp_path / 'Training', 1))
+    content = bytearray(archive.read_bytes())
+    at = 0
+    while b'PK\1\2' in content[at:]:
+        at = content.index(b'PK\1\2', at) + 4
+        # What it unpacks to, by the directory.
+        content[at + 20:at + 24] = (2 ** 31 + 1).to_bytes(4, 'little')
+    archive.write_bytes(content)
+    entry, = monuseg.find(str(archive))
+    assert 'TCGA-0.tif: cannot be read (it unpacks to more than 2 GiB)' in (
+        message(load, entry))
+
+
 def test_an_archive_reaches_nothing_outside(tmp_path):
     """Members named outside the archive are read as members, and only so."""
     outside = training_data(tmp_path / 'outside', 2)

@@ -666,7 +666,11 @@ def test_masks(data, value):
     (npy(np.array(['a'])), '[1]'), (npy(LABELS + 1j), 'complex'),
     (npy(np.zeros((0, 4))), 'without pixels'),
     (npy(np.dstack([LABELS] * 4)), '[60, 90, 4]'),
-    (npy(LABELS)[:200], 'cannot be read'), (saved(PIXELS), 'coloured'),
+    (npy(LABELS)[:200], 'cannot be read'),
+    # Its head says more pixels than fit into memory.
+    (npy(LABELS).replace(b'(60, 90), }' + 10 * b' ',
+                         b'(4000000, 4000000), }'), 'cannot be read'),
+    (saved(PIXELS), 'coloured'),
     (npy(np.array({'masks': LABELS}, object), allow_pickle=True), 'Cellpose'),
     # Borders, or classes.
     (saved(np.dstack([MASK * np.uint8(255), ~MASK * np.uint8(255),

@@ -312,6 +312,7 @@ def test_one_image_more_is_in_memory(tmp_path):
     predictor.see = lambda image, *_: (
         image, image[..., 0], image[..., 0], 1, None)
     asked = runs.Run(predictor, str(tmp_path), ['mask'], None, False, (0, 1))
+    runs.begin(asked, found, False)
     done = predict.results(found, asked, read, lambda part: None)
     assert [result.source.name for result in done] == list('abcdef')
     assert most == [0, 1, 1, 1, 1, 1]
@@ -374,6 +375,22 @@ def test_kill_9_while_files_are_written(tmp_path):
 
 
 # summary.csv and index.html
+
+
+def test_the_summary_ends_while_others_add_images(folder, monkeypatch):
+    run(folder)
+    before, added = page.write, []
+
+    def write(*arguments):
+        before(*arguments)
+        record = json.loads((folder / 'out' / 'a.json').read_text())
+        added.append(f'z{len(added)}')
+        (folder / 'out' / f'{added[-1]}.json').write_text(
+            json.dumps({**record, 'stem': added[-1]}))
+
+    monkeypatch.setattr(page, 'write', write)
+    run(folder)
+    assert len(summary_of(folder)) == 3 + len(added) - 1
 
 
 def test_the_summary_by_hand(folder):

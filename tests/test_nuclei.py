@@ -198,7 +198,7 @@ def test_a_nucleus_that_reaches_far_down_is_measured_alone():
         strip=10))
     assert [batch.measures['label'].tolist() for batch in batches] == [
         [1], [2], [3], [4]]
-    assert [batch.left for batch in batches] == [2, 30, 10, 40]
+    assert [batch.corners.x.min() for batch in batches] == [2, 30, 10, 40]
     labels[8:25, 40:45] = 0
     labels[8:20, 40:45] = 4  # not beyond the strip that follows
     assert [batch.measures['label'].tolist() for batch in measurements.measure(

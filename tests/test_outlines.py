@@ -378,6 +378,15 @@ def test_what_is_annotated_in_a_region_alone(tmp_path, around, window):
     assert 'no nucleus is annotated outside 1 region' in place.skipped[-1]
 
 
+@pytest.mark.parametrize('around', [
+    feature(square(10, 20, 60, 70), classification='Region*'),
+    feature(square(0, 0, 300, 300))])
+def test_regions_without_nuclei_are_no_annotation(tmp_path, around):
+    """As of an export without the detections: all would be background."""
+    assert 'no outline of a nucleus, only regions (' in message(
+        placed, tmp_path / 'a.geojson', around)
+
+
 @pytest.mark.parametrize('cut', [
     square(30, 10, 40, 24), square(5, 56, 15, 64), square(56, 66, 70, 80)])
 def test_nuclei_that_the_edge_of_a_region_cuts_are_of_it(tmp_path, cut):
@@ -842,18 +851,23 @@ def test_a_damaged_ring_costs_only_itself(ring):
         [400], ["regions (could not convert string to float: 'up'): 1"])
 
 
-def test_hovernet():
-    # Its vertices are the centres of pixels; those on the right are out.
-    contour = [[column, row] for row, column in square(20, 30, 40, 50)]
+@pytest.mark.parametrize('turn', [1, -1])
+def test_hovernet(turn):
+    # Its vertices are the centres of the outermost pixels.
+    contour = [[column, row] for row, column in square(20, 30, 40, 50)][::turn]
+    diamond = [[70, 60], [73, 63], [70, 66], [67, 63]][::turn]
     found = from_bytes(geojson.parse, 'a.json', json.dumps({
         'mag': None, 'nuc': {
             '1': {'contour': contour, 'type': 2},
+            '3': {'contour': diamond, 'type': 2},
             '4': {'contour': contour[:2], 'type': None}}}))
     instances, skipped = laid(found, 100, 100)
     expected = np.zeros((100, 100))
-    expected[20:40, 30:50] = 1
+    expected[20:41, 30:51] = 1
+    rows, columns = np.ogrid[:100, :100]
+    expected[abs(rows - 63) + abs(columns - 70) <= 3] = 2
     np.testing.assert_array_equal(instances, expected)
-    assert found.names == ['type 2']
+    assert found.names == ['type 2'] * 2
     assert skipped == [
         'damaged outlines (a ring of fewer than three vertices): 1']
 

@@ -235,12 +235,15 @@ def test_what_a_worker_refuses(given, shipped_unet, tmp_path):
     source, = sources.of_files([str(given / 'c.png')], 1)
     folder = os.path.abspath(shipped_unet.folder)
     identity = shipped_unet.identity()
+    run = runs.Run(None, str(tmp_path), ['csv'], None, False, (0, 1))
     for place, changed, error in (
             (tmp_path / 'absent', {}, 'cannot enter .*/absent'),
-            (ROOT, {'weights_sha1': 'other'}, 'its weights have changed')):
+            (ROOT, {'weights_sha1': 'other'}, 'its weights have changed'),
+            # It sees another folder of this name.
+            (ROOT, {}, f'{tmp_path}/run.json: on .* it is missing')):
         outcome = workers._call(
             str(place), folder, False, tuple({**identity, **changed}.items()),
-            workers._predict_image, None, source, None)
+            workers._predict_image, run, source, None)
         assert re.search(error, outcome.error) and outcome.value is None
 
 
@@ -263,7 +266,7 @@ def test_settings_that_another_process_begins(tmp_path):
         predicted(darkness, 0.6)
         return darkness(batch)
 
-    with pytest.raises(InputError, match='another process writes results of'):
+    with pytest.raises(InputError, match='run.json: on .* of other settings'):
         predicted(meanwhile, 0.5)
     predicted(darkness, 0.6)
 

@@ -9,22 +9,22 @@ from skimage import measure
 from prediction import polygons
 
 
-def traced(labels, left=0, top=0):
-    return polygons.trace(polygons.find_corners(labels), left, top)
+def traced(labels):
+    return polygons.trace(polygons.find_corners(labels))
 
 
-def rings(*rows, label=1, **offsets):
+def rings(*rows, label=1):
     """The polygons of a region drawn in digits, as lists of rings of
     (x, y)."""
     labels = np.array([list(map(int, row)) for row in rows], np.int32)
     return [[list(map(tuple, ring.tolist())) for ring in polygon]
-            for polygon in traced(labels, **offsets)[label]]
+            for polygon in traced(labels)[label]]
 
 
 def test_a_pixel():
     assert rings('1') == [[[(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)]]]
-    assert rings('000', '001', left=10, top=20) == [[[
-        (12, 21), (13, 21), (13, 22), (12, 22), (12, 21)]]]
+    assert rings('000', '001') == [[[
+        (2, 1), (3, 1), (3, 2), (2, 2), (2, 1)]]]
 
 
 def test_only_corners_are_vertices():

@@ -468,7 +468,7 @@ def test_prepare_again(tmp_path, capsys):
 
 @pytest.mark.parametrize('options, division', [
     ({'seed': 3, 'fold': '1'}, '--seed=3 --fold=1'),
-    ({'validation': ['TCGA-2']}, '--validation=TCGA-2')])
+    ({'validation': ['TCGA-2']}, 'validation images TCGA-2')])
 def test_what_is_replaced_is_said(tmp_path, capsys, options, division):
     data, out = training_data(tmp_path / 'Training', 4), tmp_path / 'out'
     make(out, data, **options)
@@ -1032,13 +1032,15 @@ def test_images_and_masks_exchanged(tmp_path):
 
 @pytest.mark.parametrize('given, held', [
     (['a'], 'a'), (['a', 'c[1]'], 'a c[1]'), (['b*'], 'b1 b2'),
-    (['b?', 'a'], 'a b1 b2'), (['c[1]'], 'c[1]'), (['[ab]*'], 'a b1 b2'),
+    (['b?', 'a'], 'a b1 b2'), (['[ab]*'], 'a b1 b2'),
+    # A name, and not c1; a pattern.
+    (['c[1]'], 'c[1]'), (['b[1]'], 'b1'),
     # With the ending of its file, and its folder.
     (['a.tif', 'images/b1.PNG', 'c[1].svs'], 'a b1 c[1]'),
     (['b*.tif'], 'b1 b2'), (['d.e'], 'd.e'), (['d.e.jpg'], 'd.e'),
     (['f.tif'], 'f.tif')])
 def test_names_and_patterns_to_validate_on(given, held):
-    entries = entries_of('a', 'b1', 'b2', 'c[1]', 'd.e', 'f.tif')
+    entries = entries_of('a', 'b1', 'b2', 'c1', 'c[1]', 'd.e', 'f.tif')
     divided = splits.assign_splits(entries, 0, '0', given)
     assert [entry.name for entry in divided['validation']] == held.split()
     assert sorted(sum(divided.values(), [])) == entries

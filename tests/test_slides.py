@@ -4,11 +4,14 @@ import csv
 import errno
 import fcntl
 import gzip
+import io
 import json
 import os
+import pickle
 import re
 import shutil
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -28,6 +31,7 @@ from prediction import (
     slides,
     sources,
     tissue,
+    workers,
     writers,
 )
 
@@ -96,10 +100,11 @@ def plan_of(folder, predictor=PREDICTOR, out='out', **options):
     """The plan of folder/in/a.tif, searched all over."""
     path = str(folder / 'in' / 'a.tif')
     source, = sources.of_files([path], 1)
-    return blocks.Plan(
-        source, runs.Run(predictor, str(folder / out), ['csv', 'geojson'],
-                         None, True, (0, 1)),
-        *slides.open_slide(path, resolution.Resolution(None)), **options)
+    run = runs.Run(predictor, str(folder / out), ['csv', 'geojson'], None,
+                   True, (0, 1))
+    runs.begin(run, [source], True)
+    return blocks.Plan(source, run, *slides.open_slide(
+        path, resolution.Resolution(None)), **options)
 
 
 def rows_of(path):
@@ -584,6 +589,51 @@ def test_user_files_among_the_blocks_are_kept(discs):
     assert contents(own) == before
 
 
+def test_a_damaged_file_of_a_block_is_none(tmp_path):
+    member, path = io.BytesIO(), str(tmp_path / '0_0.npz')
+    np.save(member, 'the key')
+    content = member.getvalue()
+    for found, expected in (
+            (content, {'key': 'the key'}), (content[:-1], {}),
+            (content.replace(b"{'descr': ", b"{'descr': ("), {})):
+        with zipfile.ZipFile(path, 'w') as file:
+            file.writestr('key.npy', found)
+        assert blocks.read_file(path) == expected
+    # The array by itself.
+    (tmp_path / '0_0.npz').write_bytes(content)
+    assert blocks.read_file(path) == {}
+
+
+def test_a_plan_travels_without_its_slide(discs):
+    """A scheduler unpickles it, and may not see the slide."""
+    folder, *_ = discs
+    plan = plan_of(folder)
+    path = folder / 'in' / 'a.tif'
+    path.rename(folder / 'in' / 'b.tif')
+    there = pickle.loads(pickle.dumps(plan))
+    said = workers._predict_blocks(PREDICTOR, there, plan.blocks)
+    assert said.startswith(f'{path}: cannot be opened as a slide')
+    (folder / 'in' / 'b.tif').rename(path)
+    there = pickle.loads(pickle.dumps(plan))
+    assert workers._predict_blocks(PREDICTOR, there, plan.blocks) is None
+    assert plan.missing() == []
+
+
+def test_too_few_pixels_for_a_block_are_said_before_the_first_image(discs):
+    folder, *_ = discs
+    images.write_png(str(folder / 'in' / '0.png'),
+                     np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(InputError, match='--max_pixels .*small for a slide'):
+        run(folder, Predictor(darkness, 32, max_pixels=383 ** 2))
+    assert not (folder / 'out').exists()
+
+
+def test_a_title_is_no_formula(tmp_path):
+    tissue.write_overview(str(tmp_path / 'a.jpg'), np.zeros((9, 9, 3),
+                          np.uint8), np.ones((9, 9), bool), np.ones((1, 1)),
+                          'a$_$b')
+
+
 def test_what_is_a_slide(tmp_path):
     image = np.zeros((256, 300, 3), np.uint8)
     write_slide(tmp_path / 'in' / 'a.tif', image)
@@ -663,9 +713,12 @@ def test_an_overview_with_a_damaged_part(discs, capsys):
     path.write_bytes(content[:place] + b'\xa5' * count
                      + content[place + count:])
     assert run(folder) == [str(path)]
-    assert '2 blocks of it cannot be read' in capsys.readouterr().err
+    assert (f'error: {path}: 1 block of it cannot be read, and their nuclei '
+            'are not in the results; its overview cannot be read whole, so '
+            'the area of its tissue is not known; copy it again'
+            ) in capsys.readouterr().err
     record = json.loads((folder / 'out' / 'a.json').read_text())
     assert record['blocks_skipped'] == ['0_0', 'overview']
     assert record['nuclei'] == len([1 for y, x in centres
                                     if y >= 256 or x >= 256])
-    assert record['mm2'] == 0
+    assert record['mm2'] is None and record['nuclei_per_mm2'] is None

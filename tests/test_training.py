@@ -1,4 +1,5 @@
 """Loss, schedule, what a training does and what it keeps, by hand."""
+import contextlib
 import dataclasses
 import io
 import json
@@ -522,7 +523,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(monkeypatch,
     monkeypatch.setattr(sys, 'stdout', output)
     hook = hooks.ProgressHook(batch_size=8, steps=40)
     # The message of an error has a line of its own.
-    with pytest.raises(InputError), hook.closing():
+    with pytest.raises(InputError), contextlib.closing(hook):
         for step in (30, 31, 40):
             hook.after_run(None, tf.train.SessionRunValues(
                 results=(step, 1 / step), options=None, run_metadata=None))

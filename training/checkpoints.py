@@ -32,7 +32,7 @@ def holds_training(folder):
     """Say whether a training began in a model folder."""
     # One that failed before its first checkpoint leaves config.json alone.
     return bool(saved.all_checkpoints(folder)) or os.path.exists(
-        os.path.join(folder, 'best', 'best.json'))
+        os.path.join(folder, saved.FORMER_BEST))
 
 
 def record_to_resume(folder, net, width=None, output_stride=None):
@@ -89,7 +89,7 @@ def convert_best(folder):
     _, record, weights = best
     path = os.path.join(folder, WEIGHTS_FILE)
     saved.write_weights(path, record, weights)
-    os.remove(os.path.join(folder, 'best', 'best.json'))
+    os.remove(os.path.join(folder, saved.FORMER_BEST))
     say(f'{path}: now holds the best network, of step {record["step"]}; you '
         f'can remove {folder}/best')
 

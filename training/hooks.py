@@ -89,14 +89,10 @@ class ProgressHook(tf.train.SessionRunHook):
         self.shown = None  # time of the last line
         self.bar = None
 
-    @contextlib.contextmanager
-    def closing(self):
-        """Close the bar at the end of the block: what follows has a line."""
-        try:
-            yield
-        finally:
-            if self.bar is not None:
-                self.bar.close()
+    def close(self):
+        """Close the bar: what follows has a line of its own."""
+        if self.bar is not None:
+            self.bar.close()
 
     def before_run(self, _):
         # The Estimator puts the loss there.

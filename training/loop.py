@@ -1,4 +1,5 @@
 """Training from the first step to the exported weights."""
+import contextlib
 import os
 
 import nets
@@ -77,29 +78,28 @@ def train(asked, run_config):
 def run(training):
     """Do this process's part of `train`, whose results and errors it has."""
     config, stop_hook = training.config, training.stop_hook
-    alone = cluster.is_single_process(training.run_config)
     try:
-        with stop_hook.guarding(), training.progress.closing():
-            if not alone:
+        with stop_hook.guarding(), contextlib.closing(training.progress):
+            if not training.alone:
                 cluster.join(training)
             if training.run_config.task_type == 'evaluator':
                 cluster.evaluate_checkpoints(training)
             else:
-                train_steps(training, alone)
+                train_steps(training)
     except tf.train.NanLossDuringTrainingError as error:
         raise InputError(
             f'{training.folder}: the loss became NaN at step '
             f'{stop_hook.step}; the last checkpoint without NaN is kept. Go '
             'on from it with a lower --learning_rate than '
             f'{config.learning_rate}') from error
-    best = alone and checkpoints.best_record(training.folder)
+    best = training.alone and checkpoints.best_record(training.folder)
     if best and best['step'] == 0 and stop_hook.step:
         say('no step was better than the starting weights; weights.h5 keeps '
             'them')
     return stop_hook.signal
 
 
-def train_steps(training, alone):
+def train_steps(training):
     """Run the steps of a chief, a worker, or a process alone.
 
     Alone, each checkpoint is evaluated as soon as it is saved; in a cluster
@@ -107,7 +107,7 @@ def train_steps(training, alone):
     """
     config, stop_hook, folder = (training.config, training.stop_hook,
                                  training.folder)
-    if alone:
+    if training.alone:
         stop_hook.take_signals()
         best = checkpoints.best_record(folder)
         if (training.resumes or config.init_checkpoint is not None) and (
@@ -119,7 +119,7 @@ def train_steps(training, alone):
     hooks = [stop_hook]
     if training.run_config.is_chief:
         listeners = []
-        if alone or not records.has_validation(config):
+        if training.alone or not records.has_validation(config):
             listeners = [EvaluationListener(training.evaluate, training.start,
                                             stop_hook)]
         # TensorFlow's own would come before the stop hook.
@@ -156,6 +156,7 @@ class Training:
     def __init__(self, config, run_config, start):
         self.config = config
         self.run_config = run_config
+        self.alone = cluster.is_single_process(run_config)
         self.folder = run_config.model_dir
         self.resumes = start is not None
         self.start = start or 0
@@ -171,7 +172,6 @@ class Training:
 
     def estimator(self, accelerate):
         """Make a tf.estimator.Estimator; see `tf1` for `accelerate`."""
-        alone = cluster.is_single_process(self.run_config)
         distributed = self.run_config.session_config  # None if it is not
         return tf.estimator.Estimator(
             model_fn,
@@ -179,7 +179,7 @@ class Training:
                 tf_random_seed=self.seed,
                 # An evaluator of its own reads them after the next ones are
                 # there.
-                keep_checkpoint_max=2 if alone else 10,
+                keep_checkpoint_max=2 if self.alone else 10,
                 save_summary_steps=SUMMARY_STEPS, log_step_count_steps=100,
                 save_checkpoints_steps=self.config.evaluate_every,
                 session_config=session_config(
