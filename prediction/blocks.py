@@ -95,7 +95,7 @@ def read_file(path):
     try:
         with np.load(path) as content:
             found = dict(content)
-    except (*ZIP_ERRORS, TypeError, tokenize.TokenError):
+    except (*ZIP_ERRORS, AttributeError, TypeError, tokenize.TokenError):
         return {}
     if 'key' not in found:
         raise InputError(f'{path}: was not written by predict; move it')
