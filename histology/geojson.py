@@ -93,11 +93,15 @@ def _around_centres(contour):
     """
     points = np.array(contour, float).reshape(-1, 2)
     x, y = points.T
-    turn = np.sign(x @ np.roll(y, -1) - y @ np.roll(x, -1))
+    turn = np.sign(x @ np.roll(y, -1) - y @ np.roll(x, -1)) or 1
     sides = np.roll(points, -1, axis=0) - points
-    outward = turn * sides[:, ::-1] * (1, -1) / np.maximum(
+    along = sides / np.maximum(
         np.linalg.norm(sides, axis=1, keepdims=True), 1)
-    return points + 0.5 + HAIR * (outward + np.roll(outward, 1, axis=0))
+    before = np.roll(along, 1, axis=0)
+    outward = turn * (along + before)[:, ::-1] * (1, -1)
+    # Where it turns back: the end of a line of single pixels.
+    tips = np.isclose((along * before).sum(axis=1, keepdims=True), -1)
+    return points + 0.5 + HAIR * (outward + tips * before)
 
 
 def _feature(points, name, shape=None):

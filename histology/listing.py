@@ -165,10 +165,10 @@ def opened(path):
     try:
         archive = _archive(path.archive)
         if archive.getinfo(path.name).file_size > MEMBER_BYTES:
-            raise zipfile.BadZipFile('it unpacks to more than '
-                                     f'{MEMBER_BYTES >> 30} GiB')
+            raise InputError(f'{path}: unpacks to more than '
+                             f'{MEMBER_BYTES >> 30} GiB; unpack the archive')
         return io.BytesIO(archive.read(path.name))
-    except ZIP_ERRORS as error:
+    except (*ZIP_ERRORS, KeyError) as error:
         raise InputError(f'{path}: cannot be read ({error}); copy or '
                          'download it again') from error
 

@@ -104,8 +104,8 @@ def place(outlines, height, width, classes=()):
         Placed. If all nuclei lie in regions, the window is theirs.
 
     Raises:
-        InputError: there are other objects alone, or all nuclei lie outside
-            the image or are smaller than a pixel.
+        InputError: there are other objects or regions alone, or all nuclei
+            lie outside the image or are smaller than a pixel.
     """
     nuclei, names, microns_per_pixel, skipped = outlines
     lines = [f'{what}: {count}' for what, count in (+skipped).items()]
@@ -124,8 +124,8 @@ def place(outlines, height, width, classes=()):
                if text.startswith('an ') or REGION.fullmatch(names[index])]
     if regions and not kept and not classes:
         raise InputError('holds no outline of a nucleus, only regions '
-                         f'({"; ".join(lines)}); export the outlines of '
-                         'nuclei')
+                         f'({"; ".join(lines[:3])}); export the outlines of '
+                         'nuclei or, if there are none, remove the regions')
     # With nuclei that the edge of their region cuts.
     covered = [np.any([_covers(region, boxes[kept][:, corner])
                        for corner in CORNERS], axis=0) for region in regions]

@@ -243,11 +243,12 @@ def check_finite(weights, path, remedy):
             raise InputError(f'{path}: {name} holds NaN; {remedy}')
 
 
-def best_file(folder):
-    """Return the file by which the best network of a model folder is told."""
-    former = os.path.join(folder, FORMER_BEST)
-    return (former if os.path.exists(former)
-            else os.path.join(folder, WEIGHTS_FILE))
+def best_files(folder):
+    """List the files that hold the best network of a model folder."""
+    if os.path.exists(os.path.join(folder, FORMER_BEST)):
+        return sorted(glob.glob(os.path.join(glob.escape(folder), 'best',
+                                             '*')))
+    return [os.path.join(folder, WEIGHTS_FILE)]
 
 
 def read_former_best(folder):

@@ -13,12 +13,12 @@ import math
 import os
 import sys
 import time
-import tokenize
 
 import numpy as np
 
 from histology import files, progress, resample
 from histology.files import InputError
+from histology.images import DECODER_ERRORS
 from histology.listing import ZIP_ERRORS
 from prediction import (
     instances,
@@ -83,7 +83,7 @@ def ahead(function, items, depth=AHEAD):
 
 def folder_of(run, source):
     """Return the folder of the files of a slide's blocks."""
-    return runs.start_of(run, source) + '.blocks'
+    return runs.start_of(run, source) + runs.BLOCKS
 
 
 def read_file(path):
@@ -95,7 +95,7 @@ def read_file(path):
     try:
         with np.load(path) as content:
             found = dict(content)
-    except (*ZIP_ERRORS, AttributeError, TypeError, tokenize.TokenError):
+    except (*ZIP_ERRORS, *DECODER_ERRORS, MemoryError):
         return {}
     if 'key' not in found:
         raise InputError(f'{path}: was not written by predict; move it')

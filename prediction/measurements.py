@@ -14,7 +14,7 @@ STRIP = 256  # rows; more need more memory
 
 # Nuclei that are measured together.
 #   measures: dict from the names in `writers.MEASURES` to arrays [N]
-#   corners: polygons.Corners with labels 1 to N
+#   corners: polygons.Corners with labels 1 to N, x and y of the image
 Batch = collections.namedtuple('Batch', 'measures corners')
 
 

@@ -226,6 +226,7 @@ def _slides(numbered, run, read, report):
         plan = plan_of(source, run, read)
         if isinstance(plan, blocks.Plan):
             plan.predict(plan.left((first - source.index) % step, step))
+            runs.check_begun(run)  # else its blocks would wait for ever
             yield merged(plan)
         else:
             yield plan

@@ -5,6 +5,7 @@
     nuclei.probability, nuclei.mask, nuclei.labels, nuclei.table()
 """
 import collections
+import hashlib
 import numbers
 
 import numpy as np
@@ -72,7 +73,7 @@ class Predictor:
         """
         from nets import saved, tf1  # here, for a fast start of main.py
         folder = saved.find_folder(folder)
-        digest = listing.file_digest(saved.best_file(folder))
+        digest = _digest(saved.best_files(folder))
         session, model, record = saved.load_network(
             folder, net, width, output_stride, accelerate)
         forward = session.make_callable(model.output, [model.input])
@@ -82,8 +83,9 @@ class Predictor:
                 nets.module_of(record['net']), 'HALO', nets.HALO), **settings)
         predictor.accelerate = accelerate
         predictor.weights_sha1 = digest
-        if listing.file_digest(saved.best_file(folder)) != digest:
+        if _digest(saved.best_files(folder)) != digest:
             # A training has written better ones meanwhile.
+            session.close()
             return cls.load(folder, net, width, output_stride, accelerate,
                             **settings)
         return predictor
@@ -212,6 +214,13 @@ class Nuclei(collections.namedtuple(
         """Return the CSV file's columns, a dict of names to float64 [N]."""
         self._measured = None  # the labels may have changed
         return writers.table(self.measured(), self.microns_per_pixel)
+
+
+def _digest(paths):
+    """Return a SHA-1 hex digest of files: of a single one its own."""
+    first, *others = map(listing.file_digest, paths)
+    return (hashlib.sha1(''.join([first, *others]).encode()).hexdigest()
+            if others else first)
 
 
 def _check_range(name, value, low, high):

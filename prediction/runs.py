@@ -23,6 +23,7 @@ FILES = {FILE: [writers.JSON_MARK], **page.FILES}
 NOT_OURS = ('{}: was not written by predict, was changed since, or is of an '
             'earlier version; move it or choose another --output_dir')
 VERSION = 1  # of the results; raised when other nuclei are found
+BLOCKS = '.blocks'  # ending of the folder of a slide's blocks
 ROUNDS = 3  # of the summary, while others add to it: they end with one, too
 
 # What was asked for.
@@ -78,6 +79,9 @@ def begin(run, sources, overwrite):
     todo = [source for source in sources if again or not is_done(run, source)]
     existing = [path for source in todo for path in check_results(
         run, source) if not path.endswith('.json')]
+    if run.part != (0, 1):  # blocks of other settings would never be used
+        existing += filter(os.path.isdir, (
+            start_of(run, source) + BLOCKS for source in todo))
     path = os.path.join(run.output_dir, FILE)
     if existing and not before and _read(path).get('settings') != settings:
         changed.append(f'{existing[0]} has no record')
@@ -157,6 +161,9 @@ def summarise(run):
     Of several processes at once the last one sees all records.
     """
     content = _content_of(run)
+    if _read(os.path.join(run.output_dir, FILE)).get(
+            'settings') != content['settings']:
+        return  # another process has taken the folder
     listed, found = None, records(run.output_dir)
     for _ in range(ROUNDS):
         if found == listed:
@@ -166,7 +173,7 @@ def summarise(run):
                 if record['settings'] == content['settings']]
         page.write(run.output_dir, content, mine)
         found = records(run.output_dir)
-    others = len(found) - len(mine)
+    others = len(listed) - len(mine)
     if others:
         progress.say(f'{run.output_dir}: {progress.counted(others, "image")} '
                      'of other settings there, not in summary.csv',
@@ -243,12 +250,18 @@ def check_begun(run):
     Raises:
         InputError: as said.
     """
-    path = os.path.join(run.output_dir, FILE)
-    if _read(path).get('settings') != settings_of(run):
-        raise InputError(
-            f'{path}: on {platform.node()} it is missing or of other '
-            'settings; choose a folder that no other process uses, and that '
-            'all machines see')
+    path, settings = os.path.join(run.output_dir, FILE), settings_of(run)
+    for _ in range(2):  # NFS may lose what is replaced while it is read
+        found = _read(path).get('settings')
+        if found == settings:
+            return
+    why = next((f'says {name} {found.get(name)}, not {value}'
+                for name, value in settings.items()
+                if found and found.get(name) != value),
+               'is missing or damaged')
+    raise InputError(f'{path}: on {platform.node()} it {why}; give all '
+                     'processes the same settings, and a folder that all '
+                     'machines see')
 
 
 def make_room(run, source):

@@ -252,5 +252,6 @@ def _predict_blocks(predictor, plan, part):
     try:
         plan.slide = slides.Slide(plan.source.name)
     except InputError as error:
-        return str(error)
+        return (f'{error}. {socket.gethostname()} says so; if other machines '
+                'can open it, repeat the command')
     plan.predict(part)

@@ -377,7 +377,8 @@ def test_kill_9_while_files_are_written(tmp_path):
 # summary.csv and index.html
 
 
-def test_the_summary_ends_while_others_add_images(folder, monkeypatch):
+def test_the_summary_ends_while_others_add_images(folder, monkeypatch,
+                                                  capsys):
     run(folder)
     before, added = page.write, []
 
@@ -391,6 +392,7 @@ def test_the_summary_ends_while_others_add_images(folder, monkeypatch):
     monkeypatch.setattr(page, 'write', write)
     run(folder)
     assert len(summary_of(folder)) == 3 + len(added) - 1
+    assert 'of other settings' not in capsys.readouterr().err
 
 
 def test_the_summary_by_hand(folder):

@@ -860,14 +860,20 @@ def test_hovernet(turn):
         'mag': None, 'nuc': {
             '1': {'contour': contour, 'type': 2},
             '3': {'contour': diamond, 'type': 2},
+            # Lines of single pixels, one of them at the end of a square.
+            '5': {'contour': [[3, 3], [4, 3], [5, 4], [4, 3]][::turn]},
+            '6': {'contour': [[10, 3], [14, 3], [14, 5], [17, 5], [14, 5],
+                              [14, 7], [10, 7]][::turn]},
             '4': {'contour': contour[:2], 'type': None}}}))
     instances, skipped = laid(found, 100, 100)
     expected = np.zeros((100, 100))
     expected[20:41, 30:51] = 1
     rows, columns = np.ogrid[:100, :100]
     expected[abs(rows - 63) + abs(columns - 70) <= 3] = 2
+    expected[3, 3:5] = expected[4, 5] = 3
+    expected[3:8, 10:15] = expected[5, 15:18] = 4
     np.testing.assert_array_equal(instances, expected)
-    assert found.names == ['type 2'] * 2
+    assert found.names == ['type 2'] * 2 + [''] * 2
     assert skipped == [
         'damaged outlines (a ring of fewer than three vertices): 1']
 

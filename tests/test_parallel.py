@@ -240,7 +240,7 @@ def test_what_a_worker_refuses(given, shipped_unet, tmp_path):
             (tmp_path / 'absent', {}, 'cannot enter .*/absent'),
             (ROOT, {'weights_sha1': 'other'}, 'its weights have changed'),
             # It sees another folder of this name.
-            (ROOT, {}, f'{tmp_path}/run.json: on .* it is missing')):
+            (ROOT, {}, f'{tmp_path}/run.json: on .* is missing')):
         outcome = workers._call(
             str(place), folder, False, tuple({**identity, **changed}.items()),
             workers._predict_image, run, source, None)
@@ -266,8 +266,11 @@ def test_settings_that_another_process_begins(tmp_path):
         predicted(darkness, 0.6)
         return darkness(batch)
 
-    with pytest.raises(InputError, match='run.json: on .* of other settings'):
+    with pytest.raises(InputError, match='threshold 0.6, not 0.5'):
         predicted(meanwhile, 0.5)
+    # The other one's summary stays.
+    lines = (tmp_path / 'out' / 'summary.csv').read_text().splitlines()
+    assert [line[:2] for line in lines[1:]] == ['a.', 'b.']
     predicted(darkness, 0.6)
 
 

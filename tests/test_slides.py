@@ -589,6 +589,21 @@ def test_user_files_among_the_blocks_are_kept(discs):
     assert contents(own) == before
 
 
+def test_parts_of_other_settings_are_refused(discs):
+    """Their blocks would wait for each other for ever."""
+    folder, *_ = discs
+    assert run(folder, part=(0, 2)) == []
+    other = Predictor(darkness, 32, 0.6, SIDE ** 2, average=False)
+    with pytest.raises(InputError, match='other settings .*--overwrite'):
+        run(folder, other, part=(1, 2))
+    # One that has begun before.
+    plan = plan_of(folder)
+    plan.run = plan.run._replace(part=(1, 2))
+    assert run(folder, other, part=(1, 2), overwrite=True) == []
+    with pytest.raises(InputError, match='says threshold 0.6, not 0.5'):
+        runs.check_begun(plan.run)
+
+
 def test_a_damaged_file_of_a_block_is_none(tmp_path):
     member, path = io.BytesIO(), str(tmp_path / '0_0.npz')
     np.save(member, 'the key')
