@@ -371,7 +371,7 @@ class Plan:
             # other process need wait for it.
             if not self.missing():
                 with files.locked(self.folder, 'output_dir'):
-                    if not self.missing() and not self._is_merged():
+                    if not self._is_merged():
                         record = self._merge()
         except (files.LockedError, _GoneError):
             # Another process merges, or has merged where there are no locks.
@@ -395,12 +395,12 @@ class Plan:
 
     def _merge(self):
         began = time.monotonic()
+        nuclei = Nuclei(self._read_again, self.blocks, self.slide.size,
+                        self.size, self.microns_per_pixel)
         runs.make_room(self.run, self.source)
         tissue.write_tissue(
             self.start + '_tissue.png', self.image, self.mask,
             [block.core for block in self.blocks], self.size)
-        nuclei = Nuclei(self._read_again, self.blocks, self.slide.size,
-                        self.size, self.microns_per_pixel)
         for output in ('csv', 'geojson'):
             if output in self.run.outputs:
                 endings, write, _ = writers.SLIDE_OUTPUTS[output]

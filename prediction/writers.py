@@ -193,7 +193,8 @@ def text_file(path):
     with atomic_write(path) as partial, open(partial, 'wb') as file:
         if path.endswith('.gz'):
             # Our name as the file's, and no time: the same bytes each time.
-            file = gzip.GzipFile(SOFTWARE, 'wb', fileobj=file, mtime=0)
+            # By level 9 it is 3 % smaller, in three times the time.
+            file = gzip.GzipFile(SOFTWARE, 'wb', 6, file, mtime=0)
         with io.TextIOWrapper(file, 'utf-8', newline='\n') as text:
             yield text
 
