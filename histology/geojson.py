@@ -18,7 +18,6 @@ OTHER_PROGRAMS = {
     'HistomicsUI', 'annotation': 'Digital Slide Archive', 'item': 'V7 Darwin',
     'provenance': 'caMicroscope', 'instances': 'SuperAnnotate',
     'objects': 'Supervisely', 'data': 'Label Studio'}
-HAIR = 0.01  # pixels
 DAMAGE = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
 
 
@@ -68,8 +67,8 @@ def _features(content, path):
     """List the objects of a file; those of other programs as Features."""
     items = content if isinstance(content, list) else [content]
     keys = set(items[0]) if items else set()
-    if 'nuc' in keys:  # HoVer-Net's
-        return [_feature(_around_centres(nucleus['contour']),
+    if 'nuc' in keys:  # HoVer-Net's vertices are the centres of pixels
+        return [_feature(np.array(nucleus['contour']) + 0.5,
                          nucleus.get('type') and f'type {nucleus["type"]}')
                 for nucleus in content['nuc'].values()]
     if 'shapes' in keys:  # labelme's
@@ -80,28 +79,6 @@ def _features(content, path):
         raise InputError(f'{path}: JSON of {OTHER_PROGRAMS[key]}, which is '
                          'not read; export label images, or GeoJSON of QuPath')
     return items
-
-
-def _around_centres(contour):
-    """Draw an outline around pixels, of which it has the outermost centres.
-
-    Args:
-        contour: [V, 2] of x and y, as OpenCV's findContours gives it.
-
-    Returns:
-        float [V, 2], a hair further out, so that these centres lie inside
-    """
-    points = np.array(contour, float).reshape(-1, 2)
-    x, y = points.T
-    turn = np.sign(x @ np.roll(y, -1) - y @ np.roll(x, -1)) or 1
-    sides = np.roll(points, -1, axis=0) - points
-    along = sides / np.maximum(
-        np.linalg.norm(sides, axis=1, keepdims=True), 1)
-    before = np.roll(along, 1, axis=0)
-    outward = turn * (along + before)[:, ::-1] * (1, -1)
-    # Where it turns back: the end of a line of single pixels.
-    tips = np.isclose((along * before).sum(axis=1, keepdims=True), -1)
-    return points + 0.5 + HAIR * (outward + tips * before)
 
 
 def _feature(points, name, shape=None):
