@@ -35,7 +35,7 @@ try:
     from histology import progress
     from histology.files import InputError
     from input_pipeline import store
-    from input_pipeline.splits import division_flags, read_names
+    from input_pipeline.splits import division_text, read_names
     from nets import saved
     from prediction import Predictor
     from prediction.instances import GAP_THRESHOLD, MIN_HEIGHT, THRESHOLD
@@ -345,7 +345,7 @@ def refuse_trained_on(record, file, path, folder):
     """
     if FLAGS.split == 'train':
         return
-    division = division_flags(record['data_seed'], record['data_fold'])
+    division = division_text(record['data_seed'], record['data_fold'])
     for seen, who, remedy in (
             (record['trained_on'], f'the network in {folder} was',
              f'Prepare with {division} as for the training'),

@@ -177,6 +177,16 @@ def _remove(path):
         os.remove(path)
 
 
+def write_bytes(path, content):
+    """Write a file of bytes; it appears only when whole.
+
+    Raises:
+        InputError: as `atomic_write`.
+    """
+    with atomic_write(path) as partial, open(partial, 'wb') as file:
+        file.write(content)
+
+
 def write_json(path, content):
     """Write a dict as indented JSON; the file appears only when whole.
 

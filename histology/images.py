@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from histology import listing, progress, tiff
-from histology.files import InputError, atomic_write
+from histology.files import InputError, atomic_write, write_bytes
 from histology.tiff import STRIP
 
 # What Pillow, tifffile and imagecodecs raise for damaged files, found by
@@ -281,8 +281,7 @@ def write_jpeg(path, array, comment):
     """Write uint8 [H, W, 3] as JPEG with a comment, as `write_png`."""
     content = io.BytesIO()  # Pillow overlooks that a disk is full
     Image.fromarray(array).save(content, 'JPEG', quality=90, comment=comment)
-    with atomic_write(path) as partial, open(partial, 'wb') as file:
-        file.write(content.getvalue())
+    write_bytes(path, content.getvalue())
 
 
 def write_png(path, array, software=None):

@@ -17,7 +17,7 @@ from histology.rasterize import FILL_RULE, areas_of
 from histology.resample import network_size, resample
 from histology.resolution import Resolution
 from input_pipeline import checks, store
-from input_pipeline.splits import assign_splits, division_flags, fold_text
+from input_pipeline.splits import assign_splits, division_text, fold_text
 
 SPLITS = ('train', 'validation', 'test')
 MAX_SKIPPED = 0.5  # of a split's images
@@ -134,7 +134,7 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
             skipped, classes = _write_stores(output_dir, rules, splits, data)
         else:
             say(f'{output_dir}: already prepared from {data.source} with '
-                + division_flags(seed, rules['fold'])
+                + division_text(seed, rules['fold'])
                 + (f'; skipped: {", ".join(skipped)}' if skipped else ''))
         if not os.path.exists(checks.sheet_path(output_dir)):
             checks.show(output_dir, splits, classes)
@@ -209,7 +209,7 @@ def _skipped_before(folder, rules, splits):
     if any(former.get(key) != rules[key]
            for key in ('source_digest', 'seed', 'fold')):
         say(f'{folder}: replacing the stores of {former.get("source")} '
-            f'({division_flags(former.get("seed"), former.get("fold"))}). '
+            f'({division_text(former.get("seed"), former.get("fold"))}). '
             'Networks trained on them cannot resume with the new ones. '
             'To keep both, give another --data_dir')
     return None

@@ -125,13 +125,12 @@ def fold_text(splits):
     return f'validation={text}'
 
 
-def division_flags(seed, fold):
+def division_text(seed, fold):
     """Return what divided the images, from the attributes of their stores.
 
     These are flags, or the names of the validation images, which a folder may
     have said.
     """
-    kind, _, names = str(fold).partition('validation=')
-    if names and not kind:
-        return f'validation images {names}'
+    if str(fold).startswith('validation='):
+        return str(fold).replace('validation=', 'validation images ', 1)
     return f'--seed={seed} --fold={fold}'

@@ -17,7 +17,7 @@ from typing import Optional
 import numpy as np
 
 import nets
-from histology.files import InputError, atomic_write
+from histology.files import InputError, write_bytes
 from nets.hdf5 import HDF5_ERRORS
 
 # Model folders that come with the code.
@@ -213,8 +213,7 @@ def write_weights(path, record, weights):
                 group[variable.name] = weights[variable.op.name]
         file[RECORD_NAME] = json.dumps(record)
     content = content.getvalue()
-    with atomic_write(path) as partial, open(partial, 'wb') as file:
-        file.write(content + _seal(content))
+    write_bytes(path, content + _seal(content))
 
 
 def read_checkpoint(prefix, remedy):

@@ -81,11 +81,6 @@ def ahead(function, items, depth=AHEAD):
                 future.cancel()
 
 
-def folder_of(run, source):
-    """Return the folder of the files of a slide's blocks."""
-    return runs.start_of(run, source) + runs.BLOCKS
-
-
 def read_file(path):
     """Read a block's file: a dict of arrays; {} if it is absent or damaged.
 
@@ -247,7 +242,7 @@ class Plan:
             'side': side_for(run.predictor.max_pixels, halo), 'shift': shift}
         self.key = runs.key_of(run, source) + json.dumps(self.geometry)
         self.start = runs.start_of(run, source)
-        self.folder = folder_of(run, source)
+        self.folder = runs.blocks_of(run, source)
         self.image, self.unread = slide.read_whole(resample.scaled_size(
             slide.size, microns_per_pixel, tissue.MICRONS_PER_PIXEL))
         self.mask = (tissue.find_tissue(self.image) | self.unread
@@ -344,10 +339,8 @@ class Plan:
             # NumPy would complain of a full disk once more, when it is closed.
             content = io.BytesIO()
             np.savez_compressed(content, key=self.key, **arrays)
-            with files.atomic_write(os.path.join(
-                    self.folder, block.name + '.npz')) as path:
-                with open(path, 'wb') as file:
-                    file.write(content.getvalue())
+            files.write_bytes(os.path.join(self.folder, block.name + '.npz'),
+                              content.getvalue())
         except InputError:
             if not self._is_merged():  # else the folder may go any time
                 raise

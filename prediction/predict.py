@@ -128,7 +128,7 @@ def _predict(found, run, overwrite, read, work):
                      + ('' if step > 1 else '; --overwrite does them again'))
     for source in found:
         if source.is_slide and source not in todo:  # killed at its very end
-            blocks.remove_files(blocks.folder_of(run, source))
+            blocks.remove_files(runs.blocks_of(run, source))
     mine = [source for source in todo
             if source.is_slide or source.index % step == first]
     skipped = []

@@ -23,7 +23,6 @@ FILES = {FILE: [writers.JSON_MARK], **page.FILES}
 NOT_OURS = ('{}: was not written by predict, was changed since, or is of an '
             'earlier version; move it or choose another --output_dir')
 VERSION = 1  # of the results; raised when other nuclei are found
-BLOCKS = '.blocks'  # ending of the folder of a slide's blocks
 ROUNDS = 3  # of the summary, while others add to it: they end with one, too
 
 # What was asked for.
@@ -70,9 +69,8 @@ def begin(run, sources, overwrite):
     settings = settings_of(run)
     before = [record['settings'] for record in records(run.output_dir)
               if record['key']]
-    changed = [f'{name} was {found.get(name, "not recorded")}, now {value}'
-               for found in before for name, value in settings.items()
-               if found.get(name) != value]
+    changed = [f'{name} was {was}, now {now}' for found in before
+               for name, was, now in _changes(found, settings)]
     # As long as there are results of other settings, --overwrite goes on
     # after a kill.
     again = overwrite and not changed and run.part == (0, 1)
@@ -81,7 +79,7 @@ def begin(run, sources, overwrite):
         run, source) if not path.endswith('.json')]
     if run.part != (0, 1):  # blocks of other settings would never be used
         existing += filter(os.path.isdir, (
-            start_of(run, source) + BLOCKS for source in todo))
+            blocks_of(run, source) for source in todo))
     path = os.path.join(run.output_dir, FILE)
     if existing and not before and _read(path).get('settings') != settings:
         changed.append(f'{existing[0]} has no record')
@@ -110,6 +108,12 @@ def _content_of(run):
             'settings': settings_of(run),
             'model_folder': run.predictor.folder, 'command': sys.argv,
             'machine': ', '.join((*platform.uname()[:3], platform.machine()))}
+
+
+def _changes(found, settings):
+    """List (name, value found, value wanted) of settings that differ."""
+    return [(name, found.get(name, 'not recorded'), value)
+            for name, value in settings.items() if found.get(name) != value]
 
 
 def _path_of(source):
@@ -158,7 +162,8 @@ def write_error(run, source, error):
 def summarise(run):
     """Write summary.csv and index.html of all that has the run's settings.
 
-    Of several processes at once the last one sees all records.
+    It is written again, ROUNDS times at most, while others add records. Of
+    several processes that end one by one the last one sees all.
     """
     content = _content_of(run)
     if _read(os.path.join(run.output_dir, FILE)).get(
@@ -182,10 +187,9 @@ def summarise(run):
 
 def records(folder):
     """List the records of images in a folder, sorted by name."""
-    found = {}
-    for name in sorted(os.listdir(folder) if os.path.isdir(folder) else ()):
-        if name.endswith('.json'):
-            found[name] = _read(os.path.join(folder, name))
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else ()
+    found = {name: _read(os.path.join(folder, name)) for name in names
+             if name.endswith('.json')}
     # A copy under another name is the user's.
     return [record for name, record in found.items()
             if {'key', 'settings', 'image'} <= set(record)
@@ -195,6 +199,11 @@ def records(folder):
 def start_of(run, source):
     """Return the path of a Source's results without what follows the stem."""
     return os.path.join(run.output_dir, source.stem)
+
+
+def blocks_of(run, source):
+    """Return the path of the folder of a slide's blocks."""
+    return start_of(run, source) + '.blocks'
 
 
 def check_names(sources):
@@ -255,10 +264,9 @@ def check_begun(run):
         found = _read(path).get('settings')
         if found == settings:
             return
-    why = next((f'says {name} {found.get(name)}, not {value}'
-                for name, value in settings.items()
-                if found and found.get(name) != value),
-               'is missing or damaged')
+    changes = found and _changes(found, settings)
+    why = ('says {} {}, not {}'.format(*changes[0]) if changes
+           else 'is missing or damaged')
     raise InputError(f'{path}: on {platform.node()} it {why}; give all '
                      'processes the same settings, and a folder that all '
                      'machines see')
