@@ -108,7 +108,9 @@ def define(modes, name, default, help_text, low=None, high=INT32_MAX,
 
 def define_flags():
     """Define the flags, by the modes that read them."""
-    define(', '.join(MODES), 'mode', str, 'What to do.', values=MODES)
+    define(', '.join(MODES), 'mode', str, 'prepare: read images and '
+           'annotations; train: train a network; eval: measure it; predict: '
+           'find nuclei; export: write it for other programs.', values=MODES)
     flag = functools.partial(define, 'prepare, train, eval, predict')
     flag('data_dir', 'data/monuseg', 'Folder of the HDF5 stores.')
     flag = functools.partial(define, 'prepare, train')
@@ -120,7 +122,7 @@ def define_flags():
          'name of its image.')
     flag('test_images_dir', str, 'Folder of test images, if any.')
     flag('test_annotations_dir', str, 'Folder of their annotations.')
-    flag('sample', False, 'Make synthetic images instead.')
+    flag('sample', False, 'Prepare synthetic images, to try the program.')
     folds = [*map(str, range(store.FOLDS)), store.TRAIN_ON_ALL]
     flag('classes', list, 'Classes or layers of outlines that are nuclei, '
          'NAME,NAME; all if not given.')
@@ -140,8 +142,8 @@ def define_flags():
          'of the network is appended.')
     flag('width', int, 'Filters of the first layer; default for a new '
          f'network: {nets.WIDTH}.', 1, nets.MAX_WIDTH)
-    flag('output_stride', int, "Stride of DeepLabV3's encoder; default for "
-         'a new network: the smallest.', 1)
+    flag('output_stride', int, "Stride of DeepLabV3's encoder, 8 or 16; "
+         'default for a new network: 8.', 1)
     flag = functools.partial(define, 'train, eval, predict')
     flag('accelerate', 'auto', 'Run the network by XLA (TensorFlow 1.15) or '
          'in bfloat16 (2.15); auto: where it is faster, by XLA only in '
@@ -149,52 +151,52 @@ def define_flags():
          values=('auto', 'on', 'off'))
     flag = functools.partial(define, 'train')
     flag('init_checkpoint', str, 'A weights.h5 to start from.')
-    flag('steps', int, 'Steps in all, resumed ones included; '
+    flag('steps', int, 'Total steps, earlier runs included; default: '
          f'{TrainConfig.steps}, or {INIT_STEPS} with --init_checkpoint.', 1)
     flag('batch_size', TrainConfig.batch_size, 'Crops in a step.', 1, 1024)
-    flag('crop_size', TrainConfig.crop_size, 'Side of the crops taken from '
-         'the patches, pixels.', 32)
+    flag('crop_size', TrainConfig.crop_size, 'Side of the training crops, '
+         f'pixels: at most {store.PATCH_SIZE}, a multiple of 16.', 32)
     flag('learning_rate', float, 'Peak learning rate of Adam; '
          f'{TrainConfig.learning_rate}, or {INIT_LEARNING_RATE} with '
          '--init_checkpoint.', 1e-7, 1)
-    flag('warmup_steps', TrainConfig.warmup_steps, 'Steps until the peak; a '
-         'tenth of --steps if they are more than a quarter.', 0)
+    flag('warmup_steps', TrainConfig.warmup_steps, 'Steps until the peak '
+         'learning rate; a tenth of --steps if that is above a quarter of '
+         'them.', 0)
     flag('evaluate_every', TrainConfig.evaluate_every, 'Steps between '
          'checkpoints, each evaluated on the validation images.', 1)
     flag('augment_threads', TrainConfig.augment_threads,
-         'Threads that augment.', 1, 64)
+         'Threads that augment; 1 makes a training repeatable.', 1, 64)
     flag = functools.partial(define, 'eval, predict')
-    flag('split', 'validation', 'The images of --data_dir that eval measures '
-         'on, or that predict takes in place of --images.',
+    flag('split', 'validation', 'Which images of --data_dir eval measures, or '
+         'predict takes instead of --images.',
          values=('train', 'validation', 'test'))
-    flag('threshold', THRESHOLD, 'Pixels above this probability are nucleus; '
-         f'in gaps between touching nuclei, above {GAP_THRESHOLD} times this.',
-         0, 1)
+    flag('threshold', THRESHOLD, 'A pixel above this probability is nucleus; '
+         f'in gaps between nuclei, above {GAP_THRESHOLD} times it.', 0, 1)
     flag('min_area', MIN_AREA, 'Smaller pieces are debris and no nuclei, '
          'square micrometres.', 0, 1000)
-    flag('splitting', MIN_HEIGHT, 'Lower values separate more nuclei: the '
-         'least height of a hill, see docs/nuclei.md.', 0, 100)
+    flag('splitting', MIN_HEIGHT, 'Lower values separate more nuclei '
+         '(docs/nuclei.md).', 0, 100)
     flag('average', True, 'Test-time augmentation: average over the four '
          'right-angle rotations; --noaverage takes a third of the time.')
-    flag('max_pixels', MAX_TILE_PIXELS, 'Larger images are cut into '
-         'overlapping tiles of at most this many pixels, and slides into '
-         'blocks.', 1)
+    flag('max_pixels', MAX_TILE_PIXELS, 'Pixels of a tile or block that the '
+         'network sees at once; lower it to save memory.', 1)
     flag = functools.partial(define, 'predict')
-    flag('images', str, "A file, a folder or a quoted pattern: 'DIR/*.tif'.")
+    flag('images', str, "Images or slides: a file, a folder or a quoted "
+         "pattern, 'DIR/*.tif'.")
     define('predict, export', 'output_dir', str, 'Where to write; '
            'predictions/NET or exported/NET if not given.')
-    flag('outputs', list(OUTPUTS), f'What to write, of {",".join(OUTPUTS)}; '
-         'of slides csv and geojson.')
-    flag('overwrite', False, 'Do images again that are done, and replace '
+    flag('outputs', list(OUTPUTS), f'Which files, of {",".join(OUTPUTS)}; '
+         'of a slide only csv and geojson.')
+    flag('overwrite', False, 'Predict finished images again, and replace '
          'results of other settings.')
-    flag('tissue', 'auto', 'Where to search a slide: auto: where there is '
-         'tissue.', values=('auto', 'all'))
+    flag('tissue', 'auto', 'Where to search a slide: in its tissue (auto) '
+         'or everywhere (all).', values=('auto', 'all'))
     flag('max_whole_pixels', MAX_WHOLE_PIXELS, 'Tiled TIFF and SVS of more '
          'pixels are slides, predicted block by block.', 1)
-    flag('shard', tuple, 'Do only a part: 2/8 does the second of eight parts '
-         'of all images and blocks of slides, beside seven other processes.')
-    flag('dask', str, "Do it in workers of Dask: local starts one for each "
-         'core; an address is of a scheduler that runs.')
+    flag('shard', tuple, 'Do part K of N, for example 2/8, of all images and '
+         'blocks of slides. Other processes do the other parts.')
+    flag('dask', str, 'Predict in workers of Dask: local starts one for each '
+         'core; ADDRESS uses a running scheduler.')
     flags.register_validator(
         'outputs', lambda names: names and set(names) <= set(OUTPUTS),
         f'give some of {",".join(OUTPUTS)}, with commas between')
