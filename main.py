@@ -481,20 +481,15 @@ def predict(folder):
     if not from_store and not FLAGS['data_dir'].using_default_value:
         raise InputError('--data_dir: predict reads it only with --split; '
                          'omit it')
-    microns_per_pixel = asked_microns_per_pixel()
-    if from_store and microns_per_pixel is not None:
-        raise InputError('--split: the images of a store are at 40x already; '
-                         'give no --magnification or --microns_per_pixel')
-    for name in ('shard', 'dask'):
-        if FLAGS[name].value and (from_store or name == 'dask'
-                                  and FLAGS.shard):
-            raise InputError(f'--{name}: not with --'
-                             + ('split' if from_store else 'shard')
-                             + '; omit one of the two')
-    for name in ('tissue', 'max_whole_pixels') if from_store else ():
+    for name in ('magnification', 'microns_per_pixel', 'shard', 'dask',
+                 'tissue', 'max_whole_pixels') if from_store else ():
         if not FLAGS[name].using_default_value:
-            raise InputError(f'--{name}: is for slides, and --split predicts '
-                             'the images of a store; omit it')
+            raise InputError(f'--{name}: not with --split, whose images are '
+                             'at 40x already: it is for slides and other '
+                             'files; omit it')
+    if FLAGS.shard and FLAGS.dask:
+        raise InputError('--dask: not with --shard; omit one of the two')
+    microns_per_pixel = asked_microns_per_pixel()
     from prediction.predict import predict_files, predict_store
     from prediction.sources import find_images
     if FLAGS.dask:
@@ -502,21 +497,17 @@ def predict(folder):
 
     output_dir = FLAGS.output_dir or os.path.join('predictions', FLAGS.net)
     folder = own_or_shipped(folder)
-    paths, skipped = None if from_store else find_images(FLAGS.images), []
-    with (open_split() if from_store
-          else contextlib.nullcontext((None, None))) as (_, file):
-        predictor = load_predictor(folder)
-        if from_store:
-            predict_store(file, output_dir, predictor, FLAGS.outputs,
-                          FLAGS.overwrite)
-        else:
-            skipped = predict_files(paths, output_dir, predictor,
-                                    microns_per_pixel, FLAGS.outputs,
-                                    FLAGS.tissue == 'all',
-                                    FLAGS.max_whole_pixels,
-                                    FLAGS.overwrite, FLAGS.shard or (0, 1),
-                                    FLAGS.dask and functools.partial(
-                                        workers.results, FLAGS.dask))
+    if from_store:
+        with open_split() as (_, file):
+            skipped = predict_store(file, output_dir, load_predictor(folder),
+                                    FLAGS.outputs, FLAGS.overwrite)
+    else:
+        paths = find_images(FLAGS.images)
+        skipped = predict_files(
+            paths, output_dir, load_predictor(folder), microns_per_pixel,
+            FLAGS.outputs, FLAGS.tissue == 'all', FLAGS.max_whole_pixels,
+            FLAGS.overwrite, FLAGS.shard or (0, 1),
+            FLAGS.dask and functools.partial(workers.results, FLAGS.dask))
     print(f'predicted: {os.path.join(output_dir, "index.html")}'
           + (f'; {progress.counted(len(skipped), "image")} skipped or '
              f'incomplete, as {skipped[0]}' if skipped else ''))

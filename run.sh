@@ -236,6 +236,8 @@ fold=${FOLD:-0}
 case ${1:-} in
   '')
     [[ $fold == [0-3] ]] || fail "FOLD=$fold: unknown; give 0, 1, 2 or 3"
+    [ -n "$MONUSEG_DIR" ] || [ "$fold" = 0 ] \
+      || fail "FOLD=$fold: the sample has no folds; give MONUSEG_DIR too"
     [ -z "$MONUSEG_DIR" ] || [ -e "$MONUSEG_DIR" ] \
       || fail "MONUSEG_DIR=$MONUSEG_DIR: no such folder or file"
     ;;
@@ -250,8 +252,9 @@ case ${1:-} in
     exec .venv-tf1/bin/python -m benchmarks.run ;;
   *) fail "$1: unknown; give ./run.sh, or with setup, test or benchmark" ;;
 esac
-if [ "${ENGINE:-}" = onnx ] && [ "${1:-}" != setup ]; then
-  fail 'ENGINE=onnx: only for export; give ENGINE=onnx ./run.sh setup'
+if [[ ${ENGINE:-} =~ ^(onnx|torch|stardist)$ && ${1:-} != setup ]]; then
+  fail "ENGINE=$ENGINE: only for export or the benchmark; give\
+ ENGINE=$ENGINE ./run.sh setup"
 fi
 choose_engine
 set_up

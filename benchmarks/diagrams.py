@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import nets
-from histology.files import atomic_write
+from histology.files import write_bytes
 from nets.tf1 import tf
 
 FIGURES = os.path.join(os.path.dirname(os.path.dirname(
@@ -174,8 +174,7 @@ def save_figure(name, figure):
     if os.path.exists(path) and np.array_equal(
             iio.imread(path), iio.imread(drawn.getvalue())):
         return
-    with atomic_write(path) as partial, open(partial, 'wb') as file:
-        file.write(drawn.getvalue())
+    write_bytes(path, drawn.getvalue())
 
 
 if __name__ == '__main__':

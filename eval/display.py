@@ -8,7 +8,6 @@ from histology.drawing import false_colours, nuclear_outlines, overlay
 FOUND_COLOURS = {'true': (255, 255, 0), 'false': (0, 128, 255),
                  'missed': (213, 94, 0)}
 FOUND_OPACITY = 0.6  # of these colours within the outlines
-COMPARISON_SIZE = 16, 4.5  # of a picture, in hundreds of pixels
 
 
 def found_nuclei(image, labels, truth, pairs):
@@ -117,7 +116,7 @@ def comparison(whole, mask, labels, measures, pairs):
     from matplotlib.patches import Patch
     panels = [('Tissue', whole.image), ('Truth', whole.instances > 0),
               ('Prediction, F1 {f1:.3f}'.format(**measures), mask)]
-    figure = Figure(figsize=COMPARISON_SIZE)
+    figure = Figure(figsize=(16, 4.5))
     if not pairs:
         _draw_row(figure, [*panels, ('Predicted outlines',
                                      overlay(whole.image, mask))])

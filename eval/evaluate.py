@@ -2,19 +2,13 @@
 import contextlib
 import glob
 import os
-import struct
 
 import numpy as np
-from PIL import Image
 
 from eval import display, nuclei_metrics, pixel_metrics
 from histology import listing, progress
 from histology.files import InputError, atomic_write
 
-# What PNG files begin with that hold a picture, by size and program.
-PICTURE_MARKS = [struct.pack('>4s2I', b'IHDR', *[
-    round(100 * side) for side in display.COMPARISON_SIZE]),
-                 b'tEXtSoftware\0Matplotlib']
 # Enough to see what a number means without filling the folder.
 MAX_PICTURES = 4
 
@@ -73,7 +67,7 @@ def evaluate(images, names, predictor, picture_folder=None):
 def _measures(counts, sums):
     """Compute METRICS, int or float, of lists of Counts and of Sums."""
     values = pixel_metrics.compute(pixel_metrics.pool(counts))
-    values.update(nuclei_metrics.compute(nuclei_metrics.pool(sums)) if sums
+    values.update(nuclei_metrics.compute(pixel_metrics.pool(sums)) if sums
                   else NO_INSTANCES)
     return {name: np.asarray(value).item() for name, value in values.items()}
 
@@ -86,18 +80,23 @@ def _make_room(folder, names):
     """
     for name in names:
         path = os.path.join(folder, f'{name}.png')
-        if os.path.lexists(path) and not all(
-                mark in listing.read_head(path) for mark in PICTURE_MARKS):
+        if os.path.lexists(path) and not _is_ours(path):
             raise InputError(f'{path}: was not written by an evaluation; move '
                              'it: eval writes a picture of this name')
     for path in glob.glob(os.path.join(glob.escape(folder), '*.png')):
-        with contextlib.suppress(OSError), Image.open(path) as picture:
-            if picture.info.get('Title') == _title(path):
+        if _is_ours(path):
+            with contextlib.suppress(OSError):
                 os.remove(path)
 
 
+def _is_ours(path):
+    """Say whether an evaluation wrote a picture, under its present name."""
+    return f'tEXtTitle\0{_title(path)}'.encode() in listing.read_head(path)
+
+
 def _title(path):
-    return f'{os.path.basename(path)} of an evaluation'
+    # In ASCII: Pillow writes other text in another way.
+    return f'{ascii(os.path.basename(path))[1:-1]} of an evaluation'
 
 
 def _write_picture(path, figure):

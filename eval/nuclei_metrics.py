@@ -92,8 +92,3 @@ def compute(sums):
             'detection_precision': matches / found if found else nan,
             'detection_recall': matches / true if true else nan,
             'nuclei_found': found, 'nuclei_true': true}
-
-
-def pool(sums):
-    """Return the Sums of several images as of one."""
-    return Sums(*map(sum, zip(*sums)))

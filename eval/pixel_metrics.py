@@ -61,9 +61,9 @@ def compute(counts):
     return dict(zip(METRICS, values))
 
 
-def pool(counts):
-    """Return the sum of a list of Counts, as if all were one large image."""
-    return Counts(*map(sum, zip(*counts)))
+def pool(parts):
+    """Return the sum of a list of Counts, or of `nuclei_metrics.Sums`."""
+    return type(parts[0])(*map(sum, zip(*parts)))
 
 
 def mean_per_image(rows, names=METRICS):

@@ -6,7 +6,8 @@ import os
 
 from eval import nuclei_metrics, pixel_metrics
 from eval.evaluate import METRICS
-from histology.files import InputError, atomic_write, write_json
+from histology.files import InputError, write_json
+from prediction.writers import text_file
 
 
 def write_results(folder, name, results, settings):
@@ -21,11 +22,10 @@ def write_results(folder, name, results, settings):
     """
     write_json(os.path.join(folder, f'{name}.json'),
                {'settings': settings, 'results': results})
-    with atomic_write(os.path.join(folder, f'{name}.csv')) as partial:
-        with open(partial, 'w', newline='') as file:
-            writer = csv.DictWriter(file, ('name',) + METRICS)
-            writer.writeheader()
-            writer.writerows(_all_rows(results))
+    with text_file(os.path.join(folder, f'{name}.csv')) as file:
+        writer = csv.DictWriter(file, ('name',) + METRICS)
+        writer.writeheader()
+        writer.writerows(_all_rows(results))
 
 
 def format_table(results):

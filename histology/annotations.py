@@ -32,8 +32,8 @@ RASTER_RANKS = (
     (r'_seg\.npy\Z', 4),  # Cellpose's own, pickled
     # In other label images of CryoNuSeg and NuInsSeg overlaps are added up.
     ('label masks modify', 0),
-    (r'bin(ary)?(?![a-z])', 3),  # masks too may be called labels
-    (r'label|inst|\.(mat|npy)\Z', 1),
+    (r'(?<![a-z])bin(ary)?(?![a-z])', 3),  # masks too may be called labels
+    (r'label|(?<![a-z])inst(?!it|ru)|\.(mat|npy)\Z', 1),
     ('', 2),
 )
 BY_ENDING = {ending: form for form in FORMATS for ending in form.endings}

@@ -12,13 +12,14 @@ THUMBNAIL_SIDE = 320  # pixels, at most
 COLOURS = 8  # of neighbours, if these suffice
 
 
-def overlay(image, labels, out=None):
+def overlay(image, labels, out=None, colour=OUTLINE_COLOUR):
     """Draw the outlines of the nuclei on the tissue.
 
     Args:
         image: uint8 [H, W, 3].
         labels: label image or mask [H, W].
         out: `image` itself to draw on it, or None to draw on a copy.
+        colour: RGB, 0 to 255, of the outlines.
 
     Returns:
         uint8 [H, W, 3]; see `nuclear_outlines`.
@@ -28,7 +29,7 @@ def overlay(image, labels, out=None):
         # With a row to either side, which an outline depends on.
         outer = slice(max(top - 1, 0), top + STRIP + 1)
         edges = nuclear_outlines(labels[outer])[top - outer.start:][:STRIP]
-        drawn[top:top + STRIP][edges] = OUTLINE_COLOUR
+        drawn[top:top + STRIP][edges] = colour
     return drawn
 
 
@@ -104,6 +105,5 @@ def shrunk(image, labels):
     """
     factor = max(*labels.shape, THUMBNAIL_SIDE) / THUMBNAIL_SIDE
     size = [max(int(side / factor), 1) for side in labels.shape]
-    rows, columns = (np.arange(new) * side // new
-                     for new, side in zip(size, labels.shape))
-    return resample.resample(image, size), labels[rows[:, None], columns]
+    return (resample.resample(image, size),
+            resample.resample_labels(labels, size))

@@ -74,7 +74,9 @@ def locked(folder, flag):
             if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 raise BlockingIOError
         except OSError as error:
-            if isinstance(error, (BlockingIOError, FileNotFoundError)):
+            if (isinstance(error, BlockingIOError)
+                    or isinstance(error, FileNotFoundError)
+                    and error.filename == path):
                 raise LockedError(
                     f'{folder}: another process is writing there; wait for '
                     f'its end or choose another --{flag}') from error
@@ -196,8 +198,6 @@ def write_json(path, content):
         InputError: as `atomic_write`.
         KeyError: a number is infinite.
     """
-    with atomic_write(path) as partial, open(partial, 'w') as file:
-        content = json.loads(json.dumps(content),
-                             parse_constant={'NaN': None}.__getitem__)
-        json.dump(content, file, indent=2)
-        file.write('\n')
+    content = json.loads(json.dumps(content),
+                         parse_constant={'NaN': None}.__getitem__)
+    write_bytes(path, json.dumps(content, indent=2).encode() + b'\n')

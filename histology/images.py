@@ -232,7 +232,7 @@ def _read_mat(file, path):
     except Exception as error:  # for damaged files scipy raises anything
         raise InputError(f'{path}: cannot be read (damaged, no MATLAB file, '
                          'or of version 7.3); save it with -v7') from error
-    if values is None or values.ndim != 2:
+    if not isinstance(values, np.ndarray) or values.ndim != 2:
         raise InputError(f'{path}: holds no inst_map with a number for each '
                          'pixel; save the label image under this name')
     return values

@@ -173,17 +173,6 @@ def opened(path):
                          'download it again') from error
 
 
-def digest(entries):
-    """Return a SHA-1 hex digest of the entries' names, splits and files.
-
-    A file that cannot be read counts as empty: it will be skipped.
-    """
-    return hashlib.sha1(''.join(
-        f'{entry.name} {entry.split}{file_digest(entry.image)}'
-        f'{file_digest(entry.annotation)}' for entry in entries).encode()
-        ).hexdigest()
-
-
 def file_digest(path):
     """Return the SHA-1 hex digest of a file, or '' if it is unreadable."""
     sha = hashlib.sha1()
@@ -205,10 +194,13 @@ def read_head(path):
     return b''
 
 
-def is_predicted(path):
-    """Say whether `predict` wrote a file, and nobody has changed it since."""
+def is_predicted(path, marks=MARKS):
+    """Say whether `predict` wrote a file, and nobody has changed it since.
+
+    Its head holds one of the marks then.
+    """
     head = read_head(path)
-    return any(mark in head for mark in MARKS)
+    return any(mark in head for mark in marks)
 
 
 def ordered(entries, key=lambda entry: (entry.name, entry.split)):

@@ -2,6 +2,7 @@
 import collections
 import contextlib
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -87,9 +88,13 @@ def find_own(images_dir, annotations_dir, test_dirs=None,
 def _annotated(source, entries, microns_per_pixel, classes):
     # A path may be no UTF-8, which is what stores hold.
     source = source.encode('utf-8', 'backslashreplace').decode()
-    return Data(source, entries,
-                ' '.join([listing.digest(entries), *sorted(classes)]),
-                load, microns_per_pixel, classes)
+    # A file that cannot be read counts as empty: it will be skipped.
+    digest = hashlib.sha1(''.join(
+        f'{entry.name} {entry.split}{listing.file_digest(entry.image)}'
+        f'{listing.file_digest(entry.annotation)}'
+        for entry in entries).encode()).hexdigest()
+    return Data(source, entries, ' '.join([digest, *sorted(classes)]), load,
+                microns_per_pixel, classes)
 
 
 def prepare(output_dir, data, seed=0, fold='0', validation=()):

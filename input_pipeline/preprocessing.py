@@ -27,9 +27,7 @@ def normalise(images):
     Returns:
         float32 array or tensor of the same shape.
     """
-    if isinstance(images, np.ndarray):
-        images = images.astype(np.float32)
-    return images / 255
+    return images / np.float32(255)
 
 
 def padded_side(length, stride):

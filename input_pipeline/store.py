@@ -15,21 +15,24 @@ it. Each image's group has the attribute `has_instances`, see `Annotation`.
 import atexit
 import collections
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import shlex
 import sys
+import tempfile
 
 import h5py
 import numpy as np
 
-from histology.files import MAX_NAME, InputError
+from histology.files import MAX_NAME, InputError, error_number
 from histology.progress import counted
 from histology.rasterize import areas_of
 from histology.resample import check_min_side
 from input_pipeline.preprocessing import mask_with_gaps, pad
-from nets.hdf5 import HDF5_ERRORS, h5py_file, open_hdf5, reserve_space
+from nets.saved import HDF5_ERRORS
 
 SCHEMA_VERSION = 5
 PATCH_SIZE = 256  # pixels
@@ -40,6 +43,7 @@ TRAIN_ON_ALL = 'none'  # the attribute `fold` if no image validates
 # source is not among them: a folder may have moved.
 IDENTITY = ('data_digest', 'data_seed', 'data_fold')
 
+METADATA = 2 ** 20  # bytes of a store beside its data
 # What to do about a flaw; the file may be none of the program's.
 REPLACE_IT = 'move it elsewhere or delete it, and prepare with'
 
@@ -96,10 +100,10 @@ def write_store(path, attributes, examples):
     Raises:
         OSError: there is no room on the disk.
     """
-    reserve_space(path, 0)
+    _reserve_space(path, 0)
     # The format of HDF5 1.8 has checksums of all but the data, which have
     # their own below: HDF5 can crash on damage that it does not see.
-    with h5py_file(path, 'w', libver='v108') as file:
+    with _h5py_file(path, 'w', libver='v108') as file:
         for name, shape in PATCHES.items():
             file.create_dataset(
                 f'patches/{name}', (0, *shape), np.uint8,
@@ -116,7 +120,8 @@ def write_store(path, attributes, examples):
                 _remove_image(file, index, patches)
                 skipped[name] = error
         if digests:
-            _reserve_space(file, len(digests) * sum(
+            file.flush()  # or what came before might still want room
+            _reserve_space(path, len(digests) * sum(
                 dtype.itemsize for dtype in TEXTS.values()))
             for (kind, dtype), texts in zip(TEXTS.items(),
                                             (digests, digests.values())):
@@ -141,8 +146,11 @@ def _cut(array, row, column):
 def _add_image(file, index, name, image):
     """Add an image, whole and in patches; return its digest."""
     check_min_side(image.shape[:2], name)
+    if len(name.encode()) > MAX_NAME - len('.jpg'):  # in an archive
+        raise InputError(f'{name}: its name is too long; rename it')
     tops, lefts = map(patch_origins, image.shape[:2])
-    _reserve_space(file, image.nbytes + image[:PATCH_SIZE].nbytes
+    file.flush()  # or what came before might still want room
+    _reserve_space(file.filename, image.nbytes + image[:PATCH_SIZE].nbytes
                    + len(tops) * len(lefts) * PATCH_SIZE ** 2 * 4
                    + 4 * (image.shape[0] + PATCH_SIZE) * image.shape[1])
     _add_whole(file, index, 'image', np.uint8, image)
@@ -190,9 +198,27 @@ def _append(dataset, rows):
     dataset[start:] = rows
 
 
-def _reserve_space(file, length):
-    file.flush()  # or what came before might still want room
-    reserve_space(file.filename, length)
+def _reserve_space(path, length):
+    """Raise OSError if there is no room for `length` more bytes.
+
+    HDF5 crashes the process when a disk is full, so it must not find out.
+    """
+    with tempfile.TemporaryFile(dir=os.path.dirname(path)) as file:
+        os.posix_fallocate(file.fileno(), 0, length + METADATA)
+
+
+def _h5py_file(path, mode, **options):
+    """Open an h5py.File, without a lock if the drive has none."""
+    try:
+        return h5py.File(path, mode, **options)
+    except OSError as error:
+        if (not re.search('unable to lock file|locking disabled', str(error))
+                or error_number(error) == errno.EWOULDBLOCK):
+            raise
+        os.environ['HDF5_USE_FILE_LOCKING'] = 'FALSE'  # for h5py 2
+        if h5py.version.version_tuple >= (3, 5):
+            options['locking'] = False
+        return h5py.File(path, mode, **options)
 
 
 def open_store(path, wanted=None, unseen=(), digests=None):
@@ -234,9 +260,19 @@ def open_store(path, wanted=None, unseen=(), digests=None):
 
 
 def _open(path):
-    command = prepare_command(path)
-    return open_hdf5(path, f'prepare with {command}',
-                     f'{REPLACE_IT} {command}')
+    """Open an HDF5 file to read; say why it cannot be."""
+    try:
+        return _h5py_file(path, 'r')
+    except OSError as error:
+        number, command = error_number(error), prepare_command(path)
+        reason = {
+            None: f'not a whole HDF5 file; {REPLACE_IT} {command}',
+            errno.ENOENT: f'not there; prepare with {command}',
+            errno.EWOULDBLOCK: 'in use by another program that writes to it; '
+                               'end that program or try again later'}.get(
+            number, f'cannot be read ({os.strerror(number or 0)}); make it '
+                    'readable or check the disk')
+        raise InputError(f'{path}: {reason}') from error
 
 
 def prepare_command(path):
@@ -259,10 +295,9 @@ def replaceable(path):
     if not os.path.exists(path):
         return None
     with _open(path) as file:
-        with contextlib.suppress(*HDF5_ERRORS):
-            found = attributes(file)
-            if 'schema_version' in found:
-                return found
+        found = attributes(file)
+    if 'schema_version' in found:
+        return found
     raise InputError(f'{path}: not written by this program, or damaged; move '
                      'it elsewhere or choose another --data_dir')
 

@@ -7,7 +7,6 @@ from nets.tf1 import tf
 # Keras's default of 0.99 needs some 500 steps to forget the initial
 # statistics; trainings on a CPU are not much longer than that.
 BATCH_NORM_MOMENTUM = 0.9
-BATCH_NORM_EPSILON = 1e-3
 
 
 def check_sides(images, stride):
@@ -35,27 +34,19 @@ def check_sides(images, stride):
     return tf.keras.layers.Lambda(checked, name='check_sides')(images)
 
 
-def batch_norm(x, name, training):
-    """Apply batch normalisation (arXiv:1502.03167) to x [N, H, W, C].
-
-    `training` is a Python bool: True normalises by the batch and collects the
-    moving statistics, False uses them.
-    """
-    return tf.keras.layers.BatchNormalization(
-        momentum=BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPSILON,
-        name=f'{name}_bn')(x, training=training)
-
-
 def conv_bn(x, filters, name, training, size=3, strides=1, rate=1):
-    """Apply a convolution without bias, then batch norm.
+    """Apply a convolution without bias, then batch norm (arXiv:1502.03167).
 
     x [N, H, W, C] to [N, H / strides, W / strides, filters]. He
     initialisation (arXiv:1502.01852); `rate` is the atrous (dilation) rate.
+    `training` is a Python bool: True normalises by the batch and collects the
+    moving statistics, False uses them.
     """
     x = tf.keras.layers.Conv2D(
         filters, size, strides=strides, dilation_rate=rate, padding='same',
         use_bias=False, kernel_initializer='he_normal', name=name)(x)
-    return batch_norm(x, name, training)
+    return tf.keras.layers.BatchNormalization(
+        momentum=BATCH_NORM_MOMENTUM, name=f'{name}_bn')(x, training=training)
 
 
 def relu(x, name):

@@ -18,8 +18,9 @@ import numpy as np
 
 import nets
 from histology.files import InputError, write_bytes
-from nets.hdf5 import HDF5_ERRORS
 
+# What h5py raises for damaged files, found by damaging files at random.
+HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 # Model folders that come with the code.
 PRETRAINED = os.path.join(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))), 'checkpoints', 'pretrained')
@@ -49,7 +50,7 @@ def read_json(path, types=RECORDED, remedy=TRAIN_AGAIN):
     try:
         with open(path) as file:
             record = json.load(file, parse_constant=NO_NUMBER)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f'{path}: cannot be read ({error}); {remedy}'
                          ) from error
     check_record(record, path, types, remedy)

@@ -20,14 +20,7 @@ from histology import files, progress, resample
 from histology.files import InputError
 from histology.images import DECODER_ERRORS
 from histology.listing import ZIP_ERRORS
-from prediction import (
-    instances,
-    measurements,
-    runs,
-    summary,
-    tissue,
-    writers,
-)
+from prediction import instances, measurements, runs, summary, tissue, writers
 from prediction.polygons import Corners
 
 MAX_SIDE = 2048  # pixels, with the halo
@@ -321,8 +314,7 @@ class Plan:
                                  sys.stderr)
                 elif pixels is not None:
                     found = self.run.predictor.classify(pixels)
-                yield block, pixels, found, [seconds,
-                                             time.monotonic() - start]
+                yield block, pixels, found, [seconds, time.monotonic() - start]
 
         with progress.reporter(len(blocks), 'block') as report:
             for done, _ in enumerate(ahead(self._write, predicted()), 1):

@@ -65,11 +65,9 @@ def touches_border(measures, size):
         measures: of a Batch.
         size: (height, width) of the image.
     """
-    (top, left), (bottom, right) = [
-        (measures['box_y'] + far * measures['box_height'],
-         measures['box_x'] + far * measures['box_width']) for far in (0, 1)]
-    return np.int64((top == 0) | (left == 0) | (bottom == size[0])
-                    | (right == size[1]))
+    top, left = measures['box_y'], measures['box_x']
+    return np.int64((top == 0) | (top + measures['box_height'] == size[0])
+                    | (left == 0) | (left + measures['box_width'] == size[1]))
 
 
 def mean_haematoxylin_od(labels, image):

@@ -43,14 +43,10 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
         images: list of paths, or what `sources.find_images` takes.
         output_dir: made if missing.
         predictor: Predictor.
-        microns_per_pixel: of the images, or None for what they state.
-        outputs: names of OUTPUTS.
-        all_tissue: whether to search a slide where it seems empty, too.
+        microns_per_pixel, outputs, all_tissue, part: see `runs.Run`.
         max_whole_pixels: larger images are slides.
         overwrite: whether to replace results of other settings, and those
             that are done.
-        part: (k, n): do each n-th image or block of a slide, from the k-th
-            on, 0 <= k < n.
         work: function that does what `results` does, by other processes, or
             None.
 
@@ -101,10 +97,11 @@ def predict_store(file, output_dir, predictor, outputs=tuple(OUTPUTS),
     found = [sources.Source(name, name, False, digest, index)
              for index, (name, digest) in enumerate(zip(
                  store.image_names(file), store.image_digests(file)))]
-    _predict(found, runs.Run(predictor, output_dir, outputs, None, False,
-                             (0, 1)), overwrite, lambda source: (
-        store.whole_image(file, source.index, source.name).image, None,
-        resample.MICRONS_PER_PIXEL), results)
+    return _predict(found, runs.Run(
+        predictor, output_dir, outputs, None, False, (0, 1)), overwrite,
+        lambda source: (store.whole_image(file, source.index, source.name
+                                          ).image, None,
+                        resample.MICRONS_PER_PIXEL), results)
 
 
 def _predict(found, run, overwrite, read, work):
@@ -146,7 +143,8 @@ def _predict(found, run, overwrite, read, work):
                 if not result.record:
                     runs.write_error(run, result.source, result.error)
             if result.record:
-                summary.warn(result.record)
+                for kind, text in result.record['warnings'].items():
+                    progress.warn(kind, result.record['image'], text)
     if step > 1:
         left = [source for source in todo if not runs.is_done(run, source)
                 and source.name not in skipped

@@ -5,8 +5,10 @@
     nuclei.probability, nuclei.mask, nuclei.labels, nuclei.table()
 """
 import collections
+import dataclasses
 import hashlib
 import numbers
+from typing import Callable, Optional
 
 import numpy as np
 
@@ -17,11 +19,11 @@ from prediction import instances, measurements, tiling, writers
 from prediction.instances import MIN_HEIGHT, THRESHOLD
 from prediction.tiling import MAX_TILE_PIXELS
 
-NETWORK_PART = 0.8  # of the time that an image takes
 PIXEL_AREA = resample.MICRONS_PER_PIXEL ** 2  # square micrometres
 MIN_AREA = instances.MIN_AREA * PIXEL_AREA
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Predictor:
     """A trained network and how it is applied.
 
@@ -34,25 +36,22 @@ class Predictor:
         halo: see `nets`, of blocks of slides.
         min_area: smaller pieces of the mask are debris, square micrometres.
         splitting: `min_height` of `instances.separate`.
+        weights_sha1, accelerate: as `load` sets them.
     """
 
-    def __init__(self, forward, stride, threshold=THRESHOLD,
-                 max_pixels=MAX_TILE_PIXELS, average=True, record=None,
-                 folder=None, precision='float32', halo=nets.HALO,
-                 min_area=MIN_AREA, splitting=MIN_HEIGHT):
-        self.forward = forward
-        self.stride = stride
-        self.threshold = threshold
-        self.max_pixels = max_pixels
-        self.average = average
-        self.record = record
-        self.folder = folder
-        self.precision = precision
-        self.halo = halo
-        self.min_area = min_area
-        self.splitting = splitting
-        self.weights_sha1 = ''
-        self.accelerate = False
+    forward: Callable
+    stride: int
+    threshold: float = THRESHOLD
+    max_pixels: int = MAX_TILE_PIXELS
+    average: bool = True
+    record: Optional[dict] = None
+    folder: Optional[str] = None
+    precision: str = 'float32'
+    halo: int = nets.HALO
+    min_area: float = MIN_AREA
+    splitting: float = MIN_HEIGHT
+    weights_sha1: str = ''
+    accelerate: bool = False
 
     @classmethod
     def load(cls, folder, net=None, width=None, output_stride=None,
@@ -76,19 +75,17 @@ class Predictor:
         digest = _digest(saved.best_files(folder))
         session, model, record = saved.load_network(
             folder, net, width, output_stride, accelerate)
-        forward = session.make_callable(model.output, [model.input])
-        predictor = cls(
-            forward, model.stride, record=record, folder=folder,
-            precision=tf1.precision(accelerate), halo=getattr(
-                nets.module_of(record['net']), 'HALO', nets.HALO), **settings)
-        predictor.accelerate = accelerate
-        predictor.weights_sha1 = digest
         if _digest(saved.best_files(folder)) != digest:
             # A training has written better ones meanwhile.
             session.close()
             return cls.load(folder, net, width, output_stride, accelerate,
                             **settings)
-        return predictor
+        return cls(
+            session.make_callable(model.output, [model.input]), model.stride,
+            record=record, folder=folder, weights_sha1=digest,
+            precision=tf1.precision(accelerate), accelerate=accelerate,
+            halo=getattr(nets.module_of(record['net']), 'HALO', nets.HALO),
+            **settings)
 
     def identity(self):
         """Return what its results depend on, a dict for JSON."""
@@ -123,8 +120,8 @@ class Predictor:
                 The network sees the image resampled to its own; the results
                 have the size of the image.
             name: of the image, for messages.
-            progress: function called with the fraction done, up to
-                NETWORK_PART.
+            progress: function called with the fraction that the network
+                has seen.
 
         Raises:
             ValueError: `image` has another shape or dtype, or the threshold
@@ -132,14 +129,12 @@ class Predictor:
             InputError: the image is too small or too large, or as `rows`.
         """
         return self.separate(self.see(image, microns_per_pixel, name,
-                                      progress and (lambda part: progress(
-                                          NETWORK_PART * part))))
+                                      progress))
 
     def see(self, image, microns_per_pixel=None, name='image', progress=None):
         """Let the network see an image: what `separate` makes Nuclei of.
 
-        The arguments are those of a call, and so are the errors; `progress`
-        goes up to 1.
+        The arguments are those of a call, and so are the errors.
         """
         image = np.asarray(image)
         if (image.ndim, image.dtype) != (3, np.uint8) or image.shape[2] != 3:

@@ -13,7 +13,7 @@ import platform
 import sys
 import tempfile
 
-from histology import files, progress
+from histology import files, listing, progress
 from histology.files import MAX_NAME, InputError
 from prediction import page, writers
 
@@ -64,7 +64,7 @@ def begin(run, sources, overwrite):
     """
     for name, marks in FILES.items():
         path = os.path.join(run.output_dir, name)
-        if os.path.lexists(path) and not writers.has_mark(path, marks):
+        if os.path.lexists(path) and not listing.is_predicted(path, marks):
             raise InputError(NOT_OURS.format(path))
     settings = settings_of(run)
     before = [record['settings'] for record in records(run.output_dir)
@@ -90,11 +90,19 @@ def begin(run, sources, overwrite):
             '--overwrite')
     for source in todo if not overwrite else ():
         its = read_record(run, source).get('path')
-        if its not in (None, _path_of(source)) and os.path.exists(its):
+        if (its not in (None, os.path.abspath(source.name))
+                and os.path.exists(its)):
             raise InputError(
                 f'{source.name}: its results would replace those of {its}; '
                 'choose another --output_dir, or replace them by --overwrite')
-    _make_folder(run.output_dir)
+    try:  # before the long work
+        os.makedirs(run.output_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run.output_dir):
+            pass
+    except OSError as error:
+        raise InputError(f'--output_dir {run.output_dir}: cannot be written '
+                         f'to ({error.strerror}); choose another folder'
+                         ) from error
     if changed:  # a kill must not leave them
         for name in page.FILES:
             with contextlib.suppress(FileNotFoundError):
@@ -114,10 +122,6 @@ def _changes(found, settings):
     """List (name, value found, value wanted) of settings that differ."""
     return [(name, found.get(name, 'not recorded'), value)
             for name, value in settings.items() if found.get(name) != value]
-
-
-def _path_of(source):
-    return os.path.abspath(source.name)
 
 
 def is_done(run, source):
@@ -141,7 +145,8 @@ def read_record(run, source):
 def write_record(run, source, record):
     """Write STEM.json, after all other results of a Source."""
     record = {'software': writers.SOFTWARE, 'stem': source.stem, **record,
-              'path': _path_of(source), 'settings': settings_of(run)}
+              'path': os.path.abspath(source.name),
+              'settings': settings_of(run)}
     record.setdefault('key', key_of(run, source))
     files.write_json(start_of(run, source) + '.json', record)
 
@@ -242,11 +247,12 @@ def check_results(run, source):
     """
     existing = {}
     for is_slide in (source.is_slide, not source.is_slide):
-        for output, (endings, *_) in writers.results_of(is_slide).items():
+        for output, (endings, _, marks) in writers.results_of(
+                is_slide).items():
             wanted = (is_slide == source.is_slide
                       and writers.is_wanted(output, run.outputs))
             for path in map(start_of(run, source).__add__, endings):
-                if writers.is_written_here(path, output):
+                if listing.is_predicted(path, marks):
                     existing.setdefault(path, wanted)
                 elif wanted and os.path.lexists(path):
                     raise InputError(NOT_OURS.format(path))
@@ -294,21 +300,9 @@ def make_room(run, source):
                 os.remove(path)
 
 
-def _make_folder(output_dir):
-    """Make the folder; refuse, before the long work, one that is read-only."""
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
-            pass
-    except OSError as error:
-        raise InputError(f'--output_dir {output_dir}: cannot be written to '
-                         f'({error.strerror}); choose another folder'
-                         ) from error
-
-
 def _read(path):
     """Read JSON that `predict` wrote; {} if it is absent or damaged."""
-    if writers.has_mark(path, [writers.JSON_MARK]):
+    if listing.is_predicted(path, [writers.JSON_MARK]):
         with contextlib.suppress(OSError, ValueError, RecursionError), open(
                 path) as file:
             content = json.load(file)

@@ -83,9 +83,3 @@ def _warnings(median, areas, microns_per_pixel):
             f'a nucleus of {areas.max() * square:.0f} square micrometres is '
             'larger than any: a pen mark, a fold or blur? Look at its outline')
     return found
-
-
-def warn(record):
-    """Warn of the sizes that nuclei of an image do not have."""
-    for kind, text in record['warnings'].items():
-        progress.warn(kind, record['image'], text)

@@ -127,8 +127,7 @@ def _outcomes(client, address, run, tasks):
         elif under_way:
             with _scheduler(client, address), contextlib.suppress(
                     distributed.TimeoutError):
-                distributed.wait([*under_way], POLL_SECONDS,
-                                 'FIRST_COMPLETED')
+                distributed.wait([*under_way], POLL_SECONDS, 'FIRST_COMPLETED')
             progress.check()
             for future in [future for future in under_way if future.done()]:
                 try:

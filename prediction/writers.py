@@ -13,7 +13,7 @@ import uuid
 
 import numpy as np
 
-from histology import drawing, listing, tiff
+from histology import drawing, tiff
 from histology.files import atomic_write
 from histology.images import write_jpeg, write_png
 from histology.listing import (
@@ -178,8 +178,7 @@ def table(batches, microns_per_pixel):
     numbers = [row for batch in batches
                for row in rows(batch, microns_per_pixel)]
     names = [name for _, _, name, _ in columns(microns_per_pixel)]
-    return dict(zip(names, np.array(numbers, float).reshape(
-        -1, len(names)).T))
+    return dict(zip(names, np.array(numbers, float).reshape(-1, len(names)).T))
 
 
 def _header(microns_per_pixel):
@@ -255,15 +254,3 @@ def results_of(is_slide):
 def is_wanted(output, outputs):
     """Say whether an output is written: if it is chosen, or always is."""
     return output in outputs or output not in OUTPUTS
-
-
-def is_written_here(path, output):
-    """Say whether predict wrote a file as one of the outputs, by its head."""
-    return has_mark(path, {**results_of(False), **results_of(True)}[output
-                           ].marks)
-
-
-def has_mark(path, marks):
-    """Say whether the head of a file holds one of some marks."""
-    head = listing.read_head(path)
-    return any(mark in head for mark in marks)

@@ -101,6 +101,26 @@ cluster.watch_chief({folder!r}, 9, timeout=1)
 '''
 
 
+def test_a_chief_at_an_ipv6_address_is_found(tmp_path, monkeypatch):
+    with socket.socket(socket.AF_INET6) as chief:
+        try:
+            chief.bind(('::1', 0))
+        except OSError:
+            pytest.skip('no IPv6 here')
+        chief.listen()
+        chief.settimeout(SECONDS)
+        address = f'[::1]:{chief.getsockname()[1]}'
+        monkeypatch.setenv('TF_CONFIG', json.dumps(
+            {'cluster': {'chief': [address], 'ps': ['a:1']}}))
+        # The step is there once the chief was asked for.
+        steps = iter([0, 9])
+        monkeypatch.setattr(cluster.saved, 'latest_step',
+                            lambda folder: next(steps))
+        monkeypatch.setattr(cluster, 'POLL_SECONDS', 0.1)
+        cluster.watch_chief(str(tmp_path), 9)
+        chief.accept()[0].close()
+
+
 def test_a_task_gives_up_without_a_chief(tmp_path, free_port):
     chief = f'127.0.0.1:{free_port()}'
     one_line(run(
@@ -158,3 +178,11 @@ def test_a_server_on_a_taken_port_is_refused(monkeypatch, free_port):
         with pytest.raises(InputError, match='TF_CONFIG: the port of '
                            f'127.0.0.1:{port} cannot be used'):
             cluster.start_server(cluster.task('here'))
+
+
+def test_a_server_on_a_port_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv('TF_CONFIG', json.dumps({
+        'cluster': {'chief': ['a:1'], 'ps': ['localhost:70000']},
+        'task': {'type': 'ps', 'index': 0}}))
+    with pytest.raises(InputError, match='the port of localhost:70000 cannot'):
+        cluster.start_server(cluster.task('here'))

@@ -259,6 +259,13 @@ with locked(sys.argv[1], 'out_dir'):
 '''
 
 
+def test_a_folder_below_a_link_to_nowhere(tmp_path):
+    (tmp_path / 'link').symlink_to('/no/such')
+    with pytest.raises(InputError, match='link/out: cannot be written'):
+        with locked(str(tmp_path / 'link' / 'out'), 'out_dir'):
+            pass
+
+
 def test_a_lock_keeps_out_other_processes_until_its_end(tmp_path):
     folder = tmp_path / 'new' / 'out'
 

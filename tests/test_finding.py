@@ -495,6 +495,16 @@ def test_the_best_of_several_annotations(tmp_path):
         (tmp_path / best).unlink()
 
 
+@pytest.mark.parametrize('stem', ['hemoglobin', 'a', 'instrument'])
+@pytest.mark.parametrize('folder', ['o', 'Institute'])
+def test_the_best_annotation_whatever_words_its_name_holds(tmp_path, stem,
+                                                           folder):
+    places(tmp_path, [f'i/{stem}.png', f'{folder}/{stem}_labels.png',
+                      f'{folder}/{stem}_mask.png'])
+    assert pairing(find_pairs(tmp_path, 'i', folder), tmp_path) == {
+        f'i/{stem}.png': f'{folder}/{stem}_labels.png'}
+
+
 def test_two_annotations_equally_good(tmp_path):
     places(tmp_path, ['i/a.png', 'o/1/labels/a.tif', 'o/2/labels/a.tif'])
     assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {

@@ -17,6 +17,7 @@ from eval import nuclei_metrics
 from histology import annotations
 from histology.files import InputError
 from histology.images import read_labels, write_png
+from histology.listing import is_predicted
 from prediction import writers
 from prediction.predictor import Nuclei
 
@@ -31,11 +32,11 @@ LAST = ',touches_border'
 
 
 def is_written_here(path):
-    """As `writers.is_written_here`, of the output that has the ending."""
+    """Whether predict wrote a file as the output that has the ending."""
     output, = [name for name in ('mask', 'csv', 'geojson')
                if writers.OUTPUTS[name].endings[0][-4:] == path[-4:]
                ] or ['labels']
-    return writers.is_written_here(path, output)
+    return is_predicted(path, writers.OUTPUTS[output].marks)
 
 
 def square_and_pieces():
@@ -226,7 +227,7 @@ def test_a_thumbnail_shows_the_outlines(tmp_path):
     nuclei = nuclei_of(labels, None, np.full((1600, 800, 3), 200, np.uint8))
     path = str(tmp_path / 'a_thumbnail.jpg')
     writers.write_thumbnail([path], nuclei)
-    assert writers.is_written_here(path, 'thumbnail')
+    assert is_predicted(path, writers.THUMBNAIL['thumbnail'].marks)
     with Image.open(path) as image:
         assert image.size == (160, 320)
         found = np.array(image).astype(int)

@@ -164,12 +164,11 @@ def test_nuclei_of_an_image(tmp_path, capsys):
     (31, None, 'large for 40x.*80x.*--magnification=80'),  # 60.1
     (13, 0.25, ''), (31, 0.25, ''),
     (88, 0.25, ''), (91, 0.25, 'a nucleus of 518 square micrometres')])
-def test_sizes_that_nuclei_do_not_have(tmp_path, capsys, side, microns, said):
+def test_sizes_that_nuclei_do_not_have(side, microns, said):
     record = summary.record_of(
         sources.Source('in/a.png', 'a', False, '', 0),
         np.array([side ** 2] * 3), microns, None, None)
-    summary.warn(record)
-    lines = capsys.readouterr().err.splitlines()
+    lines = list(record['warnings'].values())
     assert len(lines) == (said != '') and re.search(said, ''.join(lines))
 
 
@@ -546,8 +545,8 @@ def test_images_of_a_store(tmp_path, capsys):
     whole = store.WholeImage('a.b', image, np.zeros((60, 90), np.int32), True)
     path = write_split(tmp_path, whole)
     with store.open_store(path) as file:
-        predict.predict_store(file, str(tmp_path / 'out'), PREDICTOR,
-                              ['csv', 'labels'])
+        assert predict.predict_store(file, str(tmp_path / 'out'), PREDICTOR,
+                                     ['csv', 'labels']) == []
     assert sorted(os.listdir(tmp_path / 'out')) == files_of(
         'a.b', kinds=['_labels.png', '_nuclei.csv'])
     names, row = (tmp_path / 'out' / 'a.b_nuclei.csv').read_text().split()
@@ -556,13 +555,34 @@ def test_images_of_a_store(tmp_path, capsys):
     assert capsys.readouterr().out.startswith('a.b: 1 nucleus, ')
 
 
-def write_split(folder, whole):
-    """Writes a store of one image; returns its path."""
+def write_split(folder, *wholes):
+    """Writes a store of images; returns its path."""
     path = str(folder / 'test.h5')
     store.write_store(path, {'source': 'made here', 'split': 'test',
                              'source_digest': '', 'seed': 0, 'fold': '0'},
-                      [example(whole.name, whole.image, whole.instances)])
+                      [example(*whole[:3]) for whole in wholes])
     return path
+
+
+def test_an_image_of_a_store_that_cannot_be_read_is_skipped(tmp_path, capsys):
+    rng = np.random.RandomState(0)
+    wholes = [store.WholeImage(name, np.uint8(rng.rand(60, 90, 3) * 200),
+                               np.zeros((60, 90), np.int32), True)
+              for name in 'ab']
+    path = write_split(tmp_path, *wholes)
+    with open(path, 'rb+') as file:  # the whole images are not compressed
+        content = file.read()
+        row = wholes[0].image[:60].tobytes()
+        assert content.count(row) == 1
+        file.seek(content.index(row))
+        file.write(bytes([row[0] ^ 1]))
+    with store.open_store(path) as file:
+        skipped = predict.predict_store(file, str(tmp_path / 'out'),
+                                        PREDICTOR, ['csv'])
+    assert skipped == ['a']
+    assert '(skipped)' in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path / 'out')) == sorted(
+        ['a.json', *files_of('b', kinds=['_nuclei.csv'])])
 
 
 def test_the_program_on_a_split(tmp_path, shipped_models, data_dir):

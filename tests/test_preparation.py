@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import io as matlab
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from conftest import PROGRESS, ROOT, messages, one_line, run
 from histology import images
@@ -115,7 +115,8 @@ def test_inst_map(tmp_path, dtype):
           ('inst_map', -labels(dtype=int), 'holds other numbers'),
           ('inst_map', labels((1, 2, 2 ** 31), np.int64),
            'holds other numbers'),
-          ('inst_map', np.zeros((SIDE, SIDE, 2)), 'for each pixel')))],
+          ('inst_map', np.zeros((SIDE, SIDE, 2)), 'for each pixel'),
+          ('inst_map', sparse.csc_matrix(labels() > 0), 'for each pixel')))],
     ids=lambda value: '-' if isinstance(value, bytes) else value)
 def test_what_is_no_inst_map(tmp_path, content, said):
     line = message(read, tmp_path, 'a.mat', content)

@@ -90,8 +90,10 @@ def machine(tmp_path):
     ({'FOLD': '12'}, 'FOLD=12: unknown; give 0, 1, 2 or 3'),
     ({'FOLD': 'none'}, 'FOLD=none: unknown; give 0, 1, 2 or 3'),
     ({'ENGINE': 'tf3'}, 'ENGINE=tf3: unknown; give tf1, tf1-gpu or tf2'),
-    ({'ENGINE': 'onnx'}, 'ENGINE=onnx: only for export; give ENGINE=onnx '
-     './run.sh setup'),
+    *(({'ENGINE': engine}, f'ENGINE={engine}: only for export or the '
+       f'benchmark; give ENGINE={engine} ./run.sh setup')
+      for engine in ('onnx', 'torch')),
+    ({'FOLD': '2'}, 'FOLD=2: the sample has no folds; give MONUSEG_DIR too'),
     ({'MONUSEG_DIR': '/no/such'}, 'MONUSEG_DIR=/no/such: no such folder or '
      'file')])
 def test_wrong_variables_are_refused_before_a_set_up(machine, variables,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import example
+from histology import synthetic
 from histology.files import InputError
 from input_pipeline import store
 from input_pipeline.preprocessing import mask_with_gaps
@@ -157,6 +158,19 @@ def test_skipped_images_leave_nothing_behind(tmp_path):
         for path in ('digests', 'patches/images', 'patches/masks',
                      'images/1/image'):
             np.testing.assert_array_equal(file[path], other[path])
+
+
+def test_an_image_whose_name_is_too_long_is_skipped(tmp_path):
+    """For a picture NAME.jpg; an archive may hold such a name."""
+    image, instances = synthetic.make(np.random.RandomState(0), 64)
+    names = [126 * 'ä', 125 * 'ä' + 'b']  # 252 and 251 bytes
+    path = str(tmp_path / 'a.h5')
+    written = store.write_store(path, RULES, [
+        example(name, image, instances) for name in names])
+    assert [str(error) for error in written.skipped.values()] == [
+        f'{names[0]}: its name is too long; rename it']
+    with store.open_store(path) as file:
+        assert store.image_names(file) == names[1:]
 
 
 def test_a_store_of_nothing(tmp_path):

@@ -213,6 +213,10 @@ def test_a_training_is_read_back_and_contradictions_are_refused(tmp_path):
     with pytest.raises(InputError, match='normalisation'):
         checkpoints.record_to_resume(folder, 'deeplabv3')
     (tmp_path / 'config.json').write_text('{"net": "un')
+    deep = tmp_path / 'deep.json'
+    deep.write_text(100000 * '[')
+    with pytest.raises(InputError, match='deep.json: cannot be read'):
+        saved.read_json(str(deep))
     with pytest.raises(InputError, match='config.json'):
         checkpoints.record_to_resume(folder, 'deeplabv3')
 

@@ -80,7 +80,7 @@ def start_server(run_config):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(('', int(address.rsplit(':', 1)[1])))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             raise InputError(f'TF_CONFIG: the port of {address} cannot be '
                              f'used ({error}); give this task another'
                              ) from error
@@ -110,7 +110,8 @@ def watch_chief(folder, steps, timeout=CHIEF_MISSED):
     seen = time.monotonic()
     while (saved.latest_step(folder) or 0) < steps:
         with contextlib.suppress(OSError):
-            socket.create_connection(chief.rsplit(':', 1),
+            host, port = chief.rsplit(':', 1)  # [::1]:2222, say
+            socket.create_connection((host.strip('[]'), port),
                                      POLL_SECONDS).close()
             seen = time.monotonic()
         if time.monotonic() - seen > timeout:

@@ -131,21 +131,3 @@ class StopEvaluationHook(tf.train.SessionRunHook):
     def after_run(self, *_):
         if self.stop_hook.signal is not None:
             raise Stopped
-
-
-class EvaluationListener(tf.train.CheckpointSaverListener):
-    """Run `evaluate`, a function of the step, on each checkpoint once saved.
-
-    Except on the one of `start`, the step to go on from, and after a signal.
-    """
-
-    def __init__(self, evaluate, start, stop_hook):
-        self.evaluate = evaluate
-        self.start = start
-        self.stop_hook = stop_hook
-
-    def after_save(self, _, global_step_value):
-        if global_step_value != self.start and self.stop_hook.signal is None:
-            self.evaluate(global_step_value)
-        # Training ends where this is true.
-        return self.stop_hook.signal is not None

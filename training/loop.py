@@ -7,20 +7,9 @@ from histology.files import InputError
 from histology.progress import Stopped, counted, say
 from input_pipeline import queues, store
 from nets import saved
-from nets.tf1 import (
-    VERSION_1,
-    device_line,
-    precision,
-    session_config,
-    tf,
-)
+from nets.tf1 import VERSION_1, device_line, precision, session_config, tf
 from training import checkpoints, cluster, initial, records
-from training.hooks import (
-    EvaluationListener,
-    ProgressHook,
-    StopEvaluationHook,
-    StopHook,
-)
+from training.hooks import ProgressHook, StopEvaluationHook, StopHook
 from training.model_fn import model_fn
 
 SUMMARY_STEPS = 20
@@ -118,18 +107,19 @@ def train_steps(training):
         return
     hooks = [stop_hook]
     if training.run_config.is_chief:
-        listeners = []
-        if training.alone or not records.has_validation(config):
-            listeners = [EvaluationListener(training.evaluate, training.start,
-                                            stop_hook)]
+        evaluates = training.alone or not records.has_validation(config)
         # TensorFlow's own would come before the stop hook.
         hooks.append(tf.train.CheckpointSaverHook(
-            folder, save_steps=config.evaluate_every, listeners=listeners))
+            folder, save_steps=config.evaluate_every,
+            listeners=[training] if evaluates else []))
     else:
         hooks.append(cluster.SameDataHook(config, folder))
-    training.estimator(config.accelerate).train(
-        training.training_input(), max_steps=config.steps,
-        hooks=[*hooks, training.progress])
+    shard = training.worker, max(training.run_config.num_worker_replicas, 1)
+    training.estimator(config.accelerate).train(queues.training_input(
+        store.store_path(config.data_dir, 'train'), config.batch_size,
+        config.crop_size, config.augment_threads, training.seed,
+        training.errors, shard, training.identity, config.trained_on),
+        max_steps=config.steps, hooks=[*hooks, training.progress])
 
 
 def show_record(folder, record, step):
@@ -144,8 +134,8 @@ def show_record(folder, record, step):
     writer.flush()
 
 
-class Training:
-    """Hold what the parts of one training share.
+class Training(tf.train.CheckpointSaverListener):
+    """Hold what the parts of one training share; evaluate checkpoints.
 
     Args:
         config: TrainConfig.
@@ -187,23 +177,6 @@ class Training:
             params={'train_config': self.config, 'accelerate': accelerate,
                     'model_dir': self.folder})
 
-    def training_input(self):
-        """Make the input_fn of training."""
-        config = self.config
-        return queues.training_input(
-            store.store_path(config.data_dir, 'train'), config.batch_size,
-            config.crop_size, config.augment_threads, self.seed, self.errors,
-            (self.worker, max(self.run_config.num_worker_replicas, 1)),
-            self.identity, config.trained_on)
-
-    def validation_input(self):
-        """Make the input_fn of evaluation."""
-        config = self.config
-        return queues.validation_input(
-            store.store_path(config.data_dir, 'validation'),
-            nets.stride(config.net, config.output_stride), self.errors,
-            self.identity, config.trained_on)
-
     def announce(self):
         """Print the first line of a training."""
         config, steps = self.config, self.config.steps
@@ -221,6 +194,12 @@ class Training:
                if config.accelerate and VERSION_1 else '')
             + f'; {device_line()}, {precision(config.accelerate)}')
 
+    def after_save(self, _, step):
+        """Evaluate a checkpoint that was saved, and no more after a signal."""
+        if step != self.start and self.stop_hook.signal is None:
+            self.evaluate(step)
+        return self.stop_hook.signal is not None  # whether training ends
+
     def evaluate(self, step):
         """Evaluate a checkpoint; if it is the best, weights.h5 becomes it.
 
@@ -229,12 +208,13 @@ class Training:
         Raises:
             InputError: the checkpoint cannot be read, or as `keep_best`.
         """
+        config = self.config
         checkpoint = os.path.join(self.folder, f'model.ckpt-{step}')
         # At once: the training of a cluster may remove it meanwhile.
         weights = saved.read_checkpoint(
             checkpoint, 'go on from the checkpoint before with a lower '
             '--learning_rate')
-        if not records.has_validation(self.config):
+        if not records.has_validation(config):
             checkpoints.keep_best(self.folder, weights,
                                   {'step': int(step), 'f1': None})
             return
@@ -243,7 +223,11 @@ class Training:
             # Not accelerated: the figures are of float32, and XLA would
             # compile each size of image anew.
             result = self.estimator(accelerate=False).evaluate(
-                self.validation_input(), checkpoint_path=checkpoint,
+                queues.validation_input(
+                    store.store_path(config.data_dir, 'validation'),
+                    nets.stride(config.net, config.output_stride),
+                    self.errors, self.identity, config.trained_on),
+                checkpoint_path=checkpoint,
                 hooks=[StopEvaluationHook(self.stop_hook)])
         except Stopped:
             return  # the next run evaluates it first

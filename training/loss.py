@@ -26,8 +26,7 @@ def segmentation_loss(logits, labels):
         return tf.nn.max_pool(tensor, GAP_CLOSING, 1, 'VALID')
 
     frame = 2 * [GAP_CLOSING - 1]  # what lies beyond is background
-    closed = -dilated(-dilated(tf.pad(labels, [[0, 0], frame, frame,
-                                               [0, 0]])))
+    closed = -dilated(-dilated(tf.pad(labels, [[0, 0], frame, frame, [0, 0]])))
     weights = 1 + (GAP_WEIGHT - 1) * (closed - labels)
     cross_entropy = weights * tf.nn.sigmoid_cross_entropy_with_logits(
         labels=labels, logits=logits)
