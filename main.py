@@ -155,17 +155,19 @@ def define_flags():
          f'{TrainConfig.steps}, or {INIT_STEPS} with --init_checkpoint.', 1)
     flag('batch_size', TrainConfig.batch_size, 'Crops in a step.', 1, 1024)
     flag('crop_size', TrainConfig.crop_size, 'Side of the training crops, '
-         f'pixels: at most {store.PATCH_SIZE}, a multiple of 16.', 32)
+         f'pixels: at most {store.PATCH_SIZE}, a multiple of 16 (DeepLabV3: '
+         '8).', 32)
     flag('learning_rate', float, 'Peak learning rate of Adam; '
          f'{TrainConfig.learning_rate}, or {INIT_LEARNING_RATE} with '
          '--init_checkpoint.', 1e-7, 1)
     flag('warmup_steps', TrainConfig.warmup_steps, 'Steps until the peak '
-         'learning rate; a tenth of --steps if that is above a quarter of '
-         'them.', 0)
+         'learning rate; a tenth of --steps if these are more than a quarter.',
+         0)
     flag('evaluate_every', TrainConfig.evaluate_every, 'Steps between '
          'checkpoints, each evaluated on the validation images.', 1)
     flag('augment_threads', TrainConfig.augment_threads,
-         'Threads that augment; 1 makes a training repeatable.', 1, 64)
+         'Threads that augment; with 1 a training on a CPU can be repeated.',
+         1, 64)
     flag = functools.partial(define, 'eval, predict')
     flag('split', 'validation', 'Which images of --data_dir eval measures, or '
          'predict takes instead of --images.',
@@ -484,9 +486,8 @@ def predict(folder):
     for name in ('magnification', 'microns_per_pixel', 'shard', 'dask',
                  'tissue', 'max_whole_pixels') if from_store else ():
         if not FLAGS[name].using_default_value:
-            raise InputError(f'--{name}: not with --split, whose images are '
-                             'at 40x already: it is for slides and other '
-                             'files; omit it')
+            raise InputError(f'--{name}: not with --split, which predicts '
+                             'images of a store, at 40x already; omit it')
     if FLAGS.shard and FLAGS.dask:
         raise InputError('--dask: not with --shard; omit one of the two')
     microns_per_pixel = asked_microns_per_pixel()

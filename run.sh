@@ -237,7 +237,7 @@ case ${1:-} in
   '')
     [[ $fold == [0-3] ]] || fail "FOLD=$fold: unknown; give 0, 1, 2 or 3"
     [ -n "$MONUSEG_DIR" ] || [ "$fold" = 0 ] \
-      || fail "FOLD=$fold: the sample has no folds; give MONUSEG_DIR too"
+      || fail "FOLD=$fold: only for MoNuSeg; give MONUSEG_DIR too"
     [ -z "$MONUSEG_DIR" ] || [ -e "$MONUSEG_DIR" ] \
       || fail "MONUSEG_DIR=$MONUSEG_DIR: no such folder or file"
     ;;

@@ -58,7 +58,6 @@ def evaluate(images, names, predictor, picture_folder=None):
                     os.path.join(picture_folder, f'{whole.name}.png'),
                     display.comparison(whole, nuclei.mask, nuclei.labels,
                                        rows[-1], pairs))
-            report(done + 1)
     return {'per_image': rows,
             'pooled': _measures(sum(counts, []), sum(sums, [])),
             'mean_per_image': pixel_metrics.mean_per_image(rows, METRICS)}
@@ -81,8 +80,9 @@ def _make_room(folder, names):
     for name in names:
         path = os.path.join(folder, f'{name}.png')
         if os.path.lexists(path) and not _is_ours(path):
-            raise InputError(f'{path}: was not written by an evaluation; move '
-                             'it: eval writes a picture of this name')
+            raise InputError(f'{path}: was not written by an evaluation of '
+                             'this version; move it: eval writes a picture '
+                             'of this name')
     for path in glob.glob(os.path.join(glob.escape(folder), '*.png')):
         if _is_ours(path):
             with contextlib.suppress(OSError):

@@ -32,7 +32,8 @@ RASTER_RANKS = (
     (r'_seg\.npy\Z', 4),  # Cellpose's own, pickled
     # In other label images of CryoNuSeg and NuInsSeg overlaps are added up.
     ('label masks modify', 0),
-    (r'(?<![a-z])bin(ary)?(?![a-z])', 3),  # masks too may be called labels
+    # Masks too may be called labels.
+    (r'(?<![a-z])(mask)?bin(ary)?(?![a-z])', 3),
     (r'label|(?<![a-z])inst(?!it|ru)|\.(mat|npy)\Z', 1),
     ('', 2),
 )
@@ -66,8 +67,9 @@ def preference(relative_path):
     """
     if _format(relative_path).name:
         return ENDINGS.index(listing.stem_and_ending(relative_path)[1]), 0
+    words = re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', relative_path).lower()
     return len(ENDINGS), next(rank for pattern, rank in RASTER_RANKS
-                              if re.search(pattern, relative_path.lower()))
+                              if re.search(pattern, words))
 
 
 def place(path, image_size, size, classes=()):

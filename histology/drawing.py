@@ -12,14 +12,13 @@ THUMBNAIL_SIDE = 320  # pixels, at most
 COLOURS = 8  # of neighbours, if these suffice
 
 
-def overlay(image, labels, out=None, colour=OUTLINE_COLOUR):
+def overlay(image, labels, out=None):
     """Draw the outlines of the nuclei on the tissue.
 
     Args:
         image: uint8 [H, W, 3].
         labels: label image or mask [H, W].
         out: `image` itself to draw on it, or None to draw on a copy.
-        colour: RGB, 0 to 255, of the outlines.
 
     Returns:
         uint8 [H, W, 3]; see `nuclear_outlines`.
@@ -29,7 +28,7 @@ def overlay(image, labels, out=None, colour=OUTLINE_COLOUR):
         # With a row to either side, which an outline depends on.
         outer = slice(max(top - 1, 0), top + STRIP + 1)
         edges = nuclear_outlines(labels[outer])[top - outer.start:][:STRIP]
-        drawn[top:top + STRIP][edges] = colour
+        drawn[top:top + STRIP][edges] = OUTLINE_COLOUR
     return drawn
 
 

@@ -63,7 +63,7 @@ def locked(folder, flag):
     made = [folder]
     while not os.path.lexists(made[-1]):
         made.append(os.path.dirname(os.path.abspath(made[-1])))
-    made.pop()
+    there = made.pop()
     with contextlib.ExitStack() as stack:
         try:
             os.makedirs(folder, exist_ok=True)
@@ -74,9 +74,10 @@ def locked(folder, flag):
             if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 raise BlockingIOError
         except OSError as error:
-            if (isinstance(error, BlockingIOError)
-                    or isinstance(error, FileNotFoundError)
-                    and error.filename == path):
+            # Their owner may remove lock and folders; a link leads nowhere.
+            if isinstance(error, BlockingIOError) or (
+                    isinstance(error, FileNotFoundError)
+                    and (os.path.exists(there) or not os.path.islink(there))):
                 raise LockedError(
                     f'{folder}: another process is writing there; wait for '
                     f'its end or choose another --{flag}') from error

@@ -260,7 +260,11 @@ def open_store(path, wanted=None, unseen=(), digests=None):
 
 
 def _open(path):
-    """Open an HDF5 file to read; say why it cannot be."""
+    """Open an HDF5 file to read, as h5py.File.
+
+    Raises:
+        InputError: it is absent, damaged, unreadable or being written to.
+    """
     try:
         return _h5py_file(path, 'r')
     except OSError as error:

@@ -36,7 +36,8 @@ class Predictor:
         halo: see `nets`, of blocks of slides.
         min_area: smaller pieces of the mask are debris, square micrometres.
         splitting: `min_height` of `instances.separate`.
-        weights_sha1, accelerate: as `load` sets them.
+        weights_sha1: digest of the weights' file, '' if there is none.
+        accelerate: whether `forward` is, see `nets.tf1.precision`.
     """
 
     forward: Callable

@@ -2,7 +2,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from histology.drawing import overlay, shrunk
+from histology.drawing import shrunk
 from histology.images import write_jpeg, write_png
 from histology.listing import SOFTWARE, TIFF_MARK
 
@@ -14,7 +14,7 @@ DARKER, COLOURED = 10, 5
 # Glass is a percentile of the pixels. Where tissue fills the picture, this
 # would be tissue, so glass is no darker, and its colours differ no more.
 GLASS, DARKEST_GLASS, TINT = 95, 230, 4
-OUTLINE = (0, 160, 0)  # darker than of nuclei, for glass
+OUTLINE = (0, 160, 0)
 OVERVIEW_SIDE = 1200  # pixels, at most, of a picture in the overview
 
 
@@ -51,12 +51,19 @@ def touches(mask, part, size):
         for axis, pixels, length in zip(part, mask.shape, size))].any()
 
 
+def outlined(image, mask):
+    """Draw the outline of bool [H, W] into a copy of uint8 [H, W, 3]."""
+    from scipy import ndimage
+    edges = mask & ~ndimage.binary_erosion(mask)
+    return np.where(edges[..., np.newaxis], np.uint8(OUTLINE), image)
+
+
 def write_tissue(path, image, mask, parts, size):
     """Write a PNG of the slide with the tissue outlined and parts drawn.
 
     The arguments are those of `touches`, with a list of parts.
     """
-    drawn = Image.fromarray(overlay(image, mask, colour=OUTLINE))
+    drawn = Image.fromarray(outlined(image, mask))
     draw = ImageDraw.Draw(drawn)
     for part in parts:
         (top, bottom), (left, right) = (
@@ -68,7 +75,7 @@ def write_tissue(path, image, mask, parts, size):
 
 def write_thumbnail(path, image, mask):
     """Write a small JPEG with the outline; arguments as `write_overview`."""
-    write_jpeg(path, overlay(*shrunk(image, mask), colour=OUTLINE), TIFF_MARK)
+    write_jpeg(path, outlined(*shrunk(image, mask)), TIFF_MARK)
 
 
 def write_overview(path, image, mask, density, title):
@@ -89,8 +96,7 @@ def write_overview(path, image, mask, density, title):
     canvas = FigureCanvasAgg(figure)
     for axes, picture, name in zip(
             figure.subplots(1, 2), (
-                overlay(image[::step, ::step], mask[::step, ::step],
-                        colour=OUTLINE),
+                outlined(image[::step, ::step], mask[::step, ::step]),
                 density), ('tissue', 'nuclei per mm2, glass included')):
         shown = axes.imshow(picture, extent=(0, width, height, 0))
         axes.set(title=name, xlabel='mm')

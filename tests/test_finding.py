@@ -505,6 +505,18 @@ def test_the_best_annotation_whatever_words_its_name_holds(tmp_path, stem,
         f'i/{stem}.png': f'{folder}/{stem}_labels.png'}
 
 
+@pytest.mark.parametrize('best, other', [
+    ('CellInstances/a.png', 'CellMasks/a.png'),
+    ('LabelsNumbered/a.png', 'LabelsBinary/a.png'),
+    ('mask/a.png', 'maskbin/a.png')])
+def test_the_best_annotation_by_words_that_run_together(tmp_path, best, other):
+    for name in (best, other):
+        write(tmp_path / 'o' / name, name)
+    places(tmp_path, ['i/a.png'])
+    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
+        'i/a.png': f'o/{best}'}
+
+
 def test_two_annotations_equally_good(tmp_path):
     places(tmp_path, ['i/a.png', 'o/1/labels/a.tif', 'o/2/labels/a.tif'])
     assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {

@@ -601,7 +601,7 @@ def test_the_program_on_a_split(tmp_path, shipped_models, data_dir):
     ([], ['--images', '--split']),
     (['--images=a.png', '--split=test'], ['--images', '--split']),
     (['--split=test', '--magnification=20'], ['--split', '40x already']),
-    (['--split=test', '--tissue=all'], ['--tissue', 'for slides']),
+    (['--split=test', '--tissue=all'], ['--tissue', 'of a store']),
     (['--split=test', '--data_dir=nowhere'], ['nowhere/test.h5'])])
 def test_flags_of_a_split(flags, words):
     one_line(run_program(sys.executable, 'main.py', '--mode=predict',

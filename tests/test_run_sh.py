@@ -93,7 +93,7 @@ def machine(tmp_path):
     *(({'ENGINE': engine}, f'ENGINE={engine}: only for export or the '
        f'benchmark; give ENGINE={engine} ./run.sh setup')
       for engine in ('onnx', 'torch')),
-    ({'FOLD': '2'}, 'FOLD=2: the sample has no folds; give MONUSEG_DIR too'),
+    ({'FOLD': '2'}, 'FOLD=2: only for MoNuSeg; give MONUSEG_DIR too'),
     ({'MONUSEG_DIR': '/no/such'}, 'MONUSEG_DIR=/no/such: no such folder or '
      'file')])
 def test_wrong_variables_are_refused_before_a_set_up(machine, variables,

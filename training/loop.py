@@ -195,7 +195,10 @@ class Training(tf.train.CheckpointSaverListener):
             + f'; {device_line()}, {precision(config.accelerate)}')
 
     def after_save(self, _, step):
-        """Evaluate a checkpoint that was saved, and no more after a signal."""
+        """Evaluate a checkpoint that was saved, unless a signal came.
+
+        The one of the first step is there from before, evaluated.
+        """
         if step != self.start and self.stop_hook.signal is None:
             self.evaluate(step)
         return self.stop_hook.signal is not None  # whether training ends
