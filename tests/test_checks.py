@@ -218,7 +218,7 @@ WRONG = {
 
 @pytest.mark.skipif('MONUSEG_DIR' not in os.environ,
                     reason='MONUSEG_DIR does not name MoNuSeg')
-def test_the_table_of_docs(tmp_path, capsys):
+def test_the_limits_of_the_page_on_data(tmp_path, capsys):
     """On the 30 images no false alarm, and every wrong annotation is found."""
     prepare.prepare(str(tmp_path),
                     prepare.find_monuseg(os.environ['MONUSEG_DIR']),
