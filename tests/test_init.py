@@ -161,7 +161,7 @@ def test_what_only_gets_worse_leaves_the_start_as_the_best(
                       f'--init_checkpoint={start}', '--learning_rate=0.1',
                       '--warmup_steps=0')
     assert process.returncode == 0, process.stderr
-    assert '(MoNuSeg, step 4000)' in process.stdout
+    assert '(MoNuSeg, step 12000)' in process.stdout
     assert 'no step was better than the starting weights' in process.stdout
     written = weights_in(tmp_path / 'unet' / 'weights.h5')
     for name, value in weights_in(start).items():
@@ -173,7 +173,7 @@ def test_what_only_gets_worse_leaves_the_start_as_the_best(
     assert record['seen'] == sorted(saved.read_weights(start)[0]['trained_on'])
     main.announce(record, str(tmp_path / 'unet'), 'float32')
     assert (f'unet: unet, the starting weights {start}, trained on MoNuSeg, '
-            'step 4000; no step of your training was better;'
+            'step 12000; no step of your training was better;'
             ) in capsys.readouterr().out
 
 

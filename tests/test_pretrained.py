@@ -61,7 +61,7 @@ def test_predict_without_training(tmp_path):
                   '--mode=predict', '--net=unet', '--images=a.png',
                   '--output_dir=out', cwd=tmp_path)
     assert process.returncode == 0, process.stderr
-    assert ('shipped with the code, trained on MoNuSeg, step 4000'
+    assert ('shipped with the code, trained on MoNuSeg, step 12000'
             in process.stdout)
     assert (tmp_path / 'out' / 'a_mask.png').exists()
 
