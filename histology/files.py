@@ -75,9 +75,8 @@ def locked(folder, flag):
                 raise BlockingIOError
         except OSError as error:
             # Their owner may remove lock and folders; a link leads nowhere.
-            if isinstance(error, BlockingIOError) or (
-                    isinstance(error, FileNotFoundError)
-                    and (os.path.exists(there) or not os.path.islink(there))):
+            if isinstance(error, (BlockingIOError, FileNotFoundError)) and (
+                    os.path.exists(there) or not os.path.islink(there)):
                 raise LockedError(
                     f'{folder}: another process is writing there; wait for '
                     f'its end or choose another --{flag}') from error

@@ -95,14 +95,7 @@ def begin(run, sources, overwrite):
             raise InputError(
                 f'{source.name}: its results would replace those of {its}; '
                 'choose another --output_dir, or replace them by --overwrite')
-    try:  # before the long work
-        os.makedirs(run.output_dir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=run.output_dir):
-            pass
-    except OSError as error:
-        raise InputError(f'--output_dir {run.output_dir}: cannot be written '
-                         f'to ({error.strerror}); choose another folder'
-                         ) from error
+    _make_folder(run.output_dir)
     if changed:  # a kill must not leave them
         for name in page.FILES:
             with contextlib.suppress(FileNotFoundError):
@@ -298,6 +291,18 @@ def make_room(run, source):
         for path in (*old, start_of(run, source) + '.json'):
             with contextlib.suppress(FileNotFoundError):  # others do it
                 os.remove(path)
+
+
+def _make_folder(output_dir):
+    """Make the folder; refuse, before the long work, one that is read-only."""
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        raise InputError(f'--output_dir {output_dir}: cannot be written to '
+                         f'({error.strerror}); choose another folder'
+                         ) from error
 
 
 def _read(path):

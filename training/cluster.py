@@ -107,10 +107,10 @@ def watch_chief(folder, steps, timeout=CHIEF_MISSED):
     without a chief, before its start too.
     """
     chief = addresses()['chief'][0]
+    host, port = chief.rsplit(':', 1)  # [::1]:2222, say
     seen = time.monotonic()
     while (saved.latest_step(folder) or 0) < steps:
         with contextlib.suppress(OSError):
-            host, port = chief.rsplit(':', 1)  # [::1]:2222, say
             socket.create_connection((host.strip('[]'), port),
                                      POLL_SECONDS).close()
             seen = time.monotonic()
