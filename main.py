@@ -447,7 +447,7 @@ def own_or_shipped(folder):
     from training import checkpoints
 
     if (FLAGS['model_dir'].using_default_value
-            and not checkpoints.holds_training(folder)
+            and not checkpoints.all_checkpoints(folder)
             and not saved.holds_weights(folder)):
         return os.path.join(saved.PRETRAINED, FLAGS.net)
     return folder
@@ -461,7 +461,7 @@ def export(folder):
     output_dir = FLAGS.output_dir or os.path.join('exported', FLAGS.net)
     exporting.check_output_dir(output_dir)
     folder = saved.find_folder(own_or_shipped(folder))
-    session, model, record = saved.load_network(
+    session, model, record, _ = saved.load_network(
         folder, FLAGS.net, FLAGS.width, FLAGS.output_stride)
     announce(record, folder, precision(accelerate=False))
     differences = exporting.export(

@@ -2,8 +2,9 @@
 
 Speeds of two programs are compared while both are loaded: each in turn works
 for a moment, so that a machine that slows down slows both alike. The measured
-process calls `serve`; the measuring one makes a `Worker` of it.
+process calls `serve`; the measuring one calls `side_by_side`.
 """
+import contextlib
 import statistics
 import subprocess
 import sys
@@ -34,24 +35,20 @@ def serve(run, units, timed, untimed=0):
         print(units * timed / (time.perf_counter() - start), flush=True)
 
 
-class Worker:
-    """A process that serves turns."""
+def start(command):
+    """Starts a process that serves turns, a context that ends it."""
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        universal_newlines=True)
+    assert process.stdout.readline() == 'ready\n', command
+    return process
 
-    def __init__(self, *command):
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            universal_newlines=True)
-        assert self.process.stdout.readline() == 'ready\n', command
 
-    def turn(self):
-        """The work done in a second, in one turn."""
-        self.process.stdin.write('\n')
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+def turn(process):
+    """The work done in a second, in one turn of a process."""
+    process.stdin.write('\n')
+    process.stdin.flush()
+    return float(process.stdout.readline())
 
 
 def side_by_side(commands, repeats):
@@ -65,12 +62,11 @@ def side_by_side(commands, repeats):
         For each command the list of its rates, in units a second, as long as
         `repeats`.
     """
-    workers = [Worker(*command) for command in commands]
-    rates = list(zip(*[[worker.turn() for worker in workers]
-                       for _ in range(repeats)]))
-    for worker in workers:
-        worker.close()
-    return rates
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(start(command))
+                     for command in commands]
+        return list(zip(*[list(map(turn, processes))
+                          for _ in range(repeats)]))
 
 
 def ratio(numerators, denominators):

@@ -203,9 +203,9 @@ def _skipped_before(folder, rules, splits):
         # The digest says which images they are: their folder may have moved.
         if not any(os.path.exists(paths[split])
                    for split in set(SPLITS).difference(splits)) and all(
-                one == {**one, **rules, 'split': split,
-                        'source': one.get('source')}
-                for split, one in found.items()):
+                one.get(key) == value for split, one in found.items()
+                for key, value in {**rules, 'split': split}.items()
+                if key != 'source'):
             return [name for one in found.values()
                     for name in json.loads(one['skipped'])]
     checks.pictures(folder)

@@ -15,7 +15,6 @@ from histology import listing
 from histology.files import InputError, atomic_write, write_json
 from nets import saved
 
-PROJECT = os.path.dirname(os.path.dirname(saved.PRETRAINED))
 ENVIRONMENT = '.venv-onnx'
 SET_UP = 'ENGINE=onnx ./run.sh setup'
 RECORD = 'export.json'
@@ -58,7 +57,7 @@ def _digests(folder):
 def has_onnx():
     """Say whether the environment is set up that writes ONNX."""
     return os.path.exists(  # run.sh writes it last
-        os.path.join(PROJECT, ENVIRONMENT, 'requirements.txt'))
+        os.path.join(saved.PROJECT, ENVIRONMENT, 'requirements.txt'))
 
 
 def export(session, model, record, output_dir, licence=None, halo=0):
@@ -183,11 +182,12 @@ def _write_onnx(frozen, folder, batches):
             with open(f'{work}/{name}.pb', 'wb') as file:
                 file.write(graph)
             np.save(f'{work}/{name}.npy', batches[name])
-        python = os.path.join(PROJECT, ENVIRONMENT, 'bin', 'python')
+        python = os.path.join(saved.PROJECT, ENVIRONMENT, 'bin', 'python')
         try:
             subprocess.run([python, '-m', 'nets.to_onnx', work, folder],
-                           cwd=PROJECT, check=True, stdout=subprocess.PIPE,
-                           stderr=subprocess.STDOUT, universal_newlines=True)
+                           cwd=saved.PROJECT, check=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                           universal_newlines=True)
         except (OSError, subprocess.CalledProcessError) as error:
             said = getattr(error, 'output', None) or str(error)
             raise InputError(

@@ -5,12 +5,10 @@ holds the record of the training as JSON, with the step and the validation
 metrics of the weights. After the end of the HDF5 file come a word and the
 SHA-256 of all that stands before: HDF5 does not notice a changed bit.
 """
-import glob
 import hashlib
 import io
 import json
 import os
-import re
 import shlex
 from typing import Optional
 
@@ -21,12 +19,11 @@ from histology.files import InputError, write_bytes
 
 # What h5py raises for damaged files, found by damaging files at random.
 HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)
+PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Model folders that come with the code.
-PRETRAINED = os.path.join(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__))), 'checkpoints', 'pretrained')
+PRETRAINED = os.path.join(PROJECT, 'checkpoints', 'pretrained')
 CONFIG_FILE = 'config.json'
 WEIGHTS_FILE = 'weights.h5'
-FORMER_BEST = os.path.join('best', 'best.json')
 RECORD_NAME = 'config'
 SEAL = b'SHA-256 of the file until here: '
 SEAL_LENGTH = len(SEAL) + 64
@@ -63,11 +60,12 @@ def check_record(record, path, types, remedy):
     `types` is a dict of names to types, as annotations; lists must be of str,
     and `changes` of dict. `path` and `remedy` are for the message.
     """
+    record = record if isinstance(record, dict) else {}
     for name, annotation in types.items():
         allowed = getattr(annotation, '__args__', (annotation,))
-        if isinstance(record, dict) and type(None) in allowed:
+        if type(None) in allowed:
             record.setdefault(name, None)  # those of earlier versions
-        if not isinstance(record, dict) or name not in record:
+        if name not in record:
             raise InputError(f'{path}: lacks {name}; {remedy}')
         value = record[name]
         if float in allowed:
@@ -97,26 +95,6 @@ def check_asked(record, path, net, width=None, output_stride=None,
                 f'not {value}; {omit}choose another --{flag}')
 
 
-def all_checkpoints(folder):
-    """List the path prefixes of a model folder's checkpoints, by step."""
-    # TensorFlow writes a checkpoint's index last.
-    paths = glob.glob(f'{glob.escape(folder)}/model.ckpt-*.index')
-    return sorted((path[:-len('.index')] for path in paths
-                   if re.search(r'-\d+\.index$', path)), key=checkpoint_step)
-
-
-def checkpoint_step(checkpoint):
-    """Read the global step in the path prefix of a checkpoint."""
-    return int(checkpoint.rsplit('-', 1)[1])
-
-
-def latest_step(folder):
-    """Read the step of a model folder's latest checkpoint, or None."""
-    from nets.tf1 import tf
-    latest = tf.train.latest_checkpoint(folder)
-    return checkpoint_step(latest) if latest else None
-
-
 def holds_weights(folder):
     """Say whether a model folder holds weights.h5."""
     return os.path.exists(os.path.join(folder, WEIGHTS_FILE))
@@ -124,10 +102,9 @@ def holds_weights(folder):
 
 def find_folder(folder):
     """Return a model folder's path, which may be meant from the project's."""
-    in_project = os.path.join(PRETRAINED, '..', '..', folder)
-    if not os.path.exists(folder) and os.path.exists(in_project):
-        return os.path.normpath(in_project)
-    return folder
+    in_project = os.path.join(PROJECT, folder)
+    return (in_project if not os.path.exists(folder)
+            and os.path.exists(in_project) else folder)
 
 
 def is_shipped(folder):
@@ -146,6 +123,11 @@ def read_weights(path, remedy=COPY_AGAIN):
         InputError: the file is absent, damaged, or not one of training; it
             says the `remedy`.
     """
+    return _read_weights(path, remedy)[:2]
+
+
+def _read_weights(path, remedy):
+    """Read what `read_weights` does, and the SHA-1 hex digest of the file."""
     import h5py  # in functions, for a fast start of main.py
     try:
         with open(path, 'rb') as file:
@@ -178,7 +160,7 @@ def read_weights(path, remedy=COPY_AGAIN):
         raise InputError(f'{path}: damaged ({str(error).splitlines()[0]}); '
                          f'{remedy}') from error
     check_record(record, path, {**RECORDED, 'step': int}, remedy)
-    return record, weights
+    return record, weights, hashlib.sha1(content).hexdigest()
 
 
 def _seal(content):
@@ -217,59 +199,11 @@ def write_weights(path, record, weights):
     write_bytes(path, content + _seal(content))
 
 
-def read_checkpoint(prefix, remedy):
-    """Read all variables of a checkpoint, a dict of names to arrays.
-
-    Raises:
-        InputError: it is absent or damaged, or holds NaN.
-    """
-    from nets.tf1 import tf
-    try:
-        reader = tf.train.load_checkpoint(prefix)
-        values = {name: reader.get_tensor(name)
-                  for name in reader.get_variable_to_shape_map()}
-    # 2.15 turns some of TensorFlow's errors into Python's.
-    except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
-        raise InputError(f'{prefix}: damaged ({str(error).splitlines()[0]}); '
-                         f'{remedy}') from error
-    check_finite(values, prefix, remedy)
-    return values
-
-
 def check_finite(weights, path, remedy):
     """Refuse weights that hold NaN or infinity."""
     for name, value in weights.items():
         if not np.isfinite(value).all():
             raise InputError(f'{path}: {name} holds NaN; {remedy}')
-
-
-def best_files(folder):
-    """List the files that hold the best network of a model folder."""
-    if os.path.exists(os.path.join(folder, FORMER_BEST)):
-        return sorted(glob.glob(os.path.join(glob.escape(folder), 'best',
-                                             '*')))
-    return [os.path.join(folder, WEIGHTS_FILE)]
-
-
-def read_former_best(folder):
-    """Read best/, where trainings kept their best network before weights.h5.
-
-    Returns:
-        (the checkpoint's path prefix, record, weights), or None without
-        best/best.json.
-
-    Raises:
-        InputError: something of it cannot be read.
-    """
-    path = os.path.join(folder, FORMER_BEST)
-    if not os.path.exists(path):
-        return None
-    best = read_json(path, {'checkpoint': str, 'step': int,
-                            'f1': Optional[float]})
-    record = read_json(os.path.join(folder, CONFIG_FILE))
-    prefix = os.path.join(folder, 'best',
-                          os.path.basename(best.pop('checkpoint')))
-    return prefix, {**record, **best}, read_checkpoint(prefix, TRAIN_AGAIN)
 
 
 def load_network(folder, net=None, width=None, output_stride=None,
@@ -284,7 +218,7 @@ def load_network(folder, net=None, width=None, output_stride=None,
 
     Returns:
         (session; the Keras model of `nets.build`; the record of the training
-        with the `step` of the weights).
+        with the `step` of the weights; the SHA-1 hex digest of weights.h5).
 
     Raises:
         InputError: there is no such network, another one, or it cannot be
@@ -292,21 +226,17 @@ def load_network(folder, net=None, width=None, output_stride=None,
     """
     from nets.tf1 import session_config, tf
     path = os.path.join(folder, WEIGHTS_FILE)
-    former = read_former_best(folder)
-    if former:
-        path, record, weights = former
-    elif holds_weights(folder):
-        record, weights = read_weights(path)
-    else:
+    if not holds_weights(folder):
         raise InputError(_advice_without_weights(
             folder, net or os.path.basename(os.path.abspath(folder))))
+    record, weights, digest = _read_weights(path, COPY_AGAIN)
     check_asked(record, path, net, width, output_stride)
     session = tf.Session(graph=tf.Graph(), config=session_config(accelerate))
     with session.graph.as_default(), session.as_default():
         tf.keras.backend.set_session(session)
         model = build_for(record, weights, path, COPY_AGAIN, accelerate)
         initialise(model.weights, weights, session)
-    return session, model, record
+    return session, model, record, digest
 
 
 def build_for(record, weights, path, remedy, accelerate=False):

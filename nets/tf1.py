@@ -50,54 +50,49 @@ tf.disable_v2_behavior()
 
 VERSION_1 = tf.__version__.startswith('1.')
 
-def _has(instructions, cpuinfo):
-    """Say whether a text of /proc/cpuinfo, None for ours, matches a regex."""
-    if cpuinfo is None:
-        try:
-            with open('/proc/cpuinfo') as file:
-                cpuinfo = file.read()
-        except OSError:  # not Linux
-            cpuinfo = ''
-    return re.search(instructions, cpuinfo) is not None
+
+def _cpuinfo():
+    try:
+        with open('/proc/cpuinfo') as file:
+            return file.read()
+    except OSError:  # not Linux
+        return ''
 
 
-def has_bfloat16(cpuinfo=None):
-    """Say whether the processor multiplies bfloat16: by AVX-512 or AMX.
-
-    Args:
-        cpuinfo: text of /proc/cpuinfo, or None for that of this machine.
-    """
-    return _has('avx512_bf16|amx_bf16', cpuinfo)
+def _processor_has(instructions):
+    """Say whether what Linux says of the processor matches a regex."""
+    return re.search(instructions, _cpuinfo()) is not None
 
 
-def precision(accelerate, cpuinfo=None):
+def has_bfloat16():
+    """Say whether the processor multiplies bfloat16: by AVX-512 or AMX."""
+    return _processor_has('avx512_bf16|amx_bf16')
+
+
+def precision(accelerate):
     """Return what networks multiply in: 'float32' or 'bfloat16'.
 
-    Without AVX-512, oneDNN stays in float32 even if accelerated.
-
-    Args:
-        accelerate: as for `session_config`.
-        cpuinfo: as for `has_bfloat16`.
+    Without AVX-512, oneDNN stays in float32 even if accelerated, see
+    `session_config`.
     """
     return 'bfloat16' if (
         accelerate and not VERSION_1 and not tf.test.is_gpu_available()
-        and _has('avx512f|avx_ne_convert', cpuinfo)) else 'float32'
+        and _processor_has('avx512f|avx_ne_convert')) else 'float32'
 
 
-def acceleration_pays(xla_pays, cpuinfo=None):
+def acceleration_pays(xla_pays):
     """Say whether `accelerate`, below, makes a network faster.
 
     1.15 can compile by XLA, for the machine's own vector instructions, which
     Intel's build uses without it; `xla_pays` says whether the time of
-    compiling is worth it. 2.15 can multiply in bfloat16; `cpuinfo` is as for
-    `has_bfloat16`.
+    compiling is worth it. 2.15 can multiply in bfloat16.
     """
     if tf.test.is_gpu_available():
         return False
     if VERSION_1:
         # Intel's build is the one without CUDA.
         return xla_pays and tf.test.is_built_with_cuda()
-    return has_bfloat16(cpuinfo)
+    return has_bfloat16()
 
 
 def acceleration_scope(accelerate):

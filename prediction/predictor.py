@@ -6,14 +6,13 @@
 """
 import collections
 import dataclasses
-import hashlib
 import numbers
 from typing import Callable, Optional
 
 import numpy as np
 
 import nets
-from histology import listing, resample
+from histology import resample
 from histology.resolution import PLAUSIBLE
 from prediction import instances, measurements, tiling, writers
 from prediction.instances import MIN_HEIGHT, THRESHOLD
@@ -36,7 +35,7 @@ class Predictor:
         halo: see `nets`, of blocks of slides.
         min_area: smaller pieces of the mask are debris, square micrometres.
         splitting: `min_height` of `instances.separate`.
-        weights_sha1: digest of the weights' file, '' if there is none.
+        weights_sha1: digest of weights.h5, '' if there is none.
         accelerate: whether `forward` is, see `nets.tf1.precision`.
     """
 
@@ -73,14 +72,8 @@ class Predictor:
         """
         from nets import saved, tf1  # here, for a fast start of main.py
         folder = saved.find_folder(folder)
-        digest = _digest(saved.best_files(folder))
-        session, model, record = saved.load_network(
+        session, model, record, digest = saved.load_network(
             folder, net, width, output_stride, accelerate)
-        if _digest(saved.best_files(folder)) != digest:
-            # A training has written better ones meanwhile.
-            session.close()
-            return cls.load(folder, net, width, output_stride, accelerate,
-                            **settings)
         return cls(
             session.make_callable(model.output, [model.input]), model.stride,
             record=record, folder=folder, weights_sha1=digest,
@@ -210,13 +203,6 @@ class Nuclei(collections.namedtuple(
         """Return the CSV file's columns, a dict of names to float64 [N]."""
         self._measured = None  # the labels may have changed
         return writers.table(self.measured(), self.microns_per_pixel)
-
-
-def _digest(paths):
-    """Return a SHA-1 hex digest of files: of a single one its own."""
-    first, *others = map(listing.file_digest, paths)
-    return (hashlib.sha1(''.join([first, *others]).encode()).hexdigest()
-            if others else first)
 
 
 def _check_range(name, value, low, high):

@@ -13,9 +13,10 @@ import pytest
 
 from conftest import ROOT, SECONDS, one_line, run, train_flags, wait_for
 from histology.files import InputError
+from histology.progress import Stopped
 from input_pipeline import queues
-from nets import saved
-from training import checkpoints, cluster, records
+from nets.tf1 import tf
+from training import checkpoints, cluster, loop, records
 
 # Enough for a killed worker to come back before the last.
 STEPS = 1200
@@ -68,7 +69,7 @@ def test_a_cluster_trains_and_a_killed_worker_comes_back(
     assert {task: process.returncode for task, process in processes.items()
             } == dict.fromkeys(processes, 0), logs
     # Some steps are under way when the last is taken.
-    last = saved.checkpoint_step(checkpoints.latest_valid(str(folder)))
+    last = checkpoints.checkpoint_step(checkpoints.latest_valid(str(folder)))
     assert STEPS <= last < STEPS + 10
     # No checkpoint was evaluated twice.
     evaluated = [int(step) for step in re.findall(
@@ -114,11 +115,27 @@ def test_a_chief_at_an_ipv6_address_is_found(tmp_path, monkeypatch):
             {'cluster': {'chief': [address], 'ps': ['a:1']}}))
         # The step is there once the chief was asked for.
         steps = iter([0, 9])
-        monkeypatch.setattr(cluster.saved, 'latest_step',
+        monkeypatch.setattr(checkpoints, 'latest_step',
                             lambda folder: next(steps))
         monkeypatch.setattr(cluster, 'POLL_SECONDS', 0.1)
         cluster.watch_chief(str(tmp_path), 9)
         chief.accept()[0].close()
+
+
+def test_an_evaluator_ends_by_a_signal(trained, monkeypatch):
+    """The evaluation is not taken for done."""
+    folder = str(trained / 'unet')
+    record = records.read_record(folder, 'unet')
+    del record['changes']
+    training = loop.Training(records.TrainConfig(**record),
+                             tf.estimator.RunConfig(folder), 0)
+
+    def evaluate(*_, **__):
+        raise Stopped
+
+    monkeypatch.setattr(tf.estimator.Estimator, 'evaluate', evaluate)
+    with pytest.raises(Stopped):
+        training.evaluate(6)
 
 
 def test_a_task_gives_up_without_a_chief(tmp_path, free_port):

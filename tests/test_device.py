@@ -22,19 +22,19 @@ def test_the_cores_are_counted(monkeypatch):
     ('avx2 avx512f avx512bw', False, 'bfloat16'),  # emulated, slowly
     ('avx2 avx512f avx512_bf16', True, 'bfloat16'),
     ('avx512f amx_bf16 amx_tile', True, 'bfloat16')])
-def test_bfloat16_by_the_processor(flags, pays, multiplies_in):
+def test_bfloat16_by_the_processor(flags, pays, multiplies_in, monkeypatch):
     if tf.test.is_gpu_available():
         pytest.skip('a GPU is in use')
-    cpuinfo = f'processor\t: 0\nflags\t\t: fpu {flags}\n\nprocessor\t: 1\n'
-    assert tf1.precision(False, cpuinfo) == 'float32'
+    monkeypatch.setattr(tf1, '_cpuinfo', lambda: (
+        f'processor\t: 0\nflags\t\t: fpu {flags}\n\nprocessor\t: 1\n'))
+    assert tf1.precision(False) == 'float32'
     if tf1.VERSION_1:
         # XLA never pays in prediction.
-        assert not tf1.acceleration_pays(False, cpuinfo)
-        assert tf1.precision(True, cpuinfo) == 'float32'
+        assert not tf1.acceleration_pays(False)
+        assert tf1.precision(True) == 'float32'
     else:
-        assert tf1.acceleration_pays(False, cpuinfo) == pays
-        assert tf1.precision(True, cpuinfo) == multiplies_in
-        assert not tf1.acceleration_pays(False, '')  # not Linux
+        assert tf1.acceleration_pays(False) == pays
+        assert tf1.precision(True) == multiplies_in
 
 
 def test_accelerated_predictions_are_close():

@@ -30,7 +30,7 @@ folder, images, output = sys.argv[1:]
 images = np.load(images)
 predictions = []
 for net in ('segnet', 'unet', 'deeplabv3'):
-    session, model, _ = saved.load_network(f'{folder}/{net}', net)
+    session, model, *_ = saved.load_network(f'{folder}/{net}', net)
     predictions.append(session.run(model.output, {model.input: images}))
     with tf.Graph().as_default(), tf.Session() as session:
         tf.keras.backend.set_session(session)

@@ -38,7 +38,7 @@ with tf.Session(graph=tf.Graph()) as session:
     ).signature_def['serving_default']
     found = session.run(signature.outputs['probability'].name,
                         {signature.inputs['images'].name: images})
-session, model, _ = saved.load_network(folder, net)
+session, model, *_ = saved.load_network(folder, net)
 np.save(output, [found, session.run(model.output, {model.input: images})])
 '''
 
@@ -260,7 +260,7 @@ def check_package(folder, model_folder):
     assert (given.shape, found.shape) == ((1, 3, 512, 512), (1, 1, 512, 512))
     sample = iio.imread(folder / 'sample.png')
     np.testing.assert_array_equal(given[0].transpose(1, 2, 0), sample)
-    session, model, _ = saved.load_network(str(model_folder))
+    session, model, *_ = saved.load_network(str(model_folder))
     expected = session.run(model.output, {model.input: sample[None] / 255})
     difference = np.abs(found.transpose(0, 2, 3, 1) - expected)
     assert difference.mean() < 1e-4

@@ -22,7 +22,6 @@ from conftest import (
 from histology.files import InputError
 from nets import saved
 from nets.tf1 import tf
-from prediction import Predictor
 from training import checkpoints, initial
 
 
@@ -206,52 +205,6 @@ def test_a_record_that_is_none_is_refused(weights):
             saved.load_network(os.path.dirname(weights))
 
 
-def test_best_of_an_earlier_version_is_used_and_converted(folder, capsys):
-    """It stood in best/, as a checkpoint and best.json beside it."""
-    path, best = os.path.join(folder, 'weights.h5'), f'{folder}/best'
-    os.remove(path)
-    os.mkdir(best)
-    for name in os.listdir(folder):
-        if name.startswith('model.ckpt-3.'):
-            shutil.copy(os.path.join(folder, name), best)
-    measures = {'f1': 0.5, 'loss': 1.5, 'step': 3}
-    for wrong, said in (
-            ('{"step":', 'cannot be read'), ('[3]', 'lacks checkpoint'),
-            ('{"checkpoint": "model.ckpt-3"}', 'lacks step'),
-            ('{"checkpoint": "../../no/model.ckpt-9", "step": 9}', 'damaged'),
-            ('{"checkpoint": 3, "step": 3}', 'checkpoint is 3')):
-        with open(f'{best}/best.json', 'w') as file:
-            file.write(wrong)
-        with pytest.raises(InputError, match=f'best/.*{said}.*--model_dir'):
-            saved.load_network(folder)
-    with open(f'{best}/best.json', 'w') as file:
-        json.dump({**measures, 'checkpoint': 'model.ckpt-3', 'evaluated': 6},
-                  file)
-    expected = saved.read_checkpoint(os.path.join(folder, 'model.ckpt-3'), '')
-    session, model, record = saved.load_network(folder, 'unet', 4)
-    assert record['step'] == 3
-    first = Predictor.load(folder).weights_sha1
-    assert len(first) == 40 and Predictor.load(folder).weights_sha1 == first
-    # Other weights beside the same best.json.
-    data = f'{best}/model.ckpt-3.data-00000-of-00001'
-    spoilt = f'{best}/model.ckpt-4.data-00000-of-00001'
-    shutil.copy(data, spoilt)
-    assert Predictor.load(folder).weights_sha1 != first
-    os.remove(spoilt)
-    for variable, value in zip(model.weights, session.run(model.weights)):
-        np.testing.assert_array_equal(value, expected[variable.op.name])
-    checkpoints.convert_best(folder)
-    line, = capsys.readouterr().out.splitlines()
-    assert line.startswith(f'{path}: now holds the best network, of step 3')
-    assert 'best.json' not in os.listdir(best)
-    record, values = saved.read_weights(path)
-    assert {name: record[name] for name in measures} == measures
-    for name, value in values.items():
-        np.testing.assert_array_equal(value, expected[name])
-    checkpoints.convert_best(folder)
-    assert capsys.readouterr().out == ''
-
-
 def test_before_the_first_evaluation_it_is_said_when_it_comes(folder):
     os.remove(os.path.join(folder, 'weights.h5'))
     with pytest.raises(InputError, match='no weights.h5 yet; the first comes '
@@ -349,6 +302,8 @@ def test_a_full_disk_ends_training_and_loses_nothing(data_dir, tmp_path):
         f'error: {tmp_path}/unet: cannot be written (No space left on device)')
     assert 'training 6 steps' in before
     assert 'resuming at step 0 of 6' in after and 'step 6/6' in after
+    # Random weights are not evaluated, and never the best.
+    assert 'step 0: validation' not in after
 
 
 @pytest.mark.long

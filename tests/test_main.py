@@ -203,6 +203,8 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
             in process.stdout)
     # What no step was trained with is not recorded.
     assert read_json(model_dir, 'unet', 'config.json') == record
+    # The last checkpoint was evaluated, whether or not it is the best.
+    assert 'evaluating' not in process.stdout
 
 
 @pytest.mark.parametrize('flags, words', [

@@ -16,8 +16,8 @@ from conftest import (
     train_flags,
     wait_for,
 )
-from nets.saved import checkpoint_step
 from training import checkpoints
+from training.checkpoints import checkpoint_step
 
 # A file of which every read from the start fails with EIO.
 UNREADABLE = '/proc/self/mem'

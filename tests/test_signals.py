@@ -21,8 +21,8 @@ from conftest import (
 )
 from histology import progress
 from input_pipeline import store
-from nets import saved
 from nets.tf1 import tf
+from training import checkpoints
 
 SIGNALS = pytest.mark.parametrize('number', [
     signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
@@ -42,10 +42,10 @@ def test_training_saves_a_last_checkpoint(data_dir, tmp_path, number):
     assert process.stderr.startswith('stopped;')
     assert process.stderr.count('\n') == 1
     latest = tf.train.latest_checkpoint(str(tmp_path / 'unet'))
-    saved.read_checkpoint(latest, '')
+    checkpoints.read_checkpoint(latest, '')
     shown = [int(line.split('/')[0].split()[1])
              for line in process.stdout.splitlines() if '/100000' in line]
-    assert saved.checkpoint_step(latest) >= max(shown, default=3)
+    assert checkpoints.checkpoint_step(latest) >= max(shown, default=3)
 
 
 def test_training_stops_within_an_evaluation(program, data_dir, tmp_path):
@@ -68,8 +68,8 @@ def test_training_stops_within_an_evaluation(program, data_dir, tmp_path):
     assert 'step 3: validation' not in process.stdout
     assert not (folder / 'weights.h5').exists()
     latest = tf.train.latest_checkpoint(str(folder))
-    saved.read_checkpoint(latest, '')
-    step = saved.checkpoint_step(latest)
+    checkpoints.read_checkpoint(latest, '')
+    step = checkpoints.checkpoint_step(latest)
     process = program(*flags)
     assert process.returncode == 0, process.stderr
     assert f'step {step}: validation' in process.stdout

@@ -9,11 +9,14 @@ A folder with weights.h5 alone is enough to evaluate and to predict.
 """
 import contextlib
 import errno
+import glob
 import math
 import os
+import re
 import sys
 from typing import Optional
 
+from eval import curves
 from histology.files import DISK_ERRORS, InputError, locked, remove_matching
 from histology.progress import say
 from nets import saved
@@ -28,11 +31,23 @@ TEMPORARY = ('model.ckpt-*_temp', f'model.ckpt-*_temp_{RANDOM}',
              f'checkpoint.tmp{RANDOM}', f'graph.pbtxt.tmp{RANDOM}')
 
 
-def holds_training(folder):
-    """Say whether a training began in a model folder."""
-    # One that failed before its first checkpoint leaves config.json alone.
-    return bool(saved.all_checkpoints(folder)) or os.path.exists(
-        os.path.join(folder, saved.FORMER_BEST))
+def all_checkpoints(folder):
+    """List the path prefixes of a model folder's checkpoints, by step."""
+    # TensorFlow writes a checkpoint's index last.
+    paths = glob.glob(f'{glob.escape(folder)}/model.ckpt-*.index')
+    return sorted((path[:-len('.index')] for path in paths
+                   if re.search(r'-\d+\.index$', path)), key=checkpoint_step)
+
+
+def checkpoint_step(checkpoint):
+    """Read the global step in the path prefix of a checkpoint."""
+    return int(checkpoint.rsplit('-', 1)[1])
+
+
+def latest_step(folder):
+    """Read the step of a model folder's latest checkpoint, or None."""
+    latest = tf.train.latest_checkpoint(folder)
+    return checkpoint_step(latest) if latest else None
 
 
 def record_to_resume(folder, net, width=None, output_stride=None):
@@ -45,7 +60,7 @@ def record_to_resume(folder, net, width=None, output_stride=None):
     config = os.path.join(folder, CONFIG_FILE)
     if saved.is_shipped(folder):
         reason = 'keeps the networks that came with the code'
-    elif holds_training(folder):
+    elif all_checkpoints(folder):
         if os.path.exists(config):
             return read_record(folder, net, width, output_stride)
         reason = f'holds checkpoints, but no {CONFIG_FILE}'
@@ -53,6 +68,7 @@ def record_to_resume(folder, net, width=None, output_stride=None):
         reason = ('holds weights.h5 but no checkpoint to go on from, and '
                   'training would replace it')
     else:
+        # One that failed before its first checkpoint leaves config.json alone.
         if os.path.exists(config):  # and no other program's
             saved.read_json(config, {'net': str}, CHOOSE)
         return None
@@ -81,17 +97,22 @@ def exclusive_write(folder, lock=True):
             raise
 
 
-def convert_best(folder):
-    """Replace best/ of an earlier version by weights.h5, and say so."""
-    best = saved.read_former_best(folder)
-    if best is None:
-        return
-    _, record, weights = best
-    path = os.path.join(folder, WEIGHTS_FILE)
-    saved.write_weights(path, record, weights)
-    os.remove(os.path.join(folder, saved.FORMER_BEST))
-    say(f'{path}: now holds the best network, of step {record["step"]}; you '
-        f'can remove {folder}/best')
+def read_checkpoint(prefix, remedy):
+    """Read all variables of a checkpoint, a dict of names to arrays.
+
+    Raises:
+        InputError: it is absent or damaged, or holds NaN.
+    """
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        values = {name: reader.get_tensor(name)
+                  for name in reader.get_variable_to_shape_map()}
+    # 2.15 turns some of TensorFlow's errors into Python's.
+    except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
+        raise InputError(f'{prefix}: damaged ({str(error).splitlines()[0]}); '
+                         f'{remedy}') from error
+    saved.check_finite(values, prefix, remedy)
+    return values
 
 
 def latest_valid(folder):
@@ -105,10 +126,10 @@ def latest_valid(folder):
         InputError: there is none that can be read.
     """
     remove_matching(folder, *TEMPORARY)
-    paths = saved.all_checkpoints(folder)
+    paths = all_checkpoints(folder)
     while paths:
         try:
-            saved.read_checkpoint(paths[-1], 'taking the checkpoint before')
+            read_checkpoint(paths[-1], 'taking the checkpoint before')
         except InputError as error:
             say(f'warning: {error}', sys.stderr)
             paths.pop()
@@ -132,6 +153,17 @@ def best_record(folder):
     record, _ = saved.read_weights(path, remedy)
     saved.check_record(record, path, {'f1': Optional[float]}, remedy)
     return record
+
+
+def is_evaluated(folder, step):
+    """Say whether a checkpoint was evaluated, and kept if it is the best."""
+    best = best_record(folder)
+    if not best or best['step'] == step:
+        return bool(best)
+    events = curves.read_events(os.path.join(folder, 'eval'))
+    return best['f1'] is not None and any(
+        evaluated == step and f1 <= best['f1']
+        for _, evaluated, f1 in curves.scalar_points(events, 'f1'))
 
 
 def keep_best(folder, weights, metrics):
@@ -177,10 +209,11 @@ def record_evaluation(folder, weights, result):
             say('validation.h5: F1 is undefined, since its masks hold no '
                 'nucleus; the latest checkpoint is kept instead of the best')
     best = keep_best(folder, weights, metrics)
-    loss, accuracy, f1, iou, aji, pq = (
-        '-' if metrics[name] is None else f'{metrics[name]:.{digits}f}'
-        for name, digits in (('loss', 3), ('accuracy', 3), ('f1', 4),
-                             ('iou', 4), ('aji', 4), ('pq', 4)))
-    say(f'step {step}: validation loss {loss}, accuracy {accuracy}, F1 {f1}, '
-        f'IoU {iou}, AJI {aji}, PQ {pq}'
+    text = ', '.join(
+        f'{title} ' + ('-' if metrics[name] is None
+                       else f'{metrics[name]:.{digits}f}')
+        for title, name, digits in (
+            ('loss', 'loss', 3), ('accuracy', 'accuracy', 3), ('F1', 'f1', 4),
+            ('IoU', 'iou', 4), ('AJI', 'aji', 4), ('PQ', 'pq', 4)))
+    say(f'step {step}: validation {text}'
         + (' (best so far)' if best and not undefined else ''))

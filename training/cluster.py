@@ -12,8 +12,8 @@ import time
 
 from histology.files import InputError
 from histology.progress import SIGNALS
-from nets import saved
 from nets.tf1 import tf
+from training import checkpoints
 from training.records import (
     check_same_data,
     check_same_origin,
@@ -43,7 +43,7 @@ def task(folder):
             if not re.fullmatch(r'.+:[1-9]\d{0,4}', str(address)):
                 raise ValueError(f'{address} is no host:port')
         jobs = {job for job, tasks in addresses().items() if tasks}
-        if not is_single_process(run_config) and (
+        if addresses() and (
                 not {'chief', 'ps'} <= jobs <= {'chief', 'worker', 'ps'}):
             raise ValueError(f'a cluster of {sorted(jobs)}; it needs chief '
                              'and ps, and may have worker')
@@ -59,13 +59,6 @@ def addresses():
     An evaluator's RunConfig says nothing of them.
     """
     return json.loads(os.environ.get('TF_CONFIG') or '{}').get('cluster', {})
-
-
-def is_single_process(run_config):
-    """Say whether no other process takes part."""
-    # To TensorFlow an evaluator is no part of the cluster.
-    return (not run_config.cluster_spec
-            and run_config.task_type != 'evaluator')
 
 
 def start_server(run_config):
@@ -109,7 +102,7 @@ def watch_chief(folder, steps, timeout=CHIEF_MISSED):
     chief = addresses()['chief'][0]
     host, port = chief.rsplit(':', 1)  # [::1]:2222, say
     seen = time.monotonic()
-    while (saved.latest_step(folder) or 0) < steps:
+    while (checkpoints.latest_step(folder) or 0) < steps:
         with contextlib.suppress(OSError):
             socket.create_connection((host.strip('[]'), port),
                                      POLL_SECONDS).close()
@@ -175,7 +168,7 @@ def evaluate_checkpoints(training):
     """
     done = None
     while (done or 0) < training.config.steps:
-        step = saved.latest_step(training.folder)
+        step = checkpoints.latest_step(training.folder)
         if step == done:
             time.sleep(POLL_SECONDS)
             continue

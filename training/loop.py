@@ -6,7 +6,6 @@ import nets
 from histology.files import InputError
 from histology.progress import Stopped, counted, say
 from input_pipeline import queues, store
-from nets import saved
 from nets.tf1 import VERSION_1, device_line, precision, session_config, tf
 from training import checkpoints, cluster, initial, records
 from training.hooks import ProgressHook, StopEvaluationHook, StopHook
@@ -42,19 +41,18 @@ def train(asked, run_config):
     if run_config.task_type == 'ps':
         return cluster.serve_parameters(run_config,
                                         records.last_step(asked, former))
-    start, weights = None, None  # that training begins with
+    origin, weights = None, None  # that training begins with
     if former is None and asked['init_checkpoint'] is not None:
-        start, weights = initial.read(asked)
-    config = records.resolve(asked, former, start)
+        origin, weights = initial.read(asked)
+    config = records.resolve(asked, former, origin)
     with checkpoints.exclusive_write(folder, lock=is_chief):
-        step = None  # to go on from
-        if former is not None and is_chief:
-            checkpoints.convert_best(folder)
-            step = saved.checkpoint_step(checkpoints.latest_valid(folder))
-        elif former is not None:
-            step = saved.latest_step(folder)
-        training = Training(config, run_config, step)
-        training.announce()
+        start = 0  # the step to go on from
+        if former is not None:
+            start = (checkpoints.checkpoint_step(
+                checkpoints.latest_valid(folder)) if is_chief
+                else checkpoints.latest_step(folder) or 0)
+        training = Training(config, run_config, start)
+        training.announce(resumes=former is not None)
         if is_chief and training.start < config.steps:
             record = records.write_record(folder, config, former,
                                           training.start)
@@ -98,10 +96,9 @@ def train_steps(training):
                                  training.folder)
     if training.alone:
         stop_hook.take_signals()
-        best = checkpoints.best_record(folder)
-        if (training.resumes or config.init_checkpoint is not None) and (
-                not best or best['step'] != training.start):
-            # The run that saved it may have ended before it was evaluated.
+        # The run that saved it may have ended before it was evaluated.
+        if (training.start or config.init_checkpoint is not None) and (
+                not checkpoints.is_evaluated(folder, training.start)):
             training.evaluate(training.start)
     if training.start >= config.steps or stop_hook.signal:
         return
@@ -140,16 +137,15 @@ class Training(tf.train.CheckpointSaverListener):
     Args:
         config: TrainConfig.
         run_config: of `cluster.task`.
-        start: the step to go on from, or None.
+        start: the step to go on from.
     """
 
     def __init__(self, config, run_config, start):
         self.config = config
         self.run_config = run_config
-        self.alone = cluster.is_single_process(run_config)
+        self.alone = not cluster.addresses()
         self.folder = run_config.model_dir
-        self.resumes = start is not None
-        self.start = start or 0
+        self.start = start
         # Every store must have it.
         self.identity = {key: getattr(config, key) for key in store.IDENTITY}
         self.errors = []  # of reading the stores
@@ -170,23 +166,22 @@ class Training(tf.train.CheckpointSaverListener):
                 # An evaluator of its own reads them after the next ones are
                 # there.
                 keep_checkpoint_max=2 if self.alone else 10,
-                save_summary_steps=SUMMARY_STEPS, log_step_count_steps=100,
-                save_checkpoints_steps=self.config.evaluate_every,
+                save_summary_steps=SUMMARY_STEPS,
                 session_config=session_config(
                     accelerate, distributed and distributed.device_filters)),
             params={'train_config': self.config, 'accelerate': accelerate,
                     'model_dir': self.folder})
 
-    def announce(self):
+    def announce(self, resumes):
         """Print the first line of a training."""
         config, steps = self.config, self.config.steps
         if self.start >= steps:
             say(f'{self.folder}: already trained to step {self.start}; '
                 'give a higher --steps to train longer')
             return
-        task = (f'resuming at step {self.start} of {steps}' if self.resumes
+        task = (f'resuming at step {self.start} of {steps}' if resumes
                 else f'training {counted(steps, "step")}')
-        if config.init_checkpoint is not None and not self.resumes:
+        if config.init_checkpoint is not None and not resumes:
             task += (f' from {config.init_checkpoint} ('
                      f'{config.init_data_source}, step {config.init_step})')
         say(f'{self.folder}: {task}, TensorFlow {tf.__version__}'
@@ -214,7 +209,7 @@ class Training(tf.train.CheckpointSaverListener):
         config = self.config
         checkpoint = os.path.join(self.folder, f'model.ckpt-{step}')
         # At once: the training of a cluster may remove it meanwhile.
-        weights = saved.read_checkpoint(
+        weights = checkpoints.read_checkpoint(
             checkpoint, 'go on from the checkpoint before with a lower '
             '--learning_rate')
         if not records.has_validation(config):
@@ -233,5 +228,7 @@ class Training(tf.train.CheckpointSaverListener):
                 checkpoint_path=checkpoint,
                 hooks=[StopEvaluationHook(self.stop_hook)])
         except Stopped:
+            if self.stop_hook.signal is None:  # an evaluator's own end
+                raise
             return  # the next run evaluates it first
         checkpoints.record_evaluation(self.folder, weights, result)

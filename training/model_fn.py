@@ -11,7 +11,6 @@ from training.hooks import STEP_DONE
 from training.loss import segmentation_loss
 
 IMAGE_SIDE = 256  # pixels of an image shown in TensorBoard
-IMAGES = 'image_summaries'  # their collection: written less often than others
 
 
 def learning_rate_at(step, peak, warmup_steps, steps):
@@ -30,13 +29,11 @@ def confusion_matrix(labels, probability):
 
     `labels` and `probability` are float32 [N, H, W, 1].
     """
-    positive, truth = probability > THRESHOLD, labels > 0.5
-    kinds = [tf.logical_and(positive, truth),
-             tf.logical_and(positive, tf.logical_not(truth)),
-             tf.logical_and(tf.logical_not(positive), truth),
-             tf.logical_not(tf.logical_or(positive, truth))]
-    return tf.cast(tf.stack([tf.math.count_nonzero(kind) for kind in kinds]),
-                   tf.float64)
+    positive, truth = [tf.reshape(mask, [-1]) for mask in (
+        probability > THRESHOLD, labels > 0.5)]
+    # [[tn, fn], [fp, tp]], in the opposite order
+    return tf.reverse(tf.reshape(tf.math.confusion_matrix(
+        positive, truth, 2, tf.float64), [-1]), [0])
 
 
 def metric_tensors(counts):
@@ -62,7 +59,8 @@ def image_measures(labels, probability):
             pixel_metrics.confusion_matrix(mask, truth > 0), float)
         if not has_instances:
             return counts, np.zeros(3)
-        values = nuclei_metrics.compute(nuclei_metrics.compare(found, truth))
+        values = nuclei_metrics.compute(nuclei_metrics.sums_of(
+            nuclei_metrics.pair(found, truth)))
         # Both are NaN, or none.
         return counts, np.nan_to_num([values['aji'], values['pq'],
                                       not np.isnan(values['aji'])])
@@ -120,7 +118,7 @@ def model_fn(features, labels, mode, params):
         loss = segmentation_loss(logits, masks)
     images = tf.summary.image(
         'tissue_mask_prediction', image_summary(features, masks, probability),
-        collections=[IMAGES])
+        collections=[])  # written less often than others
     if training:
         updates = model.get_updates_for(features)
         return train_spec(loss, confusion_matrix(masks, probability), images,

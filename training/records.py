@@ -99,8 +99,7 @@ def read_record(folder, net, width=None, output_stride=None):
             for; see `check_asked`.
     """
     path = os.path.join(folder, CONFIG_FILE)
-    # Records of before constants belonged to them lack the dicts.
-    types = {field.name: Optional[dict] if field.type is dict else field.type
+    types = {field.name: field.type
              for field in dataclasses.fields(TrainConfig)}
     record = read_json(path, {**types, 'trained_on': list, 'changes': list},
                        'choose another --model_dir')
