@@ -1,4 +1,5 @@
 """Finding the micrometres per pixel that files state."""
+import html
 import math
 import operator
 import re
@@ -20,7 +21,8 @@ TOLERANCE = 0.15  # relative
 # Micrometres, of the tag ResolutionUnit, and of OME's and ImageJ's names.
 INCH = 2
 RESOLUTION_UNITS = {INCH: 25400.0, 3: 10000.0}
-UNITS = {'cm': 1e4, 'mm': 1e3, 'nm': 1e-3, 'um': 1.0, '\u00b5m': 1.0,
+UNITS = {'m': 1e6, 'inch': 25400.0, 'in': 25400.0, 'cm': 1e4, 'mm': 1e3,
+         'nm': 1e-3, '\u00c5': 1e-4, 'pm': 1e-6, 'um': 1.0, '\u00b5m': 1.0,
          '\u03bcm': 1.0, '\\u00b5m': 1.0, 'micron': 1.0, 'microns': 1.0}
 
 
@@ -59,11 +61,15 @@ def _of_tiff(file):
     That is micrometres per pixel in x and in y, and whether in its own words.
     """
     with tiff.opened(file) as content:
-        page = content.pages[0]
+        page = tiff.largest(content).keyframe  # whose pixels are read
+        size = page.imagewidth, page.imagelength
+        text = content.pages[0].description
+        is_ome = '<OME' in text[:1000]  # of all images in the file
+        if not is_ome:
+            text = page.description
         tags = {name: page.tags[name].value for name in
-                ('ImageDescription', 'XResolution', 'YResolution',
-                 'ResolutionUnit') if name in page.tags}
-    text = str(tags.get('ImageDescription'))
+                ('XResolution', 'YResolution', 'ResolutionUnit')
+                if name in page.tags}
     own = False
     microns = RESOLUTION_UNITS.get(tags.get('ResolutionUnit', INCH))
     if text.startswith('Aperio'):
@@ -73,8 +79,8 @@ def _of_tiff(file):
             yield stated['MPP'], stated['MPP'], True
         elif stated.get('AppMag'):
             yield (*(MICRONS_AT_1X / stated['AppMag'],) * 2, True)
-    elif '<OME' in text[:1000]:
-        sides = [_of_ome(text, axis) for axis in 'XY']
+    elif is_ome:
+        sides = [_of_ome(text, axis, size) for axis in 'XY']
         if sides[0]:
             yield sides[0], sides[1] or sides[0], True  # or x alone
     elif text.startswith('ImageJ'):
@@ -86,14 +92,20 @@ def _of_tiff(file):
         yield microns / x, microns / y, own
 
 
-def _of_ome(text, axis):
-    """Return OME's size of a pixel along an axis in micrometres, or None."""
-    pixels = re.search(r'<(?:\w+:)?Pixels\b[^>]*', text)
-    found = dict(re.findall(rf'\bPhysicalSize{axis}(Unit|)="([^"]*)"',
-                            pixels.group() if pixels else ''))
-    size = positive_number(found.get('', ''))
-    unit = UNITS.get(found.get('Unit', 'um'))
-    return size and unit and size * unit
+def _of_ome(text, axis, size):
+    """Return OME's size of a pixel along an axis in micrometres, or None.
+
+    It is that of the image of `size`, (width, height), or else of the first.
+    """
+    stated = [{name: html.unescape(value) for name, _, value in re.findall(
+        r'\b(\w+)\s*=\s*(["\'])(.*?)\2', pixels)}
+        for pixels in re.findall(r'<(?:\w+:)?Pixels\b[^>]*', text)] or [{}]
+    ours = [str(side) for side in size]
+    pixels = next((one for one in stated if ours == [
+        one.get('SizeX'), one.get('SizeY')]), stated[0])
+    microns = positive_number(pixels.get(f'PhysicalSize{axis}', ''))
+    unit = UNITS.get(pixels.get(f'PhysicalSize{axis}Unit', 'um'))
+    return microns and unit and microns * unit
 
 
 def positive_number(text):

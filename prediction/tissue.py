@@ -14,6 +14,7 @@ DARKER, COLOURED = 10, 5
 # Glass is a percentile of the pixels. Where tissue fills the picture, this
 # would be tissue, so glass is no darker, and its colours differ no more.
 GLASS, DARKEST_GLASS, TINT = 95, 230, 4
+BLACK = 20  # of 255: no stain is as dark, but areas that were not scanned
 OUTLINE = (0, 160, 0)
 OVERVIEW_SIDE = 1200  # pixels, at most, of a picture in the overview
 
@@ -32,9 +33,9 @@ def find_tissue(image):
     glass = np.percentile(smooth, GLASS, axis=(0, 1)).astype(np.float32)
     missing = np.maximum(glass, max(DARKEST_GLASS, glass.max() - TINT)
                          ) - smooth  # light
-    return ndimage.binary_fill_holes(
+    return ndimage.binary_fill_holes((smooth.max(axis=2) > BLACK) & (
         (missing.mean(axis=2) > DARKER)
-        | (missing.max(axis=2) - missing.min(axis=2) > COLOURED))
+        | (missing.max(axis=2) - missing.min(axis=2) > COLOURED)))
 
 
 def touches(mask, part, size):

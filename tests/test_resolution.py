@@ -14,7 +14,10 @@ from inputs import from_bytes
 PIXELS = np.random.RandomState(0).randint(0, 256, (40, 50, 3), np.uint8)
 OME = ('<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.'
        'openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels '
-       'PhysicalSizeX="{}" PhysicalSizeY="{}" {}/></Image></OME>')
+       'DimensionOrder="XYCZT" Type="uint8" SizeX="50" SizeY="40" SizeC="3" '
+       'SizeZ="1" SizeT="1" PhysicalSizeX="{}" PhysicalSizeY="{}" {}/>'
+       '</Image></OME>')
+APERIO = 'Aperio Image|MPP = {}'
 NM = 'PhysicalSizeXUnit="nm" PhysicalSizeYUnit="nm"'
 PIXEL = 'PhysicalSizeXUnit="pixel" PhysicalSizeYUnit="pixel"'
 
@@ -93,7 +96,11 @@ def test_senseless_tags_leave_the_description(tags):
     (OME.format(1, 1, PIXEL), None),
     (OME.format(0.4, 0, '').replace(' PhysicalSizeY="0"', ''), 0.4),
     (OME.format(0.5, 0.7, ''), None),
-    ('<OME>', None)])
+    # As Python's ElementTree writes the sign of micro.
+    (OME.format(0.5, 0.5, 'PhysicalSizeXUnit="&#181;m" '
+                'PhysicalSizeYUnit="&#181;m"'), 0.5),
+    (OME.format(0.5, 0.5, '').replace('"0.5"', "'0.5'"), 0.5),
+    ('<OME>', None), ('<OME/>', None)])
 def test_descriptions(description, microns):
     assert stated(tiff_of(description=description)) == microns
 
@@ -109,6 +116,30 @@ def test_imagej(unit, microns):
     assert is_own(file.getvalue()) == (microns is not None)
 
 
+def test_imagej_in_inches():
+    file = io.BytesIO()
+    tifffile.imwrite(file, PIXELS, imagej=True, resolution=(50800, 50800),
+                     metadata={'unit': 'inch'})
+    assert stated(file.getvalue()) == 0.5
+
+
+@pytest.mark.parametrize('ome', [False, True])
+def test_of_two_images_the_larger_counts(tmp_path, ome):
+    """It is the one whose pixels are read."""
+    path = tmp_path / 'a.tif'
+    with tifffile.TiffWriter(path, ome=ome) as file:
+        for pixels, microns in ((PIXELS[:20, :30], 1), (PIXELS, 0.5)):
+            metadata = {'PhysicalSizeX': microns, 'PhysicalSizeY': microns,
+                        'PhysicalSizeXUnit': 'um', 'PhysicalSizeYUnit': 'um',
+                        'axes': 'YXS'}
+            file.write(pixels, photometric='rgb', **(
+                {'metadata': metadata} if ome else {
+                    'metadata': None, 'description': (
+                        'an overview' if microns == 1 else
+                        APERIO.format(microns))}))
+    assert resolution.read_microns_per_pixel(path) == (0.5, True)
+
+
 def test_what_is_no_image_says_nothing(tmp_path):
     assert stated(b'') is None and stated(b'no image') is None
     whole = saved('TIFF', dpi=(50800, 50800))
@@ -119,9 +150,6 @@ def test_what_is_no_image_says_nothing(tmp_path):
     assert found == (pytest.approx(0.5), False)
     assert resolution.read_microns_per_pixel(tmp_path / 'none.tif') == (
         None, False)
-
-
-APERIO = 'Aperio Image|MPP = {}'
 
 
 @pytest.mark.parametrize('asked, description, settled, said', [

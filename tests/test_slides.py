@@ -314,6 +314,10 @@ def test_tissue():
     # What fills the picture is not taken for glass.
     assert tissue.find_tissue(image[105:175, 125:195]).all()
     assert not tissue.find_tissue(image[:18]).any()
+    # Nor is what was not scanned tissue, where it is black.
+    image[:, 210:] = 0
+    expected[:, 205:] = False
+    assert (tissue.find_tissue(image) == expected).mean() > 0.97
 
 
 def test_tissue_decides_on_blocks():
