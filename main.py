@@ -203,6 +203,9 @@ def define_flags():
         'outputs', lambda names: names and set(names) <= set(OUTPUTS),
         f'give some of {",".join(OUTPUTS)}, with commas between')
     flags.register_validator(
+        'classes', lambda names: names is None or names and all(names),
+        'give names with commas between, or omit it for all classes')
+    flags.register_validator(
         'model_dir', lambda name: not re.search(r'[][*?\\]|://', name),
         r'TensorFlow takes a name with [, ], *, ? or \ for a pattern, and one '
         'with :// for an address; choose another name')
@@ -291,8 +294,8 @@ def prepare():
     skipped = preparing.prepare(FLAGS.data_dir, data, FLAGS.seed, FLAGS.fold,
                                 validation)
     if skipped:
-        print(f'{progress.counted(len(skipped), "image")} skipped: '
-              f'{skipped[0]}' + (' ...' if skipped[1:] else ''))
+        progress.say(f'{progress.counted(len(skipped), "image")} skipped: '
+                     f'{skipped[0]}' + (' ...' if skipped[1:] else ''))
     return 1 if skipped else 0
 
 
@@ -509,9 +512,9 @@ def predict(folder):
             FLAGS.outputs, FLAGS.tissue == 'all', FLAGS.max_whole_pixels,
             FLAGS.overwrite, FLAGS.shard or (0, 1),
             FLAGS.dask and functools.partial(workers.results, FLAGS.dask))
-    print(f'predicted: {os.path.join(output_dir, "index.html")}'
-          + (f'; {progress.counted(len(skipped), "image")} skipped or '
-             f'incomplete, as {skipped[0]}' if skipped else ''))
+    progress.say(f'predicted: {os.path.join(output_dir, "index.html")}'
+                 + (f'; {progress.counted(len(skipped), "image")} skipped or '
+                    f'incomplete, as {skipped[0]}' if skipped else ''))
     return 1 if skipped else 0
 
 

@@ -40,9 +40,9 @@ def format_table(results):
                pixel_metrics.METRICS),
         _table(results, 'nuclei', nuclei_metrics.METRICS, nuclei)])
     if any(math.isnan(row[name]) for row in results['per_image']
-           for name in ('f1', 'aji')):
-        text += ('\nMeans skip images with "-": they have no nuclei, or their '
-                 'annotation has no instances.')
+           for name in METRICS):
+        text += ('\nMeans skip images with "-": there are none of what is '
+                 'measured, or the annotation has no instances.')
     return text
 
 

@@ -163,7 +163,7 @@ def _flaws(image, instances, areas):
             if _share_of_darker(image, np.rot90(
                 instances[:, ::-1] if mirrored else instances, turns)
                                 ) >= LEAST_DARKER), '')
-        yield 'fit', (
+        yield ('fit', turn), (
             f'the annotation may not fit: {darker:.0%} of its nuclei are '
             'darker in haematoxylin than the tissue around them, normally at '
             f'least {LEAST_DARKER:.0%}. It may be of another image, moved, '

@@ -91,6 +91,14 @@ def test_turned_annotations(tmp_path, capsys, turn, line):
     assert f'The annotation fits if {line}\n' in said
 
 
+def test_each_turn_is_a_warning_of_its_own(tmp_path, capsys):
+    instances = nuclei(13)
+    image = tissue(instances, range(1, 14))
+    write(tmp_path, a=(image, np.rot90(instances)), b=(image, instances.T))
+    said = shown(tmp_path, capsys).err
+    assert 'warning: a: ' in said and 'warning: b: ' in said
+
+
 def test_an_annotation_of_another_image(tmp_path, capsys):
     image = tissue(nuclei(13), range(1, 14))
     moved = np.roll(nuclei(13), (10, 10), axis=(0, 1))

@@ -226,6 +226,9 @@ def test_table_of_one_network():
 
 def test_table_without_a_remark():
     results = evaluate.evaluate(list(images())[:1], ['first'], PREDICTOR)
+    # Without a match there is no SQ.
+    assert len(report.format_table(results).splitlines()) == 10
+    results['per_image'][0]['sq'] = 0.5
     assert len(report.format_table(results).splitlines()) == 9
 
 

@@ -250,6 +250,7 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
      ['--data_dir', '--split']),
     (['--mode=predict', '--net=unet', '--images=/no/such'], ['/no/such']),
     (['--mode=prepare'], ['--monuseg_dir']),
+    (['--mode=prepare', '--classes='], ['--classes', 'omit it']),
     (['--mode=prepare', '--monuseg_dir=/no/such'], ['/no/such']),
 ])
 def test_wrong_flags_end_in_one_line(program, flags, words):
