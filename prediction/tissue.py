@@ -102,6 +102,8 @@ def write_overview(path, image, mask, density, title):
         axes.set(title=name, xlabel='mm')
     shown.set_clim(0)
     figure.colorbar(shown, shrink=.8, ax=axes)
-    figure.suptitle(title, parse_math=False)  # the file's name is in it
+    # The file's name is in it, maybe in letters that the font lacks.
+    figure.suptitle(title.encode('ascii', 'replace').decode(),
+                    parse_math=False)
     canvas.draw()
     write_jpeg(path, np.asarray(canvas.buffer_rgba())[..., :3], TIFF_MARK)

@@ -643,10 +643,14 @@ def test_too_few_pixels_for_a_block_are_said_before_the_first_image(discs):
     assert not (folder / 'out').exists()
 
 
-def test_a_title_is_no_formula(tmp_path):
+@pytest.mark.filterwarnings('error:Glyph')
+@pytest.mark.parametrize('title', ['a$_$b', '切片', 'a\udcff'])
+def test_a_title_of_any_name(tmp_path, title, capsys):
+    """It is no formula, and the font may lack its letters."""
     tissue.write_overview(str(tmp_path / 'a.jpg'), np.zeros((9, 9, 3),
                           np.uint8), np.ones((9, 9), bool), np.ones((1, 1)),
-                          'a$_$b')
+                          title)
+    assert capsys.readouterr().err == ''
 
 
 def test_what_is_a_slide(tmp_path):
