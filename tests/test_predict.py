@@ -421,6 +421,10 @@ def test_what_a_folder_of_images_has_besides(tmp_path, capsys):
     # A pattern names what it wants.
     assert 'in/a_mask.png' in find('in/*.png')
     assert capsys.readouterr() == ('', '')
+    touch('a\nerror: no.txt')
+    find('in')
+    line, = capsys.readouterr().out.splitlines()
+    assert f'{tmp_path}/in/a\\nerror: no.txt, ' in line
 
 
 def test_a_file_of_any_name(tmp_path):
