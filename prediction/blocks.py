@@ -143,8 +143,8 @@ class Nuclei:
         self._size, self._network_size = size, network_size
         self._scale = [own / seen for own, seen in zip(size, network_size)]
         self.microns_per_pixel = microns_per_pixel
-        self.skipped, areas, seconds = [], [()], np.zeros(len(STAGES))
-        density = 0  # optical, times area
+        self.skipped, seconds = [], np.zeros(len(STAGES))
+        areas, densities = [()], [()]
         squares = [max(round(side * microns_per_pixel / DENSITY_SQUARE), 1)
                    for side in size]
         self._in_squares = np.zeros(squares)
@@ -156,15 +156,13 @@ class Nuclei:
             seconds += found['seconds']
             if 'area' in found:
                 areas.append(found['area'])
-                density += found['mean_haematoxylin_od'] @ found['area']
+                densities.append(found['mean_haematoxylin_od'])
                 self._in_squares += np.histogram2d(
                     found['centroid_y'] * self._scale[0],
                     found['centroid_x'] * self._scale[1],
                     squares, [(0, side) for side in size])[0]
-        areas = np.concatenate(areas)
-        self.mean_haematoxylin_od = (density / areas.sum() if len(areas)
-                                     else None)
-        self.areas = areas * np.prod(self._scale)  # level 0's
+        self.areas = np.concatenate(areas) * np.prod(self._scale)  # level 0's
+        self.densities = np.concatenate(densities)
         self.count = len(self.areas)
         self.seconds = dict(zip(STAGES, seconds.tolist()))
 
@@ -394,8 +392,8 @@ class Plan:
             self.mask.mean() * np.prod(self.slide.size, dtype=float)
             * self.microns_per_pixel ** 2 / 1e6)
         record = summary.record_of(
-            self.source, nuclei.areas, self.microns_per_pixel, mm2,
-            nuclei.mean_haematoxylin_od)
+            self.source, nuclei.areas, nuclei.densities,
+            self.microns_per_pixel, mm2)
         tissue.write_thumbnail(self.start + '_thumbnail.jpg', self.image,
                                self.mask)
         tissue.write_overview(

@@ -70,22 +70,6 @@ def touches_border(measures, size):
                     | (left == 0) | (left + measures['box_width'] == size[1]))
 
 
-def mean_haematoxylin_od(labels, image):
-    """Return the mean optical density in all nuclei, or None without any.
-
-    Args:
-        labels, image: as for `measure`.
-    """
-    counts = np.zeros((3, 256))  # pixels of each value of a channel
-    for top in range(0, len(labels), STRIP):
-        rows = slice(top, top + STRIP)
-        for count, values in zip(counts, image[rows][labels[rows] > 0].T):
-            count += np.bincount(values, minlength=256)
-    area = counts[0].sum()
-    return (float(counts @ DENSITY @ HAEMATOXYLIN_OF_DENSITY / area) if area
-            else None)
-
-
 def _measure(boxes, labels, probability, image, left, top):
     """Measure the nuclei of a window: a Batch.
 

@@ -167,7 +167,7 @@ def test_nuclei_of_an_image(tmp_path, capsys):
 def test_sizes_that_nuclei_do_not_have(side, microns, said):
     record = summary.record_of(
         sources.Source('in/a.png', 'a', False, '', 0),
-        np.array([side ** 2] * 3), microns, None, None)
+        np.array([side ** 2] * 3), np.ones(3), microns, None)
     lines = list(record['warnings'].values())
     assert len(lines) == (said != '') and re.search(said, ''.join(lines))
 
