@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 
 from histology import files, listing, progress
 from histology.files import MAX_NAME, InputError
@@ -95,12 +94,9 @@ def begin(run, sources, overwrite):
             raise InputError(
                 f'{source.name}: its results would replace those of {its}; '
                 'choose another --output_dir, or replace them by --overwrite')
-    _make_folder(run.output_dir)
-    if changed:  # a kill must not leave them
-        for name in page.FILES:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(os.path.join(run.output_dir, name))
     files.write_json(path, _content_of(run))
+    if changed:  # a kill of what follows must not leave them
+        files.remove_matching(run.output_dir, *page.FILES)
     return todo
 
 
@@ -291,18 +287,6 @@ def make_room(run, source):
         for path in (*old, start_of(run, source) + '.json'):
             with contextlib.suppress(FileNotFoundError):  # others do it
                 os.remove(path)
-
-
-def _make_folder(output_dir):
-    """Make the folder; refuse, before the long work, one that is read-only."""
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
-            pass
-    except OSError as error:
-        raise InputError(f'--output_dir {output_dir}: cannot be written to '
-                         f'({error.strerror}); choose another folder'
-                         ) from error
 
 
 def _read(path):

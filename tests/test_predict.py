@@ -526,7 +526,7 @@ def test_output_folder_that_is_a_file(tmp_path):
     (tmp_path / 'in').mkdir()
     write_image(tmp_path / 'in' / 'a.png')
     (tmp_path / 'out').write_text('')
-    with pytest.raises(InputError, match='--output_dir .*out: cannot'):
+    with pytest.raises(InputError, match='out/run.json: cannot'):
         run(str(tmp_path / 'in' / 'a.png'), tmp_path / 'out')
 
 
