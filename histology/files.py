@@ -35,7 +35,7 @@ class InputError(Exception):
 
 
 class LockedError(InputError):
-    """Another process has the lock of a folder."""
+    """Another process has the lock of a folder, or has done its work."""
 
 
 @contextlib.contextmanager

@@ -202,10 +202,6 @@ def _scaled(coordinates, scale):
     return coordinates if scale == 1 else (coordinates * scale).round(DECIMALS)
 
 
-class _GoneError(Exception):
-    """The file of a block is gone."""
-
-
 class Plan:
     """How a slide is predicted block by block, as `runs.Run` asks for it.
 
@@ -356,9 +352,8 @@ class Plan:
                 with files.locked(self.folder, 'output_dir'):
                     if not self._is_merged():
                         record = self._merge()
-        except (files.LockedError, _GoneError):
-            # Another process merges, or has merged where there are no locks.
-            pass
+        except files.LockedError:
+            pass  # another process merges, or has merged without a lock
         if record is None and runs.is_done(self.run, self.source):
             record = runs.read_record(self.run, self.source)
         if record and not record['blocks_skipped']:
@@ -369,11 +364,12 @@ class Plan:
         """Read a block's file that was there.
 
         Raises:
-            _GoneError: it is not.
+            LockedError: it is gone, by a merge where there are no locks.
         """
         found = self.read(block)
         if not found:
-            raise _GoneError
+            raise files.LockedError(
+                f'{self.folder}: another process has merged it')
         return found
 
     def _merge(self):
