@@ -15,7 +15,7 @@ import numpy as np
 from histology import rasterize
 from histology.files import InputError
 from histology.progress import counted
-from histology.resample import MICRONS_PER_PIXEL
+from histology.resample import MICRONS_PER_PIXEL, PIXEL_AREA
 from histology.tiff import STRIP
 
 # Larger or longer than any nucleus, those of giant cells and of fibres
@@ -170,7 +170,7 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
     last = np.array((height - 1, width - 1))
     for index in (*kept, *others):  # a region may have a class of its own
         box, pixels = boxes[index], _area(nuclei[index])
-        area = pixels * MICRONS_PER_PIXEL ** 2
+        area = pixels * PIXEL_AREA
         length = (box[2:] - box[:2]).max() * MICRONS_PER_PIXEL
         if (pixels >= last.prod() and (box[:2] <= 1).all()
                 and (box[2:] >= last).all()):
