@@ -208,11 +208,7 @@ def _write_image(run, found):
     record = summary.record_of(source, areas, densities, microns_per_pixel,
                                mm2)
     runs.make_room(run, source)  # a file may have come since
-    for output, (endings, write, _) in writers.results_of(False).items():
-        if write and writers.is_wanted(output, run.outputs):
-            progress.check()
-            write([runs.start_of(run, source) + ending for ending in endings],
-                  nuclei)
+    writers.write_all(runs.start_of(run, source), nuclei, run.outputs, False)
     seconds.update(nuclei=separated - start,
                    files=time.monotonic() - separated)
     runs.write_record(run, source, {**record, 'seconds': {

@@ -13,7 +13,7 @@ import uuid
 
 import numpy as np
 
-from histology import drawing, tiff
+from histology import drawing, progress, tiff
 from histology.files import atomic_write
 from histology.images import write_jpeg, write_png
 from histology.listing import (
@@ -23,7 +23,7 @@ from histology.listing import (
     SOFTWARE,
     TIFF_MARK,
 )
-from prediction import polygons
+from prediction import polygons, tissue
 
 # The power of the unit of length of each measure, and its name in QuPath.
 MEASURES = {
@@ -136,7 +136,8 @@ def write_geojson(paths, nuclei):
 
 def write_large_geojson(paths, nuclei):
     """Write the nuclei of a slide for QuPath, gzipped if they are many."""
-    chosen, other = paths if nuclei.count <= GZIP_ABOVE else paths[::-1]
+    many = nuclei.record['nuclei'] > GZIP_ABOVE
+    chosen, other = paths[::-1] if many else paths
     write_geojson([chosen], nuclei)
     with contextlib.suppress(FileNotFoundError):
         os.remove(other)
@@ -231,26 +232,43 @@ OUTPUTS = {
     # The last one: it draws on the image.
     'overlay': Output(['_overlay.png'], write_overlay, [PNG_MARK]),
 }
-# The same for a slide, of which `blocks.Nuclei` are written. The last two
-# are always written.
+# Of an image, the first file that is always written.
+THUMBNAIL = {'thumbnail': Output(['_thumbnail.jpg'], write_thumbnail,
+                                 [TIFF_MARK])}
+# The same for a slide, of which `blocks.Nuclei` are written.
 SLIDE_OUTPUTS = {
+    'thumbnail': Output(['_thumbnail.jpg'], tissue.write_thumbnail,
+                        [TIFF_MARK]),
     'csv': OUTPUTS['csv'],
     'geojson': Output(['_nuclei.geojson', '_nuclei.geojson.gz'],
                       write_large_geojson, [GEOJSON_HEAD.encode(), TIFF_MARK]),
-    'tissue': Output(['_tissue.png'], None, [PNG_MARK]),
-    'overview': Output(['_overview.jpg'], None, [TIFF_MARK]),
+    'tissue': Output(['_tissue.png'], tissue.write_tissue, [PNG_MARK]),
+    'overview': Output(['_overview.jpg'], tissue.write_overview, [TIFF_MARK]),
 }
-# Of both, the first and the last file that are always written.
-THUMBNAIL = {'thumbnail': Output(['_thumbnail.jpg'], write_thumbnail,
-                                 [TIFF_MARK])}
+# Of both the last one, by `runs`.
 RECORD = {'record': Output(['.json'], None, [JSON_MARK])}
 
 
 def results_of(is_slide):
     """Return all that is written for an image or a slide, as a dict."""
-    return {**THUMBNAIL, **(SLIDE_OUTPUTS if is_slide else OUTPUTS), **RECORD}
+    return {**(SLIDE_OUTPUTS if is_slide else {**THUMBNAIL, **OUTPUTS}),
+            **RECORD}
 
 
 def is_wanted(output, outputs):
     """Say whether an output is written: if it is chosen, or always is."""
     return output in outputs or output not in OUTPUTS
+
+
+def write_all(start, nuclei, outputs, is_slide):
+    """Write all results of an image or a slide but the record.
+
+    Args:
+        start: of their paths.
+        nuclei: `predictor.Nuclei`, or of a slide `blocks.Nuclei`.
+        outputs: names of those of OUTPUTS that are wanted.
+    """
+    for output, (endings, write, _) in results_of(is_slide).items():
+        if write and is_wanted(output, outputs):
+            progress.check()
+            write([start + ending for ending in endings], nuclei)
