@@ -16,13 +16,7 @@ import numpy as np
 from histology import drawing, progress, tiff
 from histology.files import atomic_write
 from histology.images import write_jpeg, write_png
-from histology.listing import (
-    GEOJSON_HEAD,
-    JSON_MARK,
-    PNG_MARK,
-    SOFTWARE,
-    TIFF_MARK,
-)
+from histology.listing import GEOJSON_HEAD, SOFTWARE, TIFF_MARK
 from prediction import polygons, tissue
 
 # The power of the unit of length of each measure, and its name in QuPath.
@@ -213,40 +207,34 @@ def _feature(file_name, measures, pieces):
             f'"properties":{properties}}}')
 
 
-# What is written for an image STEM.*: what follows STEM in the names; the
+HEADERS = [_header(microns).encode() for microns in (None, 1)]  # marks
+
+# What is written for an image STEM.*: what follows STEM in the names, and the
 # function that writes it, from the paths of these names and a
-# `predictor.Nuclei`; and what the head of such a file holds, one of several.
-Output = collections.namedtuple('Output', 'endings write marks')
+# `predictor.Nuclei`.
+Output = collections.namedtuple('Output', 'endings write')
 OUTPUTS = {
-    'mask': Output(['_mask.png'], write_mask, [PNG_MARK]),
-    'probability': Output(['_probability.png'], write_probability,
-                          [PNG_MARK]),
-    'labels': Output(['_labels.png', '_labels.tif'], write_labels,
-                     [PNG_MARK, TIFF_MARK]),
-    'labels_colour': Output(['_labels_colour.png'], write_labels_colour,
-                            [PNG_MARK]),
-    'csv': Output(['_nuclei.csv'], write_csv,
-                  [_header(None).encode(), _header(1).encode()]),
-    'geojson': Output(['_nuclei.geojson'], write_geojson,
-                      [GEOJSON_HEAD.encode()]),
+    'mask': Output(['_mask.png'], write_mask),
+    'probability': Output(['_probability.png'], write_probability),
+    'labels': Output(['_labels.png', '_labels.tif'], write_labels),
+    'labels_colour': Output(['_labels_colour.png'], write_labels_colour),
+    'csv': Output(['_nuclei.csv'], write_csv),
+    'geojson': Output(['_nuclei.geojson'], write_geojson),
     # The last one: it draws on the image.
-    'overlay': Output(['_overlay.png'], write_overlay, [PNG_MARK]),
+    'overlay': Output(['_overlay.png'], write_overlay),
 }
-# Of an image, the first file that is always written.
-THUMBNAIL = {'thumbnail': Output(['_thumbnail.jpg'], write_thumbnail,
-                                 [TIFF_MARK])}
+# Always written.
+THUMBNAIL = {'thumbnail': Output(['_thumbnail.jpg'], write_thumbnail)}
+RECORD = {'record': Output(['.json'], None)}  # by `runs`
 # The same for a slide, of which `blocks.Nuclei` are written.
 SLIDE_OUTPUTS = {
-    'thumbnail': Output(['_thumbnail.jpg'], tissue.write_thumbnail,
-                        [TIFF_MARK]),
+    'thumbnail': Output(['_thumbnail.jpg'], tissue.write_thumbnail),
     'csv': OUTPUTS['csv'],
     'geojson': Output(['_nuclei.geojson', '_nuclei.geojson.gz'],
-                      write_large_geojson, [GEOJSON_HEAD.encode(), TIFF_MARK]),
-    'tissue': Output(['_tissue.png'], tissue.write_tissue, [PNG_MARK]),
-    'overview': Output(['_overview.jpg'], tissue.write_overview, [TIFF_MARK]),
+                      write_large_geojson),
+    'tissue': Output(['_tissue.png'], tissue.write_tissue),
+    'overview': Output(['_overview.jpg'], tissue.write_overview),
 }
-# Of both the last one, by `runs`.
-RECORD = {'record': Output(['.json'], None, [JSON_MARK])}
 
 
 def results_of(is_slide):
@@ -268,7 +256,7 @@ def write_all(start, nuclei, outputs, is_slide):
         nuclei: `predictor.Nuclei`, or of a slide `blocks.Nuclei`.
         outputs: names of those of OUTPUTS that are wanted.
     """
-    for output, (endings, write, _) in results_of(is_slide).items():
+    for output, (endings, write) in results_of(is_slide).items():
         if write and is_wanted(output, outputs):
             progress.check()
             write([start + ending for ending in endings], nuclei)
