@@ -6,6 +6,7 @@ import functools
 import glob
 import json
 import os
+import pathlib
 import re
 import shutil
 import socket
@@ -35,7 +36,7 @@ class InputError(Exception):
 
 
 class LockedError(InputError):
-    """Another process has the lock of a folder."""
+    """Another process has the lock of a folder, or has done its work."""
 
 
 @contextlib.contextmanager
@@ -60,10 +61,9 @@ def locked(folder, flag):
     """
     path = os.path.join(folder, '.lock')
     was_there = os.path.lexists(path)
-    made = [folder]
-    while not os.path.lexists(made[-1]):
-        made.append(os.path.dirname(os.path.abspath(made[-1])))
-    there = made.pop()
+    above = [folder, *pathlib.Path(os.path.abspath(folder)).parents]
+    made = [path for path in above if not os.path.lexists(path)]
+    there = above[len(made)]
     with contextlib.ExitStack() as stack:
         try:
             os.makedirs(folder, exist_ok=True)

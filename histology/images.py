@@ -88,6 +88,10 @@ def read_labels(path):
             with pillow(file, path) as image:
                 values = tiff.upright(np.array(image), _orientation(image))
                 alpha = image.mode[-1] == 'A'
+            # Pillow scales them up to 255, which a mask may hold alone.
+            if head[25] == GREY and head[24] in (2, 4) and (
+                    values % 255).any():
+                values //= 255 // (2 ** head[24] - 1)
         else:
             raise _no_image(head, path, 'TIFF, PNG or .npy',
                             '; JPEG changes the numbers that it stores')

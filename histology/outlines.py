@@ -15,7 +15,7 @@ import numpy as np
 from histology import rasterize
 from histology.files import InputError
 from histology.progress import counted
-from histology.resample import MICRONS_PER_PIXEL
+from histology.resample import MICRONS_PER_PIXEL, PIXEL_AREA
 from histology.tiff import STRIP
 
 # Larger or longer than any nucleus, those of giant cells and of fibres
@@ -114,14 +114,14 @@ def place(outlines, height, width, classes=()):
                          f'{"; ".join(lines)}; export the outlines of nuclei')
     boxes = np.array([box_of(nucleus) for nucleus in nuclei]).reshape(-1, 4)
     why = _why_skipped(nuclei, names, boxes, height, width, classes)
-    lines += [text if text.startswith('an ') else f'{text}: {count}'
-              for text, count in collections.Counter(why.values()).items()]
+    lines += [text if is_region else f'{text}: {count}' for (
+        text, is_region), count in collections.Counter(why.values()).items()]
     kept = [index for index in range(len(nuclei)) if index not in why]
     if kept and (boxes[kept, 2:] - boxes[kept, :2]).max() < 1:
         raise InputError(f'{counted(len(kept), "outline")}, none as long as a '
                          'pixel; export them in pixels of this image')
-    regions = [nuclei[index] for index, text in why.items()
-               if text.startswith('an ') or REGION.fullmatch(names[index])]
+    regions = [nuclei[index] for index, (_, is_region) in why.items()
+               if is_region or REGION.fullmatch(names[index])]
     if regions and not kept and not classes:
         raise InputError('holds no outline of a nucleus, only regions '
                          f'({"; ".join(lines[:3])}); export the outlines of '
@@ -150,8 +150,8 @@ def place(outlines, height, width, classes=()):
 
 @np.errstate(over='ignore', invalid='ignore')
 def _why_skipped(nuclei, names, boxes, height, width, classes):
-    """Map the index of each outline that is no nucleus to why."""
-    why = {index: f'outlines of the class {name or "without a name"}'
+    """Map the index of what is no nucleus to why, and if it is a region."""
+    why = {index: (f'outlines of the class {name or "without a name"}', False)
            for index, name in enumerate(names)
            if (name not in classes if classes else NO_NUCLEI.fullmatch(name))}
     others = [index for index in why if not NO_NUCLEI.fullmatch(names[index])]
@@ -165,12 +165,12 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
             f'{counted(len(kept), "outline")}, all outside the image of '
             f'{width} x {height} pixels, {extent}; export them in pixels of '
             'this image, not of the slide')
-    why.update(dict.fromkeys(outside, 'outlines outside the image'))
+    why.update(dict.fromkeys(outside, ('outlines outside the image', False)))
     kept = np.setdiff1d(kept, outside)
     last = np.array((height - 1, width - 1))
     for index in (*kept, *others):  # a region may have a class of its own
         box, pixels = boxes[index], _area(nuclei[index])
-        area = pixels * MICRONS_PER_PIXEL ** 2
+        area = pixels * PIXEL_AREA
         length = (box[2:] - box[:2]).max() * MICRONS_PER_PIXEL
         if (pixels >= last.prod() and (box[:2] <= 1).all()
                 and (box[2:] >= last).all()):
@@ -181,12 +181,12 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
             size = f'{length:.0f} micrometres'
         else:
             continue
-        why[index] = f'an outline of {size}, {_extent(box)}'
+        why[index] = f'an outline of {size}, {_extent(box)}', True
     kept = np.setdiff1d(kept, list(why))
     around, copies = _compare(nuclei, boxes, kept)
     for index in kept[around[kept] > MOST_WITHIN]:
         why[index] = (f'an outline around {around[index]} others, '
-                      f'{_extent(boxes[index])}')
+                      f'{_extent(boxes[index])}', True)
     kept = np.setdiff1d(kept, list(why))
     cells = around[kept] > 0
     if cells.sum() >= max(LEAST_CELLS, CELL_SHARE * len(kept)):
@@ -194,10 +194,10 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
         for name in set(names) - {''}:  # those around no nucleus, too
             cells |= (names == name) & (cells[names == name].mean() > 0.5)
         why.update(dict.fromkeys(kept[cells],
-                                 'outlines of cells around nuclei'))
+                                 ('outlines of cells around nuclei', False)))
     for first, second in copies:
         if first not in why:
-            why.setdefault(second, 'second outlines of a nucleus')
+            why.setdefault(second, ('second outlines of a nucleus', False))
     return why
 
 

@@ -9,6 +9,7 @@ from histology.files import InputError
 
 # What the networks see, known as 40x.
 MICRONS_PER_PIXEL = 0.25
+PIXEL_AREA = MICRONS_PER_PIXEL ** 2  # square micrometres
 # A nucleus is some 25 pixels wide. The networks' strides are at most half of
 # this, so that sides can be reflected up to a multiple of them.
 MIN_SIDE = 32

@@ -17,7 +17,7 @@ from histology.images import write_jpeg
 from histology.outlines import MOST_AREA
 from histology.progress import counted, gathered, reporter, say, warn
 from histology.rasterize import areas_of
-from histology.resample import MICRONS_PER_PIXEL
+from histology.resample import PIXEL_AREA
 from histology.stains import DENSITY, HAEMATOXYLIN_OF_DENSITY
 from input_pipeline import store
 
@@ -29,7 +29,6 @@ RING = 5
 DARKER = 0.02
 LEAST_DARKER = 0.73
 MIN_NUCLEI = 5  # below, the share says nothing
-AREA = MICRONS_PER_PIXEL ** 2  # of a pixel, square micrometres
 MEDIAN_AREA = (5, 400)  # square micrometres; of MoNuSeg's images 5.9 to 52
 MOST_NUCLEAR = 0.6  # of an image; of MoNuSeg's at most 0.40
 GLASS = 220  # brighter in each channel is no tissue
@@ -139,11 +138,11 @@ def _middle(array):
 
 
 def _median_area(areas):
-    areas = np.concatenate(areas)
+    areas = np.concatenate(areas) * PIXEL_AREA
     areas = areas[areas > 0]
     if not len(areas):
         return 'no area'
-    return f'median area {np.median(areas) * AREA:.1f} square micrometres'
+    return f'median area {np.median(areas):.1f} square micrometres'
 
 
 def _flaws(image, instances, areas):
@@ -154,7 +153,7 @@ def _flaws(image, instances, areas):
         instances: int32 [H, W], 0 and 1 to N.
         areas: int [N], pixels, of whole nuclei.
     """
-    nuclear, areas = np.mean(instances > 0), areas[areas > 0] * AREA
+    nuclear, areas = np.mean(instances > 0), areas[areas > 0] * PIXEL_AREA
     darker = _share_of_darker(image, instances)
     if darker < LEAST_DARKER:
         turn = next((

@@ -131,51 +131,48 @@ class Nuclei:
     """All nuclei of a slide, read from the files of its blocks each time.
 
     Args:
-        read: function from a block to its arrays.
-        blocks: list of Block.
-        size: (height, width) of the slide at level 0.
-        network_size: the same in pixels of the blocks.
-        microns_per_pixel: of level 0.
+        plan: Plan whose blocks are all there.
     """
 
-    def __init__(self, read, blocks, size, network_size, microns_per_pixel):
-        self._read, self._blocks = read, blocks
-        self._size, self._network_size = size, network_size
-        self._scale = [own / seen for own, seen in zip(size, network_size)]
-        self.microns_per_pixel = microns_per_pixel
-        self.skipped, areas, seconds = [], [()], np.zeros(len(STAGES))
-        density = 0  # optical, times area
-        squares = [max(round(side * microns_per_pixel / DENSITY_SQUARE), 1)
-                   for side in size]
+    def __init__(self, plan):
+        self.plan, size = plan, plan.slide.size
+        self._scale = [own / seen for own, seen in zip(size, plan.size)]
+        self.microns_per_pixel = plan.microns_per_pixel
+        self.skipped, seconds = [], np.zeros(len(STAGES))
+        areas, densities = [()], [()]
+        squares = [max(round(side * plan.microns_per_pixel / DENSITY_SQUARE),
+                       1) for side in size]
         self._in_squares = np.zeros(squares)
-        for block in blocks:
-            found = read(block)
+        for block in plan.blocks:
+            found = plan.read_again(block)
             if 'error' in found:
-                self.skipped.append(block)
+                self.skipped.append(block.name)
                 continue
             seconds += found['seconds']
             if 'area' in found:
                 areas.append(found['area'])
-                density += found['mean_haematoxylin_od'] @ found['area']
+                densities.append(found['mean_haematoxylin_od'])
                 self._in_squares += np.histogram2d(
                     found['centroid_y'] * self._scale[0],
                     found['centroid_x'] * self._scale[1],
                     squares, [(0, side) for side in size])[0]
-        areas = np.concatenate(areas)
-        self.mean_haematoxylin_od = (density / areas.sum() if len(areas)
-                                     else None)
-        self.areas = areas * np.prod(self._scale)  # level 0's
-        self.count = len(self.areas)
+        areas = np.concatenate(areas) * np.prod(self._scale)  # level 0's
+        mm2 = None if plan.unread.any() else (
+            plan.mask.mean() * np.prod(size, dtype=float)
+            * plan.microns_per_pixel ** 2 / 1e6)
+        self.record = summary.record_of(
+            plan.source, areas, np.concatenate(densities),
+            plan.microns_per_pixel, mm2)
         self.seconds = dict(zip(STAGES, seconds.tolist()))
 
     def measured(self):
         """Yield the `measurements.Batch` of each block, in level 0's pixels.
 
-        Labels go from 1 to `count`, block by block.
+        Labels go from 1 on, block by block.
         """
         count, (scale_y, scale_x) = 1, self._scale
-        for block in self._blocks:
-            found = self._read(block)
+        for block in self.plan.blocks:
+            found = self.plan.read_again(block)
             if not len(found.get('area', ())):
                 continue
             measures = {
@@ -186,7 +183,7 @@ class Nuclei:
                 for name, (power, _) in writers.MEASURES.items()}
             measures['label'] = count + np.arange(len(found['area']))
             measures['touches_border'] = measurements.touches_border(
-                found, self._network_size)
+                found, self.plan.size)
             count += len(found['area'])
             corners = Corners(*(found[f'corner_{name}']
                                 for name in Corners._fields))
@@ -195,17 +192,13 @@ class Nuclei:
 
     def density(self):
         """Return the nuclei per mm2 in DENSITY_SQUARE, float [h, w]."""
-        mm2 = (np.prod(self._size, dtype=float) / self._in_squares.size
-               * self.microns_per_pixel ** 2 / 1e6)
+        mm2 = (np.prod(self.plan.slide.size, dtype=float)
+               / self._in_squares.size * self.microns_per_pixel ** 2 / 1e6)
         return self._in_squares / mm2
 
 
 def _scaled(coordinates, scale):
     return coordinates if scale == 1 else (coordinates * scale).round(DECIMALS)
-
-
-class _GoneError(Exception):
-    """The file of a block is gone."""
 
 
 class Plan:
@@ -358,55 +351,37 @@ class Plan:
                 with files.locked(self.folder, 'output_dir'):
                     if not self._is_merged():
                         record = self._merge()
-        except (files.LockedError, _GoneError):
-            # Another process merges, or has merged where there are no locks.
-            pass
+        except files.LockedError:
+            pass  # another process merges, or has merged without a lock
         if record is None and runs.is_done(self.run, self.source):
             record = runs.read_record(self.run, self.source)
         if record and not record['blocks_skipped']:
             remove_files(self.folder)
         return record
 
-    def _read_again(self, block):
+    def read_again(self, block):
         """Read a block's file that was there.
 
         Raises:
-            _GoneError: it is not.
+            LockedError: it is gone, by a merge where there are no locks.
         """
         found = self.read(block)
         if not found:
-            raise _GoneError
+            raise files.LockedError(
+                f'{self.folder}: another process has merged it')
         return found
 
     def _merge(self):
         began = time.monotonic()
-        nuclei = Nuclei(self._read_again, self.blocks, self.slide.size,
-                        self.size, self.microns_per_pixel)
+        nuclei = Nuclei(self)
         runs.make_room(self.run, self.source)
-        tissue.write_tissue(
-            self.start + '_tissue.png', self.image, self.mask,
-            [block.core for block in self.blocks], self.size)
-        for output in ('csv', 'geojson'):
-            if output in self.run.outputs:
-                endings, write, _ = writers.SLIDE_OUTPUTS[output]
-                write([self.start + ending for ending in endings], nuclei)
-        mm2 = None if self.unread.any() else (
-            self.mask.mean() * np.prod(self.slide.size, dtype=float)
-            * self.microns_per_pixel ** 2 / 1e6)
-        record = summary.record_of(
-            self.source, nuclei.areas, self.microns_per_pixel, mm2,
-            nuclei.mean_haematoxylin_od)
-        tissue.write_thumbnail(self.start + '_thumbnail.jpg', self.image,
-                               self.mask)
-        tissue.write_overview(
-            self.start + '_overview.jpg', self.image, self.mask,
-            nuclei.density(), f'{record["image"]}: {summary.line_of(record)}')
-        record.update(
-            self.geometry, blocks=len(self.blocks),
-            blocks_skipped=[block.name for block in nuclei.skipped]
+        writers.write_all(self.start, nuclei, self.run.outputs, True)
+        record = {
+            **nuclei.record, **self.geometry, 'blocks': len(self.blocks),
+            'blocks_skipped': nuclei.skipped
             + [summary.OVERVIEW] * bool(self.unread.any()),
-            seconds={stage: round(value, 2) for stage, value in {
+            'seconds': {stage: round(value, 2) for stage, value in {
                 'tissue': self.seconds, **nuclei.seconds,
-                'merge': time.monotonic() - began}.items()})
+                'merge': time.monotonic() - began}.items()}}
         runs.write_record(self.run, self.source, record)
         return record

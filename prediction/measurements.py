@@ -51,7 +51,7 @@ def measure(labels, probability, image, strip=STRIP):
         numbers[found] = np.arange(1, len(found) + 1)
         part = numbers[labels[window]]  # [h, w], 0 and 1 to N
         numbers[found] = 0
-        batch = _measure(found, part, probability[window], image[window],
+        batch = _measure(batch, part, probability[window], image[window],
                          left, top)
         batch.measures['touches_border'] = touches_border(batch.measures,
                                                           labels.shape)
@@ -70,32 +70,21 @@ def touches_border(measures, size):
                     | (left == 0) | (left + measures['box_width'] == size[1]))
 
 
-def mean_haematoxylin_od(labels, image):
-    """Return the mean optical density in all nuclei, or None without any.
-
-    Args:
-        labels, image: as for `measure`.
-    """
-    counts = np.zeros((3, 256))  # pixels of each value of a channel
-    for top in range(0, len(labels), STRIP):
-        rows = slice(top, top + STRIP)
-        for count, values in zip(counts, image[rows][labels[rows] > 0].T):
-            count += np.bincount(values, minlength=256)
-    area = counts[0].sum()
-    return (float(counts @ DENSITY @ HAEMATOXYLIN_OF_DENSITY / area) if area
-            else None)
-
-
-def _measure(found, labels, probability, image, left, top):
+def _measure(boxes, labels, probability, image, left, top):
     """Measure the nuclei of a window: a Batch.
 
     Args:
-        found: int [N], their labels.
+        boxes: int [N, 5], their labels, and where in the image their rows and
+            columns begin and end.
         labels: int32 [h, w], 0 and 1 to N, in this order.
         probability, image, left, top: of the window.
     """
     corners = polygons.find_corners(labels)
-    measures = {'label': found, **_moments(labels, left, top)}
+    found, box_y, bottom, box_x, right = boxes.T
+    measures = {
+        'label': found, 'box_x': box_x, 'box_y': box_y,
+        'box_width': right - box_x, 'box_height': bottom - box_y,
+        **_moments(labels, left, top, box_x, box_y)}
     area = measures['area']
     measures['perimeter'] = _perimeters(labels, len(found))
     measures['solidity'] = area / polygons.hull_areas(corners)
@@ -113,50 +102,29 @@ def _measure(found, labels, probability, image, left, top):
                                             y=corners.y + top))
 
 
-def _moments(labels, left, top):
-    """Measure box, area, centroid and ellipse of regions 1 to N by their runs.
+def _moments(labels, left, top, box_x, box_y):
+    """Measure area, centroid and ellipse of regions 1 to N.
 
     Args:
         labels: int [h, w], 0 and 1 to N, without gaps.
         left, top: added to x and y.
+        box_x, box_y: int [N], the least of each region.
     """
-    padded = np.pad(labels, ((0, 0), (1, 1)), mode='constant')
-    change = padded[:, 1:] != padded[:, :-1]  # [h, w + 1]
-    # First columns of runs, and columns behind their last, row by row.
-    start, end = [np.flatnonzero(change & (side > 0))
-                  for side in (padded[:, 1:], padded[:, :-1])]
-    y, start = np.divmod(start, change.shape[1])
-    end -= y * change.shape[1]
-    number = labels[y, start]
-    order = np.argsort(number, kind='stable')
-    number, y, start, end = [
-        values[order] for values in (number, y, start, end)]
-    first = np.flatnonzero(np.diff(number, prepend=0))
-    box_x, box_y = [np.minimum.reduceat(low, first) for low in (start, y)]
-    length = end - start
-    area = np.add.reduceat(length, first)
-
-    # Sums over pixels, counted from the box.
-    x = start - box_x[number - 1]
-    row = y - box_y[number - 1]
-    of_x = length * (2 * x + length - 1) / 2
+    y, x = np.nonzero(labels)
+    number = labels[y, x] - 1
+    # Counted from the box, for exact sums.
+    x, y = x + left - box_x[number], y + top - box_y[number]
+    area = np.bincount(number)
     mean_x, mean_y, mean_xx, mean_yy, mean_xy = [
-        np.add.reduceat(values, first) / area for values in (
-            of_x, length * row,
-            length * (x * (x + length - 1)
-                      + (length - 1) * (2 * length - 1) / 6),
-            length * row ** 2, of_x * row)]
+        np.bincount(number, one * other) / area
+        for one, other in ((x, 1), (y, 1), (x, x), (y, y), (x, y))]
     xx, yy = mean_xx - mean_x ** 2, mean_yy - mean_y ** 2
     half = np.hypot((xx - yy) / 2, mean_xy - mean_x * mean_y)
     # The eigenvalues of the covariance.
     larger = (xx + yy) / 2 + half
     smaller = np.maximum((xx + yy) / 2 - half, 0)
     return {
-        'centroid_x': left + box_x + mean_x + 0.5,
-        'centroid_y': top + box_y + mean_y + 0.5,
-        'box_x': left + box_x, 'box_y': top + box_y,
-        'box_width': np.maximum.reduceat(end, first) - box_x,
-        'box_height': np.maximum.reduceat(y, first) + 1 - box_y,
+        'centroid_x': box_x + mean_x + 0.5, 'centroid_y': box_y + mean_y + 0.5,
         'area': area,
         'major_axis': 4 * np.sqrt(larger), 'minor_axis': 4 * np.sqrt(smaller),
         'eccentricity': np.sqrt(1 - smaller / np.where(larger, larger, 1))

@@ -11,9 +11,7 @@ COLUMNS = ('image', 'nuclei', 'mm2', 'nuclei_per_mm2', 'median_area_px2',
            'median_area_um2', 'mean_haematoxylin_od', 'warnings', 'seconds',
            'error')
 MARK = f'<meta name="generator" content="{SOFTWARE}">'
-# What the heads of the files hold that were written here.
-FILES = {'summary.csv': [','.join(COLUMNS).encode() + b'\n'],
-         'index.html': [MARK.encode()]}
+FILES = 'summary.csv', 'index.html'
 STYLE = '''
 body { margin: 2em auto; max-width: 80em; padding: 0 1em;
   font: 15px/1.4 system-ui, sans-serif; color: #222; background: #fff }
@@ -123,7 +121,7 @@ def _card(folder, number, record):
     links = {}
     if 'nuclei' in record:
         links = {output: record['stem'] + ending for output, (
-            endings, *_) in writers.results_of(record['is_slide']).items()
+            endings, _) in writers.results_of(record['is_slide']).items()
             for ending in endings
             if os.path.exists(os.path.join(folder, record['stem'] + ending))}
     thumbnail = links.pop('thumbnail', None)

@@ -6,14 +6,14 @@ import itertools
 import sys
 import time
 
+import numpy as np
+
 from histology import progress, resample, resolution
 from histology.files import InputError
 from histology.images import read_image
-from histology.rasterize import areas_of
 from input_pipeline import store
 from prediction import (
     blocks,
-    measurements,
     runs,
     slides,
     sources,
@@ -201,15 +201,14 @@ def _write_image(run, found):
     separated = time.monotonic()
     mm2 = (microns_per_pixel
            and nuclei.labels.size * microns_per_pixel ** 2 / 1e6)
-    record = summary.record_of(
-        source, areas_of(nuclei.labels)[1:], microns_per_pixel, mm2,
-        measurements.mean_haematoxylin_od(nuclei.labels, nuclei.image))
+    areas, densities = (
+        np.concatenate([(), *(batch.measures[name]
+                              for batch in nuclei.measured())])
+        for name in ('area', 'mean_haematoxylin_od'))
+    record = summary.record_of(source, areas, densities, microns_per_pixel,
+                               mm2)
     runs.make_room(run, source)  # a file may have come since
-    for output, (endings, write, _) in writers.results_of(False).items():
-        if write and writers.is_wanted(output, run.outputs):
-            progress.check()
-            write([runs.start_of(run, source) + ending for ending in endings],
-                  nuclei)
+    writers.write_all(runs.start_of(run, source), nuclei, run.outputs, False)
     seconds.update(nuclei=separated - start,
                    files=time.monotonic() - separated)
     runs.write_record(run, source, {**record, 'seconds': {

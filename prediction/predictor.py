@@ -18,8 +18,7 @@ from prediction import instances, measurements, tiling, writers
 from prediction.instances import MIN_HEIGHT, THRESHOLD
 from prediction.tiling import MAX_TILE_PIXELS
 
-PIXEL_AREA = resample.MICRONS_PER_PIXEL ** 2  # square micrometres
-MIN_AREA = instances.MIN_AREA * PIXEL_AREA
+MIN_AREA = instances.MIN_AREA * resample.PIXEL_AREA
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -150,7 +149,8 @@ class Predictor:
         """Separate the nuclei of a mask, see `instances.separate`."""
         return instances.separate(
             mask, probability, scale, self.threshold,
-            min_area=self.min_area / PIXEL_AREA, min_height=self.splitting)
+            min_area=self.min_area / resample.PIXEL_AREA,
+            min_height=self.splitting)
 
     def classify(self, image, size=None, progress=None):
         """Classify the pixels of an image; arguments as for `rows`.

@@ -11,15 +11,20 @@ import json
 import os
 import platform
 import sys
-import tempfile
 
 from histology import files, listing, progress
 from histology.files import MAX_NAME, InputError
 from prediction import page, writers
 
 FILE = 'run.json'
-# Of all images; and what the heads of such files hold.
-FILES = {FILE: [writers.JSON_MARK], **page.FILES}
+FILES = FILE, *page.FILES  # of all images
+# What the heads of files hold that predict wrote, by their endings.
+MARKS = {
+    '.png': [listing.PNG_MARK], '.json': [listing.JSON_MARK],
+    '.geojson': [listing.GEOJSON_HEAD.encode()],
+    '.csv': [*writers.HEADERS, ','.join(page.COLUMNS).encode() + b'\n'],
+    '.html': [page.MARK.encode()],
+    **dict.fromkeys(('.tif', '.jpg', '.gz'), [listing.TIFF_MARK])}
 NOT_OURS = ('{}: was not written by predict, was changed since, or is of an '
             'earlier version; move it or choose another --output_dir')
 VERSION = 1  # of the results; raised when other nuclei are found
@@ -62,9 +67,9 @@ def begin(run, sources, overwrite):
             folder holds results of other settings, and not `overwrite`; or it
             cannot be written to.
     """
-    for name, marks in FILES.items():
+    for name in FILES:
         path = os.path.join(run.output_dir, name)
-        if os.path.lexists(path) and not listing.is_predicted(path, marks):
+        if os.path.lexists(path) and not is_ours(path):
             raise InputError(NOT_OURS.format(path))
     settings = settings_of(run)
     before = [record['settings'] for record in records(run.output_dir)
@@ -95,12 +100,9 @@ def begin(run, sources, overwrite):
             raise InputError(
                 f'{source.name}: its results would replace those of {its}; '
                 'choose another --output_dir, or replace them by --overwrite')
-    _make_folder(run.output_dir)
-    if changed:  # a kill must not leave them
-        for name in page.FILES:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(os.path.join(run.output_dir, name))
     files.write_json(path, _content_of(run))
+    if changed:  # a kill of what follows must not leave them
+        files.remove_matching(run.output_dir, *page.FILES)
     return todo
 
 
@@ -117,11 +119,16 @@ def _changes(found, settings):
             for name, value in settings.items() if found.get(name) != value]
 
 
+def is_ours(path):
+    """Say whether `predict` wrote a result, see `listing.is_predicted`."""
+    return listing.is_predicted(path, MARKS.get(os.path.splitext(path)[1], ()))
+
+
 def is_done(run, source):
     """Say whether all results of a Source are there, with these settings."""
     record = read_record(run, source)
     wanted = [[start_of(run, source) + ending for ending in endings]
-              for output, (endings, *_) in writers.results_of(
+              for output, (endings, _) in writers.results_of(
                   source.is_slide).items()
               if writers.is_wanted(output, run.outputs)]
     return (record.get('key') == key_of(run, source)
@@ -222,7 +229,7 @@ def check_names(sources):
                 'folders')
         seen[source.stem] = source.name
         if any(len(os.fsencode(source.stem + ending)) > MAX_NAME
-               for endings, *_ in writers.results_of(source.is_slide).values()
+               for endings, _ in writers.results_of(source.is_slide).values()
                for ending in endings):
             raise InputError(f'{source.name}: its name is too long for '
                              'results; rename it')
@@ -240,12 +247,11 @@ def check_results(run, source):
     """
     existing = {}
     for is_slide in (source.is_slide, not source.is_slide):
-        for output, (endings, _, marks) in writers.results_of(
-                is_slide).items():
+        for output, (endings, _) in writers.results_of(is_slide).items():
             wanted = (is_slide == source.is_slide
                       and writers.is_wanted(output, run.outputs))
             for path in map(start_of(run, source).__add__, endings):
-                if listing.is_predicted(path, marks):
+                if is_ours(path):
                     existing.setdefault(path, wanted)
                 elif wanted and os.path.lexists(path):
                     raise InputError(NOT_OURS.format(path))
@@ -293,21 +299,9 @@ def make_room(run, source):
                 os.remove(path)
 
 
-def _make_folder(output_dir):
-    """Make the folder; refuse, before the long work, one that is read-only."""
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
-            pass
-    except OSError as error:
-        raise InputError(f'--output_dir {output_dir}: cannot be written to '
-                         f'({error.strerror}); choose another folder'
-                         ) from error
-
-
 def _read(path):
     """Read JSON that `predict` wrote; {} if it is absent or damaged."""
-    if listing.is_predicted(path, [writers.JSON_MARK]):
+    if is_ours(path):
         with contextlib.suppress(OSError, ValueError, RecursionError), open(
                 path) as file:
             content = json.load(file)

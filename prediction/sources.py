@@ -90,10 +90,10 @@ def _tissue(paths):
     others = sorted(filter(os.path.isfile, set(paths).difference(images)))
     if others:
         kinds = {os.path.splitext(path)[1]: path for path in others[::-1]}
-        print(f'{progress.counted(len(others), "file")} skipped (masks and '
-              'the like beside their images, or not of '
-              f'{", ".join(ENDINGS)}): '
-              + ', '.join(sorted(kinds.values())))
+        progress.say(
+            f'{progress.counted(len(others), "file")} skipped (masks and the '
+            f'like beside their images, or not of {", ".join(ENDINGS)}): '
+            + ', '.join(sorted(kinds.values())))
     return images
 
 

@@ -12,15 +12,15 @@ LARGEST_AREA = 500  # of MoNuSeg's nuclei 320
 OVERVIEW = 'overview'  # among the skipped blocks: the small whole picture
 
 
-def record_of(source, areas, microns_per_pixel, mm2, mean_haematoxylin_od):
+def record_of(source, areas, densities, microns_per_pixel, mm2):
     """Return the record of an image or slide, a dict for JSON.
 
     Args:
         source: sources.Source.
         areas: [N], of its nuclei, pixels.
+        densities: [N], their mean optical densities of haematoxylin.
         microns_per_pixel: of the image, or None.
         mm2: area of the image, or of the tissue of a slide, or None.
-        mean_haematoxylin_od: in the nuclei, or None.
     """
     median = float(np.median(areas)) if len(areas) else None
     square = microns_per_pixel and microns_per_pixel ** 2
@@ -31,8 +31,8 @@ def record_of(source, areas, microns_per_pixel, mm2, mean_haematoxylin_od):
         'nuclei_per_mm2': mm2 and round(len(areas) / mm2, 1),
         'median_area_px2': median and round(median, 2),
         'median_area_um2': median and square and round(median * square, 2),
-        'mean_haematoxylin_od': (mean_haematoxylin_od
-                                 and round(mean_haematoxylin_od, 4)),
+        'mean_haematoxylin_od': (round(np.average(
+            densities, weights=areas), 4) if len(areas) else None),
         'microns_per_pixel': microns_per_pixel,
         'warnings': _warnings(median, areas, microns_per_pixel)}
 

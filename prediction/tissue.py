@@ -1,10 +1,14 @@
-"""Where a slide has tissue, and pictures of it."""
+"""Where a slide has tissue, and pictures of it.
+
+Pictures are written as `writers` says, of `blocks.Nuclei`.
+"""
 import numpy as np
 from PIL import Image, ImageDraw
 
 from histology.drawing import shrunk
 from histology.images import write_jpeg, write_png
 from histology.listing import SOFTWARE, TIFF_MARK
+from prediction import summary
 
 MICRONS_PER_PIXEL = 8  # of the images and masks here
 MARGIN = 10  # pixels around tissue in which nuclei are searched, too
@@ -59,50 +63,48 @@ def outlined(image, mask):
     return np.where(edges[..., np.newaxis], np.uint8(OUTLINE), image)
 
 
-def write_tissue(path, image, mask, parts, size):
-    """Write a PNG of the slide with the tissue outlined and parts drawn.
-
-    The arguments are those of `touches`, with a list of parts.
-    """
-    drawn = Image.fromarray(outlined(image, mask))
+def write_tissue(paths, nuclei):
+    """Write a PNG of the slide with the tissue outlined and blocks drawn."""
+    plan = nuclei.plan
+    drawn = Image.fromarray(outlined(plan.image, plan.mask))
     draw = ImageDraw.Draw(drawn)
-    for part in parts:
+    for block in plan.blocks:
         (top, bottom), (left, right) = (
             (axis.start * pixels // length, axis.stop * pixels // length)
-            for axis, pixels, length in zip(part, mask.shape, size))
+            for axis, pixels, length in zip(block.core, plan.mask.shape,
+                                            plan.size))
         draw.rectangle((left, top, right, bottom), outline=(0, 0, 0))
-    write_png(path, np.asarray(drawn), SOFTWARE)
+    write_png(paths[0], np.asarray(drawn), SOFTWARE)
 
 
-def write_thumbnail(path, image, mask):
-    """Write a small JPEG with the outline; arguments as `write_overview`."""
-    write_jpeg(path, outlined(*shrunk(image, mask)), TIFF_MARK)
+def write_thumbnail(paths, nuclei):
+    """Write a small JPEG of the slide with the tissue outlined."""
+    write_jpeg(paths[0], outlined(*shrunk(
+        nuclei.plan.image, nuclei.plan.mask)), TIFF_MARK)
 
 
-def write_overview(path, image, mask, density, title):
-    """Write a JPEG of the slide with its tissue, and of the density.
-
-    Args:
-        path, title: of the picture.
-        image, mask: uint8 [H, W, 3] and bool [H, W].
-        density: float [h, w], nuclei per mm2.
-    """
+def write_overview(paths, nuclei):
+    """Write a JPEG of the slide with its tissue, and of the density."""
     # Without pyplot, which a server without a screen could not use.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    image, mask = nuclei.plan.image, nuclei.plan.mask
     step = -(-max(mask.shape) // OVERVIEW_SIDE)
     height, width = (side * MICRONS_PER_PIXEL / 1000 for side in mask.shape)
     figure = Figure(figsize=(14, 1 + 6 * min(max(height / width, .4), 2)),
                     dpi=100, constrained_layout=True)
     canvas = FigureCanvasAgg(figure)
+    small = outlined(image[::step, ::step], mask[::step, ::step])
     for axes, picture, name in zip(
-            figure.subplots(1, 2), (
-                outlined(image[::step, ::step], mask[::step, ::step]),
-                density), ('tissue', 'nuclei per mm2, glass included')):
+            figure.subplots(1, 2), (small, nuclei.density()),
+            ('tissue', 'nuclei per mm2, glass included')):
         shown = axes.imshow(picture, extent=(0, width, height, 0))
         axes.set(title=name, xlabel='mm')
     shown.set_clim(0)
     figure.colorbar(shown, shrink=.8, ax=axes)
-    figure.suptitle(title, parse_math=False)  # the file's name is in it
+    title = f'{nuclei.record["image"]}: {summary.line_of(nuclei.record)}'
+    # The file's name is in it, maybe in letters that the font lacks.
+    figure.suptitle(title.encode('ascii', 'replace').decode(),
+                    parse_math=False)
     canvas.draw()
-    write_jpeg(path, np.asarray(canvas.buffer_rgba())[..., :3], TIFF_MARK)
+    write_jpeg(paths[0], np.asarray(canvas.buffer_rgba())[..., :3], TIFF_MARK)

@@ -53,8 +53,7 @@ def results(address, found, run, read, report):
     done, said = dict.fromkeys(found, fractions.Fraction(0)), set()
     failed, ended = {}, 0
     with _connected(address) as client:
-        for task, outcome in _outcomes(client, address, run,
-                                       _tasks(found, run, read)):
+        for task, outcome in _outcomes(client, run, _tasks(found, run, read)):
             source = task.source
             for kind, *given in outcome.said:
                 if kind == 'warn':
@@ -106,7 +105,7 @@ def _tasks(found, run, read):
                        _predict_blocks, (plan, part))
 
 
-def _outcomes(client, address, run, tasks):
+def _outcomes(client, run, tasks):
     """Let workers do Tasks; yield each with its Outcome, as they end."""
     import distributed
     from distributed import scheduler
@@ -115,24 +114,20 @@ def _outcomes(client, address, run, tasks):
         run.predictor.accelerate, tuple(run.predictor.identity().items()))
     under_way = {}
     while True:
-        with _scheduler(client, address):
-            room = QUEUED * max(len(client.nthreads()), 1) - len(under_way)
+        room = QUEUED * max(len(client.nthreads()), 1) - len(under_way)
         task = next(tasks, None) if room > 0 else None
         if task and not task.function:
             yield task, Outcome(task.given, None, [])
         elif task:
-            with _scheduler(client, address):
-                under_way[client.submit(call, task.function, *task.given,
-                                        pure=False, retries=RETRIES)] = task
+            under_way[client.submit(call, task.function, *task.given,
+                                    pure=False, retries=RETRIES)] = task
         elif under_way:
-            with _scheduler(client, address), contextlib.suppress(
-                    distributed.TimeoutError):
+            with contextlib.suppress(distributed.TimeoutError):
                 distributed.wait([*under_way], POLL_SECONDS, 'FIRST_COMPLETED')
             progress.check()
             for future in [future for future in under_way if future.done()]:
                 try:
-                    with _scheduler(client, address):
-                        outcome = future.result()
+                    outcome = future.result()
                 except scheduler.KilledWorker:
                     outcome = Outcome(LOST, None, [])
                 yield under_way.pop(future), outcome
@@ -176,7 +171,7 @@ def _connected(address):
             client.wait_for_workers(1)
             client.run(importlib.import_module, __name__)
             client.run_on_scheduler(importlib.import_module, __name__)
-        yield client
+            yield client
 
 
 @contextlib.contextmanager

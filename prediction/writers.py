@@ -13,17 +13,11 @@ import uuid
 
 import numpy as np
 
-from histology import drawing, tiff
+from histology import drawing, progress, tiff
 from histology.files import atomic_write
 from histology.images import write_jpeg, write_png
-from histology.listing import (
-    GEOJSON_HEAD,
-    JSON_MARK,
-    PNG_MARK,
-    SOFTWARE,
-    TIFF_MARK,
-)
-from prediction import polygons
+from histology.listing import GEOJSON_HEAD, SOFTWARE, TIFF_MARK
+from prediction import polygons, tissue
 
 # The power of the unit of length of each measure, and its name in QuPath.
 MEASURES = {
@@ -136,7 +130,8 @@ def write_geojson(paths, nuclei):
 
 def write_large_geojson(paths, nuclei):
     """Write the nuclei of a slide for QuPath, gzipped if they are many."""
-    chosen, other = paths if nuclei.count <= GZIP_ABOVE else paths[::-1]
+    many = nuclei.record['nuclei'] > GZIP_ABOVE
+    chosen, other = paths[::-1] if many else paths
     write_geojson([chosen], nuclei)
     with contextlib.suppress(FileNotFoundError):
         os.remove(other)
@@ -212,45 +207,56 @@ def _feature(file_name, measures, pieces):
             f'"properties":{properties}}}')
 
 
-# What is written for an image STEM.*: what follows STEM in the names; the
+HEADERS = [_header(microns).encode() for microns in (None, 1)]  # marks
+
+# What is written for an image STEM.*: what follows STEM in the names, and the
 # function that writes it, from the paths of these names and a
-# `predictor.Nuclei`; and what the head of such a file holds, one of several.
-Output = collections.namedtuple('Output', 'endings write marks')
+# `predictor.Nuclei`.
+Output = collections.namedtuple('Output', 'endings write')
 OUTPUTS = {
-    'mask': Output(['_mask.png'], write_mask, [PNG_MARK]),
-    'probability': Output(['_probability.png'], write_probability,
-                          [PNG_MARK]),
-    'labels': Output(['_labels.png', '_labels.tif'], write_labels,
-                     [PNG_MARK, TIFF_MARK]),
-    'labels_colour': Output(['_labels_colour.png'], write_labels_colour,
-                            [PNG_MARK]),
-    'csv': Output(['_nuclei.csv'], write_csv,
-                  [_header(None).encode(), _header(1).encode()]),
-    'geojson': Output(['_nuclei.geojson'], write_geojson,
-                      [GEOJSON_HEAD.encode()]),
+    'mask': Output(['_mask.png'], write_mask),
+    'probability': Output(['_probability.png'], write_probability),
+    'labels': Output(['_labels.png', '_labels.tif'], write_labels),
+    'labels_colour': Output(['_labels_colour.png'], write_labels_colour),
+    'csv': Output(['_nuclei.csv'], write_csv),
+    'geojson': Output(['_nuclei.geojson'], write_geojson),
     # The last one: it draws on the image.
-    'overlay': Output(['_overlay.png'], write_overlay, [PNG_MARK]),
+    'overlay': Output(['_overlay.png'], write_overlay),
 }
-# The same for a slide, of which `blocks.Nuclei` are written. The last two
-# are always written.
+# Always written.
+THUMBNAIL = {'thumbnail': Output(['_thumbnail.jpg'], write_thumbnail)}
+RECORD = {'record': Output(['.json'], None)}  # by `runs`
+# The same for a slide, of which `blocks.Nuclei` are written.
 SLIDE_OUTPUTS = {
+    'thumbnail': Output(['_thumbnail.jpg'], tissue.write_thumbnail),
     'csv': OUTPUTS['csv'],
     'geojson': Output(['_nuclei.geojson', '_nuclei.geojson.gz'],
-                      write_large_geojson, [GEOJSON_HEAD.encode(), TIFF_MARK]),
-    'tissue': Output(['_tissue.png'], None, [PNG_MARK]),
-    'overview': Output(['_overview.jpg'], None, [TIFF_MARK]),
+                      write_large_geojson),
+    'tissue': Output(['_tissue.png'], tissue.write_tissue),
+    'overview': Output(['_overview.jpg'], tissue.write_overview),
 }
-# Of both, the first and the last file that are always written.
-THUMBNAIL = {'thumbnail': Output(['_thumbnail.jpg'], write_thumbnail,
-                                 [TIFF_MARK])}
-RECORD = {'record': Output(['.json'], None, [JSON_MARK])}
 
 
 def results_of(is_slide):
     """Return all that is written for an image or a slide, as a dict."""
-    return {**THUMBNAIL, **(SLIDE_OUTPUTS if is_slide else OUTPUTS), **RECORD}
+    return {**(SLIDE_OUTPUTS if is_slide else {**THUMBNAIL, **OUTPUTS}),
+            **RECORD}
 
 
 def is_wanted(output, outputs):
     """Say whether an output is written: if it is chosen, or always is."""
     return output in outputs or output not in OUTPUTS
+
+
+def write_all(start, nuclei, outputs, is_slide):
+    """Write all results of an image or a slide but the record.
+
+    Args:
+        start: of their paths.
+        nuclei: `predictor.Nuclei`, or of a slide `blocks.Nuclei`.
+        outputs: names of those of OUTPUTS that are wanted.
+    """
+    for output, (endings, write) in results_of(is_slide).items():
+        if write and is_wanted(output, outputs):
+            progress.check()
+            write([start + ending for ending in endings], nuclei)

@@ -622,10 +622,7 @@ def test_case_and_the_two_ways_to_write_an_umlaut(tmp_path):
 def write_predicted(folder, stem, nuclei):
     """Writes all that predict does of an image."""
     folder.mkdir(parents=True, exist_ok=True)
-    for endings, writer, _ in writers.results_of(False).values():
-        if writer:
-            writer([str(folder / (stem + ending)) for ending in endings],
-                   nuclei)
+    writers.write_all(str(folder / stem), nuclei, writers.OUTPUTS, False)
     record = {'software': writers.SOFTWARE, 'stem': stem, 'image': stem}
     for name in (stem, 'run'):
         write(folder / f'{name}.json', json.dumps(record, indent=2))

@@ -7,7 +7,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from skimage import measure
 
-from prediction import measurements
+from prediction import measurements, sources, summary
 
 SHAPE = 130, 150
 
@@ -69,12 +69,28 @@ def test_which_touch_the_border(strip):
         1: 0, 2: 1, 3: 1, 4: 1, 5: 1, 6: 0, 7: 0}
 
 
+def amounts(image):
+    """The haematoxylin of each pixel of an image of SHAPE."""
+    density = -np.log10(np.maximum(image, 1) / 255.0)  # [H, W, 3]
+    stains = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0] * 3])
+    stains[2] = np.cross(stains[0], stains[1])
+    stains /= np.sqrt((stains ** 2).sum(axis=1, keepdims=True))
+    return np.linalg.solve(stains.T, density.reshape(-1, 3).T)[0].reshape(
+        SHAPE)
+
+
 def test_the_mean_density_is_that_of_all_pixels():
     labels, _, image = blobs(1)
     found = table(labels, image=image)
-    assert measurements.mean_haematoxylin_od(labels, image) == pytest.approx(
-        np.average(found['mean_haematoxylin_od'], weights=found['area']))
-    assert measurements.mean_haematoxylin_od(labels * 0, image) is None
+    for chosen, expected in (
+            (slice(None), amounts(image)[labels > 0].mean()),
+            (slice(0), None)):
+        record = summary.record_of(
+            sources.Source('a.png', 'a', False, '', 0), *(
+                found[name][chosen] for name in (
+                    'area', 'mean_haematoxylin_od')), None, None)
+        assert record['mean_haematoxylin_od'] == pytest.approx(expected,
+                                                               abs=1e-4)
 
 
 def test_the_hull_of_an_l_by_hand():
@@ -108,14 +124,9 @@ def test_haematoxylin_by_hand(colour, amount):
 def test_haematoxylin_is_the_mean_over_pixels():
     labels, probability, image = blobs(0)
     image[labels == 1] = 0  # counts as 1
-    density = -np.log10(np.maximum(image, 1) / 255.0)  # [H, W, 3]
-    stains = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0] * 3])
-    stains[2] = np.cross(stains[0], stains[1])
-    stains /= np.sqrt((stains ** 2).sum(axis=1, keepdims=True))
-    amounts = np.linalg.solve(stains.T, density.reshape(-1, 3).T)[0]
     np.testing.assert_allclose(
         table(labels, probability, image)['mean_haematoxylin_od'],
-        ndimage.mean(amounts.reshape(SHAPE), labels,
+        ndimage.mean(amounts(image), labels,
                      np.arange(1, labels.max() + 1)), atol=1e-6)
 
 

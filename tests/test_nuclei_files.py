@@ -14,11 +14,10 @@ from test_nuclei import blobs
 
 from conftest import ROOT, run
 from eval import nuclei_metrics
-from histology import annotations
+from histology import annotations, listing
 from histology.files import InputError
 from histology.images import read_labels, write_png
-from histology.listing import is_predicted
-from prediction import writers
+from prediction import runs, writers
 from prediction.predictor import Nuclei
 
 IN_PIXELS = ('label,centroid_x_px,centroid_y_px,box_x_px,box_y_px,'
@@ -29,14 +28,6 @@ IN_MICROMETRES = ('centroid_x_um,centroid_y_um,box_x_um,box_y_um,'
                   'box_width_um,box_height_um,area_um2,perimeter_um,'
                   'major_axis_um,minor_axis_um')
 LAST = ',touches_border'
-
-
-def is_written_here(path):
-    """Whether predict wrote a file as the output that has the ending."""
-    output, = [name for name in ('mask', 'csv', 'geojson')
-               if writers.OUTPUTS[name].endings[0][-4:] == path[-4:]
-               ] or ['labels']
-    return is_predicted(path, writers.OUTPUTS[output].marks)
 
 
 def square_and_pieces():
@@ -181,7 +172,7 @@ def test_labels_as_png(tmp_path):
         assert image.mode.startswith('I')
         np.testing.assert_array_equal(np.array(image), labels)
     np.testing.assert_array_equal(read_labels(path), labels)
-    assert is_written_here(path)
+    assert runs.is_ours(path)
 
 
 def test_more_labels_as_tiff(tmp_path):
@@ -195,7 +186,7 @@ def test_more_labels_as_tiff(tmp_path):
         assert file.pages[0].compression == 8  # Deflate
         np.testing.assert_array_equal(file.asarray(), labels)
     np.testing.assert_array_equal(read_labels(path), labels)
-    assert is_written_here(path)
+    assert runs.is_ours(path)
 
 
 def test_labels_in_colours(tmp_path):
@@ -228,7 +219,7 @@ def test_a_thumbnail_shows_the_outlines(tmp_path):
     nuclei = nuclei_of(labels, None, np.full((1600, 800, 3), 200, np.uint8))
     path = str(tmp_path / 'a_thumbnail.jpg')
     writers.write_thumbnail([path], nuclei)
-    assert is_predicted(path, writers.THUMBNAIL['thumbnail'].marks)
+    assert runs.is_ours(path)
     with Image.open(path) as image:
         assert image.size == (160, 320)
         found = np.array(image).astype(int)
@@ -248,13 +239,14 @@ def test_files_written_here_are_known(tmp_path):
     for microns in (None, 0.25):
         write(tmp_path, *square_and_pieces(), microns_per_pixel=microns)
         for name in ('a_nuclei.csv', 'a_nuclei.geojson'):
-            assert is_written_here(str(tmp_path / name))
+            assert runs.is_ours(str(tmp_path / name))
 
 
-@pytest.mark.parametrize('name', ['a.csv', 'a.geojson', 'a.tif', 'a.png'])
+@pytest.mark.parametrize('name', ['a.csv', 'a.geojson', 'a.tif', 'a.png',
+                                  'a.html', '.json', 'a'])
 def test_other_files_are_not(tmp_path, name):
     path = tmp_path / name
-    assert not is_written_here(str(path))
+    assert not runs.is_ours(str(path))
     for content in (
             b'', b'\0', b'\xff' * 3000, b'II*\0', b'II*\0\x08\0\0\0\1\0',
             b'label,centroid_x_px\n1,2\n',
@@ -263,13 +255,19 @@ def test_other_files_are_not(tmp_path, name):
             b'{"type":"FeatureCollection","features":[]}',
             writers.GEOJSON_HEAD.encode()[:-1], b'{"type":"Feature'):
         path.write_bytes(content)
-        assert not is_written_here(str(path))
+        assert not runs.is_ours(str(path))
     path.unlink()
     os.mkfifo(str(path))  # to read it would take for ever
-    assert not is_written_here(str(path))
+    assert not runs.is_ours(str(path))
     path.unlink()
     path.mkdir()
-    assert not is_written_here(str(path))
+    assert not runs.is_ours(str(path))
+
+
+def test_a_page_that_quotes_a_record_is_not(tmp_path):
+    path = tmp_path / 'index.html'
+    path.write_bytes(b'<pre>{\n  ' + listing.JSON_MARK + b',\n')
+    assert not runs.is_ours(str(path))
 
 
 def test_images_of_other_programs_are_not(tmp_path):
@@ -277,9 +275,9 @@ def test_images_of_other_programs_are_not(tmp_path):
     labels = np.ones((3, 4), np.uint8)
     write_png(paths[0], labels, 'another')
     tifffile.imwrite(paths[1], labels, software='another')
-    assert [is_written_here(path) for path in paths] == [False, False]
+    assert [runs.is_ours(path) for path in paths] == [False, False]
     tifffile.imwrite(paths[1], labels, software=False, metadata=None)
-    assert not is_written_here(paths[1])
+    assert not runs.is_ours(paths[1])
 
 
 # Disks and folders that fail

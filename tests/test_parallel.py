@@ -285,7 +285,7 @@ def test_a_task_that_ends_its_workers(shipped_unet):
                   workers.Task('b', None, 1, print, ())])
     with workers._connected('local') as client:
         values = {task.source: outcome.value for task, outcome in
-                  workers._outcomes(client, 'local', run, tasks)}
+                  workers._outcomes(client, run, tasks)}
     assert values['a'] is workers.LOST
     # The other may have been beside it each time.
     assert values['b'] in (None, workers.LOST)

@@ -167,7 +167,7 @@ def test_nuclei_of_an_image(tmp_path, capsys):
 def test_sizes_that_nuclei_do_not_have(side, microns, said):
     record = summary.record_of(
         sources.Source('in/a.png', 'a', False, '', 0),
-        np.array([side ** 2] * 3), microns, None, None)
+        np.array([side ** 2] * 3), np.ones(3), microns, None)
     lines = list(record['warnings'].values())
     assert len(lines) == (said != '') and re.search(said, ''.join(lines))
 
@@ -421,6 +421,10 @@ def test_what_a_folder_of_images_has_besides(tmp_path, capsys):
     # A pattern names what it wants.
     assert 'in/a_mask.png' in find('in/*.png')
     assert capsys.readouterr() == ('', '')
+    touch('a\nerror: no.txt')
+    find('in')
+    line, = capsys.readouterr().out.splitlines()
+    assert f'{tmp_path}/in/a\\nerror: no.txt, ' in line
 
 
 def test_a_file_of_any_name(tmp_path):
@@ -522,7 +526,7 @@ def test_output_folder_that_is_a_file(tmp_path):
     (tmp_path / 'in').mkdir()
     write_image(tmp_path / 'in' / 'a.png')
     (tmp_path / 'out').write_text('')
-    with pytest.raises(InputError, match='--output_dir .*out: cannot'):
+    with pytest.raises(InputError, match='out/run.json: cannot'):
         run(str(tmp_path / 'in' / 'a.png'), tmp_path / 'out')
 
 

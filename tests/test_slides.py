@@ -11,6 +11,7 @@ import pickle
 import re
 import shutil
 import sys
+import types
 import zipfile
 
 import numpy as np
@@ -455,15 +456,15 @@ def test_a_merge_while_another_merges(discs, has_locks, monkeypatch):
     def no_lock(*_):
         raise OSError(errno.ENOLCK, 'no locks')
 
-    def write_tissue(*arguments):
-        monkeypatch.setattr(tissue, 'write_tissue', before)
+    def make_room(*arguments):
+        monkeypatch.setattr(runs, 'make_room', before)
         said.append(second.merge())
         before(*arguments)
 
     if not has_locks:
         monkeypatch.setattr(fcntl, 'flock', no_lock)
-    before = tissue.write_tissue
-    monkeypatch.setattr(tissue, 'write_tissue', write_tissue)
+    before = runs.make_room
+    monkeypatch.setattr(runs, 'make_room', make_room)
     assert first.merge()['nuclei'] == len(centres)
     # With a lock the second leaves it to the first, without one it is done.
     assert [there and there['nuclei'] for there in said] == [
@@ -647,10 +648,16 @@ def test_too_few_pixels_for_a_block_are_said_before_the_first_image(discs):
     assert not (folder / 'out').exists()
 
 
-def test_a_title_is_no_formula(tmp_path):
-    tissue.write_overview(str(tmp_path / 'a.jpg'), np.zeros((9, 9, 3),
-                          np.uint8), np.ones((9, 9), bool), np.ones((1, 1)),
-                          'a$_$b')
+@pytest.mark.filterwarnings('error:Glyph')
+@pytest.mark.parametrize('title', ['a$_$b', '切片', 'a\udcff'])
+def test_a_title_of_any_name(tmp_path, title, capsys):
+    """It is no formula, and the font may lack its letters."""
+    plan = types.SimpleNamespace(image=np.zeros((9, 9, 3), np.uint8),
+                                 mask=np.ones((9, 9), bool))
+    record = {'image': title, 'nuclei': 0, 'mm2': None}
+    tissue.write_overview([str(tmp_path / 'a.jpg')], types.SimpleNamespace(
+        plan=plan, record=record, density=lambda: np.ones((1, 1))))
+    assert capsys.readouterr().err == ''
 
 
 def test_what_is_a_slide(tmp_path):
