@@ -33,7 +33,8 @@ TIFF_MARK = SOFTWARE.encode() + b'\0'
 GEOJSON_HEAD = ('{"type":"FeatureCollection","generator":'
                 f'"{SOFTWARE}","features":[')
 JSON_MARK = f'"software": "{SOFTWARE}"'.encode()
-MARKS = PNG_MARK, TIFF_MARK, GEOJSON_HEAD.encode(), JSON_MARK
+CHECK_MARK = b' of prepared stores'  # of what `prepare` draws
+MARKS = PNG_MARK, TIFF_MARK, GEOJSON_HEAD.encode(), JSON_MARK, CHECK_MARK
 HEAD = 2 ** 16  # bytes
 MEMBER_BYTES = 2 ** 31  # of a file in an archive, at most; unpacked
 
@@ -101,6 +102,21 @@ def list_files(folder, flag):
 
 def _walk(folder):
     """Yield the paths of the files below a folder."""
+    for parent, names in walk_folders(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            # A pipe would never end. A link to nothing is an error later.
+            if not is_hidden(name) and (os.path.isfile(path)
+                                        or not os.path.exists(path)):
+                yield path
+
+
+def walk_folders(folder):
+    """Yield a folder and those below it, each once, with the files' names.
+
+    Raises:
+        InputError: one cannot be read.
+    """
     def fail(error):
         raise InputError(f'{error.filename}: cannot be read '
                          f'({error.strerror}); make it readable') from error
@@ -119,12 +135,7 @@ def _walk(folder):
         # Links last: a folder is listed by its own name.
         folders[:] = sorted(filterfalse(is_hidden, folders), key=lambda name: (
             os.path.islink(os.path.join(parent, name)), name))
-        for name in names:
-            path = os.path.join(parent, name)
-            # A pipe would never end. A link to nothing is an error later.
-            if not is_hidden(name) and (os.path.isfile(path)
-                                        or not os.path.exists(path)):
-                yield path
+        yield parent, names
 
 
 def is_hidden(relative_path):
@@ -197,7 +208,7 @@ def read_head(path):
 def is_predicted(path, marks=MARKS):
     """Say whether `predict` wrote a file, and nobody has changed it since.
 
-    Its head holds one of the marks then.
+    Its head holds one of the marks then. So do the pictures of `prepare`.
     """
     head = read_head(path)
     return any(mark in head for mark in marks)

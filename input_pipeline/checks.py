@@ -73,7 +73,7 @@ def sheet_path(data_dir):
 
 def _comment(path):
     # Copies under another name are the user's.
-    return os.fsencode(os.path.basename(path)) + b' of prepared stores'
+    return os.fsencode(os.path.basename(path)) + listing.CHECK_MARK
 
 
 @gathered()

@@ -94,12 +94,14 @@ def begin(run, sources, overwrite):
             f'({changed[0]}); choose another folder, or replace them by '
             '--overwrite')
     for source in todo if not overwrite else ():
-        its = read_record(run, source).get('path')
-        if (its not in (None, os.path.abspath(source.name))
-                and os.path.exists(its)):
+        its = read_record(run, source)
+        # What cannot be read, without a digest, replaces nothing.
+        if (source.digest and its.get('path') != os.path.abspath(source.name)
+                and its.get('key') not in (None, key_of(run, source))):
             raise InputError(
-                f'{source.name}: its results would replace those of {its}; '
-                'choose another --output_dir, or replace them by --overwrite')
+                f'{source.name}: its results would replace those of another '
+                f'image, {its["path"]}; choose another --output_dir, or '
+                'replace them by --overwrite')
     files.write_json(path, _content_of(run))
     if changed:  # a kill of what follows must not leave them
         files.remove_matching(run.output_dir, *page.FILES)

@@ -55,7 +55,7 @@ def find_images(name):
             literally.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or a folder cannot be read.
     """
     if os.path.isfile(name):
         return [name]
@@ -64,8 +64,13 @@ def find_images(name):
         folder, part = os.path.split(folder)
         parts.insert(0, part)
     pattern = os.path.join(*parts) if parts else '*'
-    found = glob.glob(os.path.join(glob.escape(folder), pattern),
-                      recursive=True)
+    folders = [folder]
+    if parts[:1] == ['**']:  # glob would pass over folders it may not read
+        folders = [below for below, _ in listing.walk_folders(
+            folder or os.curdir)]
+        parts = parts[1:] or ['*']
+    found = {path for one in folders for path in glob.glob(
+        os.path.join(glob.escape(one), *(parts or '*')), recursive=True)}
     found = (_tissue(found) if not parts else
              [path for path in found if not listing.is_predicted(path)])
     # A link that leads nowhere stays, to be named when it is read.
@@ -87,6 +92,10 @@ def _tissue(paths):
     names = pairs.names_of(images)
     images = [path for path in images if not pairs.adds_to_one_of(path, names)
               and not listing.is_predicted(path)]
+    folders = list(filter(os.path.isdir, paths))
+    if images and folders:
+        progress.say(f'{progress.counted(len(folders), "subfolder")} not '
+                     "searched; the pattern 'folder/**/*.tif' does")
     others = sorted(filter(os.path.isfile, set(paths).difference(images)))
     if others:
         kinds = {os.path.splitext(path)[1]: path for path in others[::-1]}

@@ -567,6 +567,11 @@ def test_images_of_one_name_in_two_folders(folder):
     assert {row['image'] for row in summary_of(folder)} == set(ALL)
     (folder / 'other').rename(folder / 'moved')
     assert run(folder, place='moved') == ([], [])
+    # Results of images that have gone are no one else's either.
+    paint(folder / 'new' / 'a.png', (5, 5, 7))
+    with pytest.raises(InputError, match='new/a.png: its results would '
+                                         'replace those of .*other/a.png'):
+        run(folder, place='new')
 
 
 def test_records_of_others_are_none(folder):

@@ -15,7 +15,7 @@ from conftest import run as run_program
 from eval import display
 from histology import images
 from histology.files import InputError
-from histology.images import write_png
+from histology.images import write_jpeg, write_png
 from input_pipeline import store
 from prediction import Predictor, predict, sources, summary
 from prediction.writers import OUTPUTS
@@ -162,14 +162,25 @@ def test_nuclei_of_an_image(tmp_path, capsys):
     (13, None, 'small for 40x.*20x.*--magnification=20'),  # 10.6
     (15, None, ''), (29, None, ''),  # 14.1 and 52.6 square micrometres
     (31, None, 'large for 40x.*80x.*--magnification=80'),  # 60.1
-    (13, 0.25, ''), (31, 0.25, ''),
-    (88, 0.25, ''), (91, 0.25, 'a nucleus of 518 square micrometres')])
+    (15, 0.25, ''), (29, 0.25, ''),
+    (13, 0.25, '10.6 square micrometres is small.*another --magnification'),
+    (31, 0.25, '60.1 square micrometres is large.*another --magnification')])
 def test_sizes_that_nuclei_do_not_have(side, microns, said):
     record = summary.record_of(
         sources.Source('in/a.png', 'a', False, '', 0),
         np.array([side ** 2] * 3), np.ones(3), microns, None)
     lines = list(record['warnings'].values())
     assert len(lines) == (said != '') and re.search(said, ''.join(lines))
+
+
+@pytest.mark.parametrize('side, is_said', [(88, False), (91, True)])
+def test_a_nucleus_that_is_larger_than_any(side, is_said):
+    """484 and 518 square micrometres."""
+    record = summary.record_of(
+        sources.Source('in/a.png', 'a', False, '', 0),
+        np.array([400, 400, side ** 2]), np.ones(3), 0.25, None)
+    assert ('a nucleus of 518 square micrometres'
+            in record['warnings'].get('largest', '')) == is_said
 
 
 def test_tiles_give_the_same_nuclei(tmp_path):
@@ -373,6 +384,24 @@ def test_patterns_from_the_working_folder(tmp_path, monkeypatch):
         sources.find_images('c*')
 
 
+def test_subfolders(tmp_path):
+    find = make_tree(tmp_path, 'in/a.png', 'in/b/c.png', 'in/b/.d/e.png')
+    (tmp_path / 'in' / 'here').symlink_to('.')
+    (tmp_path / 'in' / 'there').symlink_to('.')
+    write_jpeg(str(tmp_path / 'in' / 'check.jpg'),
+               np.zeros((9, 9, 3), np.uint8), b'check.jpg of prepared stores')
+    for pattern in ('**/*.png', '**', '**/*.*g'):
+        assert find(f'in/{pattern}') == ['in/a.png', 'in/b/c.png']
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason='root may read all folders')
+def test_a_folder_that_may_not_be_read(tmp_path):
+    find = make_tree(tmp_path, 'in/a.png', 'in/b/c.png')
+    (tmp_path / 'in' / 'b').chmod(0)
+    with pytest.raises(InputError, match='in/b: cannot be read .*; make it'):
+        find('in/**/*.png')
+
+
 def test_a_folder_of_images(tmp_path):
     find = make_tree(tmp_path, 'in/b.png', 'in/a.jpg', 'in/.hidden.png',
                      'in/sub/c.png')
@@ -413,6 +442,7 @@ def test_what_a_folder_of_images_has_besides(tmp_path, capsys):
     assert find('in') == ['in/a.png', 'in/b.tif', 'in/c_img.jpg',
                           'in/d_mask.png', 'in/e.JFIF']
     assert capsys.readouterr().out == (
+        "2 subfolders not searched; the pattern 'folder/**/*.tif' does\n"
         '8 files skipped (masks and the like beside their images, or not of '
         '.tif, .tiff, .svs, .png, .jpg, .jpeg, .jfif, .ndpi, .mrxs, .scn, '
         '.vms, .bif, .svslide): '
@@ -423,7 +453,7 @@ def test_what_a_folder_of_images_has_besides(tmp_path, capsys):
     assert capsys.readouterr() == ('', '')
     touch('a\nerror: no.txt')
     find('in')
-    line, = capsys.readouterr().out.splitlines()
+    _, line = capsys.readouterr().out.splitlines()
     assert f'{tmp_path}/in/a\\nerror: no.txt, ' in line
 
 
