@@ -10,7 +10,6 @@ import pathlib
 import re
 import shutil
 import socket
-import sys
 
 from histology import progress
 
@@ -85,7 +84,7 @@ def locked(folder, flag):
                     f'{folder}: cannot be written ({error.strerror}); choose '
                     f'another --{flag}') from error
             progress.say(f'{folder}: its drive has no file locks; let one '
-                         'process at a time write there', sys.stderr)
+                         'process at a time write there', error=True)
         try:
             yield
         finally:

@@ -64,12 +64,12 @@ def one_line(text):
                   lambda found: ascii(found.group())[1:-1], text)
 
 
-def say(text, file=None):
-    """Print text as one line, to stdout if None, above the bar if any."""
+def say(text, error=False):
+    """Print text as one line, to stdout or stderr, above the bar if any."""
     if _collected is not None:
-        _collected.append(('say', text, file is sys.stderr))
+        _collected.append(('say', text, error))
         return
-    file = file or sys.stdout
+    file = sys.stderr if error else sys.stdout
     tqdm.write(one_line(text), file=file)
     file.flush()
 
@@ -89,7 +89,7 @@ def gathered():
         for text, first, *rest in warnings.values():
             more = (f'. {counted(len(rest), "more image")}: '
                     + ', '.join(rest[:2]) + ', ...' * (len(rest) > 2))
-            say(f'warning: {first}: {text}{more * bool(rest)}', sys.stderr)
+            say(f'warning: {first}: {text}{more * bool(rest)}', error=True)
 
 
 @gathered()

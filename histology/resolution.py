@@ -3,7 +3,6 @@ import html
 import math
 import operator
 import re
-import sys
 
 from histology import images, listing, progress, tiff
 from histology.files import InputError
@@ -177,10 +176,10 @@ class Resolution:
         if stated and abs(stated / used - 1) > TOLERANCE:
             self._say((stated, used), f'{path}: says {stated:.3g} micrometres '
                       f'per pixel, read as {used:.3g}; if the file is right, '
-                      f'give --microns_per_pixel={stated:.3g}', sys.stderr)
+                      f'give --microns_per_pixel={stated:.3g}', error=True)
 
-    def _say(self, what, line, file=None):
+    def _say(self, what, line, error=False):
         if what not in self._said:
             self._said.add(what)
-            progress.say(line, file)
+            progress.say(line, error)
 

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import os
-import sys
 
 import numpy as np
 
@@ -264,7 +263,7 @@ def _print_summary(folder, source, written, log):
     """Print what was skipped, and what the stores of all splits hold."""
     for parts in written.values():
         for error in parts.skipped.values():
-            say(f'error: {error} (skipped)', sys.stderr)
+            say(f'error: {error} (skipped)', error=True)
     if log.formats:
         say('annotations: ' + ', '.join(
             f'{name} of {counted(count, "image")}'

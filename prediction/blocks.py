@@ -11,7 +11,6 @@ import io
 import json
 import math
 import os
-import sys
 import time
 
 import numpy as np
@@ -235,7 +234,7 @@ class Plan:
                      | run.all_tissue)
         if not self.mask.any():
             progress.say(f'{slide.path}: no tissue found, so the whole slide '
-                         'is searched', sys.stderr)
+                         'is searched', error=True)
             self.mask[:] = True
         self.blocks = [
             block for block in grid(size, self.geometry['side'], halo, shift)
@@ -304,7 +303,7 @@ class Plan:
                 found, start = None, time.monotonic()
                 if isinstance(pixels, InputError):
                     progress.say(f'error: {pixels} (block skipped)',
-                                 sys.stderr)
+                                 error=True)
                 elif pixels is not None:
                     found = self.run.predictor.classify(pixels)
                 yield block, pixels, found, [seconds, time.monotonic() - start]

@@ -3,7 +3,6 @@ import collections
 import contextlib
 import functools
 import itertools
-import sys
 import time
 
 import numpy as np
@@ -138,7 +137,7 @@ def _predict(found, run, overwrite, read, work):
             if result.text:
                 progress.say(f'{result.source.name}: {result.text}')
             if result.error:
-                progress.say(f'error: {result.error}', sys.stderr)
+                progress.say(f'error: {result.error}', error=True)
                 skipped.append(result.source.name)
                 if not result.record:
                     runs.write_error(run, result.source, result.error)

@@ -189,7 +189,7 @@ def summarise(run):
     if others:
         progress.say(f'{run.output_dir}: {progress.counted(others, "image")} '
                      'of other settings there, not in summary.csv',
-                     sys.stderr)
+                     error=True)
 
 
 def records(folder):

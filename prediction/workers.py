@@ -11,7 +11,6 @@ import functools
 import importlib
 import os
 import socket
-import sys
 import tempfile
 
 from histology import progress
@@ -65,7 +64,7 @@ def results(address, found, run, read, report):
                         else text.replace(source.name, ''))
                 if note not in said:
                     said.add(note)
-                    progress.say(text, sys.stderr if is_error else None)
+                    progress.say(text, is_error)
             if outcome.error:
                 raise InputError(outcome.error)
             if outcome.value is LOST:
@@ -167,7 +166,7 @@ def _connected(address):
         with _scheduler(client, address):
             if not client.nthreads():
                 progress.say(f'--dask={address}: waiting for workers',
-                             sys.stderr)
+                             error=True)
             client.wait_for_workers(1)
             client.run(importlib.import_module, __name__)
             client.run_on_scheduler(importlib.import_module, __name__)

@@ -13,7 +13,6 @@ import glob
 import math
 import os
 import re
-import sys
 from typing import Optional
 
 from eval import curves
@@ -131,7 +130,7 @@ def latest_valid(folder):
         try:
             read_checkpoint(paths[-1], 'taking the checkpoint before')
         except InputError as error:
-            say(f'warning: {error}', sys.stderr)
+            say(f'warning: {error}', error=True)
             paths.pop()
             continue
         # By name alone, the folder can be moved.

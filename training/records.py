@@ -9,7 +9,6 @@ import dataclasses
 import importlib
 import json
 import os
-import sys
 from typing import Optional
 
 import nets
@@ -181,7 +180,7 @@ def describe_data(data_dir, seen=None):
             say('warning: --init_checkpoint was trained on '
                 f'{counted(len(known), "image")} of {path} ({known[0]}'
                 f'{", ..." if known[1:] else ""}); their F1 will be too high, '
-                'and --mode=eval will refuse them', sys.stderr)
+                'and --mode=eval will refuse them', error=True)
     return {**identity, 'trained_on': trained_on}
 
 
