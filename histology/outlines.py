@@ -31,6 +31,9 @@ MOST_WITHIN, LEAST_CELLS, CELL_SHARE = 2, 3, 0.4
 SAME = 0.7
 CORNERS = (0, 1), (0, 3), (2, 1), (2, 3)  # columns of boxes, as of `box_of`
 ALL_ANNOTATED = 0.9  # of the image; what lies outside larger regions is used
+# Of the nuclei. If as many lie in regions, the others are strays, and must not
+# make background of what nobody annotated around them.
+LEAST_INSIDE = 0.8
 
 # Classes and layers without nuclei: QuPath's with a star, and its background;
 # MoNuSAC's of what the annotators were not sure of.
@@ -101,7 +104,7 @@ def place(outlines, height, width, classes=()):
         classes: names of the wanted ones; () for all but NO_NUCLEI.
 
     Returns:
-        Placed. If all nuclei lie in regions, the window is theirs.
+        Placed. If nearly all nuclei lie in regions, the window is theirs.
 
     Raises:
         InputError: there are other objects or regions alone, or all nuclei
@@ -131,13 +134,18 @@ def place(outlines, height, width, classes=()):
                        for corner in CORNERS], axis=0) for region in regions]
     regions = [region for region, its in zip(regions, covered) if its.any()]
     box = np.array([0, 0, height, width])
-    if (regions and np.any(covered, axis=0).all()
+    inside = np.any(covered, axis=0)
+    if (regions and inside.mean() >= LEAST_INSIDE
             and sum(map(_area, regions)) <= ALL_ANNOTATED * box[2:].prod()):
         low, high = np.split(box_of(sum(regions, [])), 2)
         box = np.clip([*np.floor(low), *np.ceil(high)], 0,
                       [*box[2:]] * 2).astype(int)
-        lines.append(f'all but the crop {_extent(box)}, for no nucleus is '
-                     'annotated outside ' + counted(len(regions), 'region'))
+        strays = np.count_nonzero(~inside)
+        lines.append(
+            f'all but the crop {_extent(box)}, for '
+            + ('only ' + counted(strays, 'nucleus is', 'nuclei are')
+               if strays else 'no nucleus is')
+            + ' annotated outside ' + counted(len(regions), 'region'))
     else:
         regions = []
     return Placed(

@@ -419,6 +419,29 @@ def test_a_region_may_have_a_class_that_is_not_chosen(tmp_path, name):
     assert 'no nucleus is annotated outside 1 region' in place.skipped[-1]
 
 
+@pytest.mark.parametrize('region_, window, said', [
+    # One nucleus of five lies outside the image's only region,
+    (None, (10, 60, 20, 70), '1 region'),
+    # and in the window of two, of which each has nuclei.
+    (square(70, 100, 90, 120), (10, 90, 20, 120), '2 regions')])
+def test_a_stray_nucleus_does_not_annotate_the_rest(tmp_path, region_, window,
+                                                    said):
+    more = [] if region_ is None else [
+        feature(region_, classification='Region*'),
+        feature(square(72, 102, 80, 110))]
+    place, instances = placed(
+        tmp_path / 'a.geojson', *IN_REGION, feature(square(40, 40, 48, 48)),
+        feature(square(10, 20, 60, 70), classification='Region*'), *more,
+        feature(square(72, 30, 80, 38)))
+    top, bottom, left, right = window
+    assert place.window == (slice(top, bottom), slice(left, right))
+    areas = np.bincount(instances.ravel())[1:]
+    assert areas[areas > 0].tolist() == [64] * (5 if more else 4)
+    assert place.skipped[-1] == (
+        f'all but the crop at x {left} to {right} and y {top} to {bottom}, '
+        f'for only 1 nucleus is annotated outside {said}')
+
+
 @pytest.mark.parametrize('more', [
     # A nucleus outside; a region without one; nearly the whole image.
     [feature(square(10, 20, 60, 70), classification='Region*'),
