@@ -829,6 +829,22 @@ def test_holes_parts_and_rings():
         [350, 200, 100 - 9 + 50], [])
 
 
+@pytest.mark.parametrize('inner, area', [
+    # At the corners, on the sides, partly outside.
+    (square(20, 30, 30, 40), 300),
+    ([(20, 40), (30, 50), (40, 40), (30, 30)], 200),
+    ([(30, 35), (20, 40), (30, 45)], 350),
+    (square(20, 40, 40, 52), 200),
+    # Apart, beside, around.
+    (FAR, None), (square(20, 50, 40, 70), None),
+    ([(40, 30), (40, 50), (60, 40)], None), (square(10, 20, 50, 60), None)])
+def test_rings_outside_their_outline_are_no_holes(inner, area):
+    areas, skipped = of_geojson([feature(SQUARE, inner)])
+    assert skipped == ([] if area else ['rings outside their outline: 1'])
+    # Of centres on the hole's sides, those on the upper ones are in it.
+    assert areas == [area or 400]
+
+
 def test_objects_that_hold_others():
     collection = {'type': 'GeometryCollection', 'geometries': [
         SQUARE_FEATURE['geometry'],
