@@ -528,6 +528,31 @@ def test_two_annotations_equally_good(tmp_path):
         'annotations of one image; give --annotations_dir the folder of one')
 
 
+def test_annotations_that_are_not_read_are_named(tmp_path, capsys):
+    for name in ('a', 'b'):
+        save(tmp_path / f'i/{name}.png', pixels(0))
+        write(tmp_path / f'o/{name}.xml', '<Annotations/>')
+        save_geojson(tmp_path / f'o/{name}.geojson', NUCLEUS)
+    # None is said of copies, of what predict wrote, and of notes.
+    save_geojson(tmp_path / 'o/a.json', NUCLEUS)
+    (tmp_path / 'o/a.xml').unlink()
+    write_predicted(tmp_path / 'o', 'a', PREDICTED)
+    write(tmp_path / 'o/more/a.json', '{"patient": 7}')
+    find_pairs(tmp_path, 'i', 'o')
+    assert capsys.readouterr().out == (
+        f'{tmp_path}/o/b.xml is read, not {tmp_path}/o/b.geojson; if that is '
+        'wrong, move it away\n')
+    for name in ('a', 'b'):  # one line for both
+        write(tmp_path / f'o/{name}.annotations', '<Annotations/>')
+        write(tmp_path / f'o/{name}.xml', '<Annotations></Annotations>')
+        (tmp_path / f'o/{name}.geojson').unlink()
+    (tmp_path / 'o/a.json').unlink()
+    find_pairs(tmp_path, 'i', 'o')
+    assert capsys.readouterr().out == (
+        f'{tmp_path}/o/a.xml is read, not {tmp_path}/o/a.annotations; if that '
+        'is wrong, move it away. 1 more image likewise\n')
+
+
 def test_unpaired_files(tmp_path):
     places(tmp_path, [*(f'i/{k}.png' for k in range(9)), 'o/0.png', 'o/x.xml',
                       'o/7_overlay.png', 'o/meta.json'])

@@ -915,6 +915,11 @@ def test_what_users_have(tmp_path, capsys, name):
     assert ('there is nothing to train on' in printed.out) == (sizes == [])
     assert printed.out.count('.xml: skipped: an outline of ') == (
         2 if name == 'region of interest' else 0)
+    # One line for all images with several annotations.
+    assert printed.out.count(' is read, not ') == printed.out.count(
+        'move it away. 1 more image likewise\n') == (
+            name in ('mask beside XML', 'labels beside masks',
+                     'GeoJSON before labels'))
     assert errors(printed) == []
 
 
