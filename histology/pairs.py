@@ -74,7 +74,7 @@ def find(images_dir, annotations_dir, split=None, flags=None):
         image = _one_of_equals(
             _tissue(paths, paired[key]), 'two images of one name; rename '
             f'one, or give --{flags[1]} a folder without images')
-        others = _unread(annotation, paired[key])
+        others = _unread(image, annotation, paths, paired[key])
         unread[tuple(map(_rank, [annotation, *others]))].append(
             (annotation, others))
         # Of the image's folders or else of its annotation's.
@@ -223,10 +223,24 @@ def _best(annotation_paths):
             if rank == min(ranks)]
 
 
-def _unread(annotation, paths):
-    """List the annotations of an image by a person that are not read."""
-    return [path for path in _differing(annotation, paths)
-            if not any(_rank(path)[:2])]
+def _unread(image, annotation, images, paths):
+    """List the annotations of an image by a person that are not read.
+
+    Raises:
+        InputError: one of its annotations lies nearer to another image of
+            its name.
+    """
+    paths = [path for path in paths if not any(_rank(path)[:2])]
+    others = _differing(annotation, paths)
+    for other in _differing(image, images) if others else ():
+        # It may be made of the image, but not if it has its own annotation.
+        if any(_folders_shared(path, other) > _folders_shared(path, image)
+               for path in paths):
+            raise InputError(
+                f'{image} and {other}: two images of one name, with '
+                'annotations of their own; rename one, or prepare their '
+                'folders apart')
+    return others
 
 
 def _say_unread(unread):
@@ -237,6 +251,12 @@ def _say_unread(unread):
                 f'{" ..." if others[3:] else ""}; if that is wrong, move it '
                 'away' + f'. {counted(len(more), "more image")} likewise'
                 * bool(more))
+
+
+def _folders_shared(*paths):
+    """Count the folders that two paths have in common, from the first on."""
+    return len(os.path.commonprefix([path.relative.split('/')[:-1]
+                                     for path in paths]))
 
 
 def _differing(first, paths):

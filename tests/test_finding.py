@@ -747,6 +747,32 @@ def test_images_of_one_name(tmp_path):
         find_pairs, tmp_path / 'both')
 
 
+@pytest.mark.parametrize('names', [
+    ['1/Tissue Images/a.png', '1/masks/a.png', '2/raw/a.png', '2/xml/a.xml'],
+    ['1/Tissue Images/a.png', '1/xml/a.xml', '2/raw/a.png', '2/masks/a.png'],
+    ['images/a.png', 'masks/a.png', '2/raw/a.png', '2/xml/a.xml']])
+def test_two_data_sets_below_one_folder(tmp_path, names):
+    for name in names:
+        write(tmp_path / name, name)
+    assert message(find_pairs, tmp_path) == (
+        f'{tmp_path}/{names[0]} and {tmp_path}/2/raw/a.png: two images of one '
+        'name, with annotations of their own; rename one, or prepare their '
+        'folders apart')
+
+
+@pytest.mark.parametrize('names', [
+    # Made of the image, and two annotations of it.
+    ['x/images/a.png', 'x/overlay/a.png', 'x/masks/a.png', 'x/xml/a.xml'],
+    ['x/images/a.png', 'y/normalised/a.png', 'x/masks/a.png', 'x/xml/a.xml'],
+    # A normalised copy, with a copy of the annotation.
+    ['x/images/a.png', 'y/normalised/a.png', 'x/xml/a.xml', 'y/xml/a.xml']])
+def test_pictures_made_of_an_image(tmp_path, names):
+    for name in names:
+        write(tmp_path / name, 'xml' if name.endswith('.xml') else name)
+    assert pairing(find_pairs(tmp_path), tmp_path) == {
+        'x/images/a.png': 'x/xml/a.xml'}
+
+
 def test_test_folders(tmp_path):
     places(tmp_path, ['i/a.png', 'i/b.png', 'o/a.xml', 'o/b.xml',
                       'ti/train/c.png', 'to/c_mask.png'])
