@@ -107,14 +107,12 @@ def place(outlines, height, width, classes=()):
         Placed. If nearly all nuclei lie in regions, the window is theirs.
 
     Raises:
-        InputError: there are other objects or regions alone, or all nuclei
-            lie outside the image or are smaller than a pixel.
+        InputError: there are other objects or regions alone, or only classes
+            without nuclei; or all nuclei lie outside the image or are smaller
+            than a pixel.
     """
     nuclei, names, microns_per_pixel, skipped = outlines
     lines = [f'{what}: {count}' for what, count in (+skipped).items()]
-    if lines and not nuclei:
-        raise InputError(f'holds no outline of a nucleus, only '
-                         f'{"; ".join(lines)}; export the outlines of nuclei')
     boxes = np.array([box_of(nucleus) for nucleus in nuclei]).reshape(-1, 4)
     why = _why_skipped(nuclei, names, boxes, height, width, classes)
     lines += [text if text.startswith('an ') else f'{text}: {count}'
@@ -123,12 +121,13 @@ def place(outlines, height, width, classes=()):
     if kept and (boxes[kept, 2:] - boxes[kept, :2]).max() < 1:
         raise InputError(f'{counted(len(kept), "outline")}, none as long as a '
                          'pixel; export them in pixels of this image')
+    # Without the asked classes alone, an image may be meant as background.
+    if lines and not kept and not (nuclei and classes):
+        raise InputError('holds no outline of a nucleus, only '
+                         f'{"; ".join(lines[:3])}; export the outlines of '
+                         'nuclei or, if there are none, remove the others')
     regions = [nuclei[index] for index, text in why.items()
                if text.startswith('an ') or REGION.fullmatch(names[index])]
-    if regions and not kept and not classes:
-        raise InputError('holds no outline of a nucleus, only regions '
-                         f'({"; ".join(lines[:3])}); export the outlines of '
-                         'nuclei or, if there are none, remove the regions')
     # With nuclei that the edge of their region cuts.
     covered = [np.any([_covers(region, boxes[kept][:, corner])
                        for corner in CORNERS], axis=0) for region in regions]

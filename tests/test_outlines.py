@@ -380,11 +380,23 @@ def test_what_is_annotated_in_a_region_alone(tmp_path, around, window):
 
 @pytest.mark.parametrize('around', [
     feature(square(10, 20, 60, 70), classification='Region*'),
+    feature(square(10, 20, 60, 70), classification='Ignore*'),
+    feature(square(10, 20, 60, 70), classification='Ambiguous'),
     feature(square(0, 0, 300, 300))])
-def test_regions_without_nuclei_are_no_annotation(tmp_path, around):
+def test_outlines_of_which_none_is_a_nucleus_are_refused(tmp_path, around):
     """As of an export without the detections: all would be background."""
-    assert 'no outline of a nucleus, only regions (' in message(
-        placed, tmp_path / 'a.geojson', around)
+    path = tmp_path / 'a.geojson'
+    name = around['properties'].get('classification')
+    what = (f'outlines of the class {name}: 1' if name else
+            'an outline of 5625 square micrometres, at x 0 to 300 and y 0 to '
+            '300')
+    assert message(placed, path, around) == (
+        f'{path}: holds no outline of a nucleus, only {what}; export the '
+        'outlines of nuclei or, if there are none, remove the others')
+    # Those of other classes than are asked for are background.
+    write(path, json.dumps([around]))
+    place = annotations.place(str(path), (200, 400), (200, 400), ['Tumor'])
+    assert place.nuclei == {} and not place.regions
 
 
 @pytest.mark.parametrize('cut', [
