@@ -26,6 +26,8 @@ MOST_LENGTH = 100  # micrometres, height or width
 # are cells, if they are as many and such a share of all. In MoNuSeg at most
 # one of 400 is.
 MOST_WITHIN, LEAST_CELLS, CELL_SHARE = 2, 3, 0.4
+# Or regions, if they have so many times the median area, of so many outlines.
+REGION_AREAS, LEAST_OUTLINES = 10, 5
 # Two outlines are of one nucleus if the intersection over union of their boxes
 # is more. In MoNuSeg it is 0.53 at most.
 SAME = 0.7
@@ -192,8 +194,7 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
     kept = np.setdiff1d(kept, list(why))
     around, copies = _compare(nuclei, boxes, kept)
     for index in kept[around[kept] > MOST_WITHIN]:
-        why[index] = (f'an outline around {around[index]} others, '
-                      f'{_extent(boxes[index])}')
+        why[index] = _around(around[index], boxes[index])
     kept = np.setdiff1d(kept, list(why))
     cells = around[kept] > 0
     if cells.sum() >= max(LEAST_CELLS, CELL_SHARE * len(kept)):
@@ -202,6 +203,10 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
             cells |= (names == name) & (cells[names == name].mean() > 0.5)
         why.update(dict.fromkeys(kept[cells],
                                  'outlines of cells around nuclei'))
+    elif len(kept) >= LEAST_OUTLINES:
+        areas = np.array([_area(nuclei[index]) for index in kept])
+        for index in kept[cells & (areas >= REGION_AREAS * np.median(areas))]:
+            why[index] = _around(around[index], boxes[index])
     for first, second in copies:
         if first not in why:
             why.setdefault(second, 'second outlines of a nucleus')
@@ -219,6 +224,10 @@ def crop(array, placed, value):
                    for polygon in placed.regions]
         strip[rasterize.fill({1: regions}, *strip.shape[:2]) == 0] = value
     return array[placed.window]
+
+
+def _around(count, box):
+    return f'an outline around {counted(count, "other")}, {_extent(box)}'
 
 
 def _extent(box):

@@ -292,6 +292,27 @@ def test_an_outline_around_others_is_no_nucleus():
     assert of_imagescope(touching, [region(square(2, 2, 8, 40))])[1] == []
 
 
+@pytest.mark.parametrize('width, within, nuclei, is_region', [
+    # Of 50 rows: 4000 pixels are 10 times the median of 400.
+    (80, 1, 4, True), (80, 2, 4, True), (79, 1, 4, False), (80, 0, 4, False),
+    # Of too few outlines the median says nothing.
+    (80, 1, 3, False)])
+def test_a_small_outline_of_many_times_the_median_is_a_region(
+        width, within, nuclei, is_region):
+    corners = [(25, 25 + 30 * k) for k in range(within)]
+    corners += [(100, 30 * k) for k in range(nuclei - within)]
+    areas, skipped = filled(imagescope.parse, xml(
+        [region(square(20, 20, 70, 20 + width))],
+        [region(square(row, column, row + 20, column + 20))
+         for row, column in corners]), 300)
+    # The earlier outline wins where two overlap.
+    assert areas == ([0] + [400] * nuclei if is_region else
+                     [50 * width] + [0] * within + [400] * (nuclei - within))
+    assert [line.split(', at')[0] for line in skipped] == (
+        [f'an outline around {within} other' + 's' * (within > 1)]
+        if is_region else [])
+
+
 def nested(rows, name='', margin=0):
     """Features of a class: squares of 10 pixels in a row, or around them."""
     return [feature(square(row - margin, 20 * k + 5 - margin,
