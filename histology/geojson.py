@@ -60,7 +60,15 @@ def parse(path):
         raise InputError(f'{path}: not a whole GeoJSON file of QuPath '
                          f'({str(error) or type(error).__name__}); export it '
                          'again') from error
-    return outlines.Outlines(nuclei, names, None, skipped)
+    return outlines.Outlines(nuclei, names, None, skipped, _size(content))
+
+
+def _size(content):
+    """Return (height, width) of the image as labelme states it, or None."""
+    if not isinstance(content, dict):
+        return None
+    size = content.get('imageHeight'), content.get('imageWidth')
+    return None if None in size else size
 
 
 def _features(content, path):

@@ -47,9 +47,11 @@ codecs.register_error('as latin-1', lambda error: (
     error.object[error.start:error.end].decode('latin-1'), error.end))
 
 # What a file says: the nuclei; the name of the class or layer of each, or '';
-# micrometres per pixel, or None; and a Counter of what was skipped.
-Outlines = collections.namedtuple('Outlines',
-                                  'nuclei names microns_per_pixel skipped')
+# micrometres per pixel, or None; a Counter of what was skipped; and (height,
+# width) of the image, or None.
+Outlines = collections.namedtuple(
+    'Outlines', 'nuclei names microns_per_pixel skipped size',
+    defaults=[None])
 
 # Outlines laid on an image:
 #   nuclei: dict of numbers, from 1 in the order of the file, to nuclei
@@ -113,7 +115,7 @@ def place(outlines, height, width, classes=()):
             without nuclei; or all nuclei lie outside the image or are smaller
             than a pixel.
     """
-    nuclei, names, microns_per_pixel, skipped = outlines
+    nuclei, names, microns_per_pixel, skipped, _ = outlines
     lines = [f'{what}: {count}' for what, count in (+skipped).items()]
     boxes = np.array([box_of(nucleus) for nucleus in nuclei]).reshape(-1, 4)
     why = _why_skipped(nuclei, names, boxes, height, width, classes)

@@ -950,6 +950,21 @@ def test_labelme():
     assert found.names == ['nucleus'] and len(skipped) == 1
 
 
+@pytest.mark.parametrize('size, said', [
+    ((100, 80), None), ((None, None), None), ((None, 7), None),
+    ((80, 100), '100 x 80'), ((50, 40), '40 x 50')])
+def test_labelme_states_the_size_of_its_image(tmp_path, size, said):
+    path = str(write(tmp_path / 'a.json', json.dumps({
+        'shapes': [{'label': 'nucleus', 'points': SQUARE}],
+        'imageHeight': size[0], 'imageWidth': size[1]})))
+    if said:
+        assert message(annotations.place, path, (100, 80), (100, 80)) == (
+            f'{path}: {said} pixels, but its image has 80 x 100; give the '
+            'annotation of this image')
+    else:
+        assert annotations.place(path, (100, 80), (200, 160)).nuclei
+
+
 @pytest.mark.parametrize('content, program', [
     ({'images': [], 'annotations': [], 'categories': []}, 'COCO'),
     ({'_via_img_metadata': {}}, 'VIA'), ({'elements': []}, 'HistomicsUI'),
