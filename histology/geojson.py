@@ -86,6 +86,10 @@ def _features(content, path):
     for key in keys.intersection(OTHER_PROGRAMS) if 'type' not in keys else ():
         raise InputError(f'{path}: JSON of {OTHER_PROGRAMS[key]}, which is '
                          'not read; export label images, or GeoJSON of QuPath')
+    if items and all({'type', 'features'}.isdisjoint(item) for item in items):
+        raise InputError(f'{path}: JSON, but not of QuPath, HoVer-Net or '
+                         'labelme, which are read; export GeoJSON of QuPath, '
+                         'or label images')
     return items
 
 

@@ -974,6 +974,19 @@ def test_json_of_others_is_called_by_its_name(tmp_path, content, program):
         tmp_path / 'a.json', json.dumps(content))
 
 
+@pytest.mark.parametrize('content', [
+    # VIA's export, COCO's results, and notes.
+    {'a.png123': {'filename': 'a.png', 'size': 123, 'regions': []}},
+    [{'image_id': 1, 'category_id': 1, 'segmentation': {
+        'size': [100, 100], 'counts': 'abc'}}] * 2,
+    {'patient': 7}, {}])
+def test_json_of_unknown_programs(tmp_path, content):
+    path = tmp_path / 'a.json'
+    assert refused(path, json.dumps(content)) == (
+        f'{path}: JSON, but not of QuPath, HoVer-Net or labelme, which are '
+        'read; export GeoJSON of QuPath, or label images')
+
+
 def test_what_encloses_nothing_in_geojson():
     empty = [{'type': kind, 'coordinates': []}
              for kind in ('Polygon', 'MultiPolygon')]
