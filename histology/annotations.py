@@ -94,6 +94,7 @@ def place(path, image_size, size, classes=()):
             raise InputError(f'{path}: has no classes; omit --classes')
         return outlines.Placed(None, {}, (), [], [], None)
     found = form.read(path)
+    _check_size(path, found.size or image_size, image_size)
     factor = np.array(size) / image_size
     if (factor != 1).any():
         found = found._replace(nuclei=[
@@ -127,14 +128,19 @@ def load(path, image_size, size, placed):
     return outlines.crop(instances, placed, 0), form.name
 
 
+def _check_size(path, size, image_size):
+    """Raise InputError if an annotation has not the size of its image."""
+    if tuple(size) != tuple(image_size):
+        raise InputError(
+            f'{path}: {size[1]} x {size[0]} pixels, but its image has '
+            f'{image_size[1]} x {image_size[0]}; give the annotation of this '
+            'image')
+
+
 def _from_raster(values, path, image_size, size):
     """Return what `load` does, of a label image or a mask."""
     from scipy import ndimage
-    if values.shape != tuple(image_size):
-        raise InputError(
-            f'{path}: {values.shape[1]} x {values.shape[0]} pixels, but its '
-            f'image has {image_size[1]} x {image_size[0]}; give the '
-            'annotation of this image')
+    _check_size(path, values.shape, image_size)
     highest, mask = values.max(), values != 0
     inner, area = map(np.count_nonzero, (values == highest, mask))
     if (highest in (255, 65535) and area / 5 < inner < area

@@ -60,7 +60,15 @@ def parse(path):
         raise InputError(f'{path}: not a whole GeoJSON file of QuPath '
                          f'({str(error) or type(error).__name__}); export it '
                          'again') from error
-    return outlines.Outlines(nuclei, names, None, skipped)
+    return outlines.Outlines(nuclei, names, None, skipped, _size(content))
+
+
+def _size(content):
+    """Return (height, width) of the image as labelme states it, or None."""
+    if not isinstance(content, dict):
+        return None
+    size = content.get('imageHeight'), content.get('imageWidth')
+    return None if None in size else size
 
 
 def _features(content, path):
@@ -78,6 +86,10 @@ def _features(content, path):
     for key in keys.intersection(OTHER_PROGRAMS) if 'type' not in keys else ():
         raise InputError(f'{path}: JSON of {OTHER_PROGRAMS[key]}, which is '
                          'not read; export label images, or GeoJSON of QuPath')
+    if items and all({'type', 'features'}.isdisjoint(item) for item in items):
+        raise InputError(f'{path}: JSON, but not of QuPath, HoVer-Net or '
+                         'labelme, which are read; export GeoJSON of QuPath, '
+                         'or label images')
     return items
 
 
@@ -132,13 +144,22 @@ def _class_name(feature):
 
 
 def _rings(polygon, skipped):
-    """Convert rings of GeoJSON's x, y to (row, column); count damaged ones."""
+    """Convert rings of GeoJSON's x, y to (row, column); count lost ones."""
+    from skimage.measure import points_in_poly
     rings = []
     for coordinates in polygon:
         try:
-            rings.append(outlines.ring([(y, x) for x, y, *_ in coordinates]))
+            ring = outlines.ring([(y, x) for x, y, *_ in coordinates])
         except DAMAGE as error:
             skipped[f'damaged outlines ({error})'] += 1
             if not rings:
                 break  # what follows are its holes
+            continue
+        # A little smaller: a hole may touch the outline from within, and
+        # other nuclei, which some scripts write like holes, from outside.
+        inner = ring + 0.01 * (ring.mean(axis=0) - ring)
+        if rings and points_in_poly(inner, rings[0]).mean() <= 0.5:
+            skipped['rings outside their outline'] += 1
+        else:
+            rings.append(ring)
     return rings

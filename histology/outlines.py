@@ -26,11 +26,16 @@ MOST_LENGTH = 100  # micrometres, height or width
 # are cells, if they are as many and such a share of all. In MoNuSeg at most
 # one of 400 is.
 MOST_WITHIN, LEAST_CELLS, CELL_SHARE = 2, 3, 0.4
+# Or regions, if they have so many times the median area, of so many outlines.
+REGION_AREAS, LEAST_OUTLINES = 10, 5
 # Two outlines are of one nucleus if the intersection over union of their boxes
 # is more. In MoNuSeg it is 0.53 at most.
 SAME = 0.7
 CORNERS = (0, 1), (0, 3), (2, 1), (2, 3)  # columns of boxes, as of `box_of`
 ALL_ANNOTATED = 0.9  # of the image; what lies outside larger regions is used
+# Of the nuclei. If as many lie in regions, the others are strays, and must not
+# make background of what nobody annotated around them.
+LEAST_INSIDE = 0.8
 
 # Classes and layers without nuclei: QuPath's with a star, and its background;
 # MoNuSAC's of what the annotators were not sure of.
@@ -42,9 +47,11 @@ codecs.register_error('as latin-1', lambda error: (
     error.object[error.start:error.end].decode('latin-1'), error.end))
 
 # What a file says: the nuclei; the name of the class or layer of each, or '';
-# micrometres per pixel, or None; and a Counter of what was skipped.
-Outlines = collections.namedtuple('Outlines',
-                                  'nuclei names microns_per_pixel skipped')
+# micrometres per pixel, or None; a Counter of what was skipped; and (height,
+# width) of the image, or None.
+Outlines = collections.namedtuple(
+    'Outlines', 'nuclei names microns_per_pixel skipped size',
+    defaults=[None])
 
 # Outlines laid on an image:
 #   nuclei: dict of numbers, from 1 in the order of the file, to nuclei
@@ -101,17 +108,15 @@ def place(outlines, height, width, classes=()):
         classes: names of the wanted ones; () for all but NO_NUCLEI.
 
     Returns:
-        Placed. If all nuclei lie in regions, the window is theirs.
+        Placed. If nearly all nuclei lie in regions, the window is theirs.
 
     Raises:
-        InputError: there are other objects or regions alone, or all nuclei
-            lie outside the image or are smaller than a pixel.
+        InputError: there are other objects or regions alone, or only classes
+            without nuclei; or all nuclei lie outside the image or are smaller
+            than a pixel.
     """
-    nuclei, names, microns_per_pixel, skipped = outlines
+    nuclei, names, microns_per_pixel, skipped, _ = outlines
     lines = [f'{what}: {count}' for what, count in (+skipped).items()]
-    if lines and not nuclei:
-        raise InputError(f'holds no outline of a nucleus, only '
-                         f'{"; ".join(lines)}; export the outlines of nuclei')
     boxes = np.array([box_of(nucleus) for nucleus in nuclei]).reshape(-1, 4)
     why = _why_skipped(nuclei, names, boxes, height, width, classes)
     lines += [text if is_region else f'{text}: {count}' for (
@@ -120,24 +125,30 @@ def place(outlines, height, width, classes=()):
     if kept and (boxes[kept, 2:] - boxes[kept, :2]).max() < 1:
         raise InputError(f'{counted(len(kept), "outline")}, none as long as a '
                          'pixel; export them in pixels of this image')
+    # Without the asked classes alone, an image may be meant as background.
+    if lines and not kept and not (nuclei and classes):
+        raise InputError('holds no outline of a nucleus, only '
+                         f'{"; ".join(lines[:3])}; export the outlines of '
+                         'nuclei or, if there are none, remove the others')
     regions = [nuclei[index] for index, (_, is_region) in why.items()
                if is_region or REGION.fullmatch(names[index])]
-    if regions and not kept and not classes:
-        raise InputError('holds no outline of a nucleus, only regions '
-                         f'({"; ".join(lines[:3])}); export the outlines of '
-                         'nuclei or, if there are none, remove the regions')
     # With nuclei that the edge of their region cuts.
     covered = [np.any([_covers(region, boxes[kept][:, corner])
                        for corner in CORNERS], axis=0) for region in regions]
     regions = [region for region, its in zip(regions, covered) if its.any()]
     box = np.array([0, 0, height, width])
-    if (regions and np.any(covered, axis=0).all()
+    inside = np.any(covered, axis=0)
+    if (regions and inside.mean() >= LEAST_INSIDE
             and sum(map(_area, regions)) <= ALL_ANNOTATED * box[2:].prod()):
         low, high = np.split(box_of(sum(regions, [])), 2)
         box = np.clip([*np.floor(low), *np.ceil(high)], 0,
                       [*box[2:]] * 2).astype(int)
-        lines.append(f'all but the crop {_extent(box)}, for no nucleus is '
-                     'annotated outside ' + counted(len(regions), 'region'))
+        strays = np.count_nonzero(~inside)
+        lines.append(
+            f'all but the crop {_extent(box)}, for '
+            + ('only ' + counted(strays, 'nucleus is', 'nuclei are')
+               if strays else 'no nucleus is')
+            + ' annotated outside ' + counted(len(regions), 'region'))
     else:
         regions = []
     return Placed(
@@ -185,8 +196,7 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
     kept = np.setdiff1d(kept, list(why))
     around, copies = _compare(nuclei, boxes, kept)
     for index in kept[around[kept] > MOST_WITHIN]:
-        why[index] = (f'an outline around {around[index]} others, '
-                      f'{_extent(boxes[index])}', True)
+        why[index] = _around(around[index], boxes[index])
     kept = np.setdiff1d(kept, list(why))
     cells = around[kept] > 0
     if cells.sum() >= max(LEAST_CELLS, CELL_SHARE * len(kept)):
@@ -195,6 +205,10 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
             cells |= (names == name) & (cells[names == name].mean() > 0.5)
         why.update(dict.fromkeys(kept[cells],
                                  ('outlines of cells around nuclei', False)))
+    elif len(kept) >= LEAST_OUTLINES:
+        areas = np.array([_area(nuclei[index]) for index in kept])
+        for index in kept[cells & (areas >= REGION_AREAS * np.median(areas))]:
+            why[index] = _around(around[index], boxes[index])
     for first, second in copies:
         if first not in why:
             why.setdefault(second, ('second outlines of a nucleus', False))
@@ -212,6 +226,10 @@ def crop(array, placed, value):
                    for polygon in placed.regions]
         strip[rasterize.fill({1: regions}, *strip.shape[:2]) == 0] = value
     return array[placed.window]
+
+
+def _around(count, box):
+    return f'an outline around {counted(count, "other")}, {_extent(box)}', True
 
 
 def _extent(box):

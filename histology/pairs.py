@@ -8,7 +8,7 @@ import unicodedata
 from histology import annotations, listing
 from histology.files import InputError
 from histology.listing import Entry
-from histology.progress import counted
+from histology.progress import counted, say
 
 # What the name of an annotation adds to its image's, once or more. QuPath's
 # scripts add to the whole name: A.tif.geojson.
@@ -66,7 +66,7 @@ def find(images_dir, annotations_dir, split=None, flags=None):
                   # One folder of MoNuSeg's may hold more.
                   unpaired if flags[0] != flags[1] else [],
                   set(rest).difference(*paired.values()), flags)
-    found = []
+    found, unread = [], collections.defaultdict(list)
     for key, paths in images.items():
         annotation = _one_of_equals(
             _best(paired[key]), 'two annotations of one image; give '
@@ -74,12 +74,16 @@ def find(images_dir, annotations_dir, split=None, flags=None):
         image = _one_of_equals(
             _tissue(paths, paired[key]), 'two images of one name; rename '
             f'one, or give --{flags[1]} a folder without images')
+        others = _unread(image, annotation, paths, paired[key])
+        unread[tuple(map(_rank, [annotation, *others]))].append(
+            (annotation, others))
         # Of the image's folders or else of its annotation's.
         its_split, why = (split, f'of --{flags[0]}') if split else max(
             map(listing.split_of, (image.relative, annotation.relative)),
             key=any)
         found.append(Entry(key[1], its_split or 'training', why, image,
                            annotation))
+    _say_unread(unread)
     return listing.ordered(found)
 
 
@@ -206,20 +210,64 @@ def _check_paired(image_paths, annotation_paths, others, flags):
                 f'{counted(len(paths), what)} without {other}; {remedy}')
 
 
+def _rank(path):
+    """Rank an annotation of an image; those of a person begin with zeros."""
+    return (METADATA.match(listing.read_head(path)) is not None,
+            listing.is_predicted(path), annotations.preference(path.relative))
+
+
 def _best(annotation_paths):
     """List the paths, of annotations of one image, that are preferred."""
-    ranks = [(METADATA.match(listing.read_head(path)) is not None,
-              listing.is_predicted(path),
-              annotations.preference(path.relative))
-             for path in annotation_paths]
+    ranks = [_rank(path) for path in annotation_paths]
     return [path for path, rank in zip(annotation_paths, ranks)
             if rank == min(ranks)]
 
 
+def _unread(image, annotation, images, paths):
+    """List the annotations of an image by a person that are not read.
+
+    Raises:
+        InputError: one of its annotations lies nearer to another image of
+            its name.
+    """
+    paths = [path for path in paths if not any(_rank(path)[:2])]
+    others = _differing(annotation, paths)
+    for other in _differing(image, images) if others else ():
+        # It may be made of the image, but not if it has its own annotation.
+        if any(_folders_shared(path, other) > _folders_shared(path, image)
+               for path in paths):
+            raise InputError(
+                f'{image} and {other}: two images of one name, with '
+                'annotations of their own; rename one, or prepare their '
+                'folders apart')
+    return others
+
+
+def _say_unread(unread):
+    """Say what is read and what is not, in one line for all images alike."""
+    for (annotation, others), *more in unread.values():
+        if others:
+            say(f'{annotation} is read, not {", ".join(others[:3])}'
+                f'{" ..." if others[3:] else ""}; if that is wrong, move it '
+                'away' + f'. {counted(len(more), "more image")} likewise'
+                * bool(more))
+
+
+def _folders_shared(*paths):
+    """Count the folders that two paths have in common, from the first on."""
+    return len(os.path.commonprefix([path.relative.split('/')[:-1]
+                                     for path in paths]))
+
+
+def _differing(first, paths):
+    """List the paths of files that have not the content of the first."""
+    return [path for path in paths if path != first
+            and listing.file_digest(path) != listing.file_digest(first)]
+
+
 def _one_of_equals(paths, problem):
     """Return one of some files with the same content, unpacked if possible."""
-    first, *others = sorted(paths, key=lambda path: (bool(path.archive), path))
-    for other in others:
-        if listing.file_digest(first) != listing.file_digest(other):
-            raise InputError(f'{first} and {other}: {problem}')
+    first = min(paths, key=lambda path: (bool(path.archive), path))
+    for other in sorted(_differing(first, paths)):
+        raise InputError(f'{first} and {other}: {problem}')
     return first

@@ -249,6 +249,12 @@ def _write_stores(folder, rules, splits, data):
         for name in set(data.classes).difference(log.areas):
             raise InputError(f'--classes: no annotation has {name}, only '
                              + (', '.join(sorted(log.areas)) or 'no classes'))
+        for name in sorted(set(log.areas).difference(data.classes)):
+            if name.casefold() in map(str.casefold, data.classes):
+                raise InputError(
+                    f'--classes={",".join(data.classes)}: some annotations '
+                    f'have {name}, which differs in case alone; add it, or '
+                    'rename it there')
         report(next(done))
         for path in checks.pictures(folder):
             os.remove(path)

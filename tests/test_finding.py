@@ -528,6 +528,31 @@ def test_two_annotations_equally_good(tmp_path):
         'annotations of one image; give --annotations_dir the folder of one')
 
 
+def test_annotations_that_are_not_read_are_named(tmp_path, capsys):
+    for name in ('a', 'b'):
+        save(tmp_path / f'i/{name}.png', pixels(0))
+        write(tmp_path / f'o/{name}.xml', '<Annotations/>')
+        save_geojson(tmp_path / f'o/{name}.geojson', NUCLEUS)
+    # None is said of copies, of what predict wrote, and of notes.
+    save_geojson(tmp_path / 'o/a.json', NUCLEUS)
+    (tmp_path / 'o/a.xml').unlink()
+    write_predicted(tmp_path / 'o', 'a', PREDICTED)
+    write(tmp_path / 'o/more/a.json', '{"patient": 7}')
+    find_pairs(tmp_path, 'i', 'o')
+    assert capsys.readouterr().out == (
+        f'{tmp_path}/o/b.xml is read, not {tmp_path}/o/b.geojson; if that is '
+        'wrong, move it away\n')
+    for name in ('a', 'b'):  # one line for both
+        write(tmp_path / f'o/{name}.annotations', '<Annotations/>')
+        write(tmp_path / f'o/{name}.xml', '<Annotations></Annotations>')
+        (tmp_path / f'o/{name}.geojson').unlink()
+    (tmp_path / 'o/a.json').unlink()
+    find_pairs(tmp_path, 'i', 'o')
+    assert capsys.readouterr().out == (
+        f'{tmp_path}/o/a.xml is read, not {tmp_path}/o/a.annotations; if that '
+        'is wrong, move it away. 1 more image likewise\n')
+
+
 def test_unpaired_files(tmp_path):
     places(tmp_path, [*(f'i/{k}.png' for k in range(9)), 'o/0.png', 'o/x.xml',
                       'o/7_overlay.png', 'o/meta.json'])
@@ -717,6 +742,32 @@ def test_images_of_one_name(tmp_path):
     places(tmp_path, ['both/a.png', 'both/a.tif'])
     assert '1 image without annotation' in message(
         find_pairs, tmp_path / 'both')
+
+
+@pytest.mark.parametrize('names', [
+    ['1/Tissue Images/a.png', '1/masks/a.png', '2/raw/a.png', '2/xml/a.xml'],
+    ['1/Tissue Images/a.png', '1/xml/a.xml', '2/raw/a.png', '2/masks/a.png'],
+    ['images/a.png', 'masks/a.png', '2/raw/a.png', '2/xml/a.xml']])
+def test_two_data_sets_below_one_folder(tmp_path, names):
+    for name in names:
+        write(tmp_path / name, name)
+    assert message(find_pairs, tmp_path) == (
+        f'{tmp_path}/{names[0]} and {tmp_path}/2/raw/a.png: two images of one '
+        'name, with annotations of their own; rename one, or prepare their '
+        'folders apart')
+
+
+@pytest.mark.parametrize('names', [
+    # Made of the image, and two annotations of it.
+    ['x/images/a.png', 'x/overlay/a.png', 'x/masks/a.png', 'x/xml/a.xml'],
+    ['x/images/a.png', 'y/normalised/a.png', 'x/masks/a.png', 'x/xml/a.xml'],
+    # A normalised copy, with a copy of the annotation.
+    ['x/images/a.png', 'y/normalised/a.png', 'x/xml/a.xml', 'y/xml/a.xml']])
+def test_pictures_made_of_an_image(tmp_path, names):
+    for name in names:
+        write(tmp_path / name, 'xml' if name.endswith('.xml') else name)
+    assert pairing(find_pairs(tmp_path), tmp_path) == {
+        'x/images/a.png': 'x/xml/a.xml'}
 
 
 def test_test_folders(tmp_path):

@@ -292,6 +292,27 @@ def test_an_outline_around_others_is_no_nucleus():
     assert of_imagescope(touching, [region(square(2, 2, 8, 40))])[1] == []
 
 
+@pytest.mark.parametrize('width, within, nuclei, is_region', [
+    # Of 50 rows: 4000 pixels are 10 times the median of 400.
+    (80, 1, 4, True), (80, 2, 4, True), (79, 1, 4, False), (80, 0, 4, False),
+    # Of too few outlines the median says nothing.
+    (80, 1, 3, False)])
+def test_a_small_outline_of_many_times_the_median_is_a_region(
+        width, within, nuclei, is_region):
+    corners = [(25, 25 + 30 * k) for k in range(within)]
+    corners += [(100, 30 * k) for k in range(nuclei - within)]
+    areas, skipped = filled(imagescope.parse, xml(
+        [region(square(20, 20, 70, 20 + width))],
+        [region(square(row, column, row + 20, column + 20))
+         for row, column in corners]), 300)
+    # The earlier outline wins where two overlap.
+    assert areas == ([0] + [400] * nuclei if is_region else
+                     [50 * width] + [0] * within + [400] * (nuclei - within))
+    assert [line.split(', at')[0] for line in skipped] == (
+        [f'an outline around {within} other' + 's' * (within > 1)]
+        if is_region else [])
+
+
 def nested(rows, name='', margin=0):
     """Features of a class: squares of 10 pixels in a row, or around them."""
     return [feature(square(row - margin, 20 * k + 5 - margin,
@@ -380,11 +401,23 @@ def test_what_is_annotated_in_a_region_alone(tmp_path, around, window):
 
 @pytest.mark.parametrize('around', [
     feature(square(10, 20, 60, 70), classification='Region*'),
+    feature(square(10, 20, 60, 70), classification='Ignore*'),
+    feature(square(10, 20, 60, 70), classification='Ambiguous'),
     feature(square(0, 0, 300, 300))])
-def test_regions_without_nuclei_are_no_annotation(tmp_path, around):
+def test_outlines_of_which_none_is_a_nucleus_are_refused(tmp_path, around):
     """As of an export without the detections: all would be background."""
-    assert 'no outline of a nucleus, only regions (' in message(
-        placed, tmp_path / 'a.geojson', around)
+    path = tmp_path / 'a.geojson'
+    name = around['properties'].get('classification')
+    what = (f'outlines of the class {name}: 1' if name else
+            'an outline of 5625 square micrometres, at x 0 to 300 and y 0 to '
+            '300')
+    assert message(placed, path, around) == (
+        f'{path}: holds no outline of a nucleus, only {what}; export the '
+        'outlines of nuclei or, if there are none, remove the others')
+    # Those of other classes than are asked for are background.
+    write(path, json.dumps([around]))
+    place = annotations.place(str(path), (200, 400), (200, 400), ['Tumor'])
+    assert place.nuclei == {} and not place.regions
 
 
 @pytest.mark.parametrize('cut', [
@@ -417,6 +450,29 @@ def test_a_region_may_have_a_class_that_is_not_chosen(tmp_path, name):
     place = annotations.place(str(path), (200, 400), (200, 400), ['Tumor'])
     assert place.window == (slice(10, 190), slice(20, 220))
     assert 'no nucleus is annotated outside 1 region' in place.skipped[-1]
+
+
+@pytest.mark.parametrize('region_, window, said', [
+    # One nucleus of five lies outside the image's only region,
+    (None, (10, 60, 20, 70), '1 region'),
+    # and in the window of two, of which each has nuclei.
+    (square(70, 100, 90, 120), (10, 90, 20, 120), '2 regions')])
+def test_a_stray_nucleus_does_not_annotate_the_rest(tmp_path, region_, window,
+                                                    said):
+    more = [] if region_ is None else [
+        feature(region_, classification='Region*'),
+        feature(square(72, 102, 80, 110))]
+    place, instances = placed(
+        tmp_path / 'a.geojson', *IN_REGION, feature(square(40, 40, 48, 48)),
+        feature(square(10, 20, 60, 70), classification='Region*'), *more,
+        feature(square(72, 30, 80, 38)))
+    top, bottom, left, right = window
+    assert place.window == (slice(top, bottom), slice(left, right))
+    areas = np.bincount(instances.ravel())[1:]
+    assert areas[areas > 0].tolist() == [64] * (5 if more else 4)
+    assert place.skipped[-1] == (
+        f'all but the crop at x {left} to {right} and y {top} to {bottom}, '
+        f'for only 1 nucleus is annotated outside {said}')
 
 
 @pytest.mark.parametrize('more', [
@@ -806,6 +862,22 @@ def test_holes_parts_and_rings():
         [350, 200, 100 - 9 + 50], [])
 
 
+@pytest.mark.parametrize('inner, area', [
+    # At the corners, on the sides, partly outside.
+    (square(20, 30, 30, 40), 300),
+    ([(20, 40), (30, 50), (40, 40), (30, 30)], 200),
+    ([(30, 35), (20, 40), (30, 45)], 350),
+    (square(20, 40, 40, 52), 200),
+    # Apart, beside, around.
+    (FAR, None), (square(20, 50, 40, 70), None),
+    ([(40, 30), (40, 50), (60, 40)], None), (square(10, 20, 50, 60), None)])
+def test_rings_outside_their_outline_are_no_holes(inner, area):
+    areas, skipped = of_geojson([feature(SQUARE, inner)])
+    assert skipped == ([] if area else ['rings outside their outline: 1'])
+    # Of centres on the hole's sides, those on the upper ones are in it.
+    assert areas == [area or 400]
+
+
 def test_objects_that_hold_others():
     collection = {'type': 'GeometryCollection', 'geometries': [
         SQUARE_FEATURE['geometry'],
@@ -878,6 +950,21 @@ def test_labelme():
     assert found.names == ['nucleus'] and len(skipped) == 1
 
 
+@pytest.mark.parametrize('size, said', [
+    ((100, 80), None), ((None, None), None), ((None, 7), None),
+    ((80, 100), '100 x 80'), ((50, 40), '40 x 50')])
+def test_labelme_states_the_size_of_its_image(tmp_path, size, said):
+    path = str(write(tmp_path / 'a.json', json.dumps({
+        'shapes': [{'label': 'nucleus', 'points': SQUARE}],
+        'imageHeight': size[0], 'imageWidth': size[1]})))
+    if said:
+        assert message(annotations.place, path, (100, 80), (100, 80)) == (
+            f'{path}: {said} pixels, but its image has 80 x 100; give the '
+            'annotation of this image')
+    else:
+        assert annotations.place(path, (100, 80), (200, 160)).nuclei
+
+
 @pytest.mark.parametrize('content, program', [
     ({'images': [], 'annotations': [], 'categories': []}, 'COCO'),
     ({'_via_img_metadata': {}}, 'VIA'), ({'elements': []}, 'HistomicsUI'),
@@ -885,6 +972,19 @@ def test_labelme():
 def test_json_of_others_is_called_by_its_name(tmp_path, content, program):
     assert f'JSON of {program}, which is not read' in refused(
         tmp_path / 'a.json', json.dumps(content))
+
+
+@pytest.mark.parametrize('content', [
+    # VIA's export, COCO's results, and notes.
+    {'a.png123': {'filename': 'a.png', 'size': 123, 'regions': []}},
+    [{'image_id': 1, 'category_id': 1, 'segmentation': {
+        'size': [100, 100], 'counts': 'abc'}}] * 2,
+    {'patient': 7}, {}])
+def test_json_of_unknown_programs(tmp_path, content):
+    path = tmp_path / 'a.json'
+    assert refused(path, json.dumps(content)) == (
+        f'{path}: JSON, but not of QuPath, HoVer-Net or labelme, which are '
+        'read; export GeoJSON of QuPath, or label images')
 
 
 def test_what_encloses_nothing_in_geojson():

@@ -915,6 +915,11 @@ def test_what_users_have(tmp_path, capsys, name):
     assert ('there is nothing to train on' in printed.out) == (sizes == [])
     assert printed.out.count('.xml: skipped: an outline of ') == (
         2 if name == 'region of interest' else 0)
+    # One line for all images with several annotations.
+    assert printed.out.count(' is read, not ') == printed.out.count(
+        'move it away. 1 more image likewise\n') == (
+            name in ('mask beside XML', 'labels beside masks',
+                     'GeoJSON before labels'))
     assert errors(printed) == []
 
 
@@ -1144,6 +1149,13 @@ def test_classes_are_chosen_and_others_than_there_are_refused(
     assert message(areas, 'Tumor', 'tumour') == (
         '--classes: no annotation has tumour, only Stroma, Tumor')
     assert made(tmp_path / 'out') == before
+    path = tmp_path / 'o/b.geojson'
+    path.write_text(path.read_text().replace('Stroma', 'tumor', 1))
+    assert message(areas, 'Stroma', 'Tumor') == (
+        '--classes=Stroma,Tumor: some annotations have tumor, which differs '
+        'in case alone; add it, or rename it there')
+    assert made(tmp_path / 'out') == before
+    assert areas('Tumor', 'tumor') == [[800], [800]]
     save(tmp_path / 'o/b.geojson'.replace('geojson', 'png'), mask())
     (tmp_path / 'o/b.geojson').unlink()
     areas('Tumor')
