@@ -96,7 +96,8 @@ def begin(run, sources, overwrite):
     for source in todo if not overwrite else ():
         its = read_record(run, source)
         # What cannot be read, without a digest, replaces nothing.
-        if (source.digest and its.get('path') != os.path.abspath(source.name)
+        if (source.digest
+                and its.get('path') not in (None, os.path.abspath(source.name))
                 and its.get('key') not in (None, key_of(run, source))):
             raise InputError(
                 f'{source.name}: its results would replace those of another '

@@ -34,6 +34,13 @@ SECONDS = 1800
 IMAGES = {'prepare': 40, 'eval': 12, 'predict': 12}
 PROGRESS = re.compile(r'\d+ of \d+ \w+, .*(/s|s/\w+), .* left *')
 
+# A Python with the other version of TensorFlow, if ./run.sh has set one up
+# (1.15 needs Python 3.7).
+OTHERS = [python for python in (
+    os.path.join(ROOT, f'.venv-{engine}', 'bin', 'python')
+    for engine in (['tf2'] if sys.version_info < (3, 8) else ['tf1-gpu', 'tf1']
+                   )) if os.path.exists(python)][:1]
+
 main.define_flags()
 os.chdir(ROOT)  # what the flags name lies here
 

@@ -1,5 +1,4 @@
 """--mode=export: what other programs open is the network that it was."""
-import glob
 import json
 import os
 import re
@@ -12,14 +11,11 @@ import numpy as np
 import pytest
 from test_pretrained import f1
 
-from conftest import NETS, ROOT, one_line, run
+from conftest import NETS, OTHERS, ROOT, one_line, run
 from histology.files import InputError
 from nets import export, saved, segnet
 from nets.tf1 import VERSION_1, tf
 
-OTHERS = sorted(
-    folder for folder in glob.glob(os.path.join(ROOT, '.venv-tf*'))
-    if os.path.realpath(folder) != os.path.realpath(sys.prefix))
 needs_onnx = pytest.mark.skipif(
     not export.has_onnx(), reason=f'needs {export.SET_UP}')
 SAVED_MODEL_FILES = {'saved_model', 'sample.png', 'export.json'}
@@ -98,9 +94,8 @@ def test_a_saved_model_says_what_it_takes(saved_models, net):
 
 
 @pytest.mark.parametrize('net', NETS)
-@pytest.mark.parametrize('python', [sys.executable] + [
-    f'{folder}/bin/python' for folder in OTHERS],
-    ids=['here', *map(os.path.basename, OTHERS)])
+@pytest.mark.parametrize('python', [sys.executable, *OTHERS],
+                         ids=['here', *['there' for _ in OTHERS]])
 def test_engines_read_each_others_saved_models(trained, saved_models, images,
                                                tmp_path, python, net):
     process = run(python, '-c', READ, trained / net, saved_models / net, net,
