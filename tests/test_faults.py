@@ -296,7 +296,7 @@ def on_a_small_disk(disk, size, *flags):
 def test_a_full_disk_ends_training_and_loses_nothing(data_dir, tmp_path):
     # With room for the first checkpoint alone.
     error, before, after = on_a_small_disk(
-        tmp_path, '8m', *train_flags(data_dir, tmp_path, 'unet', 6),
+        tmp_path, '7m', *train_flags(data_dir, tmp_path, 'unet', 6),
         '--width=4')
     assert error.startswith(
         f'error: {tmp_path}/unet: cannot be written (No space left on device)')
@@ -309,7 +309,7 @@ def test_a_full_disk_ends_training_and_loses_nothing(data_dir, tmp_path):
 @pytest.mark.long
 @A_SMALL_DISK
 @pytest.mark.parametrize('size, split', [
-    ('100k', 'train'), ('3m', 'train'), ('50m', 'validation'),
+    ('100k', 'train'), ('3m', 'train'), ('47m', 'validation'),
     ('58m', 'test')])
 def test_a_full_disk_leaves_no_part_of_a_store(tmp_path, size, split):
     error, before, after = on_a_small_disk(
@@ -324,7 +324,7 @@ def test_a_full_disk_leaves_no_part_of_a_store(tmp_path, size, split):
 @pytest.mark.long
 @A_SMALL_DISK
 @pytest.mark.parametrize('mode, size, name', [
-    ('predict', '8k', 'synthetic_thumbnail.jpg'),
+    ('predict', '12k', 'synthetic_thumbnail.jpg'),
     ('predict', '80k', 'synthetic_probability.png'),
     ('predict', '160k', 'synthetic_overlay.png'),
     ('eval', '20k', 'validation-0.png')])
