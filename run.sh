@@ -267,8 +267,8 @@ case ${1:-} in
     exec "$venv/bin/python" -m pytest -q -n 2 --dist worksteal "${@:2}" ;;
 esac
 
-trap '(( $? == 0 )) || echo "run.sh ends here, for what is said above; then\
- the same command goes on" >&2' EXIT
+trap '(( $? == 0 )) || echo "run.sh stopped, see above; the same command goes\
+ on" >&2' EXIT
 if [ -n "$MONUSEG_DIR" ]; then
   data=data/monuseg models=checkpoints predictions=predictions/monuseg
   if [ "$fold" != 0 ]; then
