@@ -248,8 +248,8 @@ def _say_unread(unread):
     for (annotation, others), *more in unread.values():
         if others:
             say(f'{annotation} is read, not {", ".join(others[:3])}'
-                f'{" ..." if others[3:] else ""}; if that is wrong, move it '
-                'away' + f'. {counted(len(more), "more image")} likewise'
+                f'{" ..." if others[3:] else ""}; to read another, move the '
+                'first away' + f'. {counted(len(more), "more image")} likewise'
                 * bool(more))
 
 

@@ -540,8 +540,8 @@ def test_annotations_that_are_not_read_are_named(tmp_path, capsys):
     write(tmp_path / 'o/more/a.json', '{"patient": 7}')
     find_pairs(tmp_path, 'i', 'o')
     assert capsys.readouterr().out == (
-        f'{tmp_path}/o/b.xml is read, not {tmp_path}/o/b.geojson; if that is '
-        'wrong, move it away\n')
+        f'{tmp_path}/o/b.xml is read, not {tmp_path}/o/b.geojson; to read '
+        'another, move the first away\n')
     for name in ('a', 'b'):  # one line for both
         write(tmp_path / f'o/{name}.annotations', '<Annotations/>')
         write(tmp_path / f'o/{name}.xml', '<Annotations></Annotations>')
@@ -549,8 +549,8 @@ def test_annotations_that_are_not_read_are_named(tmp_path, capsys):
     (tmp_path / 'o/a.json').unlink()
     find_pairs(tmp_path, 'i', 'o')
     assert capsys.readouterr().out == (
-        f'{tmp_path}/o/a.xml is read, not {tmp_path}/o/a.annotations; if that '
-        'is wrong, move it away. 1 more image likewise\n')
+        f'{tmp_path}/o/a.xml is read, not {tmp_path}/o/a.annotations; to '
+        'read another, move the first away. 1 more image likewise\n')
 
 
 def test_unpaired_files(tmp_path):

@@ -917,7 +917,7 @@ def test_what_users_have(tmp_path, capsys, name):
         2 if name == 'region of interest' else 0)
     # One line for all images with several annotations.
     assert printed.out.count(' is read, not ') == printed.out.count(
-        'move it away. 1 more image likewise\n') == (
+        'move the first away. 1 more image likewise\n') == (
             name in ('mask beside XML', 'labels beside masks',
                      'GeoJSON before labels'))
     assert errors(printed) == []
