@@ -34,6 +34,11 @@ Pairs = collections.namedtuple(
     'Pairs', 'true found common union iou match true_area found_area')
 
 
+def compare(prediction, truth):
+    """Return the Sums of an image; arguments and errors as for `pair`."""
+    return sums_of(pair(prediction, truth))
+
+
 def sums_of(pairs):
     """Return the Sums of an image's Pairs."""
     # AJI's: each true nucleus takes the found one of highest IoU, which is the

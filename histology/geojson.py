@@ -145,7 +145,6 @@ def _class_name(feature):
 
 def _rings(polygon, skipped):
     """Convert rings of GeoJSON's x, y to (row, column); count lost ones."""
-    from skimage.measure import points_in_poly
     rings = []
     for coordinates in polygon:
         try:
@@ -157,8 +156,9 @@ def _rings(polygon, skipped):
             continue
         # A little smaller: a hole may touch the outline from within, and
         # other nuclei, which some scripts write like holes, from outside.
-        inner = ring + 0.01 * (ring.mean(axis=0) - ring)
-        if rings and points_in_poly(inner, rings[0]).mean() <= 0.5:
+        if rings and outlines.covers(
+                [rings], ring + 0.01 * (ring.mean(axis=0) - ring)
+                ).mean() <= 0.5:
             skipped['rings outside their outline'] += 1
         else:
             rings.append(ring)

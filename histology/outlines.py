@@ -133,7 +133,7 @@ def place(outlines, height, width, classes=()):
     regions = [nuclei[index] for index, (_, is_region) in why.items()
                if is_region or REGION.fullmatch(names[index])]
     # With nuclei that the edge of their region cuts.
-    covered = [np.any([_covers(region, boxes[kept][:, corner])
+    covered = [np.any([covers(region, boxes[kept][:, corner])
                        for corner in CORNERS], axis=0) for region in regions]
     regions = [region for region, its in zip(regions, covered) if its.any()]
     box = np.array([0, 0, height, width])
@@ -178,9 +178,10 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
             'this image, not of the slide')
     why.update(dict.fromkeys(outside, ('outlines outside the image', False)))
     kept = np.setdiff1d(kept, outside)
-    last = np.array((height - 1, width - 1))
+    last, areas = np.array((height - 1, width - 1)), np.zeros(len(nuclei))
     for index in (*kept, *others):  # a region may have a class of its own
         box, pixels = boxes[index], _area(nuclei[index])
+        areas[index] = pixels
         area = pixels * PIXEL_AREA
         length = (box[2:] - box[:2]).max() * MICRONS_PER_PIXEL
         if (pixels >= last.prod() and (box[:2] <= 1).all()
@@ -206,8 +207,8 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
         why.update(dict.fromkeys(kept[cells],
                                  ('outlines of cells around nuclei', False)))
     elif len(kept) >= LEAST_OUTLINES:
-        areas = np.array([_area(nuclei[index]) for index in kept])
-        for index in kept[cells & (areas >= REGION_AREAS * np.median(areas))]:
+        least = REGION_AREAS * np.median(areas[kept])
+        for index in kept[cells & (areas[kept] >= least)]:
             why[index] = _around(around[index], boxes[index])
     for first, second in copies:
         if first not in why:
@@ -256,11 +257,11 @@ def _compare(nuclei, boxes, kept):
         copies += [(index, other) for other in near[same & (near > index)]]
         inner = near[~same & (common == areas[near])]
         centres = (boxes[inner, :2] + boxes[inner, 2:]) / 2
-        around[index] = _covers(nuclei[index], centres).sum()
+        around[index] = covers(nuclei[index], centres).sum()
     return around, copies
 
 
-def _covers(nucleus, points):
+def covers(nucleus, points):
     """Say which points, float64 [N, 2], lie in a nucleus."""
     from skimage.measure import points_in_poly
     return np.any([points_in_poly(points, outline)

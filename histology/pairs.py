@@ -68,14 +68,17 @@ def find(images_dir, annotations_dir, split=None, flags=None):
                   set(rest).difference(*paired.values()), flags)
     found, unread = [], collections.defaultdict(list)
     for key, paths in images.items():
+        ranks = {path: _rank(path) for path in paired[key]}
+        best = min(ranks.values())
         annotation = _one_of_equals(
-            _best(paired[key]), 'two annotations of one image; give '
+            [path for path, rank in ranks.items() if rank == best],
+            'two annotations of one image; give '
             f'--{flags[1]} the folder of one')
         image = _one_of_equals(
             _tissue(paths, paired[key]), 'two images of one name; rename '
             f'one, or give --{flags[1]} a folder without images')
-        others = _unread(image, annotation, paths, paired[key])
-        unread[tuple(map(_rank, [annotation, *others]))].append(
+        others = _unread(image, annotation, paths, ranks)
+        unread[tuple(map(ranks.get, [annotation, *others]))].append(
             (annotation, others))
         # Of the image's folders or else of its annotation's.
         its_split, why = (split, f'of --{flags[0]}') if split else max(
@@ -216,21 +219,16 @@ def _rank(path):
             listing.is_predicted(path), annotations.preference(path.relative))
 
 
-def _best(annotation_paths):
-    """List the paths, of annotations of one image, that are preferred."""
-    ranks = [_rank(path) for path in annotation_paths]
-    return [path for path, rank in zip(annotation_paths, ranks)
-            if rank == min(ranks)]
-
-
-def _unread(image, annotation, images, paths):
+def _unread(image, annotation, images, ranks):
     """List the annotations of an image by a person that are not read.
+
+    `ranks` maps all its annotations to their ranks.
 
     Raises:
         InputError: one of its annotations lies nearer to another image of
             its name.
     """
-    paths = [path for path in paths if not any(_rank(path)[:2])]
+    paths = [path for path, rank in ranks.items() if not any(rank[:2])]
     others = _differing(annotation, paths)
     for other in _differing(image, images) if others else ():
         # It may be made of the image, but not if it has its own annotation.
@@ -261,8 +259,9 @@ def _folders_shared(*paths):
 
 def _differing(first, paths):
     """List the paths of files that have not the content of the first."""
-    return [path for path in paths if path != first
-            and listing.file_digest(path) != listing.file_digest(first)]
+    others = [path for path in paths if path != first]
+    digest = others and listing.file_digest(first)
+    return [path for path in others if listing.file_digest(path) != digest]
 
 
 def _one_of_equals(paths, problem):

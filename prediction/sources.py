@@ -63,14 +63,14 @@ def find_images(name):
     while folder and not os.path.isdir(folder):
         folder, part = os.path.split(folder)
         parts.insert(0, part)
-    pattern = os.path.join(*parts) if parts else '*'
-    folders = [folder]
+    pattern = os.path.join('', *parts) or '*'
+    folders, in_each = [folder], pattern
     if parts[:1] == ['**']:  # glob would pass over folders it may not read
         folders = [below for below, _ in listing.walk_folders(
             folder or os.curdir)]
-        parts = parts[1:] or ['*']
+        in_each = os.path.join('', *parts[1:]) or '*'
     found = {path for one in folders for path in glob.glob(
-        os.path.join(glob.escape(one), *(parts or '*')), recursive=True)}
+        os.path.join(glob.escape(one), in_each), recursive=True)}
     found = (_tissue(found) if not parts else
              [path for path in found if not listing.is_predicted(path)])
     # A link that leads nowhere stays, to be named when it is read.

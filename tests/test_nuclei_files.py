@@ -131,8 +131,7 @@ def test_geojson_read_as_an_annotation_gives_the_labels(tmp_path, seed):
     found, kind = annotations.load(source, labels.shape, labels.shape, place)
     assert (kind, place.skipped) == ('GeoJSON', [])
     np.testing.assert_array_equal(found, labels)
-    assert nuclei_metrics.compute(nuclei_metrics.sums_of(
-        nuclei_metrics.pair(found, labels)))[
+    assert nuclei_metrics.compute(nuclei_metrics.compare(found, labels))[
         'aji'] == 1
 
 

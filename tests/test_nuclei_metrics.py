@@ -16,12 +16,8 @@ def labels(*squares, shape=(30, 30)):
     return array
 
 
-def sums_of(prediction, truth):
-    return nuclei_metrics.sums_of(nuclei_metrics.pair(prediction, truth))
-
-
 def measures(prediction, truth):
-    return nuclei_metrics.compute(sums_of(prediction, truth))
+    return nuclei_metrics.compute(nuclei_metrics.compare(prediction, truth))
 
 
 def test_two_squares_that_overlap():
@@ -103,13 +99,13 @@ def test_random_label_images(seed):
 def test_pooled_sums_are_those_of_the_images_side_by_side():
     pairs = [(labels((5, 7, 10)), labels((5, 5, 10))),
              (labels((0, 0, 6)), labels((0, 0, 6), (20, 20, 9)))]
-    sums = [sums_of(*pair) for pair in pairs]
+    sums = [nuclei_metrics.compare(*pair) for pair in pairs]
     side_by_side = []
     for k in range(2):
         first, second = pairs[0][k], pairs[1][k]
         side_by_side.append(np.hstack([first, np.where(second, second + 5,
                                                        0)]))
-    assert pixel_metrics.pool(sums) == sums_of(*side_by_side)
+    assert pixel_metrics.pool(sums) == nuclei_metrics.compare(*side_by_side)
 
 
 def test_which_nuclei_match():

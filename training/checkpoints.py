@@ -159,10 +159,10 @@ def is_evaluated(folder, step):
     best = best_record(folder)
     if not best or best['step'] == step:
         return bool(best)
-    events = curves.read_events(os.path.join(folder, 'eval'))
     return best['f1'] is not None and any(
         evaluated == step and f1 <= best['f1']
-        for _, evaluated, f1 in curves.scalar_points(events, 'f1'))
+        for _, evaluated, f1 in curves.scalar_points(
+            curves.read_events(os.path.join(folder, 'eval')), 'f1'))
 
 
 def keep_best(folder, weights, metrics):

@@ -39,11 +39,12 @@ def task(folder):
     try:
         run_config = tf.estimator.RunConfig(folder)
         # TensorFlow waits without end for what it cannot reach.
-        for address in itertools.chain(*addresses().values()):
+        named = addresses()
+        for address in itertools.chain(*named.values()):
             if not re.fullmatch(r'.+:[1-9]\d{0,4}', str(address)):
                 raise ValueError(f'{address} is no host:port')
-        jobs = {job for job, tasks in addresses().items() if tasks}
-        if addresses() and (
+        jobs = {job for job, tasks in named.items() if tasks}
+        if named and (
                 not {'chief', 'ps'} <= jobs <= {'chief', 'worker', 'ps'}):
             raise ValueError(f'a cluster of {sorted(jobs)}; it needs chief '
                              'and ps, and may have worker')

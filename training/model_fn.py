@@ -59,8 +59,7 @@ def image_measures(labels, probability):
             pixel_metrics.confusion_matrix(mask, truth > 0), float)
         if not has_instances:
             return counts, np.zeros(3)
-        values = nuclei_metrics.compute(nuclei_metrics.sums_of(
-            nuclei_metrics.pair(found, truth)))
+        values = nuclei_metrics.compute(nuclei_metrics.compare(found, truth))
         # Both are NaN, or none.
         return counts, np.nan_to_num([values['aji'], values['pq'],
                                       not np.isnan(values['aji'])])
