@@ -5,6 +5,7 @@ holds the record of the training as JSON, with the step and the validation
 metrics of the weights. After the end of the HDF5 file come a word and the
 SHA-256 of all that stands before: HDF5 does not notice a changed bit.
 """
+import functools
 import hashlib
 import io
 import json
@@ -176,27 +177,32 @@ def write_weights(path, record, weights):
         InputError: it cannot be written.
     """
     import h5py
-
-    from nets.tf1 import tf
-    with tf.Graph().as_default():
-        layers = nets.build(record['net'], record['width'],
-                            record['output_stride']).layers
+    layers = _layers(record['net'], record['width'], record['output_stride'])
     # HDF5 crashes the process when a disk is full, so it writes to memory.
     content = io.BytesIO()
     with h5py.File(content, 'w') as file:
         file.attrs['backend'] = b'tensorflow'
         file.attrs['keras_version'] = b'2.2.4-tf'  # whose format it is
-        file.attrs['layer_names'] = [layer.name.encode() for layer in layers]
+        file.attrs['layer_names'] = [name.encode() for name in layers]
         file.attrs['sealed'] = True
-        for layer in layers:
-            group = file.create_group(layer.name)
+        for layer, variables in layers.items():
+            group = file.create_group(layer)
             group.attrs['weight_names'] = np.array(
-                [variable.name.encode() for variable in layer.weights], 'S')
-            for variable in layer.weights:
-                group[variable.name] = weights[variable.op.name]
+                [name.encode() for name in variables], 'S')
+            for name in variables:
+                group[name] = weights[name.rsplit(':', 1)[0]]
         file[RECORD_NAME] = json.dumps(record)
     content = content.getvalue()
     write_bytes(path, content + _seal(content))
+
+
+@functools.lru_cache(maxsize=None)  # a graph takes a second
+def _layers(net, width, output_stride):
+    """Return the names of a network's variables, by those of its layers."""
+    from nets.tf1 import tf
+    with tf.Graph().as_default():
+        return {layer.name: [variable.name for variable in layer.weights]
+                for layer in nets.build(net, width, output_stride).layers}
 
 
 def check_finite(weights, path, remedy):
