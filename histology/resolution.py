@@ -14,7 +14,7 @@ MICRONS_AT_1X = 10
 # Of microscopes. Programs write 72 dots per inch, 353 micrometres, by default.
 PLAUSIBLE = (0.05, 5)  # micrometres
 SAME_SIDES = 0.01  # relative difference of a pixel's sides
-# Scanners have 0.22 to 0.28 micrometres at 40x; see docs/history.md.
+# Scanners have 0.22 to 0.28 micrometres at 40x; see docs/data.md.
 TOLERANCE = 0.15  # relative
 
 # Micrometres, of the tag ResolutionUnit, and of OME's and ImageJ's names.

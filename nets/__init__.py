@@ -13,7 +13,7 @@ default, XLA_PAYS: whether XLA makes up for the time that it takes to
 compile the network, True by default, and PORTABLE, False by default: the
 function then takes `portable`, to use only operations that ONNX has. HALO, 128
 by default, says how far from the edge of a block of a slide nuclei depend on
-nothing beyond: docs/slides.md.
+nothing beyond: docs/history.md.
 """
 import importlib
 
