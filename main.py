@@ -261,6 +261,13 @@ def require(*names):
     return [FLAGS[name].value for name in names]
 
 
+def refuse(names, reason):
+    """Refuse flags that were given though nothing would read them."""
+    for name in names:
+        if not FLAGS[name].using_default_value:
+            raise InputError(f'--{name}: {reason}; omit it')
+
+
 def prepare():
     """--mode=prepare; return the exit status: 1 if images are skipped."""
     from input_pipeline import prepare as preparing
@@ -273,6 +280,8 @@ def prepare():
                          'or --images_dir and --annotations_dir, or --sample '
                          'for synthetic images')
     if FLAGS.sample:
+        refuse(('magnification', 'microns_per_pixel', 'classes'),
+               'not with --sample, whose images are made at 40x')
         data = preparing.find_sample(FLAGS.seed)
     elif own:
         require('images_dir', 'annotations_dir')
@@ -449,6 +458,7 @@ def own_or_shipped(folder):
     """Return the user's model folder, or else the one shipped."""
     from training import checkpoints
 
+    folder = saved.find_folder(folder)
     if (FLAGS['model_dir'].using_default_value
             and not checkpoints.all_checkpoints(folder)
             and not saved.holds_weights(folder)):
@@ -463,7 +473,7 @@ def export(folder):
 
     output_dir = FLAGS.output_dir or os.path.join('exported', FLAGS.net)
     exporting.check_output_dir(output_dir)
-    folder = saved.find_folder(own_or_shipped(folder))
+    folder = own_or_shipped(folder)
     session, model, record, _ = saved.load_network(
         folder, FLAGS.net, FLAGS.width, FLAGS.output_stride)
     announce(record, folder, precision(accelerate=False))
@@ -483,14 +493,13 @@ def predict(folder):
     if from_store == (FLAGS.images is not None):
         raise InputError('--images: give either the images to predict, or '
                          '--split for the images of a store in --data_dir')
-    if not from_store and not FLAGS['data_dir'].using_default_value:
-        raise InputError('--data_dir: predict reads it only with --split; '
-                         'omit it')
-    for name in ('magnification', 'microns_per_pixel', 'shard', 'dask',
-                 'tissue', 'max_whole_pixels') if from_store else ():
-        if not FLAGS[name].using_default_value:
-            raise InputError(f'--{name}: not with --split, which predicts '
-                             'images of a store, at 40x already; omit it')
+    if from_store:
+        refuse(('magnification', 'microns_per_pixel', 'shard', 'dask',
+                'tissue', 'max_whole_pixels'),
+               'not with --split, which predicts images of a store, at 40x '
+               'already')
+    else:
+        refuse(['data_dir'], 'predict reads it only with --split')
     if FLAGS.shard and FLAGS.dask:
         raise InputError('--dask: not with --shard; omit one of the two')
     microns_per_pixel = asked_microns_per_pixel()
@@ -567,6 +576,10 @@ def main(_):
             return f'error: {error}'
         if isinstance(error, ModuleNotFoundError):
             return advice_for_missing(error)
+        if isinstance(error, MemoryError) or (
+                'OOM when allocating' in str(error)):  # TensorFlow's, of GPUs
+            return ('error: not enough memory; give predict a lower '
+                    '--max_pixels, or training a lower --batch_size')
         raise
 
 

@@ -67,9 +67,14 @@ def preference(relative_path):
     """
     if _format(relative_path).name:
         return ENDINGS.index(listing.stem_and_ending(relative_path)[1]), 0
-    words = re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', relative_path).lower()
+    words = spaced(relative_path).lower()
     return len(ENDINGS), next(rank for pattern, rank in RASTER_RANKS
                               if re.search(pattern, words))
+
+
+def spaced(name):
+    """Return a name with blanks between its words, as AllMasks has them."""
+    return re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name)
 
 
 def place(path, image_size, size, classes=()):
@@ -144,7 +149,8 @@ def _from_raster(values, path, image_size, size):
     highest, mask = values.max(), values != 0
     inner, area = map(np.count_nonzero, (values == highest, mask))
     if (highest in (255, 65535) and area / 5 < inner < area
-            and len(np.unique(values)) >= LEAST_SHADES):
+            and len(np.unique(values)) >= LEAST_SHADES
+            and not _is_in_plateaus(values, mask & (values != highest))):
         warn((highest, 'smooth'), path, 'a mask with smooth edges: read as 0 '
              f'up to {highest // 2}, and 1 above')
         values = mask = values > highest // 2
@@ -167,6 +173,17 @@ def _from_raster(values, path, image_size, size):
         ndimage.label(values, np.ones((3, 3)), output=instances)
         return instances, MASK
     return _numbered(values, path), LABELS
+
+
+def _is_in_plateaus(values, pixels):
+    """Say whether most of some pixels equal those above and to their left.
+
+    So do those of numbered nuclei, and few at smooth edges.
+    """
+    inner = values[1:, 1:]
+    equal = (inner == values[:-1, 1:]) & (inner == values[1:, :-1])
+    return (2 * np.count_nonzero(equal & pixels[1:, 1:])
+            > np.count_nonzero(pixels))
 
 
 def _numbered(values, path):

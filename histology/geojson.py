@@ -12,12 +12,6 @@ from histology.files import InputError
 
 # QuPath's types of objects that are no nuclei.
 OTHER_TYPES = ('tile', 'tmacore', 'root')
-# Keys of JSON that is not read, and the programs that write it.
-OTHER_PROGRAMS = {
-    'categories': 'COCO', '_via_img_metadata': 'VIA', 'elements':
-    'HistomicsUI', 'annotation': 'Digital Slide Archive', 'item': 'V7 Darwin',
-    'provenance': 'caMicroscope', 'instances': 'SuperAnnotate',
-    'objects': 'Supervisely', 'data': 'Label Studio'}
 DAMAGE = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
 
 
@@ -83,13 +77,10 @@ def _features(content, path):
         return [_feature(shape['points'], shape['label'],
                          shape.get('shape_type'))
                 for shape in content['shapes']]
-    for key in keys.intersection(OTHER_PROGRAMS) if 'type' not in keys else ():
-        raise InputError(f'{path}: JSON of {OTHER_PROGRAMS[key]}, which is '
-                         'not read; export label images, or GeoJSON of QuPath')
     if items and all({'type', 'features'}.isdisjoint(item) for item in items):
         raise InputError(f'{path}: JSON, but not of QuPath, HoVer-Net or '
-                         'labelme, which are read; export GeoJSON of QuPath, '
-                         'or label images')
+                         'labelme; that of COCO and others is not read: '
+                         'export GeoJSON of QuPath, or label images')
     return items
 
 
@@ -140,7 +131,7 @@ def _class_name(feature):
     name = (feature.get('properties') or {}).get('classification') or ''
     if isinstance(name, dict):
         name = name.get('name') or ': '.join(name.get('names') or [])
-    return str(name)
+    return str(name).strip()
 
 
 def _rings(polygon, skipped):

@@ -46,7 +46,8 @@ def parse(path):
     except (ElementTree.ParseError, LookupError, OSError,
             ValueError) as error:
         raise InputError(f'{path}: not a whole ImageScope annotation '
-                         f'({error}); export or download it again') from error
+                         f'({error}); export or download it again, or give '
+                         'label images or GeoJSON of QuPath') from error
     return Outlines(nuclei, names, microns_per_pixel, skipped)
 
 
@@ -67,9 +68,9 @@ def _layers(data, skipped):
                 raise ValueError(f'its root is <{root}>, not <Annotations>')
             microns = positive_number(element.get('MicronsPerPixel', ''))
         elif tag == 'Annotation' and event == 'start':
-            name, rings = element.get('Name') or '', ([], [])
+            name, rings = (element.get('Name') or '').strip(), ([], [])
         elif tag == 'Attribute' and event == 'end':
-            name = name or element.get('Name') or ''
+            name = name or (element.get('Name') or '').strip()
         elif tag == 'Region' and event == 'end':
             try:
                 rings[element.get('NegativeROA') in ('1', 'true', 'True')

@@ -141,19 +141,18 @@ def walk_folders(folder):
 def is_hidden(relative_path):
     """Say whether a file, or a folder above it, is hidden.
 
-    So is what macOS adds to archives, and what programs of maps add to images.
+    So is what macOS adds to archives.
     """
-    return relative_path.lower().endswith('.aux.xml') or any(
-        part.startswith('.') or part == '__MACOSX'
-        for part in relative_path.split('/') if part not in ('.', '..'))
+    return any(part.startswith('.') or part == '__MACOSX'
+               for part in relative_path.split('/')
+               if part not in ('.', '..'))
 
 
 def _names(path):
     _archive.cache_clear()  # it may be another one by now
     try:
-        with zipfile.ZipFile(path) as archive:
-            return [name for name in sorted(archive.namelist())
-                    if not is_hidden(name) and not name.endswith('/')]
+        return [name for name in sorted(_archive(path).namelist())
+                if not is_hidden(name) and not name.endswith('/')]
     except ZIP_ERRORS as error:
         raise InputError(f'{path}: no whole zip archive ({error}); download '
                          'it again, or give a folder') from error

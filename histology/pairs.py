@@ -21,13 +21,16 @@ OF_IMAGE = re.compile(r'[ _.-](?:image|img|ome|tissue)\Z', re.I)
 
 # Words in the names of folders that hold both images and annotations.
 ANNOTATION_WORDS = re.compile(
-    r'(?:\A|[^a-z])(?:annotations?|annotators?|binary|groundtruth|gt'
+    r'(?:\A|[^a-z])(?:annotations?|annotators?|binary|ground[ _-]?truth'
+    r'|gt'
     r'|instances?|inst|labels?|masks?)(?:\Z|[^a-z])', re.I)
 IMAGE_WORDS = re.compile(r'(?:\A|[^a-z])(?:tissue|images?)(?:\Z|[^a-z])',
                          re.I)
 
-# JSON without an object of QuPath's or a pair of coordinates.
-METADATA = re.compile(br'\s*{(?!.*("Feature|\[\s*\[\s*-?\d))', re.S)
+# JSON without an object of QuPath's or a pair of coordinates, and XML without
+# annotations.
+METADATA = re.compile(br'\s*({(?!.*("Feature|\[\s*\[\s*-?\d))'
+                      br'|(?=<)(?!.*<([\w.]+:)?Annotations[\s/>]))', re.S)
 
 
 def find(images_dir, annotations_dir, split=None, flags=None):
@@ -53,9 +56,6 @@ def find(images_dir, annotations_dir, split=None, flags=None):
     flags = flags or [f'{split}_{kind}_dir' if split else f'{kind}_dir'
                       for kind in ('images', 'annotations')]
     image_paths, rest = _candidates(images_dir, annotations_dir, flags)
-    if not image_paths:
-        raise InputError(f'--{flags[0]} {images_dir}: holds no image '
-                         f'({", ".join(listing.IMAGE_ENDINGS)})')
     images = collections.defaultdict(list)
     for path in image_paths:
         images[listing.split_of(path.relative)[0],
@@ -112,6 +112,7 @@ def _pair(images, paths):
         if ending in annotations.ENDINGS and found:
             paired[found[0]].append(path)
         elif (ending in set(annotations.ENDINGS) - {'.json'}  # of anything
+              and not _is_metadata(path)
               and not listing.is_predicted(path)):
             unpaired.append(path)
     return paired, unpaired
@@ -137,8 +138,16 @@ def _candidates(images_dir, annotations_dir, flags):
         # What Python reads of a name that is not UTF-8.
         if re.search('[\udc80-\udcff]', posixpath.basename(path)):
             raise InputError(f'{path!r}: the name is not UTF-8; rename it')
-    return [path for path in listings[0] if listing.is_image(path)
-            and not listing.is_predicted(path)], listings[1]
+    found = [path for path in listings[0] if listing.is_image(path)
+             and not listing.is_predicted(path)]
+    if not found:
+        raise InputError(
+            f'--{flags[0]} {images_dir}: holds no image '
+            f'({", ".join(listing.IMAGE_ENDINGS)})'
+            + '; those in folders called labels, masks, inst, annotations or '
+            'the like count as annotations: rename the folder'
+            * any(map(listing.is_image, listings[1])))
+    return found, listings[1]
 
 
 def adds_to_one_of(path, names):
@@ -153,7 +162,8 @@ def _is_annotation(path, names):
     if not listing.is_image(path) or adds_to_one_of(path, names):
         return True
     # The nearest folder that says it.
-    for part in reversed(posixpath.dirname(path.relative).split('/')):
+    for part in reversed(annotations.spaced(posixpath.dirname(
+            path.relative)).split('/')):
         if ANNOTATION_WORDS.search(part):
             return True
         if IMAGE_WORDS.search(part):
@@ -213,9 +223,13 @@ def _check_paired(image_paths, annotation_paths, others, flags):
                 f'{counted(len(paths), what)} without {other}; {remedy}')
 
 
+def _is_metadata(path):
+    return METADATA.match(listing.read_head(path)) is not None
+
+
 def _rank(path):
     """Rank an annotation of an image; those of a person begin with zeros."""
-    return (METADATA.match(listing.read_head(path)) is not None,
+    return (_is_metadata(path),
             listing.is_predicted(path), annotations.preference(path.relative))
 
 

@@ -57,13 +57,28 @@ def pictures(data_dir):
     folder = os.path.join(data_dir, 'check')
     found = [path for path in (
         sheet_path(data_dir), *([] if os.path.isdir(folder) else [folder]),
-        *glob.glob(os.path.join(glob.escape(folder), '*')))
+        *glob.glob(os.path.join(glob.escape(folder), '*.jpg')))
         if os.path.lexists(path)]
     for path in found:
         if _comment(path) not in listing.read_head(path):
             raise InputError(f'{path}: was not written by prepare; move it, '
                              'or choose another --data_dir')
     return found
+
+
+def remove_pictures(data_dir):
+    """Remove the pictures that `show` drew.
+
+    Raises:
+        InputError: one cannot be removed, or as `pictures`.
+    """
+    for path in pictures(data_dir):
+        try:
+            os.remove(path)
+        except OSError as error:
+            raise InputError(f'{path}: cannot be removed ({error.strerror}); '
+                             'make its folder writable, or choose another '
+                             '--data_dir') from error
 
 
 def sheet_path(data_dir):
@@ -91,8 +106,7 @@ def show(data_dir, splits, classes):
     Raises:
         InputError: a store cannot be read, or a picture not be written.
     """
-    for path in pictures(data_dir):
-        os.remove(path)
+    remove_pictures(data_dir)
     folder = os.path.join(data_dir, 'check')
     thumbnails = {}
     for split in splits:
@@ -120,14 +134,15 @@ def show(data_dir, splits, classes):
             f'median {np.median(counts):.0f}; {_median_area(areas)}; '
             f'{sum(map(np.sum, areas)) / max(tissue, 1):.0%} of the tissue is '
             'nuclear')
-    _save(_sheet(thumbnails), sheet_path(data_dir))
+    sheet = sheet_path(data_dir)
+    write_jpeg(sheet, np.asarray(_sheet(thumbnails)), _comment(sheet))
     classes = {name: areas for name, areas in sorted(classes.items())
                if sum(map(len, areas))}
     for name, areas in classes.items() if len(classes) > 1 else ():
         count = sum(map(np.count_nonzero, areas))
         say(f'class {name}: {counted(count, "nucleus", "nuclei")}, '
             + _median_area(areas))
-    say(f'look at {sheet_path(data_dir)}, and at {folder}/NAME.jpg for each '
+    say(f'look at {sheet}, and at {folder}/NAME.jpg for each '
         'image')
 
 
@@ -206,13 +221,9 @@ def _draw(image, instances, path):
     """Write the outlines on the tissue, and return the picture's middle."""
     drawn, edges = image.copy(), nuclear_outlines(instances)
     drawn[edges] = false_colours(instances, HUES)[edges]
-    _save(Image.fromarray(drawn), path)
+    write_jpeg(path, drawn, _comment(path))
     left, top = (max(side - THUMBNAIL, 0) // 2 for side in drawn.shape[1::-1])
     return Image.fromarray(drawn[top:top + THUMBNAIL, left:left + THUMBNAIL])
-
-
-def _save(picture, path):
-    write_jpeg(path, np.asarray(picture), _comment(path))
 
 
 def _sheet(thumbnails):

@@ -256,8 +256,7 @@ def _write_stores(folder, rules, splits, data):
                     f'have {name}, which differs in case alone; add it, or '
                     'rename it there')
         report(next(done))
-        for path in checks.pictures(folder):
-            os.remove(path)
+        checks.remove_pictures(folder)
     remove_matching(folder, *(f'{split}.h5'
                               for split in set(SPLITS).difference(splits)))
     _print_summary(folder, rules['source'], written, log)
@@ -305,11 +304,15 @@ def _check_written(written, split, log):
 
 def _refuse_shared_images(written):
     """Raise InputError if two splits, of a dict of Written, share an image."""
-    seen = {}
+    seen, shared = {}, []
     for split, parts in written.items():
         for name, digest in parts.digests.items():
             its_split, its_name = seen.setdefault(digest, (split, name))
             if its_split != split:
-                raise InputError(
-                    f'{name}: the same image as {its_name}, so it would be '
-                    f'in {its_split} and in {split}; remove one of them')
+                shared.append(f'{name} of {split} as {its_name} of '
+                              f'{its_split}')
+    if shared:
+        raise InputError(
+            f'the same image in two of the stores, {len(shared)} times: '
+            + '; '.join(shared[:3]) + ' ...' * bool(shared[3:])
+            + '. Remove one of the two')

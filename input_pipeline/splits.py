@@ -2,6 +2,7 @@
 import fnmatch
 import hashlib
 import os
+import unicodedata
 
 import numpy as np
 
@@ -99,19 +100,22 @@ def read_names(given):
 def _named(entries, patterns):
     """Return the names of the entries that patterns fit, each at least one."""
     held = set()
-    for pattern in patterns:
+    # Mac and Linux compose the letters of names in two ways.
+    names = {unicodedata.normalize('NFC', entry.name): entry.name
+             for entry in entries}
+    for pattern in (unicodedata.normalize('NFC', name) for name in patterns):
         spellings = {pattern}
         if listing.is_image(pattern):
             spellings.add(listing.stem_and_ending(pattern)[0])
         # A name may hold brackets.
-        found = ({entry.name for entry in entries if entry.name in spellings}
-                 or {entry.name for entry in entries for one in spellings
-                     if fnmatch.fnmatchcase(entry.name, one)})
+        found = ({names[name] for name in spellings.intersection(names)}
+                 or {names[name] for one in spellings
+                     for name in fnmatch.filter(names, one)})
         if not found:
-            names = ', '.join(entry.name for entry in entries[:3])
             raise InputError(f'--validation: no training image is called '
-                             f'{pattern:.100}; they are {names}'
-                             + (' ...' if entries[3:] else ''))
+                             f'{pattern:.100}; they are '
+                             + ', '.join(list(names)[:3])
+                             + ' ...' * bool(entries[3:]))
         held |= found
     return held
 

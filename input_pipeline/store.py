@@ -324,7 +324,8 @@ def reading(file):
         yield
         # HDF5 reads zeros beyond the end of a file that was cut short after
         # it was opened.
-        if os.path.getsize(file.filename) < file.id.get_filesize():
+        if (os.fstat(file.id.get_vfd_handle()).st_size
+                < file.id.get_filesize()):
             raise OSError('the file was cut short')
     except HDF5_ERRORS as error:
         reason = str(error).splitlines()[0]

@@ -177,15 +177,18 @@ def test_only_own_pictures_are_replaced(tmp_path, capsys):
     shown(tmp_path, capsys)
     assert sorted(map(os.path.basename, checks.pictures(str(tmp_path)))) == [
         'a.jpg', 'check.jpg']
+    # What file managers leave there.
+    (tmp_path / 'check' / 'Thumbs.db').touch()
+    assert len(checks.pictures(str(tmp_path))) == 2
     os.rename(tmp_path / 'check' / 'a.jpg', tmp_path / 'check' / 'mine.jpg')
     with pytest.raises(InputError, match='mine.jpg: was not written by prep'):
         checks.pictures(str(tmp_path))
 
 
 @pytest.mark.parametrize('name, content', [
-    ('check', b'x'), ('check.jpg', b''), ('check/notes.txt', b'mine'),
+    ('check', b'x'), ('check.jpg', b''), ('check/notes.jpg', b'mine'),
     # An image of 400 million pixels.
-    ('check/a.png', b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0N \0\0N \b\0\0\0\0'
+    ('check/a.jpg', b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0N \0\0N \b\0\0\0\0'
      b'\xc9\xc5I\x9a'),
     (os.fsdecode(b'check/\xff.jpg'), b'\xff\xd8')])
 def test_any_file_of_the_user_is_refused(tmp_path, name, content):

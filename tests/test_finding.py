@@ -1,6 +1,7 @@
 """Which files are images, which are their annotations, and in which split."""
 import json
 import os
+import shutil
 import unicodedata
 import zipfile
 
@@ -604,9 +605,28 @@ def test_rois_of_imagej(tmp_path):
         f'There are: {tmp_path}/o/a_RoiSet.zip/r/0001.roi, {tmp_path}/o/notes')
 
 
+@pytest.mark.parametrize('masks', [
+    'Ground Truth', 'Ground_Truth', 'GroundTruth', 'BinaryMasks',
+    'InstanceMasks', 'LabelImages', 'GT'])
+def test_folders_of_masks_beside_images(tmp_path, masks):
+    places(tmp_path, ['Images/a.png', f'{masks}/a.png'])
+    assert pairing(find_pairs(tmp_path, '', ''), tmp_path) == {
+        'Images/a.png': f'{masks}/a.png'}
+
+
+def test_images_in_a_folder_for_masks(tmp_path):
+    places(tmp_path, ['Inst1/a.tif', 'Inst1/a.xml'])
+    assert ('those in folders called labels, masks, inst, annotations or the '
+            'like count as annotations: rename the folder') in message(
+                find_pairs, tmp_path, '', '')
+
+
 def test_sidecars_of_masks(tmp_path):
-    places(tmp_path, ['i/a.png', 'i/a.png.aux.xml', 'o/a.png',
-                      'o/a.png.aux.xml', 'o/A.PNG.AUX.XML'])
+    places(tmp_path, ['i/a.png', 'o/a.png'])
+    # Of maps' programs, and of Leica's microscopes.
+    for name in ('i/a.png.aux.xml', 'o/A.PNG.AUX.XML', 'o/MetaData/a.xml',
+                 'o/MetaData/a_Properties.xml'):
+        write(tmp_path / name, '<?xml version="1.0"?>\n<Data><Image/></Data>')
     metadata = {'patient': 7, 'matrix': [1, 0], 'stains': [['H', 'E'], []]}
     write(tmp_path / 'o/a.json', json.dumps(metadata))
     assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
@@ -618,6 +638,7 @@ def test_sidecars_of_masks(tmp_path):
         assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
             'i/a.png': 'o/a.json'}
     # Alone it is read, and then named.
+    shutil.rmtree(tmp_path / 'o/MetaData')
     write(tmp_path / 'o/a.json', json.dumps(metadata))
     (tmp_path / 'o/a.png').unlink()
     assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {

@@ -356,6 +356,16 @@ def test_classes_without_nuclei(name):
         [0, 200], [f'outlines of the class {name}: 1'])
 
 
+def test_blanks_around_the_name_of_a_class():
+    for found in (
+            from_bytes(geojson.parse, 'a', json.dumps([
+                feature(SQUARE, classification=' Tumor ')]).encode()),
+            from_bytes(imagescope.parse, 'a', (
+                '<Annotations><Annotation Name="Tumor ">'
+                f'{region(SQUARE)}</Annotation></Annotations>').encode())):
+        assert found.names == ['Tumor']
+
+
 def test_classes_are_chosen():
     found = from_bytes(geojson.parse, 'a', json.dumps([
         feature(SQUARE, classification='Region*'), feature(FAR),
@@ -965,26 +975,20 @@ def test_labelme_states_the_size_of_its_image(tmp_path, size, said):
         assert annotations.place(path, (100, 80), (200, 160)).nuclei
 
 
-@pytest.mark.parametrize('content, program', [
-    ({'images': [], 'annotations': [], 'categories': []}, 'COCO'),
-    ({'_via_img_metadata': {}}, 'VIA'), ({'elements': []}, 'HistomicsUI'),
-    ([{'annotations': [], 'data': {}}], 'Label Studio')])
-def test_json_of_others_is_called_by_its_name(tmp_path, content, program):
-    assert f'JSON of {program}, which is not read' in refused(
-        tmp_path / 'a.json', json.dumps(content))
-
-
 @pytest.mark.parametrize('content', [
-    # VIA's export, COCO's results, and notes.
+    # COCO's, HistomicsUI's, Label Studio's, VIA's, COCO's results, and notes.
+    {'images': [], 'annotations': [], 'categories': []}, {'elements': []},
+    [{'annotations': [], 'data': {}}],
     {'a.png123': {'filename': 'a.png', 'size': 123, 'regions': []}},
     [{'image_id': 1, 'category_id': 1, 'segmentation': {
         'size': [100, 100], 'counts': 'abc'}}] * 2,
     {'patient': 7}, {}])
-def test_json_of_unknown_programs(tmp_path, content):
+def test_json_of_other_programs(tmp_path, content):
     path = tmp_path / 'a.json'
     assert refused(path, json.dumps(content)) == (
-        f'{path}: JSON, but not of QuPath, HoVer-Net or labelme, which are '
-        'read; export GeoJSON of QuPath, or label images')
+        f'{path}: JSON, but not of QuPath, HoVer-Net or labelme; that of '
+        'COCO and others is not read: export GeoJSON of QuPath, or label '
+        'images')
 
 
 def test_what_encloses_nothing_in_geojson():

@@ -235,6 +235,14 @@ def test_a_mask_with_smooth_edges(tmp_path, capsys):
     assert (instances != expected).sum() <= 4 and not has_instances
     assert 'a mask with smooth edges: read as 0 up to 127, and 1 above' in (
         capsys.readouterr().err)
+    # Numbers up to 400 that were cut off at 255: 145 nuclei have one.
+    numbers = np.zeros((SIDE, SIDE), np.uint8)
+    for index in range(400):
+        row, column = divmod(index, 20)
+        numbers[15 * row:15 * row + 9, 15 * column:15 * column + 9] = min(
+            index + 1, 255)
+    assert '1 of its 255 numbers lie in pieces apart' in message(
+        read, tmp_path / '3', 'a.png', numbers)
     # Three values are classes, or a border.
     border = np.where(smooth == 255, 255, (smooth > 0) * 128).astype(np.uint8)
     assert 'borders' in message(read, tmp_path / '2', 'a.png', border)
@@ -684,9 +692,10 @@ def test_a_refused_preparation_leaves_nothing(tmp_path):
                     str(same / 'Tissue Images' / f'TCGA-{index}.tif'))
     assert ('none of the training images has a nucleus' in message(
         make, tmp_path / 'a/b/out', empty, 0, 'none'))
-    assert re.search('TCGA-[0-3]: the same image as TCGA-[0-3], so it '
-                     'would be in (train|validation) and in ',
-                     message(make, tmp_path / 'a/b/out', same))
+    assert re.fullmatch(
+        'the same image in two of the stores, 1 times: TCGA-[0-3] of '
+        r'validation as TCGA-[0-3] of train\. Remove one of the two',
+        message(make, tmp_path / 'a/b/out', same))
     assert names_in(tmp_path) == ['in', 'one', 'same']
 
 
@@ -979,6 +988,8 @@ def test_own_folders_one_damaged_image_and_a_patient_to_validate_on(
      ['--monuseg_dir: give either']),
     (['--monuseg_dir=.', '--test_images_dir=.'], ['--monuseg_dir: give']),
     (['--sample', '--annotations_dir=.'], ['--monuseg_dir: give either']),
+    (['--sample', '--microns_per_pixel=0.5'],
+     ['--microns_per_pixel: not with --sample']),
     (['--test_images_dir=.', '--test_annotations_dir=.'],
      ['--images_dir: missing']),
     (['--images_dir=.', '--annotations_dir=.', '--test_images_dir=.'],
@@ -1050,6 +1061,13 @@ def test_names_and_patterns_to_validate_on(given, held):
     divided = splits.assign_splits(entries, 0, '0', given)
     assert [entry.name for entry in divided['validation']] == held.split()
     assert sorted(sum(divided.values(), [])) == entries
+
+
+def test_letters_that_a_mac_composes_otherwise():
+    entries = entries_of('Mu\u0308ller 1', 'Mu\u0308ller 2')
+    for given in ('M\xfcller 2', 'M?ller 2', 'Mu\u0308ller 2'):
+        divided = splits.assign_splits(entries, 0, '0', [given])
+        assert divided['validation'] == entries[1:]
 
 
 def test_names_that_cannot_be_validated_on():

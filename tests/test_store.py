@@ -68,6 +68,17 @@ def test_store_holds_what_was_written(tmp_path):
         assert file['patches/images'].chunks == (1, 256, 256, 3)
 
 
+def test_an_open_store_is_read_on_when_another_replaces_it(tmp_path):
+    path = tmp_path / 'train.h5'
+    examples = written_store(path)
+    with store.open_store(path) as file:
+        (tmp_path / 'other').write_bytes(b'shorter')
+        (tmp_path / 'other').replace(path)
+        assert (store.whole_image(file, 0, '').image == examples[0][1]).all()
+        path.unlink()
+        assert (store.whole_image(file, 1, '').image == examples[1][1]).all()
+
+
 def test_gaps_between_touching_nuclei_by_hand():
     instances = np.array([[1, 1, 1, 2, 2],
                           [1, 1, 1, 2, 2],
