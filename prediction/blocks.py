@@ -135,6 +135,7 @@ class Nuclei:
 
     def __init__(self, plan):
         self.plan, size = plan, plan.slide.size
+        self.image, self.labels = plan.image, plan.mask  # of the thumbnail
         self._scale = [own / seen for own, seen in zip(size, plan.size)]
         self.microns_per_pixel = plan.microns_per_pixel
         self.skipped, seconds = [], np.zeros(len(STAGES))

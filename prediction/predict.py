@@ -3,6 +3,7 @@ import collections
 import contextlib
 import functools
 import itertools
+import os
 import time
 
 import numpy as np
@@ -11,20 +12,13 @@ from histology import progress, resample, resolution
 from histology.files import InputError
 from histology.images import read_image
 from input_pipeline import store
-from prediction import (
-    blocks,
-    runs,
-    slides,
-    sources,
-    summary,
-    writers,
-)
+from prediction import blocks, runs, slides, sources, summary, writers
 from prediction.writers import OUTPUTS
 
 AHEAD = 1  # images whose files are written while the network sees the next
 
-# What came of a Source: its record or None, the lines on it for stdout and
-# for stderr, maybe '', and whether something of it was skipped.
+# What came of a Source: its record or None, and the lines on it for stdout and
+# for stderr, maybe ''.
 Result = collections.namedtuple('Result', 'source record text error')
 
 
@@ -62,7 +56,7 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
         raise InputError('--images: an empty list; give at least one file')
     sources.check_folder(output_dir, paths)
     run = runs.Run(predictor, output_dir, outputs, microns_per_pixel,
-                   all_tissue, part)
+                   all_tissue, part, overwrite)
     found = sources.of_files(paths, max_whole_pixels)
     slide = next((source for source in found if source.is_slide), None)
     if slide and not {'csv', 'geojson'} & set(outputs):
@@ -70,7 +64,7 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
                          'csv and geojson; name one of them')
     if slide:
         blocks.side_for(predictor.max_pixels, predictor.halo)  # or refuses
-    return _predict(found, run, overwrite, functools.partial(
+    return _predict(found, run, functools.partial(
         _read_file, resolution.Resolution(microns_per_pixel)), work or results)
 
 
@@ -93,30 +87,30 @@ def predict_store(file, output_dir, predictor, outputs=tuple(OUTPUTS),
             micrometres per pixel.
         output_dir, predictor, outputs, overwrite: as for `predict_files`.
     """
-    found = [sources.Source(name, name, False, digest, index)
+    found = [sources.Source(os.path.join(file.filename, name), name, False,
+                            digest, index)
              for index, (name, digest) in enumerate(zip(
                  store.image_names(file), store.image_digests(file)))]
     return _predict(found, runs.Run(
-        predictor, output_dir, outputs, None, False, (0, 1)), overwrite,
-        lambda source: (store.whole_image(file, source.index, source.name
+        predictor, output_dir, outputs, None, False, (0, 1), overwrite),
+        lambda source: (store.whole_image(file, source.index, source.stem
                                           ).image, None,
                         resample.MICRONS_PER_PIXEL), results)
 
 
-def _predict(found, run, overwrite, read, work):
+def _predict(found, run, read, work):
     """Predict Sources that are not done; return the names of those skipped.
 
     Args:
         found: list of Source.
         run: runs.Run.
-        overwrite: as for `predict_files`.
         read: function from a Source to the image, uint8 [H, W, 3], and what
             `Resolution.of_image` returns, or of a slide to what
             `slides.open_slide` returns. It raises InputError to skip it.
         work: function as `results`.
     """
     runs.check_names(found)
-    todo = runs.begin(run, found, overwrite)
+    todo = runs.begin(run, found)
     first, step = run.part
     if todo != found:
         progress.say(f'{len(found) - len(todo)} of '

@@ -37,8 +37,10 @@ ROUNDS = 3  # of the summary, while others add to it: they end with one, too
 #   microns_per_pixel: of the flags, or None
 #   all_tissue: whether to search a slide where it seems empty, too
 #   part: (k, n): do each n-th image or block, from the k-th on, 0 <= k < n
+#   overwrite: whether to replace results of other settings or images
 Run = collections.namedtuple(
-    'Run', 'predictor output_dir outputs microns_per_pixel all_tissue part')
+    'Run', 'predictor output_dir outputs microns_per_pixel all_tissue part '
+    'overwrite', defaults=[False])
 
 
 def settings_of(run):
@@ -55,54 +57,54 @@ def key_of(run, source):
         ).hexdigest()
 
 
-def begin(run, sources, overwrite):
+def begin(run, sources):
     """Check what the folder holds, and write run.json.
 
     Returns:
-        list of the Sources that are not done; with `overwrite` all, unless
-        there are several parts
+        list of the Sources that are not done; to overwrite all, unless there
+        are several parts
 
     Raises:
-        InputError: results would replace others, see `check_results`; the
-            folder holds results of other settings, and not `overwrite`; or it
-            cannot be written to.
+        InputError: results would replace others, see `check_results` and
+            `check_owner`; the folder holds results of other settings, and
+            these are not to be overwritten; or it cannot be written to.
     """
     for name in FILES:
         path = os.path.join(run.output_dir, name)
         if os.path.lexists(path) and not is_ours(path):
             raise InputError(NOT_OURS.format(path))
     settings = settings_of(run)
-    before = [record['settings'] for record in records(run.output_dir)
-              if record['key']]
-    changed = [f'{name} was {was}, now {now}' for found in before
-               for name, was, now in _changes(found, settings)]
+    by_stem = {source.stem: source for source in sources}
+    before = [record for record in records(run.output_dir) if record['key']]
+    changed, mixed = [], False
+    for record in before:
+        source = by_stem.get(record['stem'])
+        changes = _changes(record['settings'], settings)
+        if source and record.get('is_slide', source.is_slide) != (
+                source.is_slide):
+            changes.append(('as a slide', not source.is_slide,
+                            source.is_slide))
+        changed += [f'{name} was {was}, now {now}, for {record["image"]}'
+                    for name, was, now in changes]
+        mixed |= bool(source and changes)
     # As long as there are results of other settings, --overwrite goes on
     # after a kill.
-    again = overwrite and not changed and run.part == (0, 1)
+    again = run.overwrite and not mixed and run.part == (0, 1)
     todo = [source for source in sources if again or not is_done(run, source)]
     existing = [path for source in todo for path in check_results(
         run, source) if not path.endswith('.json')]
-    if run.part != (0, 1):  # blocks of other settings would never be used
-        existing += filter(os.path.isdir, (
-            blocks_of(run, source) for source in todo))
+    existing += filter(os.path.isdir, (
+        blocks_of(run, source) for source in todo))
     path = os.path.join(run.output_dir, FILE)
     if existing and not before and _read(path).get('settings') != settings:
         changed.append(f'{existing[0]} has no record')
-    if changed and not overwrite:
+    if changed and not run.overwrite:
         raise InputError(
             f'--output_dir {run.output_dir}: holds results of other settings '
             f'({changed[0]}); choose another folder, or replace them by '
             '--overwrite')
-    for source in todo if not overwrite else ():
-        its = read_record(run, source)
-        # What cannot be read, without a digest, replaces nothing.
-        if (source.digest
-                and its.get('path') not in (None, os.path.abspath(source.name))
-                and its.get('key') not in (None, key_of(run, source))):
-            raise InputError(
-                f'{source.name}: its results would replace those of another '
-                f'image, {its["path"]}; choose another --output_dir, or '
-                'replace them by --overwrite')
+    for source in todo:
+        check_owner(run, source)
     files.write_json(path, _content_of(run))
     if changed:  # a kill of what follows must not leave them
         files.remove_matching(run.output_dir, *page.FILES)
@@ -261,6 +263,24 @@ def check_results(run, source):
     return existing
 
 
+def check_owner(run, source):
+    """Refuse to replace results of another image, whole or begun.
+
+    Raises:
+        InputError: as said, if they are not to be overwritten.
+    """
+    its = read_record(run, source)
+    # What cannot be read, without a digest, replaces nothing.
+    if (not run.overwrite and source.digest
+            and its.get('path') not in (None, os.path.abspath(source.name))
+            and its.get('key', its.get('begun')) not in (
+                None, key_of(run, source))):
+        raise InputError(
+            f'{source.name}: its results would replace those of another '
+            f'image, {its["path"]}; choose another --output_dir, or replace '
+            'them by --overwrite')
+
+
 def check_begun(run):
     """Refuse a folder whose run.json is not of the run.
 
@@ -281,23 +301,28 @@ def check_begun(run):
 
 
 def make_room(run, source):
-    """Check as `check_results`, and remove what would be out of date.
+    """Check once more, and remove what would be out of date.
 
     Results of an earlier prediction of other settings, or of another image,
-    are removed if they are not replaced. The record goes, too: after a kill
-    it would be that of other files.
+    are removed if they are not replaced. A record goes, too: after a kill
+    it would be that of other files. In its place is what tells other
+    processes that the results of this image are begun.
 
     Raises:
-        InputError: as `check_results` and `check_begun`.
+        InputError: as `check_results`, `check_owner` and `check_begun`.
     """
     check_begun(run)
+    check_owner(run, source)
     existing = check_results(run, source)
     if read_record(run, source).get('key') != key_of(run, source):
         old = [path for path, replaced in existing.items() if not replaced]
         if old:
             progress.warn('old', old[0], 'removed with others of its kind: '
                           'it was of other settings or another image')
-        for path in (*old, start_of(run, source) + '.json'):
+        files.write_json(start_of(run, source) + '.json', {
+            'software': writers.SOFTWARE, 'begun': key_of(run, source),
+            'path': os.path.abspath(source.name)})
+        for path in old:
             with contextlib.suppress(FileNotFoundError):  # others do it
                 os.remove(path)
 

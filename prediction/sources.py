@@ -77,6 +77,7 @@ def find_images(name):
     paths = sorted(path for path in found
                    if os.path.isfile(path) or not os.path.exists(path))
     if not paths:
+        next(listing.walk_folders(folder or os.curdir))  # if it may be read
         reason = (f"no such file ('{pattern}' in {folder or os.curdir})"
                   if parts else f'holds no image ({", ".join(ENDINGS)}),'
                   ' and its subfolders are not searched')

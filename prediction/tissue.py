@@ -5,7 +5,7 @@ Pictures are written as `writers` says, of `blocks.Nuclei`.
 import numpy as np
 from PIL import Image, ImageDraw
 
-from histology.drawing import shrunk
+from histology.drawing import overlay
 from histology.images import write_jpeg, write_png
 from histology.listing import SOFTWARE, TIFF_MARK
 from prediction import summary
@@ -19,7 +19,6 @@ DARKER, COLOURED = 10, 5
 # would be tissue, so glass is no darker, and its colours differ no more.
 GLASS, DARKEST_GLASS, TINT = 95, 230, 4
 BLACK = 20  # of 255: no stain is as dark, but areas that were not scanned
-OUTLINE = (0, 160, 0)
 OVERVIEW_SIDE = 1200  # pixels, at most, of a picture in the overview
 
 
@@ -56,17 +55,10 @@ def touches(mask, part, size):
         for axis, pixels, length in zip(part, mask.shape, size))].any()
 
 
-def outlined(image, mask):
-    """Draw the outline of bool [H, W] into a copy of uint8 [H, W, 3]."""
-    from scipy import ndimage
-    edges = mask & ~ndimage.binary_erosion(mask)
-    return np.where(edges[..., np.newaxis], np.uint8(OUTLINE), image)
-
-
 def write_tissue(paths, nuclei):
     """Write a PNG of the slide with the tissue outlined and blocks drawn."""
     plan = nuclei.plan
-    drawn = Image.fromarray(outlined(plan.image, plan.mask))
+    drawn = Image.fromarray(overlay(plan.image, plan.mask))
     draw = ImageDraw.Draw(drawn)
     for block in plan.blocks:
         (top, bottom), (left, right) = (
@@ -75,12 +67,6 @@ def write_tissue(paths, nuclei):
                                             plan.size))
         draw.rectangle((left, top, right, bottom), outline=(0, 0, 0))
     write_png(paths[0], np.asarray(drawn), SOFTWARE)
-
-
-def write_thumbnail(paths, nuclei):
-    """Write a small JPEG of the slide with the tissue outlined."""
-    write_jpeg(paths[0], outlined(*shrunk(
-        nuclei.plan.image, nuclei.plan.mask)), TIFF_MARK)
 
 
 def write_overview(paths, nuclei):
@@ -94,7 +80,7 @@ def write_overview(paths, nuclei):
     figure = Figure(figsize=(14, 1 + 6 * min(max(height / width, .4), 2)),
                     dpi=100, constrained_layout=True)
     canvas = FigureCanvasAgg(figure)
-    small = outlined(image[::step, ::step], mask[::step, ::step])
+    small = overlay(image[::step, ::step], mask[::step, ::step])
     for axes, picture, name in zip(
             figure.subplots(1, 2), (small, nuclei.density()),
             ('tissue', 'nuclei per mm2, glass included')):

@@ -160,7 +160,7 @@ def _connected(address):
                         tempfile.TemporaryDirectory()),
                     dashboard_address=':0'))  # any free port
             client = stack.enter_context(distributed.Client(place))
-        except (OSError, TypeError, ValueError) as error:
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f'--dask={address}: cannot be reached ({error}); '
                              'see docs/slides.md') from error
         with _scheduler(client, address):
@@ -200,13 +200,12 @@ def _call(place, folder, accelerate, identity, function, *given):
     """Call the function of a Task in a worker: its Outcome."""
     with progress.collected() as said:
         try:
-            try:
-                os.chdir(place)  # relative paths are meant from there
-            except OSError as error:
-                raise InputError(
-                    f'--dask: {socket.gethostname()} cannot enter {place} '
-                    f'({error.strerror}); start workers on the machines that '
-                    'have it') from error
+            os.chdir(place)  # relative paths are meant from there
+        except OSError as error:
+            return Outcome(None, f'--dask: {socket.gethostname()} cannot '
+                           f'enter {place} ({error.strerror}); start workers '
+                           'on the machines that have it', said)
+        try:
             predictor = _predictor(folder, accelerate, identity)
             return Outcome(function(predictor, *given), None, said)
         except InputError as error:

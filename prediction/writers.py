@@ -228,8 +228,7 @@ THUMBNAIL = {'thumbnail': Output(['_thumbnail.jpg'], write_thumbnail)}
 RECORD = {'record': Output(['.json'], None)}  # by `runs`
 # The same for a slide, of which `blocks.Nuclei` are written.
 SLIDE_OUTPUTS = {
-    'thumbnail': Output(['_thumbnail.jpg'], tissue.write_thumbnail),
-    'csv': OUTPUTS['csv'],
+    **THUMBNAIL, 'csv': OUTPUTS['csv'],
     'geojson': Output(['_nuclei.geojson', '_nuclei.geojson.gz'],
                       write_large_geojson),
     'tissue': Output(['_tissue.png'], tissue.write_tissue),

@@ -151,7 +151,7 @@ def test_other_settings_are_refused(folder, settings, microns, name):
     if settings == 'weights':
         predictor.weights_sha1 = 'another'
     with pytest.raises(InputError, match=(
-            rf'--output_dir .*out: .* other settings \({name}\); .*'
+            rf'--output_dir .*out: .* other settings \({name}, for a.png\); .*'
             '--overwrite')):
         run(folder, predictor, microns)
     assert predictor.seen == [] and contents(folder / 'out') == before
@@ -173,6 +173,9 @@ def test_overwrite(folder, capsys):
     assert [row['image'] for row in summary_of(folder)] == ALL[:2]
     assert capsys.readouterr().err.splitlines()[-1] == (
         f'{folder}/out: 1 image of other settings there, not in summary.csv')
+    # What has gone keeps nothing from being done again.
+    assert run(folder, Counting(threshold=0.4), overwrite=True,
+               outputs=['mask']) == (ALL[:2], [])
 
 
 def test_a_record_never_stands_beside_files_of_another_image(folder):
@@ -186,6 +189,34 @@ def test_a_record_never_stands_beside_files_of_another_image(folder):
     runs.make_room(asked, source)  # the first thing that is done
     (folder / 'in' / 'a.png').write_bytes(former)
     assert run(folder) == (['a.png'], [])
+
+
+def test_images_of_one_name_by_runs_at_once(folder):
+    """Neither has a record when they begin."""
+    paint(folder / 'other' / 'a.png', (5, 5, 9))
+
+    def meanwhile(batch):
+        run(folder, place='other', outputs=['mask'])
+        return red_channel(batch)
+
+    first = Predictor(meanwhile, 32, average=False)
+    with pytest.raises(InputError, match='in/a.png: its results would replace '
+                                         'those of .*other/a.png'):
+        predict.predict_files(str(folder / 'in'), str(folder / 'out'), first,
+                              0.25, ['mask'])
+    assert [row['median_area_px2'] for row in summary_of(folder)] == ['81.0']
+
+
+def test_a_run_that_ended_within_an_image_keeps_others_out(folder):
+    asked = runs.Run(Counting(), str(folder / 'out'), ['mask'], 0.25, False,
+                     (0, 1))
+    found = sources.of_files([str(folder / 'in' / 'a.png')], 1000)
+    runs.begin(asked, found)
+    runs.make_room(asked, *found)
+    paint(folder / 'other' / 'a.png', (5, 5, 9))
+    with pytest.raises(InputError, match='other/a.png: its results would '):
+        run(folder, place='other', outputs=['mask'])
+    assert run(folder, outputs=['mask']) == (ALL, [])
 
 
 def edit(path):
@@ -312,7 +343,7 @@ def test_one_image_more_is_in_memory(tmp_path):
     predictor.see = lambda image, *_: (
         image, image[..., 0], image[..., 0], 1, None)
     asked = runs.Run(predictor, str(tmp_path), ['mask'], None, False, (0, 1))
-    runs.begin(asked, found, False)
+    runs.begin(asked, found)
     done = predict.results(found, asked, read, lambda part: None)
     assert [result.source.name for result in done] == list('abcdef')
     assert most == [0, 1, 1, 1, 1, 1]
@@ -437,7 +468,7 @@ def write_own(path, name):
 def test_several_processes_add_up(tmp_path):
     asked = runs.Run(Counting(), str(tmp_path / 'out'), ['mask'], None, False,
                      (0, 1))
-    runs.begin(asked, [], False)
+    runs.begin(asked, [])
     context = multiprocessing.get_context('spawn')
     processes = [context.Process(target=write_own,
                                  args=(str(tmp_path / 'out'), name))
@@ -549,7 +580,10 @@ def test_a_slide_that_was_an_image_before(tmp_path):
     write_slide(tmp_path / 'in' / 'a.tif', image)
     found = {}
     for most in (2 ** 27, 1, 2 ** 27):
-        run(tmp_path, max_whole_pixels=most)
+        if found:
+            with pytest.raises(InputError, match='as a slide was .*--overwr'):
+                run(tmp_path, max_whole_pixels=most)
+        run(tmp_path, max_whole_pixels=most, overwrite=True)
         names = {name for name in os.listdir(tmp_path / 'out')
                  if name.startswith('a')}
         assert found.setdefault(most, names) == names

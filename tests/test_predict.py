@@ -586,12 +586,19 @@ def test_images_of_a_store(tmp_path, capsys):
     names, row = (tmp_path / 'out' / 'a.b_nuclei.csv').read_text().split()
     found = dict(zip(names.split(','), row.split(',')))
     assert (found['area_px2'], found['area_um2']) == ('400', '25')
-    assert capsys.readouterr().out.startswith('a.b: 1 nucleus, ')
+    assert capsys.readouterr().out.startswith(f'{path}/a.b: 1 nucleus, ')
+    # Of another store it is another image.
+    other = write_split(tmp_path / 'other', whole._replace(image=image // 2))
+    with store.open_store(other) as file, pytest.raises(
+            InputError, match='other/test.h5/a.b: its results would replace'):
+        predict.predict_store(file, str(tmp_path / 'out'), PREDICTOR,
+                              ['csv', 'labels'])
 
 
 def write_split(folder, *wholes):
     """Writes a store of images; returns its path."""
     path = str(folder / 'test.h5')
+    folder.mkdir(exist_ok=True)
     store.write_store(path, {'source': 'made here', 'split': 'test',
                              'source_digest': '', 'seed': 0, 'fold': '0'},
                       [example(*whole[:3]) for whole in wholes])
@@ -613,7 +620,7 @@ def test_an_image_of_a_store_that_cannot_be_read_is_skipped(tmp_path, capsys):
     with store.open_store(path) as file:
         skipped = predict.predict_store(file, str(tmp_path / 'out'),
                                         PREDICTOR, ['csv'])
-    assert skipped == ['a']
+    assert skipped == [f'{path}/a']
     assert '(skipped)' in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path / 'out')) == sorted(
         ['a.json', *files_of('b', kinds=['_nuclei.csv'])])

@@ -138,6 +138,18 @@ def test_a_signal_is_seen_behind_an_error_raised_in_its_place(
     assert capsys.readouterr().err == 'stopped\n'
 
 
+def test_memory_that_runs_out_is_told(handler, monkeypatch):
+    for raised in (MemoryError('Unable to allocate 9 TiB'), RuntimeError(
+            'OOM when allocating tensor with shape[4,2,2]')):
+        def run_mode(raised=raised):
+            raise raised
+
+        monkeypatch.setattr(main, 'run_mode', run_mode)
+        assert main.main([]) == (
+            'error: not enough memory; give predict a lower --max_pixels, or '
+            'training a lower --batch_size')
+
+
 def test_a_bug_keeps_its_traceback(handler, monkeypatch):
     def run_mode():
         raise KeyError('of ours')

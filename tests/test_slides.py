@@ -102,8 +102,8 @@ def plan_of(folder, predictor=PREDICTOR, out='out', **options):
     path = str(folder / 'in' / 'a.tif')
     source, = sources.of_files([path], 1)
     run = runs.Run(predictor, str(folder / out), ['csv', 'geojson'], None,
-                   True, (0, 1))
-    runs.begin(run, [source], True)
+                   True, (0, 1), overwrite=True)
+    runs.begin(run, [source])
     return blocks.Plan(source, run, *slides.open_slide(
         path, resolution.Resolution(None)), **options)
 
@@ -403,6 +403,9 @@ def test_blocks_of_other_settings_are_not_used(discs, capsys, monkeypatch):
     keep_blocks(folder, monkeypatch)
     assert run(folder) == []
     monkeypatch.undo()
+    with pytest.raises(InputError, match=r'settings \(.*a.blocks has no rec'):
+        shutil.copytree(str(folder / 'kept'), str(folder / 'new/a.blocks'))
+        run(folder, out='new')
     for threshold, said in ((0.5, True), (0.6, False)):
         shutil.copytree(str(folder / 'kept'), str(folder / 'out/a.blocks'))
         assert run(folder, Predictor(
@@ -584,7 +587,7 @@ def test_user_files_among_the_blocks_are_kept(discs):
     np.savez(str(own / '1_2.npz'), mine=1)
     (own / '3_4.npz').write_bytes(b'mine too')
     before = contents(own)
-    assert run(folder) == []
+    assert run(folder, overwrite=True) == []
     assert contents(own) == before
     # One with the name of a block.
     (own / '1_2.npz').rename(own / '512_256.npz')
