@@ -432,6 +432,11 @@ def evaluate(folder):
     with open_split() as (path, file):
         predictor = load_predictor(folder)
         folder = predictor.folder
+        if not os.access(folder, os.W_OK):
+            raise InputError(
+                f'{folder}: cannot be written to, and eval writes its results '
+                'there; copy weights.h5 into a folder of your own, '
+                f'DIR/{FLAGS.net}, and give --model_dir=DIR')
         refuse_trained_on(predictor.record, file, path, folder)
         results = evaluation.evaluate(
             store.whole_images(file), store.image_names(file), predictor,
@@ -542,13 +547,12 @@ def run_mode():
         raise InputError(f'--model_dir={FLAGS.model_dir}: holds a network '
                          "itself; the program appends the network's name: "
                          f'give --model_dir={above or os.curdir}')
-    if FLAGS.output_stride:
-        strides = nets.output_strides(FLAGS.net)
-        if FLAGS.output_stride not in strides:
-            raise InputError(
-                f'--output_stride={FLAGS.output_stride}: {FLAGS.net} '
-                + (f'takes {" or ".join(map(str, strides))}' if strides
-                   else 'has no output stride') + '; omit the flag')
+    strides = nets.output_strides(FLAGS.net)
+    if FLAGS.output_stride not in (None, *strides):
+        raise InputError(
+            f'--output_stride={FLAGS.output_stride}: {FLAGS.net} '
+            + (f'takes {" or ".join(map(str, strides))}' if strides
+               else 'has no output stride') + '; omit the flag')
     mode = {'train': train, 'eval': evaluate, 'predict': predict,
             'export': export}
     return mode[FLAGS.mode](folder)

@@ -10,17 +10,15 @@
 #   ./run.sh benchmark            sets up every engine and measures them
 #
 # ENGINE chooses what it runs on, set up in a folder .venv-ENGINE:
-#   tf1       TensorFlow 1.15 on Python 3.7, the reference: tensorflow-gpu
-#             where an NVIDIA driver and CUDA 10.0 are found, or else Intel's
-#             build, which is faster without a GPU
-#   tf1-gpu   the same, always as tensorflow-gpu
+#   tf1       TensorFlow 1.15 on Python 3.7, the reference, in Intel's build,
+#             which is faster without a GPU
+#   tf1-gpu   the same as tensorflow-gpu, which uses a GPU with CUDA 10.0
 #   tf2       TensorFlow 2.15 on Python 3.9 to 3.11; with CUDA's libraries
 #             where an NVIDIA driver is found
 # ENGINE=onnx ./run.sh setup sets up what --mode=export writes ONNX with.
-# Without ENGINE it is tf1 if a Python 3.7 is found, and CUDA 10.0 too where
-# there is a driver; else tf2. PYTHON=/path/to/python chooses the interpreter.
-# Where none is found, one is downloaded into .uv. What is done already is not
-# done again.
+# Without ENGINE it is tf1 if a Python 3.7 and no NVIDIA driver is found, else
+# tf2. PYTHON=/path/to/python chooses the interpreter. Where none is found, one
+# is downloaded into .uv. What is done already is not done again.
 set -euo pipefail
 # Relative paths given by the user are meant from where they are.
 MONUSEG_DIR=${MONUSEG_DIR:+$(realpath -m -- "$MONUSEG_DIR")}
@@ -31,12 +29,17 @@ fi
 cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")"
 
 uv_version=0.6.17  # from 0.8 on it offers no Python 3.7
-no_cuda='NVIDIA driver found, but no CUDA 10.0 (libcudart.so.10.0)'
+# Of the user's other programs: they would bring, or forbid, packages.
+unset PYTHONPATH PYTHONHOME
+export PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0
 
 fail() {
   printf '%s\n' "error: $1" "${@:2}" >&2
   exit 1
 }
+
+[ -e requirements.txt ] || fail "$PWD: is not the project's folder; as a job \
+of SLURM's, which copies scripts, give sbatch --wrap ./run.sh"
 
 # Prints the first Python that is of one of the versions, "3.7" say, and can
 # make an environment (Debian's cannot without python3-venv).
@@ -113,13 +116,8 @@ has_driver() {
   [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi > /dev/null
 }
 
-# Whether $python's processes, TensorFlow 1.15 among them, find CUDA 10.0.
-finds_cuda() {
-  "$python" -c 'import ctypes; ctypes.CDLL("libcudart.so.10.0")' 2>/dev/null
-}
-
-# Sets $engine, $python to the interpreter for it, and $gpu to whether it is
-# set up for a GPU.
+# Sets $engine, $python to the interpreter for it, and $cuda to -cuda where it
+# needs CUDA's libraries too.
 choose_engine() {
   local versions reason=''
   local tf2=(3.11 3.10 3.9)
@@ -135,8 +133,8 @@ choose_engine() {
   if [ -z "${ENGINE:-}" ]; then
     if [ -z "$python" ]; then
       reason='No Python 3.7 found'
-    elif [ -z "$PYTHON" ] && has_driver && ! finds_cuda; then
-      reason=$no_cuda
+    elif [ -z "$PYTHON" ] && has_driver; then
+      reason='NVIDIA driver found'
     fi
   fi
   if [ -n "$reason" ]; then
@@ -154,32 +152,37 @@ and 2.15 (ENGINE=tf2) 3.9 to 3.11." \
   elif [ -z "$python" ]; then
     download_python "${versions[0]}"
   fi
-  gpu=false
-  if { [ "$engine" = tf1-gpu ] || has_driver; } \
-    && { [ "$engine" != tf1 ] || finds_cuda; }; then
-    gpu=true
+  cuda=''
+  if [ "$engine" = tf2 ] && has_driver; then
+    cuda=-cuda
   fi
 }
 
+# Prints the packages of an engine, or of tf2-cuda.
 requirements() {
-  case $engine-$gpu in
-    tf1-false)
+  case $1 in
+    tf1)
       sed 's/^tensorflow-gpu==.*/intel-tensorflow==1.15.2/' requirements.txt ;;
-    tf1*) cat requirements.txt ;;
-    tf2-false) cat requirements-tf2.txt ;;
-    tf2-true) cat requirements-tf2.txt requirements-cuda.txt ;;
+    tf1-gpu) cat requirements.txt ;;
+    tf2) cat requirements-tf2.txt ;;
+    tf2-cuda) cat requirements-tf2.txt requirements-cuda.txt ;;
     torch*) cat benchmarks/requirements.txt ;;
     stardist*) cat benchmarks/requirements-stardist.txt ;;
     onnx*) cat requirements-onnx.txt ;;
   esac
 }
 
+# Whether $venv holds the packages of an engine.
+holds() {
+  cmp -s <(requirements "$1") "$venv/requirements.txt"
+}
+
 # Whether $venv is whole, stands where it was made, and runs, on the user's
-# PYTHON if given.
+# PYTHON if given. With CUDA it serves machines without a driver too.
 is_ready() {
   local version
   local show='import sys; print(sys.version_info, sys.base_prefix)'
-  cmp -s <(requirements) "$venv/requirements.txt" \
+  { holds "$engine$cuda" || { [ "$engine" = tf2 ] && holds tf2-cuda; }; } \
     && (source "$venv/bin/activate" && [ "$VIRTUAL_ENV" -ef "$venv" ]) \
     && version=$("$venv/bin/python" -c "$show" 2>/dev/null) \
     && { [ -z "$PYTHON" ] || [ "$version" = "$("$python" -c "$show")" ]; }
@@ -187,18 +190,17 @@ is_ready() {
 
 make_environment() {
   echo "Setting up $venv with $("$python" --version)"
-  if [ "$engine-$gpu" = tf2-true ]; then
+  if [ -n "$cuda" ]; then
     echo "NVIDIA driver found: with CUDA 12.2's libraries, some 2 GB."
-  elif [ "$engine-$gpu" = tf1-false ]; then
-    local reason='No NVIDIA driver found'
-    if has_driver; then
-      reason=$no_cuda
-    fi
-    echo "$reason: Intel's build of TensorFlow 1.15, faster without a GPU." \
-      'ENGINE=tf2 uses any NVIDIA GPU.'
+  elif [ "$engine" = tf1 ]; then
+    echo "Intel's build of TensorFlow 1.15, faster without a GPU." \
+      'ENGINE=tf2 uses NVIDIA GPUs.'
   fi
-  "$python" -m venv --clear "$venv"
-  requirements > "$venv/requirements.partial"
+  # What lacks CUDA alone may be in use on another machine.
+  if [ -z "$cuda" ] || ! cuda='' is_ready; then
+    "$python" -m venv --clear "$venv"
+  fi
+  requirements "$engine$cuda" > "$venv/requirements.partial"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     -r "$venv/requirements.partial"
   # The copy is made last, so a set-up that was cut short starts over.

@@ -29,6 +29,10 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 # them.
 os.environ.setdefault('TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD', '1')
 
+# A GPU's memory is taken as it is needed, so that prediction can run beside a
+# training.
+os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
+
 # 2.15 loses half a megabyte each time it compiles the kernels of a size anew,
 # so oneDNN keeps them all, by default 1024; see `preprocessing.SIDE_STEP`.
 os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '100000')
@@ -49,6 +53,8 @@ warnings.filterwarnings('ignore', '`Model.state_updates` will be removed')
 tf.disable_v2_behavior()
 
 VERSION_1 = tf.__version__.startswith('1.')
+if not VERSION_1:  # GPUs would round to 10 bits what is called float32
+    tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def _cpuinfo():
@@ -136,4 +142,7 @@ def device_line():
     if names:
         return ', '.join(f'GPU {index}: {name}'
                          for index, name in enumerate(names))
-    return 'CPU, ' + counted(len(os.sched_getaffinity(0)), 'core')
+    return 'CPU, ' + counted(len(os.sched_getaffinity(0)), 'core') + (
+        '; the NVIDIA driver here offers no GPU, and TF_CPP_MIN_LOG_LEVEL=0 '
+        'says why' if tf.test.is_built_with_cuda()
+        and os.path.exists('/proc/driver/nvidia/version') else '')

@@ -170,7 +170,9 @@ def evaluate_checkpoints(training):
     done = None
     while (done or 0) < training.config.steps:
         step = checkpoints.latest_step(training.folder)
-        if step == done:
+        # That of step 0 has learnt nothing, unless weights were given.
+        if step == done or not step and (
+                training.config.init_checkpoint is None):
             time.sleep(POLL_SECONDS)
             continue
         check_as_chief(training.config, training.folder)

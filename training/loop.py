@@ -80,7 +80,8 @@ def run(training):
             'on from it with a lower --learning_rate than '
             f'{config.learning_rate}') from error
     best = training.alone and checkpoints.best_record(training.folder)
-    if best and best['step'] == 0 and stop_hook.step:
+    if best and best['step'] == 0 and stop_hook.step and (
+            stop_hook.signal is None):
         say('no step was better than the starting weights; weights.h5 keeps '
             'them')
     return stop_hook.signal
@@ -108,7 +109,9 @@ def train_steps(training):
         # TensorFlow's own would come before the stop hook.
         hooks.append(tf.train.CheckpointSaverHook(
             folder, save_steps=config.evaluate_every,
-            listeners=[training] if evaluates else []))
+            listeners=[training] if evaluates else [],
+            # As text, which takes a second and is in the events too.
+            **({} if VERSION_1 else {'save_graph_def': False})))
     else:
         hooks.append(cluster.SameDataHook(config, folder))
     shard = training.worker, max(training.run_config.num_worker_replicas, 1)

@@ -184,5 +184,5 @@ def eval_spec(loss, counts, nuclei, images, params):
     return tf.estimator.EstimatorSpec(
         tf.estimator.ModeKeys.EVAL, loss=loss, eval_metric_ops=metric_ops,
         evaluation_hooks=[tf.train.SummarySaverHook(
-            save_steps=1, summary_op=images,
+            save_steps=2 ** 31, summary_op=images,  # of the first image
             output_dir=os.path.join(params['model_dir'], 'eval'))])
