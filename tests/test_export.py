@@ -11,32 +11,15 @@ import numpy as np
 import pytest
 from test_pretrained import f1
 
-from conftest import NETS, OTHERS, ROOT, one_line, run
+from conftest import NETS, ROOT, one_line, run
 from histology.files import InputError
+from inputs import message
 from nets import export, saved, segnet
 from nets.tf1 import VERSION_1, tf
 
 needs_onnx = pytest.mark.skipif(
     not export.has_onnx(), reason=f'needs {export.SET_UP}')
 SAVED_MODEL_FILES = {'saved_model', 'sample.png', 'export.json'}
-
-# What a SavedModel and the network that it was make of images.
-READ = '''
-import sys
-import numpy as np
-from nets import saved
-from nets.tf1 import tf
-folder, exported, net, images, output = sys.argv[1:]
-images = np.load(images)
-with tf.Session(graph=tf.Graph()) as session:
-    signature = tf.saved_model.load(
-        session, ['serve'], exported + '/saved_model'
-    ).signature_def['serving_default']
-    found = session.run(signature.outputs['probability'].name,
-                        {signature.inputs['images'].name: images})
-session, model, *_ = saved.load_network(folder, net)
-np.save(output, [found, session.run(model.output, {model.input: images})])
-'''
 
 
 def export_here(program, model_dir, net, output_dir, environment):
@@ -63,14 +46,6 @@ def saved_models(once, program, trained):
     return once('saved_models', fill)
 
 
-@pytest.fixture
-def images(tmp_path):
-    """The path of two images that are not square."""
-    path = tmp_path / 'images.npy'
-    np.save(path, np.random.RandomState(0).rand(2, 64, 96, 3).astype('f'))
-    return path
-
-
 @pytest.mark.parametrize('net', NETS)
 def test_a_saved_model_says_what_it_takes(saved_models, net):
     folder = saved_models / net
@@ -91,20 +66,6 @@ def test_a_saved_model_says_what_it_takes(saved_models, net):
             session.run(signature.outputs['probability'].name,
                         {signature.inputs['images'].name:
                          np.zeros((1, 33, 64, 3))})
-
-
-@pytest.mark.parametrize('net', NETS)
-@pytest.mark.parametrize('python', [sys.executable, *OTHERS],
-                         ids=['here', *['there' for _ in OTHERS]])
-def test_engines_read_each_others_saved_models(trained, saved_models, images,
-                                               tmp_path, python, net):
-    process = run(python, '-c', READ, trained / net, saved_models / net, net,
-                  images, tmp_path / 'output.npy')
-    assert process.returncode == 0, process.stderr
-    found, expected = np.load(tmp_path / 'output.npy')
-    assert found.shape == (2, 64, 96, 1)
-    assert found.std() > 1e-3  # no constant, which would hide errors
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
 def test_segnets_portable_form_gives_the_same():
@@ -193,18 +154,24 @@ for name, readers in (('model', ('ONNX Runtime', 'OpenCV')),
 '''
 
 
-@pytest.mark.parametrize('code, words', [
-    ('', ('bin/python', 'set it up anew')),
-    (DAMAGED, ('no module onnx', 'set it up anew')),
-    (WRONG, ('model in ONNX Runtime: differs from the network by 0.',
-             'nothing was written'))])
+@pytest.mark.parametrize('code, word', [('', 'bin/python'),
+                                        (DAMAGED, 'no module onnx')])
+def test_an_environment_that_fails(tmp_path, monkeypatch, code, word):
+    monkeypatch.setattr(export, 'ENVIRONMENT', str(
+        fake_environment(tmp_path / 'environment', code)))
+    said = message(export._write_onnx, [b'', b''], str(tmp_path),
+                   dict.fromkeys(export.FILES, np.zeros(1)))
+    assert word in said and 'set it up anew' in said
+
+
 def test_a_failure_leaves_the_earlier_export(program, trained, saved_models,
-                                             tmp_path, code, words):
+                                             tmp_path):
     folder = tmp_path / 'out' / 'exported'
     shutil.copytree(str(saved_models / 'unet'), str(folder))
-    environment = fake_environment(tmp_path / 'environment', code)
+    environment = fake_environment(tmp_path / 'environment', WRONG)
     one_line(export_here(program, trained, 'unet', folder, str(environment)),
-             *words)
+             'model in ONNX Runtime: differs from the network by 0.',
+             'nothing was written')
     assert os.listdir(tmp_path / 'out') == ['exported']
     export.check_output_dir(str(folder))
     assert set(os.listdir(folder)) == SAVED_MODEL_FILES

@@ -82,53 +82,64 @@ def check_holds(checkpoint, weights):
         'global_step', 'beta1_power', 'beta2_power'}
 
 
-def step_0_f1(process):
-    return float(re.search(r'^step 0: .* F1 (\S+),', process.stdout,
-                           re.MULTILINE).group(1))
-
-
-def test_training_from_weights_and_going_on(program, data_dir, model_dir,
-                                            tmp_path, monkeypatch):
-    data = write_data(tmp_path / 'data', 2)
-    start = model_dir / 'unet' / 'weights.h5'
-    weights, (record, _) = weights_in(start), saved.read_weights(str(start))
+def test_training_from_weights_that_only_gets_worse(
+        program, data_dir, tmp_path, monkeypatch, capsys):
+    """The start is evaluated as step 0, and is the best at the end."""
+    start = str(tmp_path / 'start.h5')
+    shipped = os.path.join(saved.PRETRAINED, 'unet')
+    record, weights = saved.read_weights(f'{shipped}/weights.h5')
+    seen = digests(data_dir)
+    saved.write_weights(start, {**record, 'seen': seen}, weights)
+    weights = weights_in(start)
+    data = write_data(tmp_path / 'data', 4)
     f1 = pixel_metrics.compute(pixel_metrics.pool(list(map(
         pixel_metrics.confusion_matrix,
-        *masks_of(model_dir / 'unet', 'unet', data / 'validation.h5')))))['f1']
+        *masks_of(shipped, 'unet', data / 'validation.h5')))))['f1']
 
-    # The width is the start's, 4.
-    flags = train_flags(data, tmp_path / 'own', 'unet', 2)
+    flags = (*train_flags(data, tmp_path / 'own', 'unet', 1),
+             '--init_checkpoint=~/start.h5', '--learning_rate=0.1',
+             '--warmup_steps=0')
     monkeypatch.setenv('HOME', str(tmp_path))
-    process = program(*flags, '--init_checkpoint=~/models/unet/weights.h5')
+    process = program(*flags)
     assert process.returncode == 0, process.stderr
     assert process.stderr == ''
-    assert (f'training 2 steps from {start} (synthetic sample, step '
-            f'{record["step"]})') in process.stdout
-    assert step_0_f1(process) == pytest.approx(f1, abs=2e-4)
+    assert f'training 1 step from {start} (MoNuSeg, step 12000)' in (
+        process.stdout)
+    assert 'no step was better than the starting weights' in process.stdout
+    step_0 = float(re.search(r'^step 0: .* F1 (\S+),', process.stdout,
+                             re.MULTILINE).group(1))
+    assert step_0 == pytest.approx(f1, abs=2e-4) and f1 > 0.8
     folder = tmp_path / 'own' / 'unet'
     check_holds(folder / 'model.ckpt-0', weights)
     config = read_json(folder, 'config.json')
     assert config['trained_on'] == digests(data)
-    assert {key: config[key] for key in (*records.ORIGIN, 'width', 'steps',
+    assert {key: config[key] for key in (*records.ORIGIN, 'steps',
                                          'learning_rate')} == {
-        'init_checkpoint': str(start), 'init_data_source': 'synthetic sample',
-        'init_step': record['step'], 'seen': sorted(digests(data_dir)),
-        'width': 4, 'steps': 2, 'learning_rate': 5e-4}
+        'init_checkpoint': start, 'init_data_source': 'MoNuSeg',
+        'init_step': 12000, 'seen': sorted([*record['trained_on'], *seen]),
+        'steps': 1, 'learning_rate': 0.1}
+    written = weights_in(folder / 'weights.h5')
+    for name, value in weights.items():
+        assert np.array_equal(written[name], value), name
+    best, _ = saved.read_weights(str(folder / 'weights.h5'))
+    assert (best['step'], best['seen']) == (0, config['seen'])
+    assert best['f1'] == pytest.approx(step_0, abs=5e-5)
+    main.announce(best, str(folder), 'float32')
+    assert (f'unet: unet, the starting weights {start}, trained on MoNuSeg, '
+            'step 12000; no step of your training was better;'
+            ) in capsys.readouterr().out
 
     # Going on takes nothing from the start again, which may be gone.
-    start.unlink()
-    process = program(*train_flags(data, tmp_path / 'own', 'unet', 4),
-                      f'--init_checkpoint={start}')
+    os.remove(start)
+    process = program(*flags)
     assert process.returncode == 0, process.stderr
-    assert 'resuming at step 2 of 4' in process.stdout
-    assert 'step 0' not in process.stdout
-    assert [change['name'] for change in read_json(
-        folder, 'config.json')['changes']] == ['steps']
+    assert 'already trained to step 1;' in process.stdout
+    assert 'evaluating' not in process.stdout
 
     # What the first was trained on is no measure of this one.
     with store.open_store(data_dir / 'train.h5') as file:
-        seen = next(store.whole_images(file))
-    third = write_data(tmp_path / 'third', 3, [seen])
+        known = next(store.whole_images(file))
+    third = write_data(tmp_path / 'third', 3, [known])
     one_line(program('--mode=eval', '--net=unet', f'--data_dir={third}',
                      f'--model_dir={tmp_path}/own'), 'validation.h5',
              'holds train-0, which the starting weights of ',
@@ -146,35 +157,13 @@ def test_a_start_from_what_began_from_weights(data_dir, start, tmp_path,
     origin, _ = initial.read(asked)
     assert origin['seen'] == sorted([*digests(data_dir), 'x'])
     config = records.resolve(asked, None, origin)
-    assert (config.init_data_source, config.init_step, config.seen) == (
-        'synthetic sample', record['step'], origin['seen'])
+    # The width is the start's.
+    assert (config.width, config.init_data_source, config.init_step,
+            config.seen) == (4, 'synthetic sample', record['step'],
+                             origin['seen'])
     warning, = capsys.readouterr().err.splitlines()
     assert warning.startswith('warning: --init_checkpoint was trained on 1 '
                               f'image of {data}/validation.h5 (train-0)')
-
-
-def test_what_only_gets_worse_leaves_the_start_as_the_best(
-        program, tmp_path, capsys):
-    start = os.path.join(saved.PRETRAINED, 'unet', 'weights.h5')
-    data = write_data(tmp_path / 'data', 4)
-    process = program(*train_flags(data, tmp_path, 'unet', 3),
-                      f'--init_checkpoint={start}', '--learning_rate=0.1',
-                      '--warmup_steps=0')
-    assert process.returncode == 0, process.stderr
-    assert '(MoNuSeg, step 12000)' in process.stdout
-    assert 'no step was better than the starting weights' in process.stdout
-    written = weights_in(tmp_path / 'unet' / 'weights.h5')
-    for name, value in weights_in(start).items():
-        assert np.array_equal(written[name], value), name
-    record, _ = saved.read_weights(str(tmp_path / 'unet' / 'weights.h5'))
-    assert record['step'] == 0
-    assert record['f1'] == pytest.approx(step_0_f1(process), abs=5e-5)
-    assert record['f1'] > 0.8
-    assert record['seen'] == sorted(saved.read_weights(start)[0]['trained_on'])
-    main.announce(record, str(tmp_path / 'unet'), 'float32')
-    assert (f'unet: unet, the starting weights {start}, trained on MoNuSeg, '
-            'step 12000; no step of your training was better;'
-            ) in capsys.readouterr().out
 
 
 def asking(path, net='unet', **network):

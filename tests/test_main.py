@@ -30,10 +30,11 @@ from conftest import (
 from eval import display, pixel_metrics
 from histology.images import read_labels
 from input_pipeline import augment, store
+from inputs import training_data
 from nets import saved
 from nets.tf1 import tf
 from prediction import instances
-from training import loss
+from training import checkpoints, loss
 
 
 def read_json(*path):
@@ -51,7 +52,7 @@ def scalars(folder):
 @pytest.mark.parametrize('net', NETS)
 def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
                                                         net):
-    folder = trained / net
+    folder, every = trained / net, 3 if net == 'unet' else 6
     with store.open_store(data_dir / 'train.h5') as file:
         digests = store.image_digests(file)
     record = read_json(folder, 'config.json')
@@ -64,14 +65,14 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
         'target': 'masks with gaps',
         'output_stride': next(iter(nets.output_strides(net)), None),
         'steps': 6, 'batch_size': 2, 'crop_size': 64, 'learning_rate': 0.002,
-        'warmup_steps': 0, 'evaluate_every': 3, 'augment_threads': 1,
+        'warmup_steps': 0, 'evaluate_every': every, 'augment_threads': 1,
         'seed': 0, 'data_dir': str(data_dir),
         'data_source': 'synthetic sample', 'data_digest': 'made here',
         'data_seed': 7, 'data_fold': '0', 'trained_on': digests,
         'init_checkpoint': None, 'init_data_source': None, 'init_step': None,
         'seen': None, 'changes': []}
     weights, _ = saved.read_weights(str(folder / 'weights.h5'))
-    assert weights['step'] in (3, 6)
+    assert weights['step'] in (every, 6)
     assert {key: weights[key] for key in record} == record
     text, = EventAccumulator(str(folder)).Reload().Tensors('config')
     shown = json.loads(text.tensor_proto.string_val[0].decode())
@@ -82,9 +83,9 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
     assert not [name for name, _ in training if name.startswith('batch')]
     for tag in ('loss', 'accuracy', 'f1'):
         assert tag in {name for name, _ in training}
-        assert {(tag, 3), (tag, 6)} <= validation
+        assert {(tag, every), (tag, 6)} <= validation
     for tag in ('aji', 'pq'):
-        assert {(tag, 3), (tag, 6)} <= validation
+        assert {(tag, every), (tag, 6)} <= validation
         assert tag not in {name for name, _ in training}
 
 
@@ -174,7 +175,7 @@ def test_tiled_and_whole_results_agree(program, data_dir, tmp_path):
     f1 = []
     for max_pixels in (320 * 320, 192 * 192):
         process = program('--mode=eval', '--net=unet',
-                          f'--data_dir={data_dir}',
+                          '--noaverage', f'--data_dir={data_dir}',
                           f'--model_dir={tmp_path}',
                           f'--max_pixels={max_pixels}')
         assert process.returncode == 0, process.stderr
@@ -187,19 +188,19 @@ def test_tiled_and_whole_results_agree(program, data_dir, tmp_path):
 
 def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
                                                     model_dir):
-    flags = train_flags(data_dir, model_dir, 'unet', 9)
+    flags = train_flags(data_dir, model_dir, 'unet', 7)
     process = program(*flags)
     assert process.returncode == 0, process.stderr
-    assert 'resuming at step 6 of 9' in process.stdout
-    assert 'steps changes from 6 to 9 at step 6' in process.stdout
+    assert 'resuming at step 6 of 7' in process.stdout
+    assert 'steps changes from 6 to 7 at step 6' in process.stdout
     assert read_json(model_dir, 'unet', 'config.json')['changes'] == [
-        {'name': 'steps', 'before': 6, 'now': 9, 'step': 6}]
+        {'name': 'steps', 'before': 6, 'now': 7, 'step': 6}]
     assert tf.train.latest_checkpoint(
-        os.path.join(model_dir, 'unet')).endswith('model.ckpt-9')
+        os.path.join(model_dir, 'unet')).endswith('model.ckpt-7')
     record = read_json(model_dir, 'unet', 'config.json')
     process = program(*flags, '--learning_rate=0.5')
     assert process.returncode == 0, process.stderr
-    assert ('already trained to step 9; give a higher --steps to train longer'
+    assert ('already trained to step 7; give a higher --steps to train longer'
             in process.stdout)
     # What no step was trained with is not recorded.
     assert read_json(model_dir, 'unet', 'config.json') == record
@@ -249,6 +250,24 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
     (['--mode=predict', '--net=unet', '--images=a', '--data_dir=b'],
      ['--data_dir', '--split']),
     (['--mode=predict', '--net=unet', '--images=/no/such'], ['/no/such']),
+    *((['--mode=predict', '--net=unet', '--images=a', f'--outputs={given}'],
+       ['--outputs', 'give some of mask,probability,'])
+      for given in ('', 'masks', 'mask,,labels')),
+    (['--mode=predict', '--net=unet', '--images=a', '--magnification=40',
+      '--microns_per_pixel=0.25'], ['--microns_per_pixel already gives']),
+    (['--mode=predict', '--net=unet', '--images=a', '--magnification=1'],
+     ['--magnification']),
+    (['--mode=predict', '--net=unet', '--images=a',
+      '--microns_per_pixel=nan'], ['--microns_per_pixel', 'a number']),
+    (['--mode=predict', '--net=unet'], ['--images', '--split']),
+    (['--mode=predict', '--net=unet', '--images=a.png', '--split=test'],
+     ['--images', '--split']),
+    (['--mode=predict', '--net=unet', '--split=test', '--magnification=20'],
+     ['--split', '40x already']),
+    (['--mode=predict', '--net=unet', '--split=test', '--tissue=all'],
+     ['--tissue', 'of a store']),
+    (['--mode=predict', '--net=unet', '--split=test', '--data_dir=nowhere'],
+     ['nowhere/test.h5']),
     (['--mode=prepare'], ['--monuseg_dir']),
     (['--mode=prepare', '--classes='], ['--classes', 'omit it']),
     (['--mode=prepare', '--monuseg_dir=/no/such'], ['/no/such']),
@@ -298,7 +317,7 @@ def test_other_data_than_trained_on_is_refused(program, data_dir, model_dir,
     one_line(program('--mode=train', '--steps=9', *flags), '--data_dir',
              'than at the start of this training')
     # Divided otherwise, but none of the validation images was trained on.
-    process = program('--mode=eval', *flags)
+    process = program('--mode=eval', '--noaverage', *flags)
     assert process.returncode == 0, process.stderr
     shutil.copy(os.path.join(data, 'train.h5'),
                 os.path.join(data, 'validation.h5'))
@@ -312,13 +331,13 @@ def test_trained_on_all_images(program, data_dir, tmp_path):
     shutil.copy(str(data_dir / 'train.h5'), str(data))
     with h5py.File(data / 'train.h5', 'a') as file:
         file.attrs['fold'] = 'none'
-    for steps in (4, 5):  # the second time going on from the fourth
-        process = program(*train_flags(data, tmp_path, 'unet', steps),
-                          '--width=4')
-        assert process.returncode == 0, process.stderr
-        record, _ = saved.read_weights(str(tmp_path / 'unet' / 'weights.h5'))
-        assert (record['step'], record['f1']) == (steps, None)
-    flags = ('--mode=eval', '--net=unet', f'--model_dir={tmp_path}')
+    process = program(*train_flags(data, tmp_path, 'unet', 1), '--width=4')
+    assert process.returncode == 0, process.stderr
+    record, _ = saved.read_weights(str(tmp_path / 'unet' / 'weights.h5'))
+    assert (record['step'], record['f1']) == (1, None)
+    assert checkpoints.is_evaluated(str(tmp_path / 'unet'), 1)
+    flags = ('--mode=eval', '--net=unet', '--noaverage',
+             f'--model_dir={tmp_path}')
     process = program(*flags, f'--data_dir={data}', '--split=train')
     assert process.returncode == 0, process.stderr
     shutil.copy(str(data / 'train.h5'), str(data / 'test.h5'))
@@ -329,13 +348,12 @@ def test_trained_on_all_images(program, data_dir, tmp_path):
 def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):
     (tmp_path / 'unet').mkdir()
     shutil.copy(str(trained / 'unet' / 'weights.h5'), str(tmp_path / 'unet'))
-    results = []
-    for models in (trained, tmp_path):
-        process = program('--mode=eval', '--net=unet', '--noaverage',
-                          f'--data_dir={data_dir}', f'--model_dir={models}')
-        assert process.returncode == 0, process.stderr
-        results.append(read_json(models, 'unet', 'validation.json')['results'])
-    assert results[0] == results[1]
+    process = program('--mode=eval', '--net=unet', '--noaverage',
+                      f'--data_dir={data_dir}', f'--model_dir={tmp_path}')
+    assert process.returncode == 0, process.stderr
+    record, _ = saved.read_weights(str(tmp_path / 'unet' / 'weights.h5'))
+    results = read_json(tmp_path, 'unet', 'validation.json')['results']
+    assert results['pooled']['f1'] == pytest.approx(record['f1'], abs=1e-4)
     flags = ('--mode=predict', '--net=unet', f'--model_dir={tmp_path}',
              f'--output_dir={tmp_path}/out',
              '--images=docs/figures/unet.png')
@@ -383,10 +401,12 @@ def test_a_missing_package_is_told_and_what_to_do(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('flags', [
-    '--help', '--mode=prepare --sample --data_dir={folder}/data',
+    '--help', '--mode=prepare --monuseg_dir={folder}/in '
+    '--data_dir={folder}/data',
     '--mode=predict --net=unet --noaverage --images=docs/figures/'
     'synthetic.png --output_dir={folder}/out'])
 def test_a_closed_pipe_ends_quietly(flags, tmp_path):
+    training_data(tmp_path / 'in' / 'Training', 2)
     process = run('bash', '-c', f'{sys.executable} main.py '
                   f'{flags.format(folder=tmp_path)} | head -0; '
                   'exit ${PIPESTATUS[0]}')

@@ -143,10 +143,7 @@ def test_names_and_size_of_two_networks_in_one_graph(variant):
         assert names == [layer.name for layer in second.layers]
         assert len(set(names)) == len(names)
         assert 'logits' in names and 'probability' in names
-        with tf.Session() as session:
-            session.run(tf.global_variables_initializer())
-            assert session.run(second.output).shape == (3, 2 * stride,
-                                                        stride, 1)
+        assert second.output.shape.as_list() == [3, 2 * stride, stride, 1]
 
 
 # Parameters
@@ -362,6 +359,8 @@ def test_evaluation_looks_at_one_image_at_a_time(network):
 
 def test_learns_and_keeps_it_with_the_moving_statistics(training, variant,
                                                         tmp_path):
+    if variant == ('deeplabv3', 16):
+        pytest.skip('slow, and the same as at output stride 8')
     for _ in range(120):
         training.session.run(training.train)
     path = training.saver.save(training.session, str(tmp_path / 'trained'))
@@ -372,23 +371,6 @@ def test_learns_and_keeps_it_with_the_moving_statistics(training, variant,
     truth = training.masks > 0.5
     f1 = 2 * (found & truth).sum() / (found.sum() + truth.sum())
     assert f1 > 0.99
-
-
-def test_weights_file(network, variant, tmp_path):
-    if variant == ('deeplabv3', 8):
-        pytest.skip('slow, and the same as at output stride 16')
-    path = str(tmp_path / 'weights.h5')
-    images = np.random.RandomState(0).rand(2, 64, 32, 3)
-    before = network.session.run(network.model.output,
-                                 {network.model.input: images})
-    with network.session.graph.as_default(), network.session.as_default():
-        network.model.save_weights(path)
-    with tf.Graph().as_default(), tf.Session() as session:
-        model = build(*variant)
-        model.load_weights(path)
-        after = session.run(model.output, {model.input: images})
-    # Two graphs of the same network may be optimised to add in other orders.
-    np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)
 
 
 # What is connected to what

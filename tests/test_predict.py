@@ -2,16 +2,13 @@
 import json
 import os
 import re
-import shutil
-import sys
 
 import imageio.v3
 import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT, example, one_line
-from conftest import run as run_program
+from conftest import ROOT, example
 from eval import display
 from histology import images
 from histology.files import InputError
@@ -216,14 +213,6 @@ def test_outputs_that_are_asked_for(tmp_path, outputs, written):
         files_of('a', kinds=[*written, '_probability.png']))
 
 
-@pytest.mark.parametrize('given', ['', 'masks', 'mask,,labels'])
-def test_outputs_that_there_are_not(tmp_path, given):
-    one_line(run_program(sys.executable, 'main.py', '--mode=predict',
-                         '--net=unet', f'--images={tmp_path}',
-                         f'--outputs={given}', cwd=ROOT),
-             '--outputs', 'give some of mask,probability,')
-
-
 def test_more_nuclei_than_a_png_can_number(tmp_path):
     """A TIFF then, and of the two only that of the last prediction."""
     (tmp_path / 'in').mkdir()
@@ -244,18 +233,6 @@ def test_more_nuclei_than_a_png_can_number(tmp_path):
 
 def read(folder, name):
     return imageio.v3.imread(folder / name, plugin='pillow')
-
-
-def test_40x_is_as_it_was(tmp_path):
-    (tmp_path / 'in').mkdir()
-    write_image(tmp_path / 'in' / 'a.png')
-    for microns in (None, 0.25):
-        assert run(str(tmp_path / 'in'), tmp_path / str(microns), microns
-                   ) == []
-    for kind in ('mask', 'probability', 'overlay'):
-        first, second = [(tmp_path / microns / f'a_{kind}.png').read_bytes()
-                         for microns in ('None', '0.25')]
-        assert first == second
 
 
 @pytest.mark.parametrize('microns', [0.125, 0.22, 0.5, 1.0])
@@ -330,17 +307,6 @@ def test_other_magnifications(tmp_path, shipped_unet, capsys):
         assert dice(mask, truth) > 0.9
     mask = read(tmp_path / 'at 40x', 'fifth_mask.png') > 0
     assert dice(mask, truth) < 0.75
-
-
-@pytest.mark.parametrize('flags, words', [
-    (['--magnification=40', '--microns_per_pixel=0.25'],
-     ['--microns_per_pixel already gives']),
-    (['--magnification=1'], ['--magnification']),
-    (['--microns_per_pixel=nan'], ['--microns_per_pixel', 'a number'])])
-def test_flags_that_make_no_sense(tmp_path, flags, words):
-    one_line(run_program(sys.executable, 'main.py', '--mode=predict',
-                         '--net=unet', f'--images={tmp_path}', *flags,
-                         cwd=ROOT), *words)
 
 
 def make_tree(folder, *names):
@@ -496,17 +462,6 @@ def test_the_folder_of_an_image_is_no_output_folder(tmp_path, output):
     assert len(list((tmp_path / output).iterdir())) == 1
 
 
-def test_own_results_are_replaced(tmp_path):
-    (tmp_path / 'in').mkdir()
-    write_image(tmp_path / 'in' / 'a.png')
-    assert run(str(tmp_path / 'in'), tmp_path / 'out') == []
-    image = write_image(tmp_path / 'in' / 'a.png', 33, 44)
-    assert run(str(tmp_path / 'in'), tmp_path / 'out') == []
-    np.testing.assert_array_equal(
-        imageio.v3.imread(tmp_path / 'out' / 'a_probability.png',
-                          plugin='pillow'), image[..., 0])
-
-
 @pytest.mark.parametrize('kind', [
     'b_mask.png', 'b_probability.png', 'b_overlay.png', 'b_labels.png',
     'b_labels.tif', 'b_labels_colour.png', 'b_nuclei.csv', 'b_nuclei.geojson',
@@ -563,15 +518,6 @@ def test_output_folder_that_is_a_file(tmp_path):
 # Of a store
 
 
-@pytest.fixture(scope='session')
-def shipped_models(tmp_path_factory):
-    """A model folder of its own with the shipped U-Net."""
-    folder = tmp_path_factory.mktemp('shipped')
-    shutil.copytree(os.path.join(ROOT, 'checkpoints', 'pretrained', 'unet'),
-                    str(folder / 'unet'))
-    return folder
-
-
 def test_images_of_a_store(tmp_path, capsys):
     """Named by the image, also with a dot; in micrometres at 0.25."""
     image = np.zeros((60, 90, 3), np.uint8)
@@ -626,24 +572,12 @@ def test_an_image_of_a_store_that_cannot_be_read_is_skipped(tmp_path, capsys):
         ['a.json', *files_of('b', kinds=['_nuclei.csv'])])
 
 
-def test_the_program_on_a_split(tmp_path, shipped_models, data_dir):
+def test_the_program_on_a_split(program, trained, data_dir, tmp_path):
     out = tmp_path / 'out'
-    process = run_program(
-        sys.executable, 'main.py', '--mode=predict', '--net=unet',
-        f'--model_dir={shipped_models}', f'--data_dir={data_dir}',
-        '--split=validation', f'--output_dir={out}', '--outputs=mask',
-        cwd=ROOT)
+    process = program('--mode=predict', '--net=unet', '--noaverage',
+                      f'--model_dir={trained}', f'--data_dir={data_dir}',
+                      '--split=validation', f'--output_dir={out}',
+                      '--outputs=mask')
     assert process.returncode == 0, process.stderr
     assert sorted(os.listdir(out)) == files_of(
         'validation-0', 'validation-1', kinds=['_mask.png'])
-
-
-@pytest.mark.parametrize('flags, words', [
-    ([], ['--images', '--split']),
-    (['--images=a.png', '--split=test'], ['--images', '--split']),
-    (['--split=test', '--magnification=20'], ['--split', '40x already']),
-    (['--split=test', '--tissue=all'], ['--tissue', 'of a store']),
-    (['--split=test', '--data_dir=nowhere'], ['nowhere/test.h5'])])
-def test_flags_of_a_split(flags, words):
-    one_line(run_program(sys.executable, 'main.py', '--mode=predict',
-                         '--net=unet', *flags, cwd=ROOT), *words)

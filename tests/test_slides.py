@@ -181,7 +181,7 @@ def test_a_slide_has_the_nuclei_of_the_whole_image(discs, capsys):
 @pytest.mark.parametrize('microns', [0.5, 0.23, 0.0625])
 def test_level_0_at_any_resolution(tmp_path, microns):
     """The network sees 0.25 micrometres; results are in level 0's pixels."""
-    image, centres = tissue_with_discs(radius=12)
+    image, centres = tissue_with_discs(450, 500, radius=12)
     big = microns < 0.1
     if big:  # nuclei of 40x in pixels of 160x, where level 1 is read
         image = np.kron(image, np.ones((4, 4, 1), np.uint8))
@@ -248,11 +248,14 @@ def test_tiles_that_are_not_stored_are_white(tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize('net, halo', [('unet', 128), ('segnet', 128),
-                                       ('deeplabv3', 256)])
-def test_shifted_grids_have_the_same_nuclei(net, halo, tmp_path):
+# Large enough for blocks that do not see all of it.
+@pytest.mark.parametrize('net, halo, height, width', [
+    ('unet', 128, 384, 300), ('segnet', 128, 384, 300),
+    ('deeplabv3', 256, 512, 160)])
+def test_shifted_grids_have_the_same_nuclei(net, halo, height, width,
+                                            tmp_path):
     image, _ = synthetic.make(np.random.RandomState(3), 512)
-    write_slide(tmp_path / 'in' / 'a.tif', image[:, :300])
+    write_slide(tmp_path / 'in' / 'a.tif', image[:height, :width])
     predictor = Predictor.load(f'checkpoints/pretrained/{net}',
                                average=False,
                                max_pixels=(2 * halo + 256) ** 2)
@@ -267,7 +270,7 @@ def test_shifted_grids_have_the_same_nuclei(net, halo, tmp_path):
                 feature['properties']['measurements'], Label=0)))
             for feature in features(
                 tmp_path / f'{shift}' / 'a_nuclei.geojson')))
-    assert len(found[0]) > 40
+    assert len(found[0]) > 20
     assert found[0] == found[1]
 
 
