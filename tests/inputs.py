@@ -100,17 +100,18 @@ def mask(value=255):
     return labels((value,) * 3)
 
 
-def training_data(folder, count):
+def training_data(folder, count, side=SIDE):
     """Writes the training archive's layout: count images, one nucleus each."""
     for index in range(count):
-        save(folder / 'Tissue Images' / f'TCGA-{index}.tif', pixels(index))
+        save(folder / 'Tissue Images' / f'TCGA-{index}.tif',
+             pixels(index, side))
         save_xml(folder / 'Annotations' / f'TCGA-{index}.xml', NUCLEUS)
     return folder
 
 
-def data_to_test(folder):
+def data_to_test(folder, side=SIDE):
     """Writes the test archive's layout: one image, TCGA-9, of one nucleus."""
-    save(folder / 'TCGA-9.tif', pixels(9))
+    save(folder / 'TCGA-9.tif', pixels(9, side))
     save_xml(folder / 'TCGA-9.xml', NUCLEUS)
     return folder
 

@@ -89,26 +89,6 @@ def test_what_is_no_8_bit_image(data):
         from_bytes(images.read_image, 'x.png', data)
 
 
-def test_a_gigapixel_head_over_a_small_file():
-    with pytest.raises(InputError, match='^x.png: 40000 x 40000 pixels, more'):
-        from_bytes(images.read_image, 'x.png', png(40000, 40000))
-
-
-@pytest.mark.parametrize('mode', ['RGB', 'RGBA'])
-def test_other_modes_of_the_same_colours(mode):
-    data = encoded(Image.fromarray(PIXELS).convert(mode), 'TIFF')
-    np.testing.assert_array_equal(
-        from_bytes(images.read_image, 'x', data), PIXELS)
-
-
-@pytest.mark.parametrize('mode', ['L', 'LA', '1', 'P'])
-def test_modes_with_less_than_rgb(mode):
-    image = Image.fromarray(PIXELS).convert(mode)
-    np.testing.assert_array_equal(
-        from_bytes(images.read_image, 'x', encoded(image, 'PNG')),
-        np.array(image.convert('RGB')))
-
-
 def region(*vertices):
     return '<Region><Vertices>' + ''.join(
         f'<Vertex X="{x}" Y="{y}"/>' for x, y in vertices

@@ -237,13 +237,6 @@ def test_the_comparison_without_instances(tmp_path):
     assert below == {(255, 255, 255)}
 
 
-def test_save_comparison_writes_one_wide_png(tmp_path):
-    path = tmp_path / 'a.png'
-    write_comparison(path, *comparable())
-    height, width = imageio.v3.imread(path).shape[:2]
-    assert width > 3 * height
-
-
 @pytest.mark.parametrize('name', ['a.png', 'a.jpg'])
 def test_figures_are_written_only_if_their_pixels_change(
         tmp_path, monkeypatch, name):

@@ -14,7 +14,6 @@ from input_pipeline import prepare, splits
 from inputs import (
     NUCLEUS,
     data_to_test,
-    feature,
     found,
     labels,
     load,
@@ -988,4 +987,3 @@ def test_readers_of_pairs(tmp_path):
     areas = [np.bincount(load(entry)[1].ravel())[1:].tolist()
              for entry in find_pairs(tmp_path, 'i', 'o')]
     assert areas == [[800], [800, 9], [800, 900, 200]]
-    assert feature(NUCLEUS)['type'] == 'Feature'

@@ -3,12 +3,11 @@ import json
 import os
 import re
 import shlex
-import sys
 
 import imageio.v3 as iio
 import numpy as np
 
-from conftest import ROOT, run
+from conftest import ROOT
 from histology import synthetic
 from input_pipeline import store
 
@@ -31,10 +30,9 @@ def commands():
 
 
 def make_folder(folder):
-    """Makes a folder with the project, images/*.png and annotations/*.png."""
-    for name in ('main.py', 'histology', 'nets', 'input_pipeline',
-                 'prediction', 'eval', 'training'):
-        os.symlink(os.path.join(ROOT, name), str(folder / name))
+    """Makes a folder with images/*.png, annotations/*.png and the networks
+    that come with the code.
+    """
     (folder / 'checkpoints').mkdir()
     os.symlink(os.path.join(ROOT, 'checkpoints', 'pretrained'),
                str(folder / 'checkpoints' / 'pretrained'))
@@ -47,16 +45,17 @@ def make_folder(folder):
                     np.uint8(255 * (instances > 0)))
 
 
-def test_own_data_from_prepare_to_predict(tmp_path):
+def test_own_data_from_prepare_to_predict(program, tmp_path, monkeypatch):
     folder = tmp_path
     make_folder(folder)
+    monkeypatch.chdir(folder)
     recipe = commands()
     assert [next(flag for flag in flags if flag.startswith('--mode='))
             for flags in recipe] == ['--mode=prepare', '--mode=train',
                                      '--mode=eval', '--mode=predict']
-    for flags in recipe:
-        process = run(sys.executable, *flags,
-                      *(SHORT if '--mode=train' in flags else ()), cwd=folder)
+    for script, *flags in recipe:
+        assert script == 'main.py'
+        process = program(*flags, *(SHORT if '--mode=train' in flags else ()))
         assert process.returncode == 0, process.stdout + process.stderr
     masks = {}
     for split in ('train', 'validation'):

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from test_slides import contents, write_slide
+from test_slides import contents, darkness, write_slide
 
 from conftest import (
     ROOT,
@@ -27,7 +27,7 @@ from prediction import Predictor, predict, runs, sources, workers
 MAX_PIXELS = 384 ** 2  # blocks with cores of 128 pixels
 FLAGS = ['--mode=predict', '--net=unet', '--noaverage', '--max_whole_pixels=1',
          f'--max_pixels={MAX_PIXELS}']
-BLOCKS = 12  # of each slide
+BLOCKS = 12  # of a.tif
 
 
 @pytest.fixture(scope='session')
@@ -35,10 +35,10 @@ def given(once):
     """A folder of two slides, three tiles and a broken file."""
     def fill(folder):
         rng = np.random.RandomState(0)
-        for name in 'ab':
-            image, _ = synthetic.make(rng, 384)
-            write_slide(folder / 'in' / f'{name}.tif',
-                        np.hstack([image, image[:, :128]]))
+        image, _ = synthetic.make(rng, 384)
+        write_slide(folder / 'in' / 'a.tif',
+                    np.hstack([image, image[:, :128]]))
+        write_slide(folder / 'in' / 'b.tif', image[:256, :256])
         for name in 'cde':
             image, _ = synthetic.make(rng, 128)
             images.write_png(str(folder / 'in' / f'{name}.png'), image)
@@ -67,21 +67,25 @@ def written(out, name='[ab]'):
     return list(out.glob(f'{name}.blocks/[0-9]*.npz'))
 
 
-def test_shards_one_after_the_other(given, expected, program, tmp_path):
-    first, second, again = [
-        program(*flags(given, tmp_path, f'--shard={shard}'))
-        for shard in ('1/2', '2/2', '1/2')]
-    assert f'a.tif: {BLOCKS // 2} of {BLOCKS} blocks wait for other' in (
-        first.stdout)
+def test_shards_one_after_the_other(given, tmp_path, capsys):
+    predictor = Predictor(darkness, 32, average=False, max_pixels=MAX_PIXELS)
+    said, skipped = [], []
+    for out, part in (('whole', (0, 1)), ('parts', (0, 2)), ('parts', (1, 2)),
+                      ('parts', (0, 2))):
+        skipped.append(predict.predict_files(
+            str(given), str(tmp_path / out), predictor, max_whole_pixels=1,
+            part=part))
+        said.append(capsys.readouterr().out)
+    _, first, second, again = said
+    assert f'a.tif: {BLOCKS // 2} of {BLOCKS} blocks wait for other' in first
     # Of the tiles c and e are of the first shard.
-    assert ('shard 1/2: done; 4 of 6 images wait for other shards'
-            ) in first.stdout
-    assert 'shard 2/2: done, as all others' in second.stdout
-    assert '5 of 6 images done already\n' in again.stdout
+    assert 'shard 1/2: done; 4 of 6 images wait for other shards' in first
+    assert 'shard 2/2: done, as all others' in second
+    assert '5 of 6 images done already\n' in again
     # f.png is of the second shard.
-    assert [process.returncode for process in (first, second, again)
-            ] == [0, 1, 0]
-    assert contents(tmp_path) == expected
+    bad = [str(given / 'f.png')]
+    assert skipped == [bad, [], bad, []]
+    assert contents(tmp_path / 'parts') == contents(tmp_path / 'whole')
 
 
 def test_shards_at_once(given, expected, tmp_path):
@@ -167,30 +171,27 @@ def start_dask(kind, *more):
     return process
 
 
-def test_a_scheduler_that_is_killed(given, expected, tmp_path):
-    out, started = tmp_path / 'out', []
+def test_a_scheduler_that_is_killed(given, expected, program, tmp_path):
+    out, file, started = tmp_path / 'out', tmp_path / 'scheduler', []
     try:
-        for kill in (True, False):
-            file = tmp_path / f'scheduler-{kill}'
-            started.append(start_dask(
-                'scheduler', '--port', '0', '--dashboard-address', ':0',
-                '--scheduler-file', str(file)))
-            # Dask of 1.15 writes it in place: it is there before its text.
-            wait_for(lambda: file.exists() and '}' in file.read_text(),
-                     started[-1])
-            address = re.search(r'tcp://[\d.:]+', file.read_text()).group()
-            started.append(start_dask(
-                'worker', address, '--nthreads', '1', '--death-timeout', '60',
-                '--local-directory', str(tmp_path)))
-            before = written(out, 'a')
-            process = start(*flags(given, out, f'--dask={address}'))
-            if kill:
-                wait_for(lambda: len(written(out, 'a')) > 2, process)
-                started[-2].kill()
-            end_of(process)
-            assert process.returncode == 1, process.stderr
-            if kill:
-                one_line(process, f'--dask={address}: the scheduler has ended')
+        started.append(start_dask(
+            'scheduler', '--port', '0', '--dashboard-address', ':0',
+            '--scheduler-file', str(file)))
+        # Dask of 1.15 writes it in place: it is there before its text.
+        wait_for(lambda: file.exists() and '}' in file.read_text(),
+                 started[-1])
+        address = re.search(r'tcp://[\d.:]+', file.read_text()).group()
+        started.append(start_dask(
+            'worker', address, '--nthreads', '1', '--death-timeout', '60',
+            '--local-directory', str(tmp_path)))
+        process = start(*flags(given, out, f'--dask={address}'))
+        wait_for(lambda: len(written(out, 'a')) > 2, process)
+        started[0].kill()
+        one_line(end_of(process),
+                 f'--dask={address}: the scheduler has ended')
+        before = written(out, 'a')
+        process = program(*flags(given, out))
+        assert process.returncode == 1, process.stderr
         # The worker may have done more, with no scheduler.
         there = re.search(r'a.tif: (\d+) of 12 blocks are there from before',
                           process.stdout)

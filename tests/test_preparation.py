@@ -728,8 +728,8 @@ prepare.prepare(out, prepare.find_monuseg(data), fold=fold)
 def test_a_kill_between_any_two_steps(tmp_path):
     """Whatever is prepared next is as if nothing had been killed."""
     both = tmp_path / 'both'
-    training_data(both / 'Training', 2)
-    data_to_test(both / 'MoNuSegTestData')
+    training_data(both / 'Training', 2, side=64)
+    data_to_test(both / 'MoNuSegTestData', side=64)
     # From training, validation and test images to no test images.
     former, new = (both, '0'), (both / 'Training', '1')
     for given, fold in (former, new):
