@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -11,15 +12,15 @@ import sys
 import numpy as np
 import pytest
 
-from conftest import ROOT, SECONDS, one_line, run, train_flags, wait_for
+from conftest import ROOT, SECONDS, train_flags, wait_for
 from histology.files import InputError
 from histology.progress import Stopped
 from input_pipeline import queues
 from nets.tf1 import tf
 from training import checkpoints, cluster, loop, records
 
-# Enough for a killed worker to come back before the last.
-STEPS = 1200
+# Enough for a worker that comes back to join before the last.
+STEPS = 600
 
 
 @pytest.fixture
@@ -55,10 +56,16 @@ def test_a_cluster_trains_and_a_killed_worker_comes_back(
                  for task in ('ps', 'chief', 'worker', 'evaluator')}
     try:
         folder = tmp_path / 'unet'
-        wait_for((folder / 'weights.h5').exists, *processes.values())
+        wait_for(lambda: len(checkpoints.all_checkpoints(str(folder))) > 1,
+                 *processes.values())
+        # Nobody trains until the worker is back.
+        processes['chief'].send_signal(signal.SIGSTOP)
         processes['worker'].kill()
         processes['worker'].wait()
         processes['worker'] = start('worker')
+        wait_for(lambda: (folder / 'weights.h5').exists() and 'resuming' in (
+            tmp_path / 'worker.log').read_text(), *processes.values())
+        processes['chief'].send_signal(signal.SIGCONT)
         for process in processes.values():
             process.wait(timeout=SECONDS)
     finally:
@@ -94,12 +101,6 @@ def test_workers_read_their_own_patches(data_dir):
     whole = [patch.tobytes() for patch in np.concatenate(
         [next(everything), next(everything)])]
     assert sorted(seen) == sorted(whole)
-
-
-WATCH = '''
-from training import cluster
-cluster.watch_chief({folder!r}, 9, timeout=1)
-'''
 
 
 def test_a_chief_at_an_ipv6_address_is_found(tmp_path, monkeypatch):
@@ -138,12 +139,19 @@ def test_an_evaluator_ends_by_a_signal(trained, monkeypatch):
         training.evaluate(6)
 
 
-def test_a_task_gives_up_without_a_chief(tmp_path, free_port):
+def test_a_task_gives_up_without_a_chief(tmp_path, free_port, monkeypatch,
+                                         capsys):
     chief = f'127.0.0.1:{free_port()}'
-    one_line(run(
-        sys.executable, '-c', WATCH.format(folder=str(tmp_path)),
-        TF_CONFIG=json.dumps({'cluster': {'chief': [chief], 'ps': ['a:1']}})),
-        f'TF_CONFIG: no chief at {chief}')
+    monkeypatch.setenv('TF_CONFIG', json.dumps(
+        {'cluster': {'chief': [chief], 'ps': ['a:1']}}))
+    monkeypatch.setattr(cluster, 'POLL_SECONDS', 0.1)
+    # The end of the process, which is that of the tests.
+    monkeypatch.setattr(os, '_exit', sys.exit)
+    with pytest.raises(SystemExit) as end:
+        cluster.watch_chief(str(tmp_path), 9, timeout=0.3)
+    assert end.value.code == 1
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'error: TF_CONFIG: no chief at {chief} for 0.3 s;')
 
 
 def test_tasks_on_other_data_than_the_chiefs_are_refused(tmp_path):
