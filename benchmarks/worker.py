@@ -51,7 +51,7 @@ def untrained(net, accelerate=False):
 def monitored_session(accelerate=False):
     """A session that runs the queues and has initialised the variables."""
     return tf.train.MonitoredSession(tf.train.ChiefSessionCreator(
-        config=session_config(accelerate)))
+        config=session_config(accelerate, training=True)))
 
 
 def training_step(net, source, side, accelerate):

@@ -114,15 +114,18 @@ def acceleration_scope(accelerate):
         and not node.op.startswith(('Var', 'Assign')))
 
 
-def session_config(accelerate, device_filters=()):
+def session_config(accelerate, device_filters=(), training=False):
     """Make the ConfigProto of a session that runs `acceleration_scope`'s ops.
 
     With bfloat16, variables, sums and the loss stay float32. `device_filters`
-    lists the jobs of a cluster that the session speaks to.
+    lists the jobs of a cluster that the session speaks to. `training` says
+    that patches are augmented beside the steps.
+
+    TensorFlow takes the number of threads from a process's first session.
     """
     config = tf.ConfigProto(device_filters=device_filters,
                             allow_soft_placement=True)
-    if not tf.test.is_gpu_available():
+    if not training and not tf.test.is_gpu_available():
         # An operation takes all cores; two at once wait for each other.
         config.inter_op_parallelism_threads = 1
     rewrites = config.graph_options.rewrite_options

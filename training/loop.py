@@ -124,7 +124,8 @@ def train_steps(training):
 
 def show_record(folder, record, step):
     """Write the record into TensorBoard's text tab."""
-    with tf.Graph().as_default(), tf.Session() as session:
+    with tf.Graph().as_default(), tf.Session(
+            config=session_config(False, training=True)) as session:
         summary = session.run(tf.summary.text(
             'config', tf.constant(records.as_markdown(record))))
     # The Estimator's own: a second writer opened within a second would take
@@ -171,7 +172,8 @@ class Training(tf.train.CheckpointSaverListener):
                 keep_checkpoint_max=2 if self.alone else 10,
                 save_summary_steps=SUMMARY_STEPS,
                 session_config=session_config(
-                    accelerate, distributed and distributed.device_filters)),
+                    accelerate, distributed and distributed.device_filters,
+                    training=True)),
             params={'train_config': self.config, 'accelerate': accelerate,
                     'model_dir': self.folder})
 
