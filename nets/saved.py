@@ -118,17 +118,13 @@ def read_weights(path, remedy=COPY_AGAIN):
     """Read a file of `write_weights`, or one from before it had a digest.
 
     Returns:
-        (record: dict; weights: dict of the variables' names to arrays)
+        (record: dict; weights: dict of the variables' names to arrays; SHA-1
+        hex digest of the file)
 
     Raises:
         InputError: the file is absent, damaged, or not one of training; it
             says the `remedy`.
     """
-    return _read_weights(path, remedy)[:2]
-
-
-def _read_weights(path, remedy):
-    """Read what `read_weights` does, and the SHA-1 hex digest of the file."""
     import h5py  # in functions, for a fast start of main.py
     try:
         with open(path, 'rb') as file:
@@ -235,7 +231,7 @@ def load_network(folder, net=None, width=None, output_stride=None,
     if not holds_weights(folder):
         raise InputError(_advice_without_weights(
             folder, net or os.path.basename(os.path.abspath(folder))))
-    record, weights, digest = _read_weights(path, COPY_AGAIN)
+    record, weights, digest = read_weights(path)
     check_asked(record, path, net, width, output_stride)
     session = tf.Session(graph=tf.Graph(), config=session_config(accelerate))
     with session.graph.as_default(), session.as_default():

@@ -71,7 +71,7 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
         'data_seed': 7, 'data_fold': '0', 'trained_on': digests,
         'init_checkpoint': None, 'init_data_source': None, 'init_step': None,
         'seen': None, 'changes': []}
-    weights, _ = saved.read_weights(str(folder / 'weights.h5'))
+    weights, *_ = saved.read_weights(str(folder / 'weights.h5'))
     assert weights['step'] in (every, 6)
     assert {key: weights[key] for key in record} == record
     text, = EventAccumulator(str(folder)).Reload().Tensors('config')
@@ -87,6 +87,11 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
     for tag in ('aji', 'pq'):
         assert {(tag, every), (tag, 6)} <= validation
         assert tag not in {name for name, _ in training}
+    # Of the first image, not of all: those are many.
+    assert [event.step for path in (folder / 'eval').glob('events*')
+            for event in tf.train.summary_iterator(str(path))
+            for value in event.summary.value if value.HasField('image')
+            ] == sorted({every, 6})
 
 
 @pytest.mark.parametrize('net', NETS)
@@ -102,7 +107,7 @@ def test_eval_agrees_with_the_evaluation_during_training(
     # Two ways to the same number: the Estimator's graph, and the Keras model
     # restored in another graph. A network that knows so little leaves many
     # holes, or marks nothing at all: no precision then.
-    best, _ = saved.read_weights(str(trained / net / 'weights.h5'))
+    best, *_ = saved.read_weights(str(trained / net / 'weights.h5'))
     expected = pixel_metrics.compute(pixel_metrics.pool(list(map(
         pixel_metrics.confusion_matrix,
         *masks_of(trained / net, net, data_dir / 'validation.h5')))))
@@ -333,7 +338,7 @@ def test_trained_on_all_images(program, data_dir, tmp_path):
         file.attrs['fold'] = 'none'
     process = program(*train_flags(data, tmp_path, 'unet', 1), '--width=4')
     assert process.returncode == 0, process.stderr
-    record, _ = saved.read_weights(str(tmp_path / 'unet' / 'weights.h5'))
+    record, *_ = saved.read_weights(str(tmp_path / 'unet' / 'weights.h5'))
     assert (record['step'], record['f1']) == (1, None)
     assert checkpoints.is_evaluated(str(tmp_path / 'unet'), 1)
     flags = ('--mode=eval', '--net=unet', '--noaverage',
@@ -351,7 +356,7 @@ def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):
     process = program('--mode=eval', '--net=unet', '--noaverage',
                       f'--data_dir={data_dir}', f'--model_dir={tmp_path}')
     assert process.returncode == 0, process.stderr
-    record, _ = saved.read_weights(str(tmp_path / 'unet' / 'weights.h5'))
+    record, *_ = saved.read_weights(str(tmp_path / 'unet' / 'weights.h5'))
     results = read_json(tmp_path, 'unet', 'validation.json')['results']
     assert results['pooled']['f1'] == pytest.approx(record['f1'], abs=1e-4)
     flags = ('--mode=predict', '--net=unet', f'--model_dir={tmp_path}',

@@ -111,7 +111,7 @@ def test_weights_h5_is_the_best(trained, tmp_path, evaluated, best):
             str(tmp_path), weights,
             {'f1': f1, 'step': step, 'precision': None}) == kept
     assert sorted(os.listdir(tmp_path)) == ['config.json', 'weights.h5']
-    record, kept = saved.read_weights(str(tmp_path / 'weights.h5'))
+    record, kept, _ = saved.read_weights(str(tmp_path / 'weights.h5'))
     assert record == {
         **saved.read_json(str(folder / 'config.json')), 'step': best,
         'f1': dict((step, f1) for step, f1, _ in evaluated)[best],

@@ -149,7 +149,7 @@ def best_record(folder):
         return None
     path = os.path.join(folder, WEIGHTS_FILE)
     remedy = 'move it elsewhere, and the same command goes on'
-    record, _ = saved.read_weights(path, remedy)
+    record, *_ = saved.read_weights(path, remedy)
     saved.check_record(record, path, {'f1': Optional[float]}, remedy)
     return record
 

@@ -28,7 +28,7 @@ def read(asked):
             for.
     """
     path = asked['init_checkpoint']
-    record, weights = saved.read_weights(path, CHOOSE)
+    record, weights, _ = saved.read_weights(path, CHOOSE)
     saved.check_asked(record, path, asked['net'], asked['width'],
                       asked['output_stride'], flag='init_checkpoint')
     with tf.Graph().as_default():
