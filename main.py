@@ -582,8 +582,9 @@ def main(_):
             return advice_for_missing(error)
         if isinstance(error, MemoryError) or (
                 'OOM when allocating' in str(error)):  # TensorFlow's, of GPUs
-            return ('error: not enough memory; give predict a lower '
-                    '--max_pixels, or training a lower --batch_size')
+            text = progress.one_line(str(error))
+            return (f'error: not enough memory ({text}); a lower --max_pixels '
+                    '(predict, eval) or --batch_size (train) needs less')
         raise
 
 

@@ -140,10 +140,7 @@ choose_engine() {
   if [ -n "$reason" ]; then
     engine=tf2 versions=("${tf2[@]}")
     python=$(find_python "${tf2[@]}")
-    if [ -n "$python" ]; then
-      echo "$reason: TensorFlow 2.15 on $("$python" --version) in place of" \
-        '1.15.'
-    fi
+    echo "$reason: TensorFlow 2.15 in place of 1.15."
   fi
   if [ -z "$python" ] && [ -n "$PYTHON" ]; then
     fail "PYTHON=$PYTHON is no such Python: TensorFlow 1.15 needs Python 3.7, \

@@ -22,14 +22,14 @@ OF_IMAGE = re.compile(r'[ _.-](?:image|img|ome|tissue)\Z', re.I)
 # Words in the names of folders that hold both images and annotations.
 ANNOTATION_WORDS = re.compile(
     r'(?:\A|[^a-z])(?:annotations?|annotators?|binary|ground[ _-]?truth'
-    r'|gt'
-    r'|instances?|inst|labels?|masks?)(?:\Z|[^a-z])', re.I)
+    r'|gt|instances?|inst|labels?|masks?)(?:\Z|[^a-z])', re.I)
 IMAGE_WORDS = re.compile(r'(?:\A|[^a-z])(?:tissue|images?)(?:\Z|[^a-z])',
                          re.I)
 
 # JSON without an object of QuPath's or a pair of coordinates, and XML without
 # annotations.
-METADATA = re.compile(br'\s*({(?!.*("Feature|\[\s*\[\s*-?\d))'
+METADATA = re.compile(br'(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?\s*'
+                      br'({(?!.*("Feature|\[\s*\[\s*-?\d))'
                       br'|(?=<)(?!.*<([\w.]+:)?Annotations[\s/>]))', re.S)
 
 
@@ -146,7 +146,8 @@ def _candidates(images_dir, annotations_dir, flags):
             f'({", ".join(listing.IMAGE_ENDINGS)})'
             + '; those in folders called labels, masks, inst, annotations or '
             'the like count as annotations: rename the folder'
-            * any(map(listing.is_image, listings[1])))
+            * (roots[0] == roots[1]
+               and any(map(listing.is_image, listings[1]))))
     return found, listings[1]
 
 
@@ -175,8 +176,8 @@ def _tissue(paths, annotation_paths):
     """List the paths, of images of one name, that are most likely tissue."""
     beside = {posixpath.dirname(path) for path in annotation_paths}
     for is_tissue in (lambda path: posixpath.dirname(path) in beside,
-                      lambda path: IMAGE_WORDS.search(
-                          posixpath.dirname(path.relative)),
+                      lambda path: IMAGE_WORDS.search(annotations.spaced(
+                          posixpath.dirname(path.relative))),
                       lambda path: path.lower().endswith('.svs')):
         paths = list(filter(is_tissue, paths)) or paths
     return paths
@@ -224,7 +225,8 @@ def _check_paired(image_paths, annotation_paths, others, flags):
 
 
 def _is_metadata(path):
-    return METADATA.match(listing.read_head(path)) is not None
+    head = listing.read_head(path).replace(b'\0', b'')  # as of UTF-16
+    return METADATA.match(head) is not None
 
 
 def _rank(path):

@@ -313,6 +313,6 @@ def _refuse_shared_images(written):
                               f'{its_split}')
     if shared:
         raise InputError(
-            f'the same image in two of the stores, {len(shared)} times: '
+            f'{counted(len(shared), "image")} would be in two stores: '
             + '; '.join(shared[:3]) + ' ...' * bool(shared[3:])
             + '. Remove one of the two')

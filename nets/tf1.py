@@ -148,4 +148,5 @@ def device_line():
     return 'CPU, ' + counted(len(os.sched_getaffinity(0)), 'core') + (
         '; the NVIDIA driver here offers no GPU, and TF_CPP_MIN_LOG_LEVEL=0 '
         'says why' if tf.test.is_built_with_cuda()
+        and 'CUDA_VISIBLE_DEVICES' not in os.environ
         and os.path.exists('/proc/driver/nvidia/version') else '')

@@ -287,7 +287,11 @@ class Plan:
         network runs in the calling thread. A block that cannot be read is
         reported on stderr, and its file says so. One that another process has
         done meanwhile is not done again.
+
+        Raises:
+            InputError: as `runs.claim`, or the network's.
         """
+        runs.claim(self.run, self.source)
         image = self.slide.at(self.size)
 
         def read(block):

@@ -80,12 +80,12 @@ def begin(run, sources):
     for record in before:
         source = by_stem.get(record['stem'])
         changes = _changes(record['settings'], settings)
-        if source and record.get('is_slide', source.is_slide) != (
-                source.is_slide):
+        # The same image, by another --max_whole_pixels.
+        if source and record['key'] == key_of(run, source._replace(
+                is_slide=not source.is_slide)):
             changes.append(('as a slide', not source.is_slide,
                             source.is_slide))
-        changed += [f'{name} was {was}, now {now}, for {record["image"]}'
-                    for name, was, now in changes]
+        changed += [(*change, record['image']) for change in changes]
         mixed |= bool(source and changes)
     # As long as there are results of other settings, --overwrite goes on
     # after a kill.
@@ -96,13 +96,14 @@ def begin(run, sources):
     existing += filter(os.path.isdir, (
         blocks_of(run, source) for source in todo))
     path = os.path.join(run.output_dir, FILE)
-    if existing and not before and _read(path).get('settings') != settings:
-        changed.append(f'{existing[0]} has no record')
+    if existing and not before:
+        changed += [(*change, existing[0]) for change in _changes(
+            _read(path).get('settings', {}), settings)]
     if changed and not run.overwrite:
         raise InputError(
             f'--output_dir {run.output_dir}: holds results of other settings '
-            f'({changed[0]}); choose another folder, or replace them by '
-            '--overwrite')
+            '({} was {}, now {}, for {}); choose another folder, or replace '
+            'them by --overwrite'.format(*changed[0]))
     for source in todo:
         check_owner(run, source)
     files.write_json(path, _content_of(run))
@@ -148,7 +149,12 @@ def read_record(run, source):
 
 
 def write_record(run, source, record):
-    """Write STEM.json, after all other results of a Source."""
+    """Write STEM.json, after all other results of a Source.
+
+    Raises:
+        InputError: as `check_owner`.
+    """
+    check_owner(run, source)
     record = {'software': writers.SOFTWARE, 'stem': source.stem, **record,
               'path': os.path.abspath(source.name),
               'settings': settings_of(run)}
@@ -159,11 +165,12 @@ def write_record(run, source, record):
 def write_error(run, source, error):
     """Write STEM.json of a Source that cannot be read; it is not done.
 
-    If it cannot be hashed, as while its drive is away, an earlier record
+    If it cannot be hashed, as while its drive is away, what was recorded
     stays.
     """
     check_results(run, source)
-    if source.digest or not read_record(run, source).get('key'):
+    its = read_record(run, source)
+    if source.digest or not (its.get('key') or its.get('begun')):
         write_record(run, source, {
             'image': os.path.basename(source.name), 'error': error,
             'digest': source.digest, 'key': None})
@@ -281,6 +288,22 @@ def check_owner(run, source):
             'them by --overwrite')
 
 
+def claim(run, source):
+    """Tell other processes, in place of a record, what is begun here.
+
+    A record goes: after a kill it would be that of other files.
+
+    Raises:
+        InputError: as `check_owner`, or it cannot be written.
+    """
+    check_owner(run, source)
+    its, key = read_record(run, source), key_of(run, source)
+    if key not in (its.get('key'), its.get('begun')):
+        files.write_json(start_of(run, source) + '.json', {
+            'software': writers.SOFTWARE, 'begun': key,
+            'path': os.path.abspath(source.name)})
+
+
 def check_begun(run):
     """Refuse a folder whose run.json is not of the run.
 
@@ -304,24 +327,20 @@ def make_room(run, source):
     """Check once more, and remove what would be out of date.
 
     Results of an earlier prediction of other settings, or of another image,
-    are removed if they are not replaced. A record goes, too: after a kill
-    it would be that of other files. In its place is what tells other
-    processes that the results of this image are begun.
+    are removed if they are not replaced.
 
     Raises:
-        InputError: as `check_results`, `check_owner` and `check_begun`.
+        InputError: as `check_results`, `check_begun` and `claim`.
     """
     check_begun(run)
-    check_owner(run, source)
     existing = check_results(run, source)
-    if read_record(run, source).get('key') != key_of(run, source):
+    is_new = read_record(run, source).get('key') != key_of(run, source)
+    claim(run, source)
+    if is_new:
         old = [path for path, replaced in existing.items() if not replaced]
         if old:
             progress.warn('old', old[0], 'removed with others of its kind: '
                           'it was of other settings or another image')
-        files.write_json(start_of(run, source) + '.json', {
-            'software': writers.SOFTWARE, 'begun': key_of(run, source),
-            'path': os.path.abspath(source.name)})
         for path in old:
             with contextlib.suppress(FileNotFoundError):  # others do it
                 os.remove(path)

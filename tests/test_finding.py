@@ -623,9 +623,11 @@ def test_images_in_a_folder_for_masks(tmp_path):
 def test_sidecars_of_masks(tmp_path):
     places(tmp_path, ['i/a.png', 'o/a.png'])
     # Of maps' programs, and of Leica's microscopes.
-    for name in ('i/a.png.aux.xml', 'o/A.PNG.AUX.XML', 'o/MetaData/a.xml',
-                 'o/MetaData/a_Properties.xml'):
-        write(tmp_path / name, '<?xml version="1.0"?>\n<Data><Image/></Data>')
+    for name, encoding in (
+            ('i/a.png.aux.xml', 'utf-8'), ('o/A.PNG.AUX.XML', 'utf-8-sig'),
+            ('o/MetaData/a.xml', 'utf-16'), ('o/MetaData/b.xml', 'utf-8')):
+        write(tmp_path / name, '<?xml version="1.0"?>\n<Data><Image/></Data>'
+              .encode(encoding))
     metadata = {'patient': 7, 'matrix': [1, 0], 'stains': [['H', 'E'], []]}
     write(tmp_path / 'o/a.json', json.dumps(metadata))
     assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {

@@ -131,10 +131,12 @@ def test_training_from_weights_that_only_gets_worse(
 
     # Going on takes nothing from the start again, which may be gone.
     os.remove(start)
-    process = program(*flags)
+    process = program(*flags, '--steps=2')
     assert process.returncode == 0, process.stderr
-    assert 'already trained to step 1;' in process.stdout
-    assert 'evaluating' not in process.stdout
+    assert 'resuming at step 1 of 2' in process.stdout
+    assert 'step 0' not in process.stdout
+    assert [change['name'] for change in read_json(
+        folder, 'config.json')['changes']] == ['steps']
 
     # What the first was trained on is no measure of this one.
     with store.open_store(data_dir / 'train.h5') as file:

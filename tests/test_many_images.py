@@ -216,6 +216,10 @@ def test_a_run_that_ended_within_an_image_keeps_others_out(folder):
     paint(folder / 'other' / 'a.png', (5, 5, 9))
     with pytest.raises(InputError, match='other/a.png: its results would '):
         run(folder, place='other', outputs=['mask'])
+    # Nor is it an error of the other's that stands there.
+    with pytest.raises(InputError, match='other/a.png: its results would '):
+        runs.write_error(asked, *sources.of_files(
+            [str(folder / 'other' / 'a.png')], 1000), 'an error')
     assert run(folder, outputs=['mask']) == (ALL, [])
 
 

@@ -235,7 +235,7 @@ def test_a_mask_with_smooth_edges(tmp_path, capsys):
     assert (instances != expected).sum() <= 4 and not has_instances
     assert 'a mask with smooth edges: read as 0 up to 127, and 1 above' in (
         capsys.readouterr().err)
-    # Numbers up to 400 that were cut off at 255: 145 nuclei have one.
+    # Numbers up to 400 that were cut off at 255: 146 nuclei have one.
     numbers = np.zeros((SIDE, SIDE), np.uint8)
     for index in range(400):
         row, column = divmod(index, 20)
@@ -693,7 +693,7 @@ def test_a_refused_preparation_leaves_nothing(tmp_path):
     assert ('none of the training images has a nucleus' in message(
         make, tmp_path / 'a/b/out', empty, 0, 'none'))
     assert re.fullmatch(
-        'the same image in two of the stores, 1 times: TCGA-[0-3] of '
+        '1 image would be in two stores: TCGA-[0-3] of '
         r'validation as TCGA-[0-3] of train\. Remove one of the two',
         message(make, tmp_path / 'a/b/out', same))
     assert names_in(tmp_path) == ['in', 'one', 'same']

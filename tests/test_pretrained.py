@@ -55,8 +55,9 @@ def test_shipped_networks(net):
 
 
 def test_predict_without_training(program, tmp_path, monkeypatch):
-    # Elsewhere than in the project's folder there are no trained networks.
+    # Where there are no trained networks.
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(saved, 'PROJECT', str(tmp_path))
     iio.imwrite('a.png', iio.imread(IMAGE)[:64, :64])
     process = program('--mode=predict', '--net=unet', '--images=a.png',
                       '--output_dir=out')

@@ -49,8 +49,8 @@ def test_training_stops_within_an_evaluation(program, data_dir, tmp_path):
     flags = (*train_flags(data_dir, tmp_path, 'unet', 3), '--width=4')
     process = start(*flags)
     folder = tmp_path / 'unet'
-    # Then the graph is built for seconds, before the first image.
-    wait_for((folder / 'model.ckpt-3.index').exists, process)
+    # It comes before the first image.
+    wait_for((folder / 'eval').exists, process)
     end_by(process, signal.SIGINT)
     # The evaluation was not awaited, nothing of it is kept, and it is made up
     # for by the next run.
@@ -128,14 +128,15 @@ def test_a_signal_is_seen_behind_an_error_raised_in_its_place(
 
 def test_memory_that_runs_out_is_told(handler, monkeypatch):
     for raised in (MemoryError('Unable to allocate 9 TiB'), RuntimeError(
-            'OOM when allocating tensor with shape[4,2,2]')):
+            'OOM when allocating tensor\nwith shape[4,2,2]')):
         def run_mode(raised=raised):
             raise raised
 
         monkeypatch.setattr(main, 'run_mode', run_mode)
+        text = str(raised).replace('\n', r'\n')
         assert main.main([]) == (
-            'error: not enough memory; give predict a lower --max_pixels, or '
-            'training a lower --batch_size')
+            f'error: not enough memory ({text}); a lower --max_pixels '
+            '(predict, eval) or --batch_size (train) needs less')
 
 
 def test_a_bug_keeps_its_traceback(handler, monkeypatch):

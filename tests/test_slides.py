@@ -406,7 +406,7 @@ def test_blocks_of_other_settings_are_not_used(discs, capsys, monkeypatch):
     keep_blocks(folder, monkeypatch)
     assert run(folder) == []
     monkeypatch.undo()
-    with pytest.raises(InputError, match=r'settings \(.*a.blocks has no rec'):
+    with pytest.raises(InputError, match='was not recorded, now .*a.blocks'):
         shutil.copytree(str(folder / 'kept'), str(folder / 'new/a.blocks'))
         run(folder, out='new')
     for threshold, said in ((0.5, True), (0.6, False)):
@@ -417,6 +417,27 @@ def test_blocks_of_other_settings_are_not_used(discs, capsys, monkeypatch):
         assert ('are there from before' in capsys.readouterr().out) == said
         assert not (folder / 'out' / 'a.blocks').exists()
         assert len(centroids(folder / 'out' / 'a_nuclei.csv')) == len(centres)
+
+
+def test_blocks_of_another_slide_of_this_name_stay(discs):
+    folder, image, _ = discs
+    plan = plan_of(folder)
+    plan.predict(plan.blocks[:2])
+    before = contents(folder / 'out' / 'a.blocks')
+    write_slide(folder / 'other' / 'a.tif', image // 2)
+    with pytest.raises(InputError, match='other/a.tif: its results would '):
+        predict.predict_files(str(folder / 'other'),
+                              str(folder / 'out'), PREDICTOR, all_tissue=True,
+                              max_whole_pixels=1)
+    assert contents(folder / 'out' / 'a.blocks') == before
+
+
+def test_a_slide_that_is_damaged_later_is_skipped(discs, capsys):
+    folder, *_ = discs
+    assert run(folder) == []
+    (folder / 'in' / 'a.tif').write_bytes(b'damaged')
+    assert run(folder) == [str(folder / 'in' / 'a.tif')]
+    assert 'a.tif: cannot be read' in capsys.readouterr().err
 
 
 def test_a_kill_after_the_last_result_leaves_no_blocks(discs, monkeypatch):

@@ -43,7 +43,7 @@ def write_checkpoint(config, folder, weights):
     """Write model.ckpt-0: the weights of `read`, and a fresh optimiser."""
     sides = [config.batch_size, config.crop_size, config.crop_size]
     with tf.Graph().as_default(), tf.Session(
-            config=session_config(False)) as session:
+            config=session_config(False, training=True)) as session:
         model_fn(tf.zeros([*sides, 3]), {'masks': tf.zeros([*sides, 1])},
                  tf.estimator.ModeKeys.TRAIN,
                  {'train_config': config, 'accelerate': False,

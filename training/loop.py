@@ -110,7 +110,7 @@ def train_steps(training):
         hooks.append(tf.train.CheckpointSaverHook(
             folder, save_steps=config.evaluate_every,
             listeners=[training] if evaluates else [],
-            # As text, which takes a second and is in the events too.
+            # Nothing needs it beside the one in the events; it takes a second.
             **({} if VERSION_1 else {'save_graph_def': False})))
     else:
         hooks.append(cluster.SameDataHook(config, folder))

@@ -184,5 +184,6 @@ def eval_spec(loss, counts, nuclei, images, params):
     return tf.estimator.EstimatorSpec(
         tf.estimator.ModeKeys.EVAL, loss=loss, eval_metric_ops=metric_ops,
         evaluation_hooks=[tf.train.SummarySaverHook(
-            save_steps=2 ** 31, summary_op=images,  # of the first image
+            # Once: each image has the same step.
+            save_steps=2 ** 31, summary_op=images,
             output_dir=os.path.join(params['model_dir'], 'eval'))])
