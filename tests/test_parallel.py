@@ -27,7 +27,7 @@ from prediction import Predictor, predict, runs, sources, workers
 MAX_PIXELS = 384 ** 2  # blocks with cores of 128 pixels
 FLAGS = ['--mode=predict', '--net=unet', '--noaverage', '--max_whole_pixels=1',
          f'--max_pixels={MAX_PIXELS}']
-BLOCKS = 12  # of a.tif
+BLOCKS = 12  # of each slide
 
 
 @pytest.fixture(scope='session')
@@ -35,10 +35,11 @@ def given(once):
     """A folder of two slides, three tiles and a broken file."""
     def fill(folder):
         rng = np.random.RandomState(0)
-        image, _ = synthetic.make(rng, 384)
-        write_slide(folder / 'in' / 'a.tif',
-                    np.hstack([image, image[:, :128]]))
-        write_slide(folder / 'in' / 'b.tif', image[:256, :256])
+        # Each has enough blocks left when a run of it is killed.
+        for name in 'ab':
+            image, _ = synthetic.make(rng, 384)
+            write_slide(folder / 'in' / f'{name}.tif',
+                        np.hstack([image, image[:, :128]]))
         for name in 'cde':
             image, _ = synthetic.make(rng, 128)
             images.write_png(str(folder / 'in' / f'{name}.png'), image)
@@ -152,7 +153,7 @@ def test_workers_that_are_stopped_and_killed(given, expected, tmp_path):
     assert there
 
     process = start(*command)
-    wait_for(lambda: set(written(tmp_path)) > there, process)
+    wait_for(lambda: set(written(tmp_path)) - there, process)
     os.kill(children(process)[0], signal.SIGKILL)
     end_of(process)
     assert process.returncode == 1, process.stderr

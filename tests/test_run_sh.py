@@ -190,7 +190,9 @@ def test_a_python_is_downloaded_once(machine, tmp_path):
     asked = {'ENGINE': 'tf1'} if ENGINE == 'tf1' else {}
     process = machine.run('setup', **asked, **mirror)
     assert process.returncode == 0, process.stderr
-    assert process.stdout.splitlines()[:2] == [
+    assert process.stdout.splitlines()[:-1] == [
+        *([] if asked else
+          ['No Python 3.7 found: TensorFlow 2.15 in place of 1.15.']),
         f'No Python found that ENGINE={ENGINE} runs on: downloading Python '
         f'{VERSION} into .uv',
         f'Setting up .venv-{ENGINE} with Python {platform.python_version()}']
