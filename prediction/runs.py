@@ -273,6 +273,9 @@ def check_results(run, source):
 def check_owner(run, source):
     """Refuse to replace results of another image, whole or begun.
 
+    Returns:
+        as `read_record`
+
     Raises:
         InputError: as said, if they are not to be overwritten.
     """
@@ -286,6 +289,7 @@ def check_owner(run, source):
             f'{source.name}: its results would replace those of another '
             f'image, {its["path"]}; choose another --output_dir, or replace '
             'them by --overwrite')
+    return its
 
 
 def claim(run, source):
@@ -293,15 +297,18 @@ def claim(run, source):
 
     A record goes: after a kill it would be that of other files.
 
+    Returns:
+        whether there was no record of these results
+
     Raises:
         InputError: as `check_owner`, or it cannot be written.
     """
-    check_owner(run, source)
-    its, key = read_record(run, source), key_of(run, source)
+    its, key = check_owner(run, source), key_of(run, source)
     if key not in (its.get('key'), its.get('begun')):
         files.write_json(start_of(run, source) + '.json', {
             'software': writers.SOFTWARE, 'begun': key,
             'path': os.path.abspath(source.name)})
+    return its.get('key') != key
 
 
 def check_begun(run):
@@ -334,9 +341,7 @@ def make_room(run, source):
     """
     check_begun(run)
     existing = check_results(run, source)
-    is_new = read_record(run, source).get('key') != key_of(run, source)
-    claim(run, source)
-    if is_new:
+    if claim(run, source):
         old = [path for path, replaced in existing.items() if not replaced]
         if old:
             progress.warn('old', old[0], 'removed with others of its kind: '

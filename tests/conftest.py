@@ -208,9 +208,9 @@ def no_process_is_left():
 def start_training(data_dir, model_dir):
     """Starts a long training and returns once it has its first checkpoint."""
     process = start(*train_flags(data_dir, model_dir, 'unet', 100000),
-                    '--width=4')
-    weights = os.path.join(model_dir, 'unet', 'weights.h5')
-    wait_for(lambda: os.path.exists(weights), process)
+                    '--width=4', '--evaluate_every=1000')
+    index = os.path.join(model_dir, 'unet', 'model.ckpt-0.index')
+    wait_for(lambda: os.path.exists(index), process)
     return process
 
 

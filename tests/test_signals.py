@@ -12,6 +12,7 @@ from conftest import (
     messages,
     start,
     start_long,
+    start_training,
     train_flags,
     wait_for,
 )
@@ -32,9 +33,7 @@ def end_by(process, number):
 
 @SIGNALS
 def test_training_saves_a_last_checkpoint(data_dir, tmp_path, number):
-    process = start(*train_flags(data_dir, tmp_path, 'unet', 100000),
-                    '--width=4', '--evaluate_every=1000')
-    wait_for((tmp_path / 'unet' / 'model.ckpt-0.index').exists, process)
+    process = start_training(data_dir, tmp_path)
     end_by(process, number)
     assert process.stderr.startswith('stopped;')
     assert process.stderr.count('\n') == 1
