@@ -364,15 +364,16 @@ def refuse_trained_on(record, file, path, folder):
     division = division_text(record['data_seed'], record['data_fold'])
     for seen, who, remedy in (
             (record['trained_on'], f'the network in {folder} was',
-             f'Prepare with {division} as for the training'),
+             f'Prepare with {division} as for the training, measure'
+             if record['data_fold'] != store.TRAIN_ON_ALL else 'Measure'),
             (seen_images(record), f'the starting weights of {folder} were',
-             'Train without --init_checkpoint')):
+             'Train without --init_checkpoint, measure')):
         known = store.names_among(file, seen)
         if known:
             more = f' and {progress.counted(len(known) - 1, "more image")}'
             raise InputError(
                 f'{path}: holds {known[0]}{more if known[1:] else ""}, which '
-                f'{who} trained on. {remedy}, measure on other images, or '
+                f'{who} trained on. {remedy} on other images, or '
                 'give --split=train')
 
 

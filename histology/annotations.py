@@ -194,7 +194,7 @@ def _numbered(values, path):
     """
     from scipy import ndimage
     from skimage import measure
-    labels, apart = set(), set()
+    everywhere, apart = collections.defaultdict(list), set()
     for top in range(0, values.shape[0], TILE):
         for left in range(0, values.shape[1], TILE):
             tile = values[top:top + TILE, left:left + TILE]
@@ -203,11 +203,17 @@ def _numbered(values, path):
             boxes = collections.defaultdict(list)
             for label, (rows, columns) in zip(ndimage.maximum(
                     tile, pieces, range(1, len(places) + 1)), places):
-                boxes[int(label)].append((rows.start, columns.start,
-                                          rows.stop, columns.stop))
-            labels.update(boxes)
-            apart.update(label for label, its in boxes.items()
-                         if outlines.lie_apart(np.array(its)))
+                boxes[int(label)].append(
+                    (top + rows.start, left + columns.start,
+                     top + rows.stop, left + columns.stop))
+            for label, its in boxes.items():
+                everywhere[label] += its
+                if outlines.lie_apart(np.array(its)):
+                    apart.add(label)
+    # Tiles cut nuclei in pieces, which are close to each other.
+    apart.update(label for label, its in everywhere.items()
+                 if outlines.far_apart(np.array(its)))
+    labels = sorted(everywhere)
     wrapped = values.dtype.itemsize == 1 and 255 in labels
     if len(apart) > (0 if wrapped else MOST_APART * len(labels)):
         raise InputError(
@@ -221,7 +227,7 @@ def _numbered(values, path):
     # In place if the type allows: a large image's labels fill the memory.
     instances = (values.view(np.int32) if values.dtype.itemsize == 4
                  else np.empty(values.shape, np.int32))
-    labels = np.array([0, *sorted(labels)])
+    labels = np.array([0, *labels])
     for row, numbered in zip(values, instances):
         numbered[:] = np.searchsorted(labels, row)
     return instances

@@ -150,6 +150,8 @@ def _is_deep_png(head):
 def _read_pillow(file, path):
     """Return what `tiff.read` does, of a PNG or JPEG, as uint8."""
     with pillow(file, path) as image:
+        if image.mode == 'CMYK':  # whose colours depend on its printer
+            raise InputError(f'{path}: is in CMYK; save it in RGB')
         image.load()
         alpha = image.mode[-1] == 'A' or 'transparency' in image.info
         mode = 'RGBA' if alpha else 'RGB'

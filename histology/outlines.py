@@ -33,6 +33,7 @@ REGION_AREAS, LEAST_OUTLINES = 10, 5
 SAME = 0.7
 CORNERS = (0, 1), (0, 3), (2, 1), (2, 3)  # columns of boxes, as of `box_of`
 ALL_ANNOTATED = 0.9  # of the image; what lies outside larger regions is used
+GRID = 1000  # squares along the image's longer side, to measure that
 # Of the nuclei. If as many lie in regions, the others are strays, and must not
 # make background of what nobody annotated around them.
 LEAST_INSIDE = 0.8
@@ -88,15 +89,19 @@ def lie_apart(boxes):
     """Say whether parts of an object, [N, 4] as of `box_of`, are nuclei.
 
     A nucleus that another one cuts in two has at most two large parts, and
-    none is further from the largest than that is long.
+    none is `far_apart`.
     """
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return (areas > areas.max() / 4).sum() > 2 or far_apart(boxes)
+
+
+def far_apart(boxes):
+    """Say if a part is further from the largest one than that is long."""
     sides = boxes[:, 2:] - boxes[:, :2]
-    areas = sides.prod(axis=1)
-    largest = areas.argmax()
+    largest = sides.prod(axis=1).argmax()
     gaps = np.maximum(boxes[:, :2] - boxes[largest, 2:],
                       boxes[largest, :2] - boxes[:, 2:])
-    return ((areas > areas[largest] / 4).sum() > 2
-            or gaps.max() > sides[largest].max())
+    return gaps.max() > sides[largest].max()
 
 
 def place(outlines, height, width, classes=()):
@@ -139,7 +144,7 @@ def place(outlines, height, width, classes=()):
     box = np.array([0, 0, height, width])
     inside = np.any(covered, axis=0)
     if (regions and inside.mean() >= LEAST_INSIDE
-            and sum(map(_area, regions)) <= ALL_ANNOTATED * box[2:].prod()):
+            and _share(regions, height, width) <= ALL_ANNOTATED):
         low, high = np.split(box_of(sum(regions, [])), 2)
         box = np.clip([*np.floor(low), *np.ceil(high)], 0,
                       [*box[2:]] * 2).astype(int)
@@ -157,6 +162,19 @@ def place(outlines, height, width, classes=()):
                         int) for name in sorted(set(names) - {''})},
         (slice(box[0], box[2]), slice(box[1], box[3])), sum(regions, []),
         lines, microns_per_pixel)
+
+
+def _share(regions, height, width):
+    """Return how much of the image regions cover, of 1.
+
+    They may overlap, or reach beyond the image.
+    """
+    step = max(height, width) / GRID
+    grid = rasterize.fill(
+        {1: [[ring / step for ring in polygon]
+             for region in regions for polygon in region]},
+        *np.ceil(np.divide([height, width], step)).astype(int))
+    return np.count_nonzero(grid) / grid.size
 
 
 @np.errstate(over='ignore', invalid='ignore')

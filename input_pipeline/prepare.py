@@ -21,6 +21,7 @@ from input_pipeline.splits import assign_splits, division_text, fold_text
 
 SPLITS = ('train', 'validation', 'test')
 MAX_SKIPPED = 0.5  # of a split's images
+VERSION = 1  # of the stores; raised when other nuclei are read from a file
 
 # What was found in the files that are read: a Counter of the annotations'
 # formats; a dict of all classes and layers to lists of the areas of their
@@ -92,8 +93,11 @@ def _annotated(source, entries, microns_per_pixel, classes):
         f'{entry.name} {entry.split}{listing.file_digest(entry.image)}'
         f'{listing.file_digest(entry.annotation)}'
         for entry in entries).encode()).hexdigest()
-    return Data(source, entries, ' '.join([digest, *sorted(classes)]), load,
-                microns_per_pixel, classes)
+    # With what decides on sizes and on nuclei. A class's name may hold blanks.
+    digest = [digest, *([f'{microns_per_pixel:g}'] if microns_per_pixel
+                        else ()), *map(json.dumps, sorted(classes))]
+    return Data(source, entries, ' '.join(digest), load, microns_per_pixel,
+                classes)
 
 
 def prepare(output_dir, data, seed=0, fold='0', validation=()):
@@ -123,8 +127,8 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
     if by_folder:
         say(f'{counted(len(by_folder), "image")} to validate on, '
             f'{by_folder[0]}; --fold is not used')
-    rules = {'source': data.source, 'source_digest': data.digest,
-             'seed': seed,
+    rules = {'version': VERSION, 'source': data.source,
+             'source_digest': data.digest, 'seed': seed,
              'fold': fold_text(splits) if validation or by_folder else fold,
              'patch_size': store.PATCH_SIZE, 'overlap': store.OVERLAP,
              'fill_rule': FILL_RULE, 'microns_per_pixel':
@@ -139,7 +143,9 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
         else:
             say(f'{output_dir}: already prepared from {data.source} with '
                 + division_text(seed, rules['fold'])
-                + (f'; skipped: {", ".join(skipped)}' if skipped else ''))
+                + (f'; skipped: {", ".join(skipped)}; to try them again, '
+                   f'remove {store.store_path(output_dir, "train")}'
+                   if skipped else ''))
         if not os.path.exists(checks.sheet_path(output_dir)):
             checks.show(output_dir, splits, classes)
     return skipped

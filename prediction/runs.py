@@ -265,7 +265,8 @@ def check_results(run, source):
             for path in map(start_of(run, source).__add__, endings):
                 if is_ours(path):
                     existing.setdefault(path, wanted)
-                elif wanted and os.path.lexists(path):
+                # Another process may have just written it.
+                elif wanted and os.path.lexists(path) and not is_ours(path):
                     raise InputError(NOT_OURS.format(path))
     return existing
 

@@ -181,14 +181,14 @@ def train_flags(data_dir, model_dir, net, steps):
 _started = []  # by the test that runs
 
 
-def start(*flags, group=False):
+def start(*flags, group=False, stdout=subprocess.PIPE):
     """Starts main.py with flags and returns the process.
 
     It is killed at the end of the test, should it run that long. `group` makes
     it the first process of a group, as shells do.
     """
     process = subprocess.Popen(
-        [sys.executable, 'main.py', *flags], cwd=ROOT, stdout=subprocess.PIPE,
+        [sys.executable, 'main.py', *flags], cwd=ROOT, stdout=stdout,
         stderr=subprocess.PIPE, universal_newlines=True,
         start_new_session=group)
     _started.append(process)

@@ -223,6 +223,12 @@ def test_rare_kinds_of_tiff_are_refused(data, said):
     assert f'{said} is not supported' in line and 'convert it to RGB' in line
 
 
+def test_a_jpeg_in_cmyk_is_refused():
+    image = Image.fromarray(PIXELS).convert('CMYK')
+    assert 'is in CMYK; save it in RGB' in refused(
+        images.read_image, saved(image, 'JPEG'))
+
+
 @cases('data', [
     saved(HALF_CLEAR), rgb_tiff(HALF_CLEAR, extrasamples=['unassalpha'])])
 def test_transparency_is_laid_on_white(data):

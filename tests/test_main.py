@@ -20,11 +20,13 @@ import nets
 from conftest import (
     NETS,
     ROOT,
+    end_of,
     masks_of,
     messages,
     one_line,
     run,
     run_main,
+    start,
     train_flags,
 )
 from eval import display, pixel_metrics
@@ -96,21 +98,21 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
 
 @pytest.mark.parametrize('net', NETS)
 def test_eval_agrees_with_the_evaluation_during_training(
-        program, data_dir, trained, net):
+        program, data_dir, model_dir, net):
     process = program('--mode=eval', f'--net={net}', '--noaverage',
-                      f'--data_dir={data_dir}', f'--model_dir={trained}',
+                      f'--data_dir={data_dir}', f'--model_dir={model_dir}',
                       '--accelerate=off')
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[0].endswith(', float32')
-    content = read_json(trained, net, 'validation.json')
+    content = read_json(model_dir, net, 'validation.json')
     pooled = content['results']['pooled']
     # Two ways to the same number: the Estimator's graph, and the Keras model
     # restored in another graph. A network that knows so little leaves many
     # holes, or marks nothing at all: no precision then.
-    best, *_ = saved.read_weights(str(trained / net / 'weights.h5'))
+    best, *_ = saved.read_weights(str(model_dir / net / 'weights.h5'))
     expected = pixel_metrics.compute(pixel_metrics.pool(list(map(
         pixel_metrics.confusion_matrix,
-        *masks_of(trained / net, net, data_dir / 'validation.h5')))))
+        *masks_of(model_dir / net, net, data_dir / 'validation.h5')))))
     for measured in (best, pooled):
         assert {name: np.nan if measured[name] is None else measured[name]
                 for name in expected} == pytest.approx(expected, abs=1e-4,
@@ -125,14 +127,14 @@ def test_eval_agrees_with_the_evaluation_during_training(
     assert content['settings']['config']['crop_size'] == 64
     assert content['settings']['config']['step'] == best['step']
     assert content['settings']['versions']['tensorflow'] == tf.__version__
-    with open(trained / net / 'validation.csv') as file:
+    with open(model_dir / net / 'validation.csv') as file:
         rows = {row['name']: row for row in csv.DictReader(file)}
     assert list(rows) == ['validation-0', 'validation-1', 'pooled',
                           'mean per image']
     assert float(rows['pooled']['f1']) == pytest.approx(pooled['f1'])
     assert f'{pooled["f1"]:.4f}' in process.stdout
     for picture in ('curves.png', 'validation_pictures/validation-0.png'):
-        assert iio.imread(trained / net / picture, plugin='pillow').std() > 0
+        assert iio.imread(model_dir / net / picture, plugin='pillow').std() > 0
 
 
 @pytest.mark.parametrize('net', NETS)
@@ -347,7 +349,8 @@ def test_trained_on_all_images(program, data_dir, tmp_path):
     assert process.returncode == 0, process.stderr
     shutil.copy(str(data / 'train.h5'), str(data / 'test.h5'))
     one_line(program(*flags, f'--data_dir={data}', '--split=test'), 'test.h5',
-             'holds train-0 and 1 more image, which', '--fold=none')
+             'holds train-0 and 1 more image, which',
+             'trained on. Measure on other images')
 
 
 def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):
@@ -412,9 +415,11 @@ def test_a_missing_package_is_told_and_what_to_do(tmp_path, monkeypatch):
     'synthetic.png --output_dir={folder}/out'])
 def test_a_closed_pipe_ends_quietly(flags, tmp_path):
     training_data(tmp_path / 'in' / 'Training', 2)
-    process = run('bash', '-c', f'{sys.executable} main.py '
-                  f'{flags.format(folder=tmp_path)} | head -0; '
-                  'exit ${PIPESTATUS[0]}')
+    read, write = os.pipe()
+    os.close(read)
+    process = start(*flags.format(folder=tmp_path).split(), stdout=write)
+    os.close(write)
+    end_of(process)
     assert process.returncode == 128 + signal.SIGPIPE
     assert messages(process) == []
     assert not list(tmp_path.rglob('.partial-*'))

@@ -321,7 +321,9 @@ def test_the_order_of_lines_and_files(folder, capsys):
          for path in (folder / 'out').glob(f'{name}{kind}')]
         for kind in ('.json', '_nuclei.csv')]
     assert records == sorted(records)
-    assert all(other < record for other, record in zip(others, records))
+    # Of a small image both may have the same time.
+    assert others[0] < records[0]
+    assert others[1] <= records[1] and others[2] <= records[2]
 
 
 def test_one_image_more_is_in_memory(tmp_path):
@@ -461,6 +463,7 @@ def test_the_summary_by_hand(folder):
 
 def write_own(path, name):
     """What a process does of an image, many times at once."""
+    runs.ROUNDS = 50  # more than there are records, as all end at once
     asked = runs.Run(Counting(), path, ['mask'], None, False, (0, 1))
     for index in range(10):
         runs.write_record(asked, sources.Source(

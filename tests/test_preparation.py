@@ -190,6 +190,23 @@ def test_classes_and_shades_are_no_labels(tmp_path):
     assert instances.max() == 61
 
 
+def test_numbers_that_begin_anew_in_each_tile_are_no_labels(tmp_path):
+    """Each of the four tiles is searched by itself."""
+    tile = np.pad(cells(), (0, 1024 - SIDE), mode='constant')
+    assert '64 of its 64 numbers lie in pieces apart' in message(
+        read, tmp_path, 'a.npy', np.tile(tile, (2, 2)), 2048)
+
+
+def test_the_borders_of_tiles_cut_nuclei_in_two(tmp_path):
+    numbers = np.zeros((1100, 1100), int)
+    for index, start in enumerate(range(0, 1080, 30)):
+        numbers[start:start + 20, 1014:1034] = 2 * index + 1
+        numbers[1014:1034, start:start + 20] = 2 * index + 2
+    instances, _ = read(tmp_path, 'a.npy', numbers, 1100)
+    np.testing.assert_array_equal(instances > 0, numbers > 0)
+    assert len(np.unique(instances)) == len(np.unique(numbers))
+
+
 @pytest.mark.parametrize('values', [
     # 1 in a nucleus, 2 on its border: twice.
     np.pad(np.full((16, 16), 1), 2, mode='constant', constant_values=2),
@@ -440,7 +457,8 @@ def test_prepare(tmp_path, capsys):
         assert 'row + 0.5' in rules.pop('fill_rule')
         assert len(rules.pop('source_digest')) == 40
         assert rules == {
-            'schema_version': 5, 'split': 'train', 'source': str(data),
+            'schema_version': 5, 'version': 1, 'split': 'train',
+            'source': str(data),
             'seed': 5, 'fold': '0', 'patch_size': 256, 'overlap': 0.2,
             'skipped': '[]', 'nuclei': 3,
             'microns_per_pixel': 'as the files state'}
@@ -558,7 +576,8 @@ def test_images_that_cannot_be_used_are_skipped(tmp_path, capsys):
             f'TCGA-{index}' for index in (0, 1, 2, 4, 7)]
         printed = capsys.readouterr()
     assert re.search('already prepared .* --fold=0; skipped: TCGA-[356], '
-                     'TCGA-[356], TCGA-[356]\n', printed.out)
+                     'TCGA-[356], TCGA-[356]; to try them again, remove '
+                     f'{out}/train.h5\n', printed.out)
     # Mended, it is in.
     save(data / 'Tissue Images' / 'TCGA-3.tif', pixels(3))
     assert sorted(make(out, data, 1)) == ['TCGA-5', 'TCGA-6']
@@ -1178,6 +1197,16 @@ def test_classes_are_chosen_and_others_than_there_are_refused(
     (tmp_path / 'o/b.geojson').unlink()
     areas('Tumor')
     assert 'b.png: has no classes; omit --classes' in capsys.readouterr().err
+
+
+def test_what_decides_on_nuclei_is_part_of_the_digest(tmp_path):
+    save(tmp_path / 'i/a.png', pixels(0))
+    save(tmp_path / 'o/a.png', mask())
+    made_by = [{}, {'microns_per_pixel': 0.25}, {'microns_per_pixel': 0.5},
+               {'classes': ['a b']}, {'classes': ['a', 'b']}]
+    digests = [prepare.find_own(str(tmp_path / 'i'), str(tmp_path / 'o'),
+                                **rules).digest for rules in made_by]
+    assert len({*digests}) == len(digests)
 
 
 def test_a_nucleus_of_a_class_that_lies_wholly_under_others(

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -220,7 +221,23 @@ def test_a_training_is_read_back_and_contradictions_are_refused(tmp_path):
         checkpoints.record_to_resume(folder, 'deeplabv3')
 
 
+def test_a_checkpoint_that_was_trained_anew_is_evaluated_anew(model_dir):
+    folder = str(model_dir / 'unet')
+    path = os.path.join(folder, 'weights.h5')
+    record, weights, _ = saved.read_weights(path)
+    saved.write_weights(path, {**record, 'step': 1, 'f1': 1.0}, weights)
+    last = checkpoints.all_checkpoints(folder)[-1]
+    step = checkpoints.checkpoint_step(last)
+    assert checkpoints.is_evaluated(folder, step)
+    tomorrow = time.time() + 86400
+    os.utime(f'{last}.index', (tomorrow, tomorrow))
+    assert not checkpoints.is_evaluated(folder, step)
+
+
 def test_training_never_replaces_what_it_did_not_train(tmp_path):
+    (tmp_path / 'checkpoint').write_text('model_checkpoint_path: "x"')
+    with pytest.raises(InputError, match='"checkpoint", but not those that'):
+        checkpoints.record_to_resume(str(tmp_path), 'unet')
     (tmp_path / 'weights.h5').touch()
     with pytest.raises(InputError, match='but no checkpoint'):
         checkpoints.record_to_resume(str(tmp_path), 'unet')

@@ -70,7 +70,9 @@ def record_to_resume(folder, net, width=None, output_stride=None):
         # One that failed before its first checkpoint leaves config.json alone.
         if os.path.exists(config):  # and no other program's
             saved.read_json(config, {'net': str}, CHOOSE)
-        return None
+        if not os.path.exists(os.path.join(folder, 'checkpoint')):
+            return None
+        reason = 'holds the file "checkpoint", but not those that it names'
     raise InputError(f'{folder}: {reason}; {CHOOSE}')
 
 
@@ -159,9 +161,11 @@ def is_evaluated(folder, step):
     best = best_record(folder)
     if not best or best['step'] == step:
         return bool(best)
+    # One that was damaged and trained anew has an evaluation from before.
+    since = os.path.getmtime(os.path.join(folder, f'model.ckpt-{step}.index'))
     return best['f1'] is not None and any(
-        evaluated == step and f1 <= best['f1']
-        for _, evaluated, f1 in curves.scalar_points(
+        evaluated == step and at >= since and f1 <= best['f1']
+        for at, evaluated, f1 in curves.scalar_points(
             curves.read_events(os.path.join(folder, 'eval')), 'f1'))
 
 
