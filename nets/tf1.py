@@ -37,6 +37,12 @@ os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
 # so oneDNN keeps them all, by default 1024; see `preprocessing.SIDE_STEP`.
 os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '100000')
 
+# It would load setuptools when TensorFlow imports distutils: a fifth of a
+# second.
+with contextlib.suppress(ImportError):
+    import _distutils_hack
+    _distutils_hack.remove_shim()
+
 # The collector would go through all objects of TensorFlow's modules while they
 # are imported, and again with each graph: a fifth of a short prediction.
 gc.disable()
