@@ -16,6 +16,7 @@ PLAUSIBLE = (0.05, 5)  # micrometres
 SAME_SIDES = 0.01  # relative difference of a pixel's sides
 # Scanners have 0.22 to 0.28 micrometres at 40x; see docs/data.md.
 TOLERANCE = 0.15  # relative
+MEASURED = 0.03  # the same, of what areas in micrometres are measured with
 
 # Micrometres, of the tag ResolutionUnit, and of OME's and ImageJ's names.
 INCH = 2
@@ -43,6 +44,11 @@ def read_microns_per_pixel(path):
             for x, y, own in _of_tiff(file) if is_tiff else _of_others(file):
                 if is_plausible(x, y):
                     return x, own
+                if is_plausible(x, x) and is_plausible(y, y):
+                    progress.warn((x, y), path, (
+                        f'its pixels are {x:.3g} x {y:.3g} micrometres, which '
+                        'no network here has seen; resample it to square '
+                        'pixels'))
     except (*images.DECODER_ERRORS, InputError):
         pass  # reading the pixels says what is wrong
     return None, False
@@ -172,8 +178,9 @@ class Resolution:
             stated: its micrometres per pixel, or None.
             used: those of its image, or None for the networks' own.
         """
+        tolerance = MEASURED if used else TOLERANCE
         used = used or MICRONS_PER_PIXEL
-        if stated and abs(stated / used - 1) > TOLERANCE:
+        if stated and abs(stated / used - 1) > tolerance:
             self._say((stated, used), f'{path}: says {stated:.3g} micrometres '
                       f'per pixel, read as {used:.3g}; if the file is right, '
                       f'give --microns_per_pixel={stated:.3g}', error=True)

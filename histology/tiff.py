@@ -89,10 +89,10 @@ def read(file, name, labels=False):
                              'supported); convert it to '
                              + ('grey' if labels else 'RGB')
                              + ' with LZW, by QuPath or libvips')
-        count = count_largest(tiff)
+        count = count_large(tiff)
         if count > 1:
-            raise InputError(f'{name}: {count} images of one size in one '
-                             'file; save the one that is meant'
+            raise InputError(f'{name}: {count} images of about one size in '
+                             'one file; save the one that is meant'
                              + ('' if labels else ', in RGB'))
         _check_whole(page, name, tiff.filehandle.size)
         # Of tiles that are not stored: background, which is white in tissue.
@@ -114,14 +114,18 @@ def largest(tiff):
         tiff.series, key=lambda found: _pixels(found.keyframe))
 
 
-def count_largest(tiff):
-    """Count the images of the size of `largest`."""
+def count_large(tiff):
+    """Count the images of about the size of `largest`.
+
+    The next level of a pyramid has a quarter of its pixels.
+    """
     series = largest(tiff)
     page = series.keyframe
     count = int(np.prod(series.shape, dtype=np.int64)) // (
         _pixels(page) * page.samplesperpixel)
-    # Of other types, say a label image beside the tissue.
-    return count + sum(_pixels(other.keyframe) == _pixels(page)
+    # Of other types, say a label image beside the tissue, or other scenes.
+    least = _pixels(page) / (1 if tiff.is_svs else 3)
+    return count + sum(least <= _pixels(other.keyframe) <= _pixels(page)
                        for other in tiff.series if other is not series)
 
 

@@ -40,18 +40,19 @@ def check_output_dir(output_dir):
         known = saved.read_json(path, {'files': dict}, remedy)['files']
     if os.path.lexists(output_dir) and not os.path.isdir(output_dir):
         raise InputError(f'--output_dir {output_dir}: no folder; {remedy}')
-    for name, digest in _digests(output_dir).items():
-        if name != RECORD and known.get(name) != digest:
-            raise InputError(f'{os.path.join(output_dir, name)}: not of an '
-                             f'earlier export, or changed since; {remedy}')
+    for name in _names(output_dir):
+        path = os.path.join(output_dir, name)
+        if name != RECORD and (name not in known or (
+                known[name] != listing.file_digest(path))):
+            raise InputError(f'{path}: not of an earlier export, or changed '
+                             f'since; {remedy}')
 
 
-def _digests(folder):
-    """Map the paths of a folder's files, relative to it, to their digests."""
-    paths = [os.path.join(parent, name)
-             for parent, _, names in os.walk(folder) for name in names]
-    return {os.path.relpath(path, folder): listing.file_digest(path)
-            for path in paths}
+def _names(folder):
+    """Yield the paths of a folder's files, relative to it."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            yield os.path.relpath(os.path.join(parent, name), folder)
 
 
 def has_onnx():
@@ -109,7 +110,8 @@ def export(session, model, record, output_dir, licence=None, halo=0):
                 ties)
         write_json(f'{folder}/{RECORD}', {
             'record': record, 'largest_differences': differences,
-            'files': _digests(folder)})
+            'files': {name: listing.file_digest(os.path.join(folder, name))
+                      for name in _names(folder)}})
     return differences
 
 

@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from histology import files, progress, resample
+from histology import files, images, progress, resample
 from histology.files import InputError
 from histology.images import DECODER_ERRORS
 from histology.listing import ZIP_ERRORS
@@ -231,15 +231,17 @@ class Plan:
         self.folder = runs.blocks_of(run, source)
         self.image, self.unread = slide.read_whole(resample.scaled_size(
             slide.size, microns_per_pixel, tissue.MICRONS_PER_PIXEL))
-        self.mask = (tissue.find_tissue(self.image) | self.unread
-                     | run.all_tissue)
+        self.mask = tissue.find_tissue(self.image) | self.unread
         if not self.mask.any():
             progress.say(f'{slide.path}: no tissue found, so the whole slide '
                          'is searched', error=True)
             self.mask[:] = True
+        images.check_colours(self.image[self.mask][np.newaxis], slide.path)
+        self.image[(self.image <= tissue.BLACK).all(axis=2)] = 255
         self.blocks = [
             block for block in grid(size, self.geometry['side'], halo, shift)
-            if tissue.touches(self.mask, block.core, size)]
+            if run.all_tissue
+            or tissue.touches(self.mask, block.core, size)]
         self.seconds = time.monotonic() - began
 
     def __getstate__(self):

@@ -33,7 +33,7 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
     see `runs.is_done`.
 
     Args:
-        images: list of paths, or what `sources.find_images` takes.
+        images: list of paths, or a path that `sources.find_images` takes.
         output_dir: made if missing.
         predictor: Predictor.
         microns_per_pixel, outputs, all_tissue, part: see `runs.Run`.
@@ -51,7 +51,9 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
         InputError: there is no image; a result cannot or must not be written;
             or as `predictor`.
     """
-    paths = sources.find_images(images) if isinstance(images, str) else images
+    if isinstance(images, (str, os.PathLike)):
+        images = sources.find_images(os.fspath(images))
+    paths = list(map(os.fspath, images))
     if not paths:
         raise InputError('--images: an empty list; give at least one file')
     sources.check_folder(output_dir, paths)
@@ -83,19 +85,22 @@ def predict_store(file, output_dir, predictor, outputs=tuple(OUTPUTS),
     """Find the nuclei of a store's images, as `predict_files` does.
 
     Args:
-        file: of `store.open_store`; its images have the networks' own
-            micrometres per pixel.
+        file: of `store.open_store`. Results are in micrometres if its images
+            were prepared with a resolution that was given: then they have the
+            networks' own. Otherwise they are only near to it.
         output_dir, predictor, outputs, overwrite: as for `predict_files`.
     """
     found = [sources.Source(os.path.join(file.filename, name), name, False,
                             digest, index)
              for index, (name, digest) in enumerate(zip(
                  store.image_names(file), store.image_digests(file)))]
+    was_given = not isinstance(
+        store.attributes(file).get('microns_per_pixel', ''), str)
+    microns = resample.MICRONS_PER_PIXEL if was_given else None
     return _predict(found, runs.Run(
         predictor, output_dir, outputs, None, False, (0, 1), overwrite),
         lambda source: (store.whole_image(file, source.index, source.stem
-                                          ).image, None,
-                        resample.MICRONS_PER_PIXEL), results)
+                                          ).image, None, microns), results)
 
 
 def _predict(found, run, read, work):

@@ -7,6 +7,7 @@
 import collections
 import dataclasses
 import numbers
+import os
 from typing import Callable, Optional
 
 import numpy as np
@@ -70,7 +71,7 @@ class Predictor:
                 be read.
         """
         from nets import saved, tf1  # here, for a fast start of main.py
-        folder = saved.find_folder(folder)
+        folder = saved.find_folder(os.fspath(folder))
         session, model, record, digest = saved.load_network(
             folder, net, width, output_stride, accelerate)
         return cls(

@@ -11,7 +11,8 @@ from histology.files import InputError
 ENDINGS = ('.ndpi', '.mrxs', '.scn', '.vms', '.bif', '.svslide')
 MAX_WHOLE_PIXELS = 2 ** 27  # 1.5 GB, with all results
 HAS_OPENSLIDE = sys.version_info >= (3, 9)
-JPEG_2000 = (33003, 33004, 33005, 34712)  # TIFF's numbers
+APERIO_JPEG_2000 = 33003  # which `tiff` does not read
+JPEG_2000 = (APERIO_JPEG_2000, 33004, 33005, 34712)  # TIFF's numbers
 READ_SIDE = 2048  # pixels that are read at once
 LEVEL_TOLERANCE = 1.01  # a level of 4.0003 is one of 4
 
@@ -20,8 +21,9 @@ def is_slide(path, max_whole_pixels=MAX_WHOLE_PIXELS):
     """Say whether a file is predicted block by block.
 
     This is so if its ending is in ENDINGS, or if it is a tiled TIFF of 8 bits
-    with more than `max_whole_pixels`. One that OpenSlide does not read is an
-    image as long as `images.read_image` takes as many pixels.
+    with more than `max_whole_pixels`, or in Aperio's JPEG 2000. One that
+    OpenSlide does not read is an image as long as `images.read_image` takes as
+    many pixels.
     """
     if path.lower().endswith(ENDINGS):
         return True
@@ -31,7 +33,8 @@ def is_slide(path, max_whole_pixels=MAX_WHOLE_PIXELS):
             pixels = page.imagewidth * page.imagelength
             # OpenSlide shows 12 bits in 16 too dark.
             return (page.is_tiled and page.bitspersample == 8
-                    and pixels > max_whole_pixels
+                    and (pixels > max_whole_pixels
+                         or page.compression == APERIO_JPEG_2000)
                     and (pixels > tiff.MAX_IMAGE_PIXELS or bool(Slide(path))))
     except (*images.DECODER_ERRORS, InputError):
         return False  # reading the image says what is wrong
@@ -68,11 +71,14 @@ class Slide:
     """An open slide; `size` is its (height, width) at level 0.
 
     Pixels count from the upper left corner of what was scanned, as in QuPath:
-    some scanners store empty space around it.
+    some scanners store empty space around it. `empty` is the grey value of
+    what was not scanned.
 
     Raises:
         InputError: it cannot be opened, or is a TIFF of several large images.
     """
+
+    empty = 255
 
     def __init__(self, path):
         self.path = path
@@ -113,15 +119,15 @@ class Slide:
         """Refuse what is not the only image of its size, or an overview."""
         with open(self.path, 'rb') as file, tiff.opened(file) as content:
             page = tiff.largest(content).keyframe
-            count = tiff.count_largest(content)
+            count = tiff.count_large(content)
         width, height = self._file.dimensions
         if count > 1 or page.imagewidth > 2 * width or (
                 page.imagelength > 2 * height):
             raise InputError(
-                f'{self.path}: holds {count} images of {page.imagewidth} x '
-                f'{page.imagelength} pixels, and the first of the file has '
-                f'{width} x {height}; save the one that is meant, in RGB, as '
-                'a tiled TIFF by QuPath or libvips')
+                f'{self.path}: holds {count} images of about '
+                f'{page.imagewidth} x {page.imagelength} pixels, and the '
+                f'first of the file has {width} x {height}; save the one that '
+                'is meant, in RGB, as a tiled TIFF by QuPath or libvips')
 
     def _property(self, name):
         prefix = 'openslide' if HAS_OPENSLIDE else 'tiffslide'
@@ -154,9 +160,11 @@ class Slide:
         """Read it at a small size.
 
         Returns:
-            uint8 [*size, 3], white where it is damaged
-            bool [*size], True there
+            uint8 [*size, 3], white where it is damaged, and black where it
+                was not scanned
+            bool [*size], True where it is damaged
         """
+        self.empty = 0
         image = self.at(size)
         side = max(READ_SIDE * size[0]
                    // getattr(image, 'image', image).shape[0], 1)
@@ -168,6 +176,7 @@ class Slide:
                 with contextlib.suppress(InputError):
                     whole[part] = image[part]
                     unread[part] = False
+        self.empty = 255
         return whole, unread
 
     def read_region(self, level, x, y, width, height):
@@ -184,7 +193,8 @@ class Slide:
                              f'x = {x}, y = {y} ({error}); copy it again'
                              ) from error
         # What was never scanned is transparent.
-        return np.where(region[..., 3:] == 0, np.uint8(255), region[..., :3])
+        return np.where(region[..., 3:] == 0, np.uint8(self.empty),
+                        region[..., :3])
 
 
 class _Level:

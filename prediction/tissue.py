@@ -19,6 +19,7 @@ DARKER, COLOURED = 10, 5
 # would be tissue, so glass is no darker, and its colours differ no more.
 GLASS, DARKEST_GLASS, TINT = 95, 230, 4
 BLACK = 20  # of 255: no stain is as dark, but areas that were not scanned
+BLUR = 1, 5  # pixels: of the noise, and how far it carries what is black
 OVERVIEW_SIDE = 1200  # pixels, at most, of a picture in the overview
 
 
@@ -32,11 +33,17 @@ def find_tissue(image):
         bool [H, W], without holes.
     """
     from scipy import ndimage  # here, for a fast start of main.py
-    smooth = ndimage.gaussian_filter(image.astype(np.float32), (1, 1, 0))
-    glass = np.percentile(smooth, GLASS, axis=(0, 1)).astype(np.float32)
+    sigma, reach = BLUR
+    smooth = ndimage.gaussian_filter(image.astype(np.float32),
+                                     (sigma, sigma, 0))
+    scanned = ndimage.binary_erosion(image.max(axis=2) > BLACK,
+                                     iterations=reach, border_value=1)
+    if not scanned.any():
+        return scanned
+    glass = np.percentile(smooth[scanned], GLASS, axis=0).astype(np.float32)
     missing = np.maximum(glass, max(DARKEST_GLASS, glass.max() - TINT)
                          ) - smooth  # light
-    return ndimage.binary_fill_holes((smooth.max(axis=2) > BLACK) & (
+    return ndimage.binary_fill_holes(scanned & (
         (missing.mean(axis=2) > DARKER)
         | (missing.max(axis=2) - missing.min(axis=2) > COLOURED)))
 

@@ -168,6 +168,14 @@ def from_bytes(read, name, data):
     return read(listing.Found(name, name, file, name))
 
 
+def with_tag(data, number, value, size=2):
+    """A little-endian TIFF file with a tag of some bytes changed."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place = file.pages[0].tags[number].valueoffset
+    return (data[:place] + value.to_bytes(size, 'little')
+            + data[place + size:])
+
+
 def message(function, *arguments):
     """Returns the one line that a user sees."""
     with pytest.raises(InputError) as caught:

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from conftest import ROOT
 from histology import images, tiff
 from histology.files import InputError
-from inputs import from_bytes
+from inputs import from_bytes, with_tag
 
 # Smooth, for the compressions that lose something.
 PIXELS = np.array(Image.fromarray(np.random.RandomState(0).randint(
@@ -130,13 +130,22 @@ def test_a_narrow_page_higher_than_the_image():
     check(file.getvalue(), PIXELS)
 
 
+def test_two_scenes_are_refused():
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for pixels in (PIXELS, PIXELS[:, :30]):  # of 50 columns
+            writer.write(pixels, photometric='rgb', metadata=None)
+    assert '2 images of about one size in one file' in refused(
+        images.read_image, file.getvalue())
+
+
 def test_two_pages_of_one_size_and_of_two_types_are_refused():
     file = io.BytesIO()
     with tifffile.TiffWriter(file) as writer:
         for dtype in (np.uint8, np.uint16):
             writer.write(GREY.astype(dtype), photometric='minisblack',
                          metadata=None)
-    assert '2 images of one size in one file' in refused(
+    assert '2 images of about one size in one file' in refused(
         images.read_labels, file.getvalue())
 
 
@@ -326,9 +335,9 @@ def test_16_bits_are_scaled_exactly(capsys):
     (HALF_CLEAR.astype(np.uint16), '3 channels of uint16 with transparency'),
     (GREY.astype(np.uint16), 'grey of uint16'),
     (GREY.astype(np.float32), 'grey of float32'),
-    (np.stack([GREY] * 2), '2 images of one size'),
-    (PLANES, '3 images of one size'),
-    (np.stack([PIXELS, PIXELS]), '2 images of one size'),
+    (np.stack([GREY] * 2), '2 images of about one size'),
+    (PLANES, '3 images of about one size'),
+    (np.stack([PIXELS, PIXELS]), '2 images of about one size'),
     (np.dstack([GREY] * 5), '5 channels')])
 def test_what_is_no_rgb_is_called_so(array, said):
     options = {'photometric': 'minisblack'}
@@ -411,14 +420,6 @@ def test_deep_png_is_refused():
     for deep in (saved(GREY.astype(np.uint16)),
                  imagecodecs.png_encode(PIXELS.astype(np.uint16) * 257)):
         assert 'more than 8 bits' in refused(images.read_image, deep)
-
-
-def with_tag(data, number, value, size=2):
-    """A little-endian TIFF file with a tag of some bytes changed."""
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        place = file.pages[0].tags[number].valueoffset
-    return (data[:place] + value.to_bytes(size, 'little')
-            + data[place + size:])
 
 
 def test_what_cannot_be_decoded_is_called_by_its_name():
@@ -693,8 +694,8 @@ def test_masks(data, value):
     (npy(np.int64(2) ** 40 * LABELS), '2 ** 31'),
     (tiff_of(LABELS.astype(np.float32) + 0.5), 'other numbers'),
     (tiff_of(np.full((9, 9), np.nan, np.float32)), 'other numbers'),
-    (tiff_of(np.stack([LABELS] * 2).astype(np.uint16)), '2 images of one'),
-    (tiff_of(PLANES, photometric='minisblack'), '3 images of one'),
+    (tiff_of(np.stack([LABELS] * 2).astype(np.uint16)), '2 images of'),
+    (tiff_of(PLANES, photometric='minisblack'), '3 images of'),
     (npy(np.array([{}], object), allow_pickle=True), 'Object arrays'),
     (npy(np.array(['a'])), '[1]'), (npy(LABELS + 1j), 'complex'),
     (npy(np.zeros((0, 4))), 'without pixels'),

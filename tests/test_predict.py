@@ -519,7 +519,7 @@ def test_output_folder_that_is_a_file(tmp_path):
 
 
 def test_images_of_a_store(tmp_path, capsys):
-    """Named by the image, also with a dot; in micrometres at 0.25."""
+    """Named by the image, also with a dot."""
     image = np.zeros((60, 90, 3), np.uint8)
     image[20:40, 30:50, 0] = 255
     whole = store.WholeImage('a.b', image, np.zeros((60, 90), np.int32), True)
@@ -531,8 +531,14 @@ def test_images_of_a_store(tmp_path, capsys):
         'a.b', kinds=['_labels.png', '_nuclei.csv'])
     names, row = (tmp_path / 'out' / 'a.b_nuclei.csv').read_text().split()
     found = dict(zip(names.split(','), row.split(',')))
-    assert (found['area_px2'], found['area_um2']) == ('400', '25')
+    # Prepared without a resolution, it has none.
+    assert found['area_px2'] == '400' and 'area_um2' not in found
     assert capsys.readouterr().out.startswith(f'{path}/a.b: 1 nucleus, ')
+    path = write_split(tmp_path / 'known', whole, microns_per_pixel=0.5)
+    with store.open_store(path) as file:
+        predict.predict_store(file, str(tmp_path / 'um'), PREDICTOR, ['csv'])
+    names, row = (tmp_path / 'um' / 'a.b_nuclei.csv').read_text().split()
+    assert dict(zip(names.split(','), row.split(',')))['area_um2'] == '25'
     # Of another store it is another image.
     other = write_split(tmp_path / 'other', whole._replace(image=image // 2))
     with store.open_store(other) as file, pytest.raises(
@@ -541,12 +547,13 @@ def test_images_of_a_store(tmp_path, capsys):
                               ['csv', 'labels'])
 
 
-def write_split(folder, *wholes):
+def write_split(folder, *wholes, **rules):
     """Writes a store of images; returns its path."""
     path = str(folder / 'test.h5')
     folder.mkdir(exist_ok=True)
     store.write_store(path, {'source': 'made here', 'split': 'test',
-                             'source_digest': '', 'seed': 0, 'fold': '0'},
+                             'source_digest': '', 'seed': 0, 'fold': '0',
+                             **rules},
                       [example(*whole[:3]) for whole in wholes])
     return path
 

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histology import resample, resolution
+from histology import progress, resample, resolution
 from histology.files import InputError
 from inputs import from_bytes
 
@@ -140,6 +140,16 @@ def test_of_two_images_the_larger_counts(tmp_path, ome):
     assert resolution.read_microns_per_pixel(path) == (0.5, True)
 
 
+def test_pixels_that_are_not_square_are_said(tmp_path, capsys):
+    path = tmp_path / 'a.tif'
+    path.write_bytes(tiff_of(description=OME.format(0.25, 0.3, '')))
+    with progress.reporter(1, 'image'):
+        found = resolution.read_microns_per_pixel(path)
+    assert found == (None, False)
+    assert ('a.tif: its pixels are 0.25 x 0.3 micrometres, which no network'
+            in capsys.readouterr().err)
+
+
 def test_what_is_no_image_says_nothing(tmp_path):
     assert stated(b'') is None and stated(b'no image') is None
     whole = saved('TIFF', dpi=(50800, 50800))
@@ -161,6 +171,9 @@ def test_what_is_no_image_says_nothing(tmp_path):
     # A flag overrides it.
     (0.5, APERIO.format(0.5), (0.5, 0.5), None),
     (0.25, APERIO.format(0.5), (0.25, 0.25), 'says 0.5 .* read as 0.25; '),
+    # So near, the network sees no difference, but areas are a quarter larger.
+    (0.25, APERIO.format(0.22), (0.25, 0.25), 'says 0.22 .* read as 0.25; '),
+    (0.25, APERIO.format(0.246), (0.25, 0.25), None),
     # Neither, and no more than dots for printing.
     (None, 'none', (None, None), 'no resolution, taken as 40x'),
     (0.5, 'none', (0.5, 0.5), None)])

@@ -24,6 +24,7 @@ from shapely import geometry
 from conftest import start, wait_for
 from histology import images, resolution, synthetic
 from histology.files import InputError
+from inputs import with_tag
 from prediction import (
     Predictor,
     blocks,
@@ -235,13 +236,7 @@ def test_a_slide_read_in_parts_is_the_image(tmp_path):
 def test_tiles_that_are_not_stored_are_white(tmp_path):
     path = tmp_path / 'in' / 'a.tif'
     write_slide(path, np.full((256, 256, 3), 99, np.uint8))
-    with tifffile.TiffFile(str(path)) as tif:
-        places = [tif.pages[0].tags[name].valueoffset + 4  # of the second
-                  for name in ('TileOffsets', 'TileByteCounts')]
-    with open(str(path), 'r+b') as file:
-        for place in places:
-            file.seek(place)
-            file.write(bytes(4))
+    omit_tiles(path, [1])
     found = slides.Slide(str(path)).at((256, 256))[:256, :256]
     expected = np.full((256, 256, 3), 99)
     expected[:128, 128:] = 255
@@ -324,6 +319,53 @@ def test_tissue():
     assert (tissue.find_tissue(image) == expected).mean() > 0.97
 
 
+def test_glass_within_what_was_not_scanned_is_no_tissue():
+    image = np.zeros((300, 300, 3), np.uint8)
+    image[50:250, 50:250] = GLASS
+    assert not tissue.find_tissue(image).any()
+    image[100:150, 100:150] = TISSUE
+    mask = tissue.find_tissue(image)
+    assert mask[100:150, 100:150].all() and mask.sum() < 56 ** 2
+    assert not tissue.find_tissue(np.zeros((20, 20, 3), np.uint8)).any()
+
+
+@pytest.mark.skipif(not slides.HAS_OPENSLIDE, reason='tiffslide has no '
+                    'transparency')
+def test_glass_beside_what_was_not_scanned_is_no_tissue(tmp_path):
+    """Tiles that are not stored are white, and glass is darker than that."""
+    image = np.full((1024, 1024, 3), 238, np.uint8)
+    image[768:, :512] = TISSUE
+    path = tmp_path / 'in' / 'a.tif'
+    write_slide(path, image, downsamples=(1,))
+    omit_tiles(path, range(8, 24))  # a quarter of 64
+    plan = plan_of(tmp_path)
+    expected = np.zeros((32, 32), bool)
+    expected[24:, :16] = True
+    assert (plan.mask == expected).mean() > 0.97
+    assert not plan.mask[:20].any()
+    assert (plan.image[6:10] == 255).all()
+
+
+def omit_tiles(path, numbers):
+    """Makes tiles of a slide's first level ones that are not stored."""
+    with tifffile.TiffFile(str(path)) as tif:
+        places = [tif.pages[0].tags[name].valueoffset + 4 * number
+                  for name in ('TileOffsets', 'TileByteCounts')
+                  for number in numbers]
+    with open(str(path), 'r+b') as file:
+        for place in places:
+            file.seek(place)
+            file.write(bytes(4))
+
+
+def test_a_slide_of_other_colours_is_said(tmp_path, capsys):
+    image = np.zeros((512, 512, 3), np.uint8)
+    image[100:300, 100:300] = (30, 40, 220)
+    write_slide(tmp_path / 'in' / 'a.tif', image)
+    assert run(tmp_path) == []
+    assert 'a.tif: its colours are not those of H&E' in capsys.readouterr().err
+
+
 def test_tissue_decides_on_blocks():
     mask = np.zeros((100, 100), bool)
     mask[50, 50] = True
@@ -362,6 +404,8 @@ def test_tissue_alone_is_searched_unless_all_is(tmp_path):
         record = json.loads((tmp_path / str(number) / 'a.json').read_text())
         assert record['blocks'] == number
         assert record['nuclei'] == 1
+        # 512 x 384 pixels; 8 micrometres are 32.
+        assert record['mm2'] == pytest.approx(0.012288, rel=0.1)
 
 
 def test_a_killed_prediction_goes_on(tmp_path, program):
@@ -699,6 +743,12 @@ def test_what_is_a_slide(tmp_path):
             ('strips.tif', 1, False), ('a.png', 1, False),
             ('a.mrxs', pixels, True), ('absent.tif', 1, False)):
         assert slides.is_slide(str(tmp_path / name), largest) == expected
+    # What OpenSlide alone reads.
+    path = tmp_path / 'a.svs'
+    write_slide(path, image, downsamples=(1,), description='Aperio Image')
+    assert not slides.is_slide(str(path))
+    path.write_bytes(with_tag(path.read_bytes(), 259, 33003))
+    assert slides.is_slide(str(path)) == slides.HAS_OPENSLIDE
 
 
 def test_a_slide_without_resolution_needs_a_flag(tmp_path, capsys):
@@ -746,11 +796,12 @@ def test_a_slide_is_the_only_large_image_of_its_file(
     if overview:  # read as a whole
         assert centroids(tmp_path / 'out/a_nuclei.csv') == centres
     else:
-        assert f'{len(pages)} images of one size' in capsys.readouterr().err
+        assert f'{len(pages)} images of about one size' in (
+            capsys.readouterr().err)
     # Too large to be read as a whole.
     monkeypatch.setattr(images.tiff, 'MAX_IMAGE_PIXELS', 1)
     assert run(tmp_path, out='large', microns_per_pixel=0.25)
-    assert 'images of 650 x 600 pixels, and the first' in (
+    assert 'images of about 650 x 600 pixels, and the first' in (
         capsys.readouterr().err)
 
 
