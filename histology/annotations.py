@@ -207,12 +207,13 @@ def _numbered(values, path):
                     (top + rows.start, left + columns.start,
                      top + rows.stop, left + columns.stop))
             for label, its in boxes.items():
-                everywhere[label] += its
-                if outlines.lie_apart(np.array(its)):
+                if label in apart or outlines.lie_apart(np.array(its)):
                     apart.add(label)
+                    its = its[:1]  # for memory, of noise
+                everywhere[label] += its
     # Tiles cut nuclei in pieces, which are close to each other.
     apart.update(label for label, its in everywhere.items()
-                 if outlines.far_apart(np.array(its)))
+                 if len(its) > 1 and outlines.far_apart(np.array(its)))
     labels = sorted(everywhere)
     wrapped = values.dtype.itemsize == 1 and 255 in labels
     if len(apart) > (0 if wrapped else MOST_APART * len(labels)):

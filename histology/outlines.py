@@ -173,7 +173,7 @@ def _share(regions, height, width):
     grid = rasterize.fill(
         {1: [[ring / step for ring in polygon]
              for region in regions for polygon in region]},
-        *np.ceil(np.divide([height, width], step)).astype(int))
+        *np.maximum(np.divide([height, width], step).round(), 1).astype(int))
     return np.count_nonzero(grid) / grid.size
 
 

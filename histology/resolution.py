@@ -44,11 +44,10 @@ def read_microns_per_pixel(path):
             for x, y, own in _of_tiff(file) if is_tiff else _of_others(file):
                 if is_plausible(x, y):
                     return x, own
-                if is_plausible(x, x) and is_plausible(y, y):
-                    progress.warn((x, y), path, (
-                        f'its pixels are {x:.3g} x {y:.3g} micrometres, which '
-                        'no network here has seen; resample it to square '
-                        'pixels'))
+                if own and is_plausible(x, x) and is_plausible(y, y):
+                    progress.warn('sides', path, (
+                        f'its pixels are {x:.3g} x {y:.3g} micrometres; '
+                        'resample it to square ones'))
     except (*images.DECODER_ERRORS, InputError):
         pass  # reading the pixels says what is wrong
     return None, False
@@ -181,9 +180,10 @@ class Resolution:
         tolerance = MEASURED if used else TOLERANCE
         used = used or MICRONS_PER_PIXEL
         if stated and abs(stated / used - 1) > tolerance:
-            self._say((stated, used), f'{path}: says {stated:.3g} micrometres '
-                      f'per pixel, read as {used:.3g}; if the file is right, '
-                      f'give --microns_per_pixel={stated:.3g}', error=True)
+            stated = f'{stated:.3g}'
+            self._say((stated, used), f'{path}: says {stated} micrometres per '
+                      f'pixel, read as {used:.3g}; if the file is right, give '
+                      f'--microns_per_pixel={stated}', error=True)
 
     def _say(self, what, line, error=False):
         if what not in self._said:

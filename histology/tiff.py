@@ -117,7 +117,8 @@ def largest(tiff):
 def count_large(tiff):
     """Count the images of about the size of `largest`.
 
-    The next level of a pyramid has a quarter of its pixels.
+    The next level of a pyramid has a quarter of its pixels, or says that it
+    is one.
     """
     series = largest(tiff)
     page = series.keyframe
@@ -125,8 +126,11 @@ def count_large(tiff):
         _pixels(page) * page.samplesperpixel)
     # Of other types, say a label image beside the tissue, or other scenes.
     least = _pixels(page) / (1 if tiff.is_svs else 3)
-    return count + sum(least <= _pixels(other.keyframe) <= _pixels(page)
-                       for other in tiff.series if other is not series)
+    return count + sum(
+        least <= _pixels(other.keyframe) <= _pixels(page)
+        and not (other.keyframe.is_reduced
+                 and _pixels(other.keyframe) < _pixels(page))
+        for other in tiff.series if other is not series)
 
 
 def check_max_pixels(width, height, name):

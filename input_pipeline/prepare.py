@@ -14,7 +14,7 @@ from histology.files import InputError, atomic_write, locked, remove_matching
 from histology.outlines import crop
 from histology.progress import counted, reporter, say
 from histology.rasterize import FILL_RULE, areas_of
-from histology.resample import network_size, resample
+from histology.resample import MICRONS_PER_PIXEL, network_size, resample
 from histology.resolution import Resolution
 from input_pipeline import checks, store
 from input_pipeline.splits import assign_splits, division_text, fold_text
@@ -50,7 +50,7 @@ def find_sample(seed):
 
     # The seed is in the stores, and says which images they are.
     return Data('synthetic sample', synthetic.find(seed), '', load_sample,
-                None, ())
+                MICRONS_PER_PIXEL, ())
 
 
 def find_monuseg(folder, microns_per_pixel=None, classes=()):
@@ -93,11 +93,10 @@ def _annotated(source, entries, microns_per_pixel, classes):
         f'{entry.name} {entry.split}{listing.file_digest(entry.image)}'
         f'{listing.file_digest(entry.annotation)}'
         for entry in entries).encode()).hexdigest()
-    # With what decides on sizes and on nuclei. A class's name may hold blanks.
-    digest = [digest, *([f'{microns_per_pixel:g}'] if microns_per_pixel
-                        else ()), *map(json.dumps, sorted(classes))]
-    return Data(source, entries, ' '.join(digest), load, microns_per_pixel,
-                classes)
+    names = [json.dumps(name) if ' ' in name else name
+             for name in sorted(classes)]
+    return Data(source, entries, ' '.join([digest, *names]), load,
+                microns_per_pixel, classes)
 
 
 def prepare(output_dir, data, seed=0, fold='0', validation=()):
@@ -217,11 +216,14 @@ def _skipped_before(folder, rules, splits):
     former = [store.replaceable(path) for path in paths.values()]
     former = next(filter(None, former), rules)
     if any(former.get(key) != rules[key]
-           for key in ('source_digest', 'seed', 'fold')):
+           for key in ('source_digest', 'seed', 'fold', 'microns_per_pixel')):
         say(f'{folder}: replacing the stores of {former.get("source")} '
             f'({division_text(former.get("seed"), former.get("fold"))}). '
             'Networks trained on them cannot resume with the new ones. '
             'To keep both, give another --data_dir')
+    elif former.get('version') != VERSION:
+        say(f'{folder}: made by another version, which read some files '
+            'otherwise, so the stores are made again')
     return None
 
 

@@ -37,8 +37,8 @@ os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
 # so oneDNN keeps them all, by default 1024; see `preprocessing.SIDE_STEP`.
 os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '100000')
 
-# It would load setuptools when TensorFlow imports distutils: a fifth of a
-# second.
+# The hook of setuptools would load all of it when TensorFlow imports
+# distutils: a fifth of a second.
 with contextlib.suppress(ImportError):
     import _distutils_hack
     _distutils_hack.remove_shim()

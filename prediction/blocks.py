@@ -229,19 +229,21 @@ class Plan:
         self.key = runs.key_of(run, source) + json.dumps(self.geometry)
         self.start = runs.start_of(run, source)
         self.folder = runs.blocks_of(run, source)
-        self.image, self.unread = slide.read_whole(resample.scaled_size(
+        self.image, self.unread, empty = slide.read_whole(resample.scaled_size(
             slide.size, microns_per_pixel, tissue.MICRONS_PER_PIXEL))
-        self.mask = tissue.find_tissue(self.image) | self.unread
+        found = tissue.find_tissue(self.image, empty)
+        seen = (found if found.any()
+                else (self.image.max(axis=2) > tissue.BLACK) & ~empty)
+        if seen.any():
+            images.check_colours(self.image[seen][np.newaxis], slide.path)
+        self.mask = found | self.unread | run.all_tissue
         if not self.mask.any():
             progress.say(f'{slide.path}: no tissue found, so the whole slide '
                          'is searched', error=True)
             self.mask[:] = True
-        images.check_colours(self.image[self.mask][np.newaxis], slide.path)
-        self.image[(self.image <= tissue.BLACK).all(axis=2)] = 255
         self.blocks = [
             block for block in grid(size, self.geometry['side'], halo, shift)
-            if run.all_tissue
-            or tissue.touches(self.mask, block.core, size)]
+            if tissue.touches(self.mask, block.core, size)]
         self.seconds = time.monotonic() - began
 
     def __getstate__(self):

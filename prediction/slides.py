@@ -72,13 +72,13 @@ class Slide:
 
     Pixels count from the upper left corner of what was scanned, as in QuPath:
     some scanners store empty space around it. `empty` is the grey value of
-    what was not scanned.
+    what was not scanned, and `has_empty` says if any was read.
 
     Raises:
         InputError: it cannot be opened, or is a TIFF of several large images.
     """
 
-    empty = 255
+    empty, has_empty = 255, False
 
     def __init__(self, path):
         self.path = path
@@ -99,8 +99,9 @@ class Slide:
             from tiffslide import TiffFileError as Damage
             from tiffslide import TiffSlide as opened
         self._errors = (Damage, *images.DECODER_ERRORS)
-        lacking = ValueError('this kind needs OpenSlide, which Python 3.7 '
-                             'lacks; set up with ENGINE=tf2')
+        lacking = InputError(
+            f'{self.path}: this kind of slide needs TensorFlow 2.15; run '
+            '"ENGINE=tf2 ./run.sh setup", then "source .venv/bin/activate"')
         try:
             if not HAS_OPENSLIDE and self.path.lower().endswith(ENDINGS):
                 raise lacking
@@ -160,11 +161,19 @@ class Slide:
         """Read it at a small size.
 
         Returns:
-            uint8 [*size, 3], white where it is damaged, and black where it
-                was not scanned
+            uint8 [*size, 3], white where it is damaged or was not scanned
             bool [*size], True where it is damaged
+            bool [*size], True where it was not scanned
         """
+        whole, unread = self._read_whole(size)
+        if not self.has_empty:
+            return whole, unread, np.zeros(unread.shape, bool)
         self.empty = 0
+        other, _ = self._read_whole(size)
+        self.empty = 255
+        return whole, unread, (whole != other).any(axis=2)
+
+    def _read_whole(self, size):
         image = self.at(size)
         side = max(READ_SIDE * size[0]
                    // getattr(image, 'image', image).shape[0], 1)
@@ -176,7 +185,6 @@ class Slide:
                 with contextlib.suppress(InputError):
                     whole[part] = image[part]
                     unread[part] = False
-        self.empty = 255
         return whole, unread
 
     def read_region(self, level, x, y, width, height):
@@ -193,8 +201,9 @@ class Slide:
                              f'x = {x}, y = {y} ({error}); copy it again'
                              ) from error
         # What was never scanned is transparent.
-        return np.where(region[..., 3:] == 0, np.uint8(self.empty),
-                        region[..., :3])
+        empty = region[..., 3:] == 0
+        self.has_empty |= empty.any()
+        return np.where(empty, np.uint8(self.empty), region[..., :3])
 
 
 class _Level:

@@ -23,11 +23,12 @@ BLUR = 1, 5  # pixels: of the noise, and how far it carries what is black
 OVERVIEW_SIDE = 1200  # pixels, at most, of a picture in the overview
 
 
-def find_tissue(image):
+def find_tissue(image, empty=False):
     """Find the tissue in a slide; in doubt it is tissue.
 
     Args:
         image: uint8 [H, W, 3] at MICRONS_PER_PIXEL.
+        empty: bool [H, W], what was not scanned and is white.
 
     Returns:
         bool [H, W], without holes.
@@ -38,9 +39,10 @@ def find_tissue(image):
                                      (sigma, sigma, 0))
     scanned = ndimage.binary_erosion(image.max(axis=2) > BLACK,
                                      iterations=reach, border_value=1)
-    if not scanned.any():
-        return scanned
-    glass = np.percentile(smooth[scanned], GLASS, axis=0).astype(np.float32)
+    seen = scanned & ~np.array(empty)
+    if not seen.any():
+        return seen
+    glass = np.percentile(smooth[seen], GLASS, axis=0).astype(np.float32)
     missing = np.maximum(glass, max(DARKEST_GLASS, glass.max() - TINT)
                          ) - smooth  # light
     return ndimage.binary_fill_holes(scanned & (

@@ -370,7 +370,7 @@ def test_a_huge_image_takes_less_than_3_gb(tmp_path):
                     f'--images={tmp_path}/huge.png',
                     f'--output_dir={tmp_path}/out')
     _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = status  # or 3.7 signals that number at the end
+    process.returncode = status  # or 3.7 kills whatever has its number by then
     assert status == 0, process.stderr.read()
     assert usage.ru_maxrss < 3e9 / 1024  # KiB
     mask = iio.imread(tmp_path / 'out' / 'huge_mask.png', plugin='pillow')

@@ -146,7 +146,7 @@ def test_pixels_that_are_not_square_are_said(tmp_path, capsys):
     with progress.reporter(1, 'image'):
         found = resolution.read_microns_per_pixel(path)
     assert found == (None, False)
-    assert ('a.tif: its pixels are 0.25 x 0.3 micrometres, which no network'
+    assert ('a.tif: its pixels are 0.25 x 0.3 micrometres; resample it'
             in capsys.readouterr().err)
 
 

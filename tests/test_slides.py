@@ -221,7 +221,7 @@ def test_a_slide_read_in_parts_is_the_image(tmp_path):
     part = slice(100, 460), slice(130, 500)
     np.testing.assert_array_equal(slide.at((700, 500))[part], image[part])
     # Level 1 is a quarter; what is asked for decides.
-    small, unread = slide.read_whole((175, 125))
+    small, unread, _ = slide.read_whole((175, 125))
     np.testing.assert_array_equal(small, image[::4, ::4])
     assert not unread.any()
     half = slide.at((350, 250))
@@ -341,8 +341,8 @@ def test_glass_beside_what_was_not_scanned_is_no_tissue(tmp_path):
     plan = plan_of(tmp_path)
     expected = np.zeros((32, 32), bool)
     expected[24:, :16] = True
-    assert (plan.mask == expected).mean() > 0.97
-    assert not plan.mask[:20].any()
+    found = tissue.find_tissue(*plan.slide.read_whole((32, 32))[::2])
+    assert (found == expected).mean() > 0.97 and not found[:20].any()
     assert (plan.image[6:10] == 255).all()
 
 
@@ -360,7 +360,8 @@ def omit_tiles(path, numbers):
 
 def test_a_slide_of_other_colours_is_said(tmp_path, capsys):
     image = np.zeros((512, 512, 3), np.uint8)
-    image[100:300, 100:300] = (30, 40, 220)
+    image[100:300, 100:300] = np.multiply.outer(
+        np.linspace(0.3, 1, 200 * 200).reshape(200, 200), (30, 40, 220))
     write_slide(tmp_path / 'in' / 'a.tif', image)
     assert run(tmp_path) == []
     assert 'a.tif: its colours are not those of H&E' in capsys.readouterr().err
@@ -404,8 +405,6 @@ def test_tissue_alone_is_searched_unless_all_is(tmp_path):
         record = json.loads((tmp_path / str(number) / 'a.json').read_text())
         assert record['blocks'] == number
         assert record['nuclei'] == 1
-        # 512 x 384 pixels; 8 micrometres are 32.
-        assert record['mm2'] == pytest.approx(0.012288, rel=0.1)
 
 
 def test_a_killed_prediction_goes_on(tmp_path, program):
@@ -771,9 +770,8 @@ def test_what_python_3_7_does_not_read(tmp_path, capsys):
     # One that fits is read whole, without tiffslide.
     assert run(tmp_path) == [str(tmp_path / 'in' / 'b.mrxs')]
     assert (tmp_path / 'out' / 'a_mask.png').exists()
-    assert ('b.mrxs: cannot be opened as a slide (this kind needs OpenSlide, '
-            'which Python 3.7 lacks; set up with ENGINE=tf2)') in (
-                capsys.readouterr().err)
+    assert ('b.mrxs: this kind of slide needs TensorFlow 2.15; run "ENGINE='
+            'tf2 ./run.sh setup", then') in capsys.readouterr().err
     with pytest.raises(InputError, match='a.tif: .*ENGINE=tf2'):
         slides.Slide(str(tmp_path / 'in' / 'a.tif'))
 

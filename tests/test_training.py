@@ -236,7 +236,7 @@ def test_a_checkpoint_that_was_trained_anew_is_evaluated_anew(model_dir):
 
 def test_training_never_replaces_what_it_did_not_train(tmp_path):
     (tmp_path / 'checkpoint').write_text('model_checkpoint_path: "x"')
-    with pytest.raises(InputError, match='"checkpoint", but not those that'):
+    with pytest.raises(InputError, match='"checkpoint", but no model.ckpt'):
         checkpoints.record_to_resume(str(tmp_path), 'unet')
     (tmp_path / 'weights.h5').touch()
     with pytest.raises(InputError, match='but no checkpoint'):

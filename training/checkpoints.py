@@ -72,7 +72,7 @@ def record_to_resume(folder, net, width=None, output_stride=None):
             saved.read_json(config, {'net': str}, CHOOSE)
         if not os.path.exists(os.path.join(folder, 'checkpoint')):
             return None
-        reason = 'holds the file "checkpoint", but not those that it names'
+        reason = 'holds the file "checkpoint", but no model.ckpt-* beside it'
     raise InputError(f'{folder}: {reason}; {CHOOSE}')
 
 
