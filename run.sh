@@ -38,8 +38,8 @@ fail() {
   exit 1
 }
 
-[ -e requirements.txt ] || fail "$PWD: is not the project's folder; as a job \
-of SLURM's, which copies scripts, give sbatch --wrap ./run.sh"
+[ -e requirements.txt ] || fail "$PWD: is not the project's folder; with \
+SLURM, which copies scripts, give sbatch --wrap ./run.sh"
 
 # Prints the first Python that is of one of the versions, "3.7" say, and can
 # make an environment (Debian's cannot without python3-venv).
@@ -318,5 +318,5 @@ echo "Split: $split. Pictures: $models/NET/${split}_pictures," \
 echo "Curves in TensorBoard: $venv/bin/tensorboard --host localhost" \
   "--logdir $models"
 echo "To go on with these networks: $venv/bin/python main.py --mode=predict" \
-  "--net=${nets[0]} --model_dir=$models --images='DIR/*.tif'" \
-  "--output_dir=OUT (eval: --data_dir=$data)"
+  "--net=unet --model_dir=$models --images=DIR --output_dir=OUT." \
+  "To measure: --mode=eval --net=unet --model_dir=$models --data_dir=$data"
