@@ -41,7 +41,7 @@ try:
     from prediction.instances import GAP_THRESHOLD, MIN_HEIGHT, THRESHOLD
     from prediction.predictor import MIN_AREA
     from prediction.slides import MAX_WHOLE_PIXELS
-    from prediction.tiling import MAX_TILE_PIXELS, MIN_OVERLAP
+    from prediction.tiling import MAX_TILE_PIXELS
     from prediction.writers import OUTPUTS
     from training.records import (
         INIT_LEARNING_RATE,
@@ -485,7 +485,7 @@ def export(folder):
     announce(record, folder, precision(accelerate=False))
     differences = exporting.export(
         session, model, record, output_dir,
-        LICENCE if saved.is_shipped(folder) else None, MIN_OVERLAP)
+        LICENCE if saved.is_shipped(folder) else None)
     for name, difference in differences.items():
         print(f'{name}: the probability differs by at most {difference:.1g}')
     print(f'exported: {output_dir}'

@@ -26,6 +26,7 @@ SIDE = 512  # of model.onnx and of the image that every file is tried on
 FILES = {'model': ('ONNX Runtime', 'OpenCV'),
          'model_dynamic': ('ONNX Runtime',)}
 OPSET = 15
+HALO = 96  # pixels at the edges of a tile that lack context
 TOLERANCE = 1e-4  # of probabilities
 # Of SegNet's on average. Where two values of a pooling window are almost
 # equal, rounding decides whose position it remembers, and pixels differ.
@@ -61,14 +62,13 @@ def has_onnx():
         os.path.join(saved.PROJECT, ENVIRONMENT, 'requirements.txt'))
 
 
-def export(session, model, record, output_dir, licence=None, halo=0):
+def export(session, model, record, output_dir, licence=None):
     """Write the files of a network; the folder appears only when whole.
 
     Args:
         session, model, record: of `saved.load_network`.
         output_dir: made if missing; an earlier export is replaced.
         licence: the network's, as SPDX writes it, or None.
-        halo: pixels at the edges of a tile that lack context.
 
     Returns:
         dict of 'FILE in READER' to the largest difference of a probability
@@ -102,7 +102,7 @@ def export(session, model, record, output_dir, licence=None, halo=0):
                 np.save(f'{folder}/test_{name}.npy',
                         array.transpose(0, 3, 1, 2))
             write_json(f'{folder}/rdf.yaml', _describe(  # YAML takes JSON
-                model.name, record, licence, halo, ties))
+                model.name, record, licence, ties))
         for (name, reader), output in found.items():
             differences[f'{name} in {reader}'] = _compare(
                 f'{name} in {reader}', output, session.run(
@@ -199,7 +199,7 @@ def _write_onnx(frozen, folder, batches):
                 for name, readers in FILES.items() for reader in readers}
 
 
-def _describe(net, record, licence, halo, ties):
+def _describe(net, record, licence, ties):
     """Return what rdf.yaml says, in bioimage.io's format 0.5."""
     from histology.resample import MICRONS_PER_PIXEL  # needs Pillow
     paper = (nets.module_of(net).__doc__ or 'no paper').splitlines()[0]
@@ -231,7 +231,7 @@ def _describe(net, record, licence, halo, ties):
                 'gain': 1 / 255, 'offset': 0}}])],
         'outputs': [tensor(
             OUTPUT, ['nucleus'], 'output', [0, 1], lambda axis: {
-                'size': {'tensor_id': INPUT, 'axis_id': axis}, 'halo': halo})],
+                'size': {'tensor_id': INPUT, 'axis_id': axis}, 'halo': HALO})],
         'weights': {'onnx': {'source': 'model.onnx', 'opset_version': OPSET}},
         'config': {'bioimageio': {'reproducibility_tolerance': [
             {'mismatched_elements_per_million': 1000}] if ties else []}}}
