@@ -69,8 +69,8 @@ def _features(content, path):
     """List the objects of a file; those of other programs as Features."""
     items = content if isinstance(content, list) else [content]
     keys = set(items[0]) if items else set()
-    if 'nuc' in keys:
-        return [_feature(_around_pixels(nucleus['contour']),
+    if 'nuc' in keys:  # HoVer-Net's vertices are the centres of pixels
+        return [_feature(np.array(nucleus['contour']) + 0.5,
                          nucleus.get('type') and f'type {nucleus["type"]}')
                 for nucleus in content['nuc'].values()]
     if 'shapes' in keys:  # labelme's
@@ -82,15 +82,6 @@ def _features(content, path):
                          'labelme; that of COCO and others is not read: '
                          'export GeoJSON of QuPath, or label images')
     return items
-
-
-def _around_pixels(contour):
-    """Return HoVer-Net's vertices, which are the outermost pixels, as points.
-
-    They are moved outwards by so little that just these pixels lie within.
-    """
-    points = np.array(contour, float) + 0.5
-    return points + 1e-5 * np.sign(points - points.mean(axis=0))
 
 
 def _feature(points, name, shape=None):

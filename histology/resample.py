@@ -72,8 +72,7 @@ class Resampled:
         self.shape = (*size, *image.shape[2:])
 
     def __getitem__(self, place):
-        return _resize(self.image, 0, self.image.shape[:2], self.shape[:2],
-                       place)
+        return _resize(self.image, self.shape[:2], place)
 
 
 def resample(image, size):
@@ -95,68 +94,30 @@ def resample(image, size):
     return whole
 
 
-def resample_rows(parts, size, new_size):
-    """Resample an image that comes in parts, from top to bottom.
-
-    Memory: a part and a strip of rows.
-
-    Args:
-        parts: iterable of float32 [h, W] in [0, 1], H rows in all.
-        size: (H, W).
-        new_size: (H', W').
-
-    Yields:
-        From top to bottom, float32 [h', W'] in [0, 1] of rows that are done.
-    """
-    scale = size[0] / new_size[0]
-    kept, top, done = np.zeros((0, size[1]), np.float32), 0, 0
-    for part in parts:
-        for start in range(0, len(part), tiff.STRIP):
-            kept = np.concatenate([kept, part[start:start + tiff.STRIP]])
-            bottom = top + len(kept)
-            ready = (new_size[0] if bottom == size[0]
-                     else int((bottom - _margin(scale) - 1) / scale))
-            if ready <= done:
-                continue
-            yield _resize(kept, top, size, new_size,
-                          (slice(done, ready), slice(None)))
-            done = ready
-            first = max(0, math.floor(done * scale) - _margin(scale))
-            kept, top = kept[max(0, first - top):], max(first, top)
-
-
-def _margin(scale):
-    """Count the pixels that the filter needs on each side of a part."""
-    return math.ceil(REACH * max(scale, 1)) + 1
-
-
-def _resize(array, top, size, new_size, place):
+def _resize(image, new_size, place):
     """Resample a part of an image.
 
     Args:
-        array: uint8 [h, W, 3] or [h, W], or float32 [h, W] in [0, 1], the
-            rows that the part needs; the first one is `top`.
-        size: (H, W), of the image.
+        image: uint8 [H, W, 3] or [H, W].
         new_size: (H', W').
         place: slices of rows and columns at the new size.
 
     Returns:
-        array of the part, of the same type.
+        uint8 array of the part.
     """
     needed, shape, starts, ends = [], [], [], []
-    for old, new, part, offset in zip(size, new_size, place, (top, 0)):
+    for old, new, part in zip(image.shape, new_size, place):
         start, stop, _ = part.indices(new)
         shape.append(stop - start)
         # Of the old image, and then of what is needed of it.
         start, stop = start * old / new, stop * old / new
-        first = max(0, math.floor(start) - _margin(old / new))
-        last = min(old, math.ceil(stop) + _margin(old / new))
-        needed.append(slice(first - offset, last - offset))
+        margin = math.ceil(REACH * max(old / new, 1)) + 1
+        first = max(0, math.floor(start) - margin)
+        needed.append(slice(first, min(old, math.ceil(stop) + margin)))
         starts.append(start - first)
         ends.append(stop - first)
-    part = np.array(Image.fromarray(array[tuple(needed)]).resize(
+    return np.array(Image.fromarray(image[tuple(needed)]).resize(
         shape[::-1], Image.BICUBIC, box=(*starts[::-1], *ends[::-1])))
-    return part if part.dtype == np.uint8 else part.clip(0, 1)
 
 
 def resample_labels(labels, size):

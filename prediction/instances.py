@@ -32,8 +32,8 @@ STRIP = 256  # rows that are numbered at a time
 NUCLEAR = 2  # a pixel of a piece large enough for a nucleus; of others it is 1
 
 
-def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
-             window=WINDOW, min_area=MIN_AREA, min_height=MIN_HEIGHT):
+def separate(mask, probability, threshold=THRESHOLD, window=WINDOW,
+             min_area=MIN_AREA, min_height=MIN_HEIGHT):
     """Separate the nuclei of a mask.
 
     The relief is the distance to the edge of the mask plus the probability,
@@ -41,13 +41,13 @@ def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
     window.
 
     Args:
-        mask: bool or uint8 [H, W], 0 in the background.
+        mask: bool or uint8 [H, W], 0 in the background, at 0.25 micrometres
+            per pixel.
         probability: uint8 [H, W], 255 times the probability of nucleus.
-        scale: pixels of the image for one at 0.25 micrometres per pixel.
         threshold: of the mask.
         window: side of the windows, pixels.
         min_area, min_height: smaller pieces are debris, and smaller hills are
-            merged; both in pixels at 0.25 micrometres per pixel.
+            merged; both in pixels.
 
     Returns:
         labels: int32 [H, W], 0 in the background, and 1 to N in the nuclei by
@@ -60,13 +60,12 @@ def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
     labels = np.zeros(mask.shape, np.int32)
     closed = np.zeros(mask.shape, np.uint8)
     count = 0
-    parts = windows(mask.shape, window, int(MARGIN * scale))
+    parts = windows(mask.shape, window, MARGIN)
     for core, outer in parts:
         progress.check()
         regions, peaks, filled = _separate_window(
-            mask[outer] > 0, probability[outer], scale,
-            255 * GAP_THRESHOLD * threshold, min_area * scale ** 2,
-            min_height * scale)
+            mask[outer] > 0, probability[outer],
+            255 * GAP_THRESHOLD * threshold, min_area, min_height)
         inner = tuple(slice(c.start - o.start, c.stop - o.start)
                       for c, o in zip(core, outer))
         closed[core] = filled[inner]
@@ -78,10 +77,9 @@ def separate(mask, probability, scale=1.0, threshold=THRESHOLD,
         # What reaches further than a margin from its peak.
         rest = (closed[core] == NUCLEAR) & (labels[core] == 0)
         if rest.any():
-            rest, pieces = ndimage.label(_large(rest, min_area * scale ** 2))
+            rest, pieces = ndimage.label(_large(rest, min_area))
             count += _add(labels[core], rest, np.ones(pieces, bool), count)
-    return (_in_reading_order(labels, count),
-            np.minimum(closed, 1, out=closed))
+    return in_reading_order(labels, count), np.minimum(closed, 1, out=closed)
 
 
 def _add(labels, regions, chosen, count):
@@ -98,8 +96,8 @@ def _add(labels, regions, chosen, count):
     return chosen.sum()
 
 
-def _in_reading_order(labels, count):
-    """Number labels 1 to `count` by their first pixels, in place."""
+def in_reading_order(labels, count):
+    """Number labels of 1 to `count` by their first pixels, in place."""
     first = np.full(count + 1, labels.size)
     tops = range(0, len(labels), STRIP)
     for top in reversed(tops):
@@ -130,14 +128,14 @@ def windows(shape, side, margin, shift=0):
     return [tuple(zip(*window)) for window in itertools.product(*axes)]
 
 
-def _separate_window(mask, probability, scale, gap_probability, min_area,
+def _separate_window(mask, probability, gap_probability, min_area,
                      min_height):
     """Separate the nuclei of a window.
 
     Args:
-        mask, probability, scale: as for `separate`, the mask bool.
+        mask, probability: as for `separate`, the mask bool.
         gap_probability: a gap is nuclear above this, of 255.
-        min_area, min_height: as for `separate`, in pixels of the window.
+        min_area, min_height: as for `separate`.
 
     Returns:
         int32 [H, W], 0 and 1 to N in the nuclei; (rows, columns) of their
@@ -145,22 +143,20 @@ def _separate_window(mask, probability, scale, gap_probability, min_area,
         NUCLEAR in the nuclei and 1 in smaller pieces
     """
     from scipy import ndimage
-    max_hole = MAX_HOLE * scale ** 2
-    unclosed = ~_large(~mask, max_hole)
-    reach = max(round(GAP_CLOSING // 2 * scale), 1)
-    filled = unclosed | (_closed(unclosed, reach)
+    unclosed = ~_large(~mask, MAX_HOLE)
+    filled = unclosed | (_closed(unclosed, GAP_CLOSING // 2)
                          & (probability > gap_probability))
-    filled = ~_large(~filled, max_hole)
+    filled = ~_large(~filled, MAX_HOLE)
     nuclei = _large(filled, min_area)
     inner = unclosed & nuclei
     if inner.all():
         relief = np.zeros(mask.shape)  # no edge to be distant from
     else:
         relief = ndimage.distance_transform_edt(inner)
-        np.minimum(relief, MARGIN * scale, out=relief)
+        np.minimum(relief, MARGIN, out=relief)
     relief = relief.astype(np.float32)
-    relief += probability * np.float32(PROBABILITY_WEIGHT * scale / 255)
-    relief = ndimage.gaussian_filter(relief, SIGMA * scale)
+    relief += probability * np.float32(PROBABILITY_WEIGHT / 255)
+    relief = ndimage.gaussian_filter(relief, SIGMA)
     relief *= nuclei
     # With a frame, so that each pixel has four neighbours.
     frame = relief.min()

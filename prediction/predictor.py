@@ -87,22 +87,10 @@ class Predictor:
             'weights_sha1', 'precision', 'threshold', 'average', 'max_pixels',
             'min_area', 'splitting')}
 
-    def rows(self, image, size=None, progress=None):
-        """Compute the probability of nucleus as `tiling.predict_rows` does.
-
-        Args:
-            image, progress: as for it.
-            size: (height, width) at which the network sees the image, or
-                None for its own.
-        """
-        own_size = image.shape[:2]
-        resampled = size not in (None, own_size)
-        if resampled:
-            image = resample.Resampled(image, size)
-        rows = tiling.predict_rows(image, self.forward, self.stride,
+    def rows(self, image, progress=None):
+        """Compute the probability of nucleus as `tiling.predict_rows` does."""
+        return tiling.predict_rows(image, self.forward, self.stride,
                                    self.max_pixels, self.average, progress)
-        return (resample.resample_rows(rows, size, own_size) if resampled
-                else rows)
 
     def __call__(self, image, microns_per_pixel=None, name='image',
                  progress=None):
@@ -137,23 +125,31 @@ class Predictor:
         if microns_per_pixel is not None:
             _check_range('microns_per_pixel', microns_per_pixel, *PLAUSIBLE)
         size = resample.network_size(image.shape[:2], microns_per_pixel, name)
-        return (image, *self.classify(image, size, progress),
-                len(image) / size[0], microns_per_pixel)
+        pixels = (image if size == image.shape[:2]
+                  else resample.Resampled(image, size))
+        return (image, *self.classify(pixels, progress), microns_per_pixel)
 
     def separate(self, seen):
         """Make the Nuclei of what `see` returns."""
-        image, mask, probability, scale, microns_per_pixel = seen
-        labels, mask = self.labels_of(mask, probability, scale)
-        return Nuclei(image, mask, probability, labels, microns_per_pixel)
+        image, mask, probability, microns_per_pixel = seen
+        labels, mask = self.labels_of(mask, probability)
+        size = image.shape[:2]
+        if labels.shape != size:
+            count = labels.max()
+            labels = instances.in_reading_order(  # some may have vanished
+                resample.resample_labels(labels, size), count)
+        return Nuclei(image, resample.resample_labels(mask, size),
+                      resample.resample(probability, size), labels,
+                      microns_per_pixel)
 
-    def labels_of(self, mask, probability, scale=1.0):
+    def labels_of(self, mask, probability):
         """Separate the nuclei of a mask, see `instances.separate`."""
         return instances.separate(
-            mask, probability, scale, self.threshold,
+            mask, probability, self.threshold,
             min_area=self.min_area / resample.PIXEL_AREA,
             min_height=self.splitting)
 
-    def classify(self, image, size=None, progress=None):
+    def classify(self, image, progress=None):
         """Classify the pixels of an image; arguments as for `rows`.
 
         Returns:
@@ -163,7 +159,7 @@ class Predictor:
         _check_range('threshold', self.threshold, 0, 1)
         mask, probability = np.empty((2, *image.shape[:2]), np.uint8)
         top = 0
-        for part in self.rows(image, size, progress):
+        for part in self.rows(image, progress):
             rows = slice(top, top + len(part))
             mask[rows] = part > self.threshold
             part *= 255

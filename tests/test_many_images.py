@@ -349,7 +349,7 @@ def test_one_image_more_is_in_memory(tmp_path):
              for index, name in enumerate('abcdef')]
     predictor = Counting()
     predictor.see = lambda image, *_: (
-        image, image[..., 0], image[..., 0], 1, None)
+        image, image[..., 0], image[..., 0], None)
     asked = runs.Run(predictor, str(tmp_path), ['mask'], None, False, (0, 1))
     runs.begin(asked, found)
     done = predict.results(found, asked, read, lambda part: None)
