@@ -63,17 +63,10 @@ if not VERSION_1:  # GPUs would round to 10 bits what is called float32
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
-def _cpuinfo():
-    try:
-        with open('/proc/cpuinfo') as file:
-            return file.read()
-    except OSError:  # not Linux
-        return ''
-
-
 def _processor_has(instructions):
     """Say whether what Linux says of the processor matches a regex."""
-    return re.search(instructions, _cpuinfo()) is not None
+    with open('/proc/cpuinfo') as file:
+        return re.search(instructions, file.read()) is not None
 
 
 def has_bfloat16():
