@@ -561,7 +561,9 @@ def test_a_damaged_part_is_named_and_the_rest_goes_on(discs, capsys):
     told = capsys.readouterr().err
     assert f'error: {path}: damaged in level 0 at x = ' in told
     assert 'blocks of it cannot be read' in told
-    assert f'error: {folder}/in/b.ndpi: cannot be opened as a slide' in told
+    said = ('cannot be opened as a slide' if slides.HAS_OPENSLIDE
+            else 'this kind of slide needs TensorFlow 2.15')
+    assert f'error: {folder}/in/b.ndpi: {said}' in told
     record = json.loads((folder / 'out' / 'a.json').read_text())
     skipped = record['blocks_skipped']
     assert '512_256' in skipped and len(skipped) < record['blocks']
