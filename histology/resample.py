@@ -72,7 +72,19 @@ class Resampled:
         self.shape = (*size, *image.shape[2:])
 
     def __getitem__(self, place):
-        return _resize(self.image, self.shape[:2], place)
+        needed, shape, starts, ends = [], [], [], []
+        for old, new, part in zip(self.image.shape, self.shape, place):
+            start, stop, _ = part.indices(new)
+            shape.append(stop - start)
+            # Of the old image, and then of what is needed of it.
+            start, stop = start * old / new, stop * old / new
+            margin = math.ceil(REACH * max(old / new, 1)) + 1
+            first = max(0, math.floor(start) - margin)
+            needed.append(slice(first, min(old, math.ceil(stop) + margin)))
+            starts.append(start - first)
+            ends.append(stop - first)
+        return np.array(Image.fromarray(self.image[tuple(needed)]).resize(
+            shape[::-1], Image.BICUBIC, box=(*starts[::-1], *ends[::-1])))
 
 
 def resample(image, size):
@@ -92,32 +104,6 @@ def resample(image, size):
         rows = slice(top, top + tiff.STRIP)
         whole[rows] = resampled[rows, :]
     return whole
-
-
-def _resize(image, new_size, place):
-    """Resample a part of an image.
-
-    Args:
-        image: uint8 [H, W, 3] or [H, W].
-        new_size: (H', W').
-        place: slices of rows and columns at the new size.
-
-    Returns:
-        uint8 array of the part.
-    """
-    needed, shape, starts, ends = [], [], [], []
-    for old, new, part in zip(image.shape, new_size, place):
-        start, stop, _ = part.indices(new)
-        shape.append(stop - start)
-        # Of the old image, and then of what is needed of it.
-        start, stop = start * old / new, stop * old / new
-        margin = math.ceil(REACH * max(old / new, 1)) + 1
-        first = max(0, math.floor(start) - margin)
-        needed.append(slice(first, min(old, math.ceil(stop) + margin)))
-        starts.append(start - first)
-        ends.append(stop - first)
-    return np.array(Image.fromarray(image[tuple(needed)]).resize(
-        shape[::-1], Image.BICUBIC, box=(*starts[::-1], *ends[::-1])))
 
 
 def resample_labels(labels, size):

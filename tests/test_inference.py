@@ -304,16 +304,17 @@ def test_at_another_size(size, max_pixels):
     nuclei = predictor(image, 0.25 * size[0] / 160)
     whole = slice(0, 150), slice(0, 225)  # what lies further out is debris
     truth = image[..., 0] > 0
-    for mask in (nuclei.mask > 0, nuclei.labels > 0,
-                 nuclei.probability > 0.5):
+    for mask, wrong, shift in (
+            (nuclei.probability > 0.5, 0.01, 0.05),
+            # Of two pixels equally near, the lower or right one counts.
+            (nuclei.mask > 0, 0.02, 0.3), (nuclei.labels > 0, 0.02, 0.3)):
         assert mask.shape == (160, 240)
         mask, truth = mask[whole], truth[whole]
         # Nothing but single pixels of the outlines.
-        assert (mask != truth).mean() < 0.02
+        assert (mask != truth).mean() < wrong
         for axis in (0, 1):
-            # Of two pixels equally near, the lower or right one counts.
             assert abs(np.nonzero(mask)[axis].mean()
-                       - np.nonzero(truth)[axis].mean()) < 0.3
+                       - np.nonzero(truth)[axis].mean()) < shift
     if seen.any():
         assert seen.mean() == pytest.approx((image[..., 0] > 0).mean(),
                                             rel=0.01)
