@@ -61,16 +61,20 @@ def test_a_cluster_trains_and_a_killed_worker_comes_back(
                  for task in ('ps', 'chief', 'worker', 'evaluator')}
     try:
         folder = tmp_path / 'unet'
-        wait_for(lambda: len(checkpoints.all_checkpoints(str(folder))) > 1,
+        # As the evaluator sees it: a checkpoint's files are there before.
+        wait_for(lambda: checkpoints.latest_step(str(folder)),
                  *processes.values())
         # Nobody trains until the worker is back.
         processes['chief'].send_signal(signal.SIGSTOP)
         processes['worker'].kill()
         processes['worker'].wait()
+        # It may be done before anybody looks, the others not.
+        others = [process for task, process in processes.items()
+                  if task != 'worker']
+        wait_for((folder / 'weights.h5').exists, *others)
         processes['worker'] = start('worker')
-        wait_for(lambda: (folder / 'weights.h5').exists() and len(
-            begun((tmp_path / 'worker.log').read_text())) == 2,
-            *processes.values())
+        wait_for(lambda: len(begun(
+            (tmp_path / 'worker.log').read_text())) == 2, *others)
         processes['chief'].send_signal(signal.SIGCONT)
         for process in processes.values():
             process.wait(timeout=SECONDS)
