@@ -30,7 +30,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # What has not ended by then hangs. It is far more than anything here takes,
 # also on a machine with other work to do.
 SECONDS = 1800
-# Images of `start_long`, enough to leave seconds of work after the first.
+# Images of `start_long`, which takes the last three when it may.
 IMAGES = {'prepare': 40, 'eval': 12, 'predict': 12}
 PROGRESS = re.compile(r'\d+ of \d+ \w+, .*(/s|s/\w+), .* left *')
 
@@ -180,17 +180,39 @@ def train_flags(data_dir, model_dir, net, steps):
 
 _started = []  # by the test that runs
 
+# main.py, which waits when its progress has come to PART until FILE is there:
+# it cannot end before a test has looked. Its arguments are PART, FILE, FLAGS.
+HELD = '''
+import contextlib, os, runpy, sys, time
+from histology import progress
+part, path = float(sys.argv[1]), sys.argv[2]
+del sys.argv[1:3]
+before = progress.reporter
 
-def start(*flags, group=False, stdout=subprocess.PIPE):
-    """Starts main.py with flags and returns the process.
+@contextlib.contextmanager
+def reporter(total, unit):
+    with before(total, unit) as report:
+        def held(done):
+            report(done)
+            while done >= part and not os.path.exists(path):
+                time.sleep(0.01)
+        yield held
+
+progress.reporter = reporter
+runpy.run_path('main.py', run_name='__main__')
+'''
+
+
+def start(*flags, code=None, group=False, stdout=subprocess.PIPE):
+    """Starts main.py with flags, or code, and returns the process.
 
     It is killed at the end of the test, should it run that long. `group` makes
     it the first process of a group, as shells do.
     """
     process = subprocess.Popen(
-        [sys.executable, 'main.py', *flags], cwd=ROOT, stdout=stdout,
-        stderr=subprocess.PIPE, universal_newlines=True,
-        start_new_session=group)
+        [sys.executable, *(['-c', code] if code else ['main.py']), *flags],
+        cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE,
+        universal_newlines=True, start_new_session=group)
     _started.append(process)
     return process
 
@@ -216,6 +238,8 @@ def start_training(data_dir, model_dir):
 
 def start_long(mode, model_dir, folder):
     """Starts long work on IMAGES[mode] images; returns once a part is done.
+
+    The last three wait for a file folder/go.
 
     Args:
         mode: 'prepare', 'eval' or 'predict'.
@@ -265,7 +289,8 @@ def start_long(mode, model_dir, folder):
         flags += [f'--images={folder}/images/*.png',
                   f'--output_dir={folder}/out']
         first_part = folder / 'out', '00_mask.png'
-    process = start(f'--mode={mode}', *flags)
+    process = start(str(IMAGES[mode] - 3), f'{folder}/go', f'--mode={mode}',
+                    *flags, code=HELD)
     parent, pattern = first_part
     wait_for(lambda: list(parent.glob(pattern)), process)
     return process

@@ -62,19 +62,19 @@ def test_a_cluster_trains_and_a_killed_worker_comes_back(
     try:
         folder = tmp_path / 'unet'
         # As the evaluator sees it: a checkpoint's files are there before.
-        wait_for(lambda: checkpoints.latest_step(str(folder)),
-                 *processes.values())
+        wait_for(lambda: checkpoints.latest_step(str(folder)) and begun(
+            (tmp_path / 'worker.log').read_text()), *processes.values())
         # Nobody trains until the worker is back.
         processes['chief'].send_signal(signal.SIGSTOP)
         processes['worker'].kill()
         processes['worker'].wait()
-        # It may be done before anybody looks, the others not.
         others = [process for task, process in processes.items()
                   if task != 'worker']
         wait_for((folder / 'weights.h5').exists, *others)
+        # It does the steps that are left: soon after the last one of the
+        # chief there is no server.
         processes['worker'] = start('worker')
-        wait_for(lambda: len(begun(
-            (tmp_path / 'worker.log').read_text())) == 2, *others)
+        wait_for(lambda: processes['worker'].poll() is not None, *others)
         processes['chief'].send_signal(signal.SIGCONT)
         for process in processes.values():
             process.wait(timeout=SECONDS)
@@ -163,6 +163,19 @@ def test_a_task_gives_up_without_a_chief(tmp_path, free_port, monkeypatch,
     assert end.value.code == 1
     line, = capsys.readouterr().err.splitlines()
     assert line.startswith(f'error: TF_CONFIG: no chief at {chief} for 0.3 s;')
+
+
+def test_a_worker_ends_after_the_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoints, 'latest_step', lambda folder: 9)
+    monkeypatch.setattr(cluster, 'WORKER_STAYS', 0.1)
+    monkeypatch.setenv('TF_CONFIG', json.dumps(
+        {'cluster': {'chief': ['a:1'], 'ps': ['a:2']}}))
+    monkeypatch.setattr(os, '_exit', sys.exit)
+    with pytest.raises(SystemExit) as end:
+        cluster.watch_training(str(tmp_path), 9)
+    assert end.value.code == 0
+    assert capsys.readouterr().out == (
+        f'{tmp_path}: the training has ended without this worker\n')
 
 
 def test_tasks_on_other_data_than_the_chiefs_are_refused(tmp_path):

@@ -1,4 +1,6 @@
 """Several processes on one folder: shards, Dask's workers, and their kills."""
+import contextlib
+import glob
 import os
 import random
 import re
@@ -7,12 +9,15 @@ import subprocess
 import sys
 import time
 
+import distributed
 import numpy as np
 import pytest
 from test_slides import contents, darkness, write_slide
 
 from conftest import (
+    HELD,
     ROOT,
+    SECONDS,
     end_of,
     messages,
     one_line,
@@ -65,7 +70,8 @@ def flags(given, out, *more):
 
 
 def written(out, name='[ab]'):
-    return list(out.glob(f'{name}.blocks/[0-9]*.npz'))
+    # pathlib's would raise an error if the folder went meanwhile.
+    return glob.glob(f'{out}/{name}.blocks/[0-9]*.npz')
 
 
 def test_shards_one_after_the_other(given, tmp_path, capsys):
@@ -140,7 +146,9 @@ def is_running(number):
 
 def test_workers_that_are_stopped_and_killed(given, expected, tmp_path):
     command = flags(given, tmp_path, '--dask=local')
-    process = start(*command, group=True)
+    # It waits after its first block: it merges nothing and does not end.
+    process = start('0.01', f'{tmp_path}/never', *command, group=True,
+                    code=HELD)
     wait_for(lambda: written(tmp_path, 'a'), process)
     workers = children(process)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
@@ -153,8 +161,11 @@ def test_workers_that_are_stopped_and_killed(given, expected, tmp_path):
     of_a = len(written(tmp_path, 'a'))
 
     process = start(*command)
-    wait_for(lambda: set(written(tmp_path)) - there, process)
-    os.kill(children(process)[0], signal.SIGKILL)
+    wait_for(lambda: set(written(tmp_path)) - there
+             or process.poll() is not None)
+    for worker in children(process)[:1]:  # none if the test came too late
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
     end_of(process)
     assert process.returncode == 1, process.stderr
     assert messages(process)[-1:] == [
@@ -185,9 +196,15 @@ def test_a_scheduler_that_is_killed(given, expected, program, tmp_path):
         started.append(start_dask(
             'worker', address, '--nthreads', '1', '--death-timeout', '60',
             '--no-nanny', '--local-directory', str(tmp_path)))
-        process = start(*flags(given, out, f'--dask={address}'))
+        # Else the process says that it waits for one.
+        with distributed.Client(address) as client:
+            client.wait_for_workers(1, timeout=SECONDS)
+        process = start('0.01', f'{tmp_path}/go',
+                        *flags(given, out, f'--dask={address}'), code=HELD)
         wait_for(lambda: len(written(out, 'a')) > 2, process)
         started[0].kill()
+        started[0].wait()
+        (tmp_path / 'go').touch()
         one_line(end_of(process),
                  f'--dask={address}: the scheduler has ended')
         started[1].kill()  # it would go on without one

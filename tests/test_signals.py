@@ -44,9 +44,19 @@ def test_training_saves_a_last_checkpoint(data_dir, tmp_path, number):
     assert checkpoints.checkpoint_step(latest) >= max(shown, default=1)
 
 
+# main.py whose evaluations do not end by themselves.
+ENDLESS = '''
+import itertools, runpy
+from input_pipeline import queues
+before = queues.validation_windows
+queues.validation_windows = lambda *given: itertools.cycle(before(*given))
+runpy.run_path('main.py', run_name='__main__')
+'''
+
+
 def test_training_stops_within_an_evaluation(program, data_dir, tmp_path):
     flags = (*train_flags(data_dir, tmp_path, 'unet', 3), '--width=4')
-    process = start(*flags)
+    process = start(*flags, code=ENDLESS)
     folder = tmp_path / 'unet'
     # It comes before the first image.
     wait_for((folder / 'eval').exists, process)

@@ -21,7 +21,7 @@ from PIL import Image
 from scipy import spatial
 from shapely import geometry
 
-from conftest import start, wait_for
+from conftest import HELD, start, wait_for
 from histology import images, resolution, synthetic
 from histology.files import InputError
 from inputs import with_tag
@@ -414,7 +414,9 @@ def test_a_killed_prediction_goes_on(tmp_path, program):
              f'--images={tmp_path}/in', f'--max_pixels={SIDE ** 2}',
              '--max_whole_pixels=1']
     assert program(*flags, f'--output_dir={tmp_path}/whole').returncode == 0
-    process = start(*flags, f'--output_dir={tmp_path}/killed')
+    # It waits after the third block, when five may be there.
+    process = start('3', f'{tmp_path}/never', *flags,
+                    f'--output_dir={tmp_path}/killed', code=HELD)
     folder = tmp_path / 'killed' / 'a.blocks'
     wait_for(lambda: len(list(folder.glob('[0-9]*.npz'))) >= 2, process)
     process.kill()

@@ -22,7 +22,9 @@ from training.records import (
 )
 
 POLL_SECONDS = 2  # between looks for a new checkpoint, or for another task
-SERVER_STAYS = 5  # seconds after the last step
+# Seconds after the last step.
+SERVER_STAYS = 5
+WORKER_STAYS = 30
 # Seconds without a chief after which the other tasks give up: enough to start
 # the tasks by hand, and a chief again.
 CHIEF_MISSED = 300
@@ -116,6 +118,18 @@ def watch_chief(folder, steps, timeout=CHIEF_MISSED):
         time.sleep(POLL_SECONDS)
 
 
+def watch_training(folder, steps):
+    """Do `watch_chief`, and end this worker if it is there much later.
+
+    It came late or was slow, and TensorFlow would wait for the servers, which
+    are gone, for two hours.
+    """
+    watch_chief(folder, steps)
+    time.sleep(WORKER_STAYS)
+    print(f'{folder}: the training has ended without this worker', flush=True)
+    os._exit(0)
+
+
 class SameDataHook(tf.train.SessionRunHook):
     """Run `check_as_chief`, whose arguments it takes, once the chief runs."""
 
@@ -152,8 +166,9 @@ def join(training):
         raise InputError(f'--data_dir={config.data_dir}: has no validation '
                          'images; start no evaluator')
     if not run_config.is_chief:
-        threading.Thread(target=watch_chief, daemon=True,
-                         args=(training.folder, config.steps)).start()
+        threading.Thread(
+            target=watch_chief if is_evaluator else watch_training,
+            daemon=True, args=(training.folder, config.steps)).start()
     if not is_evaluator and training.start < config.steps:
         # TensorFlow waits for the other tasks, and heeds no handler meanwhile.
         for number in SIGNALS:
