@@ -199,7 +199,9 @@ make_environment() {
   fi
   requirements "$engine$cuda" > "$venv/requirements.partial"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    -r "$venv/requirements.partial"
+    -r "$venv/requirements.partial" \
+    || fail "$venv: its packages could not be installed, see above; the same\
+ command tries again"
   # The copy is made last, so a set-up that was cut short starts over.
   mv "$venv/requirements.partial" "$venv/requirements.txt"
 }
@@ -208,14 +210,13 @@ make_environment() {
 set_up() {
   venv=.venv-$engine
   if ! is_ready; then
-    mkdir -p "$venv"
     (
       if ! flock --nonblock 9; then
         echo "Waiting for another run.sh to set up $venv"
         flock 9
       fi
       is_ready || make_environment
-    ) 9< "$venv"
+    ) 9> "$venv.lock"  # NFS shares the lock of a file, not of a folder
   fi
   next="source $venv/bin/activate"
   if [ "$engine" = onnx ]; then  # no environment to work in

@@ -12,6 +12,7 @@ import contextlib
 import gc
 import os
 import re
+import threading
 import warnings
 
 from histology.progress import counted
@@ -61,6 +62,13 @@ tf.disable_v2_behavior()
 VERSION_1 = tf.__version__.startswith('1.')
 if not VERSION_1:  # GPUs would round to 10 bits what is called float32
     tf.config.experimental.enable_tensor_float_32_execution(False)
+
+    def _excepthook(failed, before=threading.excepthook):
+        # The error is raised in the thread that writes the next event, too.
+        if failed.thread is None or failed.thread.name != 'EventLoggerThread':
+            before(failed)
+
+    threading.excepthook = _excepthook
 
 
 def _processor_has(instructions):

@@ -381,6 +381,8 @@ class Plan:
 
     def _merge(self):
         began = time.monotonic()
+        progress.say(f'{self.slide.path}: writing the results of '
+                     + progress.counted(len(self.blocks), 'block'))
         nuclei = Nuclei(self)
         runs.make_room(self.run, self.source)
         writers.write_all(self.start, nuclei, self.run.outputs, True)

@@ -3,6 +3,7 @@ import collections
 import glob
 import hashlib
 import os
+import time
 
 from histology import listing, pairs, progress
 from histology.files import InputError
@@ -24,9 +25,17 @@ Source = collections.namedtuple('Source', 'name stem is_slide digest index')
 
 def of_files(paths, max_whole_pixels):
     """List the Sources of image files."""
-    return [Source(path, os.path.splitext(os.path.basename(path))[0],
-                   slides.is_slide(path, max_whole_pixels), _digest(path),
-                   index) for index, path in enumerate(paths)]
+    found, said_at = [], time.monotonic()
+    for index, path in enumerate(paths):
+        progress.check()
+        if time.monotonic() - said_at > progress.LOG_INTERVAL:
+            said_at = time.monotonic()
+            progress.say(f'{index} of {progress.counted(len(paths), "file")} '
+                         'looked at', error=True)
+        found.append(Source(
+            path, os.path.splitext(os.path.basename(path))[0],
+            slides.is_slide(path, max_whole_pixels), _digest(path), index))
+    return found
 
 
 def _digest(path):

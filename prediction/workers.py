@@ -9,9 +9,11 @@ import contextlib
 import fractions
 import functools
 import importlib
+import math
 import os
 import socket
 import tempfile
+import time
 
 from histology import progress
 from histology.files import InputError
@@ -22,6 +24,7 @@ BLOCKS = 8  # of a slide, in a task
 QUEUED = 4  # tasks for each worker
 RETRIES = 3
 POLL_SECONDS = 2
+NO_WORKERS = 60  # seconds without any until a line says so
 # Of the workers that are started here: each has one core, and is silent.
 ENVIRONMENT = {'OMP_NUM_THREADS': '1', 'TF_NUM_INTRAOP_THREADS': '1',
                'DASK_LOGGING__DISTRIBUTED': 'critical'}
@@ -111,9 +114,16 @@ def _outcomes(client, run, tasks):
     call = functools.partial(
         _call, os.getcwd(), os.path.abspath(run.predictor.folder),
         run.predictor.accelerate, tuple(run.predictor.identity().items()))
-    under_way = {}
+    under_way, seen = {}, time.monotonic()
     while True:
-        room = QUEUED * max(len(client.nthreads()), 1) - len(under_way)
+        workers = len(client.nthreads())
+        if workers:
+            seen = time.monotonic()
+        elif time.monotonic() - seen > NO_WORKERS:
+            progress.say('--dask: no worker is left; start others, or end '
+                         'this command and repeat it', error=True)
+            seen = math.inf  # until there are some again
+        room = QUEUED * max(workers, 1) - len(under_way)
         task = next(tasks, None) if room > 0 else None
         if task and not task.function:
             yield task, Outcome(task.given, None, [])

@@ -124,13 +124,13 @@ def test_a_chief_at_an_ipv6_address_is_found(tmp_path, monkeypatch):
         chief.settimeout(SECONDS)
         address = f'[::1]:{chief.getsockname()[1]}'
         monkeypatch.setenv('TF_CONFIG', json.dumps(
-            {'cluster': {'chief': [address], 'ps': ['a:1']}}))
+            {'cluster': {'chief': [address], 'ps': [address]}}))
         # The step is there once the chief was asked for.
         steps = iter([0, 9])
         monkeypatch.setattr(checkpoints, 'latest_step',
                             lambda folder: next(steps))
         monkeypatch.setattr(cluster, 'POLL_SECONDS', 0.1)
-        cluster.watch_chief(str(tmp_path), 9)
+        cluster.watch(str(tmp_path), 9)
         chief.accept()[0].close()
 
 
@@ -150,19 +150,26 @@ def test_an_evaluator_ends_by_a_signal(trained, monkeypatch):
         training.evaluate(6)
 
 
-def test_a_task_gives_up_without_a_chief(tmp_path, free_port, monkeypatch,
+@pytest.mark.parametrize('job', ['chief', 'ps'])
+def test_a_task_gives_up_without_another(job, tmp_path, free_port, monkeypatch,
                                          capsys):
-    chief = f'127.0.0.1:{free_port()}'
+    missing = f'127.0.0.1:{free_port()}'
+    there = socket.socket()
+    there.bind(('127.0.0.1', 0))
+    there.listen(100)
+    jobs = dict.fromkeys(('chief', 'ps'),
+                         [f'127.0.0.1:{there.getsockname()[1]}'])
     monkeypatch.setenv('TF_CONFIG', json.dumps(
-        {'cluster': {'chief': [chief], 'ps': ['a:1']}}))
+        {'cluster': {**jobs, job: [missing]}}))
     monkeypatch.setattr(cluster, 'POLL_SECONDS', 0.1)
     # The end of the process, which is that of the tests.
     monkeypatch.setattr(os, '_exit', sys.exit)
-    with pytest.raises(SystemExit) as end:
-        cluster.watch_chief(str(tmp_path), 9, timeout=0.3)
+    with there, pytest.raises(SystemExit) as end:
+        cluster.watch(str(tmp_path), 9, timeout=0.3)
     assert end.value.code == 1
     line, = capsys.readouterr().err.splitlines()
-    assert line.startswith(f'error: TF_CONFIG: no chief at {chief} for 0.3 s;')
+    assert line.startswith(
+        f'error: TF_CONFIG: no {job} at {missing} for 0.3 s;')
 
 
 def test_a_worker_ends_after_the_training(tmp_path, monkeypatch, capsys):
@@ -172,10 +179,10 @@ def test_a_worker_ends_after_the_training(tmp_path, monkeypatch, capsys):
         {'cluster': {'chief': ['a:1'], 'ps': ['a:2']}}))
     monkeypatch.setattr(os, '_exit', sys.exit)
     with pytest.raises(SystemExit) as end:
-        cluster.watch_training(str(tmp_path), 9)
+        cluster.watch_as_worker(str(tmp_path), 9)
     assert end.value.code == 0
-    assert capsys.readouterr().out == (
-        f'{tmp_path}: the training has ended without this worker\n')
+    assert capsys.readouterr().out.startswith(
+        f'{tmp_path}: the training has ended; ')
 
 
 def test_tasks_on_other_data_than_the_chiefs_are_refused(tmp_path):
@@ -206,6 +213,8 @@ def test_tasks_on_other_data_than_the_chiefs_are_refused(tmp_path):
     '{"cluster": {"chief": ["a:1"], "ps": []}, '
     '"task": {"type": "chief", "index": 0}}',
     '{"model_dir": "there"}',
+    '{"cluster": {"chief": ["grpc://a:1"], "ps": ["a:2"]}, '
+    '"task": {"type": "ps", "index": 0}}',
     '{"cluster": {"master": ["a:1"], "ps": ["a:2"]}, '
     '"task": {"type": "ps", "index": 0}}'])
 def test_a_wrong_tf_config_is_refused(monkeypatch, config):

@@ -23,6 +23,7 @@ from histology.files import InputError
 from nets import saved
 from nets.tf1 import tf
 from training import checkpoints, initial
+from training.hooks import STEP_DONE, StopHook
 
 
 @pytest.fixture
@@ -247,6 +248,38 @@ def test_nan_ends_training_and_is_not_gone_on_from(program, data_dir, folder):
     assert f'{folder}: the loss became NaN at step 7;' in process.stderr
     assert checkpoints.latest_valid(folder).endswith('model.ckpt-6')
     assert checkpoints.best_record(folder)['f1'] >= before['f1']
+
+
+def test_a_session_that_is_lost_is_not_made_anew():
+    """It might begin again with random weights."""
+    class Lost(tf.train.SessionRunHook):
+        def after_run(self, *_):
+            raise tf.errors.AbortedError(None, None, 'Stale file handle')
+
+    stop = StopHook([], alone=True)
+    with tf.Graph().as_default():
+        step = tf.train.get_or_create_global_step()
+        done = tf.identity(tf.assign_add(step, 1), STEP_DONE)
+        with pytest.raises(InputError, match='the drive was away'), \
+                stop.guarding(), tf.train.MonitoredTrainingSession(
+                    hooks=[stop, Lost()]) as session:
+            session.run(done)
+
+
+@pytest.mark.parametrize('error', [
+    RuntimeError('unet/events: No space left on device'),
+    ValueError("Parent directory of unet/model.ckpt doesn't exist")])
+def test_what_writing_to_a_model_folder_raises(error, tmp_path):
+    folder = tmp_path / 'unet'
+    with pytest.raises(InputError, match='unet: (cannot be written|is gone)'):
+        with checkpoints.exclusive_write(str(folder)):
+            if isinstance(error, ValueError):
+                folder.rename(tmp_path / 'moved')
+            raise error
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match='bug'):
+        with checkpoints.exclusive_write(str(folder)):
+            raise ValueError('a bug')
 
 
 # Runs a command on a small disk, and again once the disk has grown.

@@ -83,12 +83,18 @@ def exclusive_write(folder, lock=True):
     With `lock` it keeps out others that lock the folder.
 
     Raises:
-        InputError: another training writes there, or there is no room.
+        InputError: another training writes there, there is no room, or the
+            folder was moved.
     """
     with locked(folder, 'model_dir') if lock else contextlib.nullcontext():
         try:
             yield
-        except tf.errors.OpError as error:
+        # 2.15 turns those of TensorBoard's files into Python's.
+        except (tf.errors.OpError, RuntimeError, ValueError) as error:
+            if not os.path.isdir(folder):
+                raise InputError(f'{folder}: is gone; bring it back, and the '
+                                 'same command goes on from the last '
+                                 'checkpoint') from error
             for reason in map(os.strerror, (*DISK_ERRORS, errno.EACCES)):
                 if reason in str(error):
                     raise InputError(

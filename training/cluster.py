@@ -22,12 +22,12 @@ from training.records import (
 )
 
 POLL_SECONDS = 2  # between looks for a new checkpoint, or for another task
-# Seconds after the last step.
-SERVER_STAYS = 5
+# Seconds after the last step, or a server's after a signal, at most.
+SERVER_STAYS = 60
 WORKER_STAYS = 30
-# Seconds without a chief after which the other tasks give up: enough to start
-# the tasks by hand, and a chief again.
-CHIEF_MISSED = 300
+# Seconds without a chief or a server after which the other tasks give up:
+# enough to start the tasks by hand, and one of them again.
+MISSED = 300
 
 
 def task(folder):
@@ -43,7 +43,7 @@ def task(folder):
         # TensorFlow waits without end for what it cannot reach.
         named = addresses()
         for address in itertools.chain(*named.values()):
-            if not re.fullmatch(r'.+:[1-9]\d{0,4}', str(address)):
+            if not re.fullmatch(r'[^/]+:[1-9]\d{0,4}', str(address)):
                 raise ValueError(f'{address} is no host:port')
         jobs = {job for job, tasks in named.items() if tasks}
         if named and (
@@ -90,43 +90,56 @@ def serve_parameters(run_config, steps):
     TensorFlow's servers never end; errors are those of `start_server`.
     """
     start_server(run_config)
-    watch_chief(run_config.model_dir, steps)
-    # The workers end by the same step, and close their sessions.
-    time.sleep(SERVER_STAYS)
+    try:
+        watch(run_config.model_dir, steps)
+    finally:  # after a signal, too: the chief saves what is here
+        last = time.monotonic() + SERVER_STAYS
+        others = addresses()['chief'] + addresses().get('worker', [])
+        while time.monotonic() < last and any(map(answers, others)):
+            time.sleep(POLL_SECONDS)
 
 
-def watch_chief(folder, steps, timeout=CHIEF_MISSED):
-    """Wait for the last step; end this process if the chief has gone before.
+def answers(address):
+    """Say whether a task can be reached at its address."""
+    host, port = address.rsplit(':', 1)  # [::1]:2222, say
+    with contextlib.suppress(OSError):
+        socket.create_connection((host.strip('[]'), port),
+                                 POLL_SECONDS).close()
+        return True
+    return False
 
-    Every task but the chief does this, in a thread if it has other work:
-    TensorFlow waits for other tasks without end. `timeout` is the seconds
-    without a chief, before its start too.
+
+def watch(folder, steps, timeout=MISSED):
+    """Wait for the last step; end this process if a task is missing before.
+
+    Every task does this, in a thread if it has other work: TensorFlow waits
+    for the chief and the servers without end and without a word. `timeout` is
+    the seconds without one of them, before its start too.
     """
-    chief = addresses()['chief'][0]
-    host, port = chief.rsplit(':', 1)  # [::1]:2222, say
-    seen = time.monotonic()
+    jobs = {address: job for job in ('chief', 'ps')
+            for address in addresses()[job]}
+    seen = dict.fromkeys(jobs, time.monotonic())
     while (checkpoints.latest_step(folder) or 0) < steps:
-        with contextlib.suppress(OSError):
-            socket.create_connection((host.strip('[]'), port),
-                                     POLL_SECONDS).close()
-            seen = time.monotonic()
-        if time.monotonic() - seen > timeout:
-            print(f'error: TF_CONFIG: no chief at {chief} for {timeout} s; '
-                  'see why it ended, and start every task again',
+        for address in filter(answers, jobs):
+            seen[address] = time.monotonic()
+        missing = min(jobs, key=seen.get)
+        if time.monotonic() - seen[missing] > timeout:
+            print(f'error: TF_CONFIG: no {jobs[missing]} at {missing} for '
+                  f'{timeout} s; see why it ended, and start every task again',
                   file=sys.stderr, flush=True)
             os._exit(1)  # whatever the main thread waits for
         time.sleep(POLL_SECONDS)
 
 
-def watch_training(folder, steps):
-    """Do `watch_chief`, and end this worker if it is there much later.
+def watch_as_worker(folder, steps):
+    """Do `watch`, and end this worker if it is there much later.
 
-    It came late or was slow, and TensorFlow would wait for the servers, which
-    are gone, for two hours.
+    It came late or was slow, and would wait for servers that are gone.
     """
-    watch_chief(folder, steps)
+    watch(folder, steps)
     time.sleep(WORKER_STAYS)
-    print(f'{folder}: the training has ended without this worker', flush=True)
+    print(f'{folder}: the training has ended; this worker came too late for '
+          'the last step', flush=True)
     os._exit(0)
 
 
@@ -165,10 +178,9 @@ def join(training):
     if is_evaluator and not has_validation(config):
         raise InputError(f'--data_dir={config.data_dir}: has no validation '
                          'images; start no evaluator')
-    if not run_config.is_chief:
-        threading.Thread(
-            target=watch_chief if is_evaluator else watch_training,
-            daemon=True, args=(training.folder, config.steps)).start()
+    threading.Thread(
+        target=watch_as_worker if run_config.task_type == 'worker' else watch,
+        daemon=True, args=(training.folder, config.steps)).start()
     if not is_evaluator and training.start < config.steps:
         # TensorFlow waits for the other tasks, and heeds no handler meanwhile.
         for number in SIGNALS:
@@ -186,7 +198,7 @@ def evaluate_checkpoints(training):
     while (done or 0) < training.config.steps:
         step = checkpoints.latest_step(training.folder)
         # That of step 0 has learnt nothing, unless weights were given.
-        if step == done or not step and (
+        if step in (None, done) or not step and (
                 training.config.init_checkpoint is None):
             time.sleep(POLL_SECONDS)
             continue

@@ -7,6 +7,7 @@ import time
 
 from tqdm import tqdm
 
+from histology.files import InputError
 from histology.progress import LOG_INTERVAL, SIGNALS, Stopped, say
 from nets.tf1 import tf
 
@@ -17,11 +18,13 @@ class StopHook(tf.train.SessionRunHook):
     """End training after SIGINT or SIGTERM, and say why a reader failed.
 
     It must stand before the hook that saves checkpoints: after a failure none
-    is saved.
+    is saved. `errors` are of reading the stores. `alone` says that there is no
+    cluster.
     """
 
-    def __init__(self, errors):
+    def __init__(self, errors, alone):
         self.errors = errors
+        self.alone = alone
         self.signal = None
         self.step = None  # the last that ran
 
@@ -53,7 +56,14 @@ class StopHook(tf.train.SessionRunHook):
         for number in SIGNALS:
             signal.signal(number, self.stop)
 
-    def after_create_session(self, *_):
+    def after_create_session(self, _, coordinator):
+        if self.alone and self.step is not None:
+            # TensorFlow makes another after some errors of a drive, with
+            # random weights where it sees no checkpoint. A cluster needs that.
+            coordinator.request_stop()
+            raise InputError('--model_dir: the drive was away for a while; '
+                             'the same command goes on from the last '
+                             'checkpoint')
         self.take_signals()
 
     def stop(self, number, _):

@@ -153,7 +153,7 @@ class Training(tf.train.CheckpointSaverListener):
         # Every store must have it.
         self.identity = {key: getattr(config, key) for key in store.IDENTITY}
         self.errors = []  # of reading the stores
-        self.stop_hook = StopHook(self.errors)
+        self.stop_hook = StopHook(self.errors, self.alone)
         self.progress = ProgressHook(config.batch_size, config.steps)
         # An evaluator has no place among the workers.
         self.worker = run_config.global_id_in_cluster or 0
