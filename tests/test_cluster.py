@@ -41,23 +41,31 @@ def begun(log):
     return re.findall(f'training {STEPS} steps|resuming at step', log)
 
 
-@pytest.mark.long
-def test_a_cluster_trains_and_a_killed_worker_comes_back(
-        data_dir, tmp_path, free_port):
+@pytest.fixture
+def start_task(data_dir, tmp_path, free_port):
+    """A function that starts a task, of one of each kind, with more flags.
+
+    What a task says is in tmp_path/TASK.log.
+    """
     jobs = {job: [f'127.0.0.1:{free_port()}']
             for job in ('chief', 'worker', 'ps')}
     flags = (*train_flags(data_dir, tmp_path, 'unet', STEPS), '--width=4',
              '--evaluate_every=100')
 
-    def start(task):
+    def start(task, *more):
         config = {'cluster': jobs, 'task': {'type': task, 'index': 0}}
         with open(tmp_path / f'{task}.log', 'a') as log:
             return subprocess.Popen(
-                [sys.executable, 'main.py', *flags], cwd=ROOT, stdout=log,
-                stderr=log, env=dict(os.environ,
-                                     TF_CONFIG=json.dumps(config)))
+                [sys.executable, 'main.py', *flags, *more], cwd=ROOT,
+                stdout=log, stderr=log,
+                env=dict(os.environ, TF_CONFIG=json.dumps(config)))
 
-    processes = {task: start(task)
+    return start
+
+
+@pytest.mark.long
+def test_a_cluster_trains_and_a_killed_worker_comes_back(start_task, tmp_path):
+    processes = {task: start_task(task)
                  for task in ('ps', 'chief', 'worker', 'evaluator')}
     try:
         folder = tmp_path / 'unet'
@@ -73,7 +81,7 @@ def test_a_cluster_trains_and_a_killed_worker_comes_back(
         wait_for((folder / 'weights.h5').exists, *others)
         # It does the steps that are left: soon after the last one of the
         # chief there is no server.
-        processes['worker'] = start('worker')
+        processes['worker'] = start_task('worker')
         wait_for(lambda: processes['worker'].poll() is not None, *others)
         processes['chief'].send_signal(signal.SIGCONT)
         for process in processes.values():
@@ -97,6 +105,30 @@ def test_a_cluster_trains_and_a_killed_worker_comes_back(
     # The first may find the chief's first checkpoint.
     assert len(begun(logs['worker'])) == 2
     assert 'resuming at step' in logs['worker']
+
+
+@pytest.mark.long
+def test_a_signal_to_all_tasks_loses_nothing(start_task, tmp_path):
+    """As Ctrl-C, or a batch system's end: the server waits for the chief."""
+    processes = {task: start_task(task, '--steps=100000',
+                                  '--evaluate_every=100000')
+                 for task in ('ps', 'chief')}
+    try:
+        folder = str(tmp_path / 'unet')
+        wait_for(lambda: checkpoints.latest_step(folder) == 0,
+                 *processes.values())
+        # The server first, as it may well be.
+        for process in processes.values():
+            process.send_signal(signal.SIGTERM)
+        status = {task: process.wait(timeout=SECONDS)
+                  for task, process in processes.items()}
+    finally:
+        for process in processes.values():
+            process.kill()
+    log = (tmp_path / 'chief.log').read_text()
+    assert status == dict.fromkeys(processes, 128 + signal.SIGTERM), log
+    assert 'stopped;' in log
+    assert checkpoints.checkpoint_step(checkpoints.latest_valid(folder)) > 0
 
 
 def test_workers_read_their_own_patches(data_dir):
