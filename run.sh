@@ -102,7 +102,7 @@ download_python() {
     get_uv && UV_NO_CONFIG=1 UV_PYTHON_INSTALL_BIN=0 \
       UV_PYTHON_INSTALL_DIR=$PWD/.uv/python \
       "$uv" python install --no-cache "$version"
-  ) 9< .uv > .uv/log 2>&1 || true
+  ) 9> .uv/lock > .uv/log 2>&1 || true
   python=$(find_python "$version")
   if [ -z "$python" ]; then
     fail "Python $version could not be downloaded; .uv/log ends in:\
@@ -211,7 +211,9 @@ set_up() {
   venv=.venv-$engine
   if ! is_ready; then
     (
-      if ! flock --nonblock 9; then
+      held=0
+      flock --nonblock 9 2> /dev/null || held=$?
+      if (( held == 1 )); then  # more than 1 where a drive has no locks
         echo "Waiting for another run.sh to set up $venv"
         flock 9
       fi

@@ -30,7 +30,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # What has not ended by then hangs. It is far more than anything here takes,
 # also on a machine with other work to do.
 SECONDS = 1800
-# Images of `start_long`, which takes the last three when it may.
+# Images of `start_long`, which waits before the last three.
 IMAGES = {'prepare': 40, 'eval': 12, 'predict': 12}
 PROGRESS = re.compile(r'\d+ of \d+ \w+, .*(/s|s/\w+), .* left *')
 

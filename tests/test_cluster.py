@@ -79,8 +79,8 @@ def test_a_cluster_trains_and_a_killed_worker_comes_back(start_task, tmp_path):
         others = [process for task, process in processes.items()
                   if task != 'worker']
         wait_for((folder / 'weights.h5').exists, *others)
-        # It does the steps that are left: soon after the last one of the
-        # chief there is no server.
+        # It does all steps that are left, while the chief stands still. After
+        # the chief's last one it might find no server.
         processes['worker'] = start_task('worker')
         wait_for(lambda: processes['worker'].poll() is not None, *others)
         processes['chief'].send_signal(signal.SIGCONT)

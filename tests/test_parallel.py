@@ -1,5 +1,4 @@
 """Several processes on one folder: shards, Dask's workers, and their kills."""
-import contextlib
 import glob
 import os
 import random
@@ -146,7 +145,7 @@ def is_running(number):
 
 def test_workers_that_are_stopped_and_killed(given, expected, tmp_path):
     command = flags(given, tmp_path, '--dask=local')
-    # It waits after its first block: it merges nothing and does not end.
+    # It waits after its first task: it merges nothing and does not end.
     process = start('0.01', f'{tmp_path}/never', *command, group=True,
                     code=HELD)
     wait_for(lambda: written(tmp_path, 'a'), process)
@@ -160,12 +159,12 @@ def test_workers_that_are_stopped_and_killed(given, expected, tmp_path):
     there = set(written(tmp_path))
     of_a = len(written(tmp_path, 'a'))
 
-    process = start(*command)
-    wait_for(lambda: set(written(tmp_path)) - there
-             or process.poll() is not None)
-    for worker in children(process)[:1]:  # none if the test came too late
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(worker, signal.SIGKILL)
+    go = tmp_path.parent / f'{tmp_path.name}.go'  # not among the results
+    process = start('0.01', str(go), *command, code=HELD)
+    wait_for(lambda: children(process) and (
+        set(written(tmp_path)) - there or len(there) == 2 * BLOCKS), process)
+    os.kill(children(process)[0], signal.SIGKILL)
+    go.touch()
     end_of(process)
     assert process.returncode == 1, process.stderr
     assert messages(process)[-1:] == [

@@ -43,8 +43,8 @@ def spoil_last(dataset):
 
 
 @pytest.mark.parametrize('split, change, said, every', [
-    # Few evaluations, whose end the message awaits. What is said of a read
-    # that is under way is another thing.
+    # Few evaluations: the message comes after the one under way. Its reason
+    # depends on whether a read was under way.
     ('train', truncate, 'a read failed', 30),
     long('train', spoil_last('patches/images'), 'a read failed', 3),
     long('validation', spoil_last('images/1/image'), 'a read failed', 3),

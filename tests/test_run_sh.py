@@ -346,6 +346,7 @@ def test_with_an_nvidia_driver(machine, variables, engine, words, first):
     process = machine.run('setup', **variables, **NO_NETWORK)
     assert process.returncode == 1
     assert first in process.stderr
+    assert 'its packages could not be installed' in process.stderr
     assert f'Setting up .venv-{engine} with' in process.stdout
     assert words in process.stdout
     content = (machine.project / f'.venv-{engine}' /

@@ -87,11 +87,12 @@ def exclusive_write(folder, lock=True):
             folder was moved.
     """
     with locked(folder, 'model_dir') if lock else contextlib.nullcontext():
+        was_there = os.path.isdir(folder)  # or the chief makes it later
         try:
             yield
         # 2.15 turns those of TensorBoard's files into Python's.
         except (tf.errors.OpError, RuntimeError, ValueError) as error:
-            if not os.path.isdir(folder):
+            if was_there and not os.path.isdir(folder):
                 raise InputError(f'{folder}: is gone; bring it back, and the '
                                  'same command goes on from the last '
                                  'checkpoint') from error

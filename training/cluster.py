@@ -22,7 +22,8 @@ from training.records import (
 )
 
 POLL_SECONDS = 2  # between looks for a new checkpoint, or for another task
-# Seconds after the last step, or a server's after a signal, at most.
+# Seconds that a server stays at most after the last step or a signal, and a
+# worker after the last step.
 SERVER_STAYS = 60
 WORKER_STAYS = 30
 # Seconds without a chief or a server after which the other tasks give up:
@@ -116,17 +117,21 @@ def watch(folder, steps, timeout=MISSED):
     for the chief and the servers without end and without a word. `timeout` is
     the seconds without one of them, before its start too.
     """
+    own = json.loads(os.environ['TF_CONFIG']).get('task', {})
     jobs = {address: job for job in ('chief', 'ps')
-            for address in addresses()[job]}
+            for index, address in enumerate(addresses()[job])
+            # Not this task's: a host may not reach its own address.
+            if (job, index) != (own.get('type'), own.get('index'))}
     seen = dict.fromkeys(jobs, time.monotonic())
     while (checkpoints.latest_step(folder) or 0) < steps:
-        for address in filter(answers, jobs):
-            seen[address] = time.monotonic()
+        now = time.monotonic()  # before they are asked, which may last
+        seen.update(dict.fromkeys(filter(answers, jobs), now))
         missing = min(jobs, key=seen.get)
-        if time.monotonic() - seen[missing] > timeout:
-            print(f'error: TF_CONFIG: no {jobs[missing]} at {missing} for '
-                  f'{timeout} s; see why it ended, and start every task again',
-                  file=sys.stderr, flush=True)
+        if now - seen[missing] > timeout:
+            with contextlib.suppress(OSError):  # as of a full disk
+                print(f'error: TF_CONFIG: no {jobs[missing]} at {missing} for '
+                      f'{timeout} s; see why it ended, and start every task '
+                      'again', file=sys.stderr, flush=True)
             os._exit(1)  # whatever the main thread waits for
         time.sleep(POLL_SECONDS)
 
@@ -138,8 +143,9 @@ def watch_as_worker(folder, steps):
     """
     watch(folder, steps)
     time.sleep(WORKER_STAYS)
-    print(f'{folder}: the training has ended; this worker came too late for '
-          'the last step', flush=True)
+    with contextlib.suppress(OSError):
+        print(f'{folder}: the training has ended; this worker came too late '
+              'for the last step', flush=True)
     os._exit(0)
 
 

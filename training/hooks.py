@@ -59,7 +59,8 @@ class StopHook(tf.train.SessionRunHook):
     def after_create_session(self, _, coordinator):
         if self.alone and self.step is not None:
             # TensorFlow makes another after some errors of a drive, with
-            # random weights where it sees no checkpoint. A cluster needs that.
+            # random weights where it sees no checkpoint. A cluster needs one
+            # after a server was away.
             coordinator.request_stop()
             raise InputError('--model_dir: the drive was away for a while; '
                              'the same command goes on from the last '
