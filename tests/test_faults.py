@@ -331,8 +331,9 @@ def on_a_small_disk(disk, size, *flags):
 @A_SMALL_DISK
 def test_a_full_disk_ends_training_and_loses_nothing(data_dir, tmp_path):
     # With room for the first checkpoint alone; 1.15 writes the graph, too.
+    size = '6m' if VERSION_1 else '4m'
     error, before, after = on_a_small_disk(
-        tmp_path, '6m' if VERSION_1 else '4m', *train_flags(data_dir, tmp_path, 'unet', 6),
+        tmp_path, size, *train_flags(data_dir, tmp_path, 'unet', 6),
         '--width=4')
     assert error.startswith(
         f'error: {tmp_path}/unet: cannot be written (No space left on device)')
@@ -360,7 +361,7 @@ def test_a_full_disk_leaves_no_part_of_a_store(tmp_path, size, split):
 @pytest.mark.long
 @A_SMALL_DISK
 @pytest.mark.parametrize('mode, size, name', [
-    ('predict', '12k', 'synthetic_thumbnail.jpg'),
+    ('predict', '20k', 'synthetic_thumbnail.jpg'),
     ('predict', '80k', 'synthetic_probability.png'),
     ('predict', '160k', 'synthetic_overlay.png'),
     ('eval', '20k', 'validation-0.png')])
