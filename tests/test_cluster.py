@@ -21,6 +21,7 @@ from training import checkpoints, cluster, loop, records
 
 # Enough for a worker that comes back to join before the last.
 STEPS = 600
+EVALUATOR = {'type': 'evaluator', 'index': 0}  # a task
 
 
 @pytest.fixture
@@ -156,13 +157,14 @@ def test_a_chief_at_an_ipv6_address_is_found(tmp_path, monkeypatch):
         chief.settimeout(SECONDS)
         address = f'[::1]:{chief.getsockname()[1]}'
         monkeypatch.setenv('TF_CONFIG', json.dumps(
-            {'cluster': {'chief': [address], 'ps': [address]}}))
+            {'cluster': {'chief': [address], 'ps': [address]},
+             'task': EVALUATOR}))
         # The step is there once the chief was asked for.
         steps = iter([0, 9])
         monkeypatch.setattr(checkpoints, 'latest_step',
                             lambda folder: next(steps))
         monkeypatch.setattr(cluster, 'POLL_SECONDS', 0.1)
-        cluster.watch(str(tmp_path), 9)
+        cluster.watch(cluster.task(str(tmp_path)), 9)
         chief.accept()[0].close()
 
 
@@ -192,12 +194,12 @@ def test_a_task_gives_up_without_another(job, tmp_path, free_port, monkeypatch,
     jobs = dict.fromkeys(('chief', 'ps'),
                          [f'127.0.0.1:{there.getsockname()[1]}'])
     monkeypatch.setenv('TF_CONFIG', json.dumps(
-        {'cluster': {**jobs, job: [missing]}}))
+        {'cluster': {**jobs, job: [missing]}, 'task': EVALUATOR}))
     monkeypatch.setattr(cluster, 'POLL_SECONDS', 0.1)
     # The end of the process, which is that of the tests.
     monkeypatch.setattr(os, '_exit', sys.exit)
     with there, pytest.raises(SystemExit) as end:
-        cluster.watch(str(tmp_path), 9, timeout=0.3)
+        cluster.watch(cluster.task(str(tmp_path)), 9, timeout=0.3)
     assert end.value.code == 1
     line, = capsys.readouterr().err.splitlines()
     assert line.startswith(
@@ -208,10 +210,10 @@ def test_a_worker_ends_after_the_training(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(checkpoints, 'latest_step', lambda folder: 9)
     monkeypatch.setattr(cluster, 'WORKER_STAYS', 0.1)
     monkeypatch.setenv('TF_CONFIG', json.dumps(
-        {'cluster': {'chief': ['a:1'], 'ps': ['a:2']}}))
+        {'cluster': {'chief': ['a:1'], 'ps': ['a:2']}, 'task': EVALUATOR}))
     monkeypatch.setattr(os, '_exit', sys.exit)
     with pytest.raises(SystemExit) as end:
-        cluster.watch_as_worker(str(tmp_path), 9)
+        cluster.watch_as_worker(cluster.task(str(tmp_path)), 9)
     assert end.value.code == 0
     assert capsys.readouterr().out.startswith(
         f'{tmp_path}: the training has ended; ')

@@ -92,7 +92,7 @@ def serve_parameters(run_config, steps):
     """
     start_server(run_config)
     try:
-        watch(run_config.model_dir, steps)
+        watch(run_config, steps)
     finally:  # after a signal, too: the chief saves what is here
         last = time.monotonic() + SERVER_STAYS
         others = addresses()['chief'] + addresses().get('worker', [])
@@ -110,43 +110,45 @@ def answers(address):
     return False
 
 
-def watch(folder, steps, timeout=MISSED):
+def leave(status, text):
+    """End this process, whatever its main thread waits for."""
+    with contextlib.suppress(OSError):  # as of a full disk
+        print(text, file=sys.stderr if status else sys.stdout, flush=True)
+    os._exit(status)
+
+
+def watch(run_config, steps, timeout=MISSED):
     """Wait for the last step; end this process if a task is missing before.
 
     Every task does this, in a thread if it has other work: TensorFlow waits
     for the chief and the servers without end and without a word. `timeout` is
     the seconds without one of them, before its start too.
     """
-    own = json.loads(os.environ['TF_CONFIG']).get('task', {})
+    own, named = (run_config.task_type, run_config.task_id), addresses()
     jobs = {address: job for job in ('chief', 'ps')
-            for index, address in enumerate(addresses()[job])
+            for index, address in enumerate(named[job])
             # Not this task's: a host may not reach its own address.
-            if (job, index) != (own.get('type'), own.get('index'))}
+            if (job, index) != own}
     seen = dict.fromkeys(jobs, time.monotonic())
-    while (checkpoints.latest_step(folder) or 0) < steps:
+    while (checkpoints.latest_step(run_config.model_dir) or 0) < steps:
         now = time.monotonic()  # before they are asked, which may last
         seen.update(dict.fromkeys(filter(answers, jobs), now))
         missing = min(jobs, key=seen.get)
         if now - seen[missing] > timeout:
-            with contextlib.suppress(OSError):  # as of a full disk
-                print(f'error: TF_CONFIG: no {jobs[missing]} at {missing} for '
-                      f'{timeout} s; see why it ended, and start every task '
-                      'again', file=sys.stderr, flush=True)
-            os._exit(1)  # whatever the main thread waits for
+            leave(1, f'error: TF_CONFIG: no {jobs[missing]} at {missing} for '
+                  f'{timeout} s; see why it ended, and start every task again')
         time.sleep(POLL_SECONDS)
 
 
-def watch_as_worker(folder, steps):
+def watch_as_worker(run_config, steps):
     """Do `watch`, and end this worker if it is there much later.
 
     It came late or was slow, and would wait for servers that are gone.
     """
-    watch(folder, steps)
+    watch(run_config, steps)
     time.sleep(WORKER_STAYS)
-    with contextlib.suppress(OSError):
-        print(f'{folder}: the training has ended; this worker came too late '
-              'for the last step', flush=True)
-    os._exit(0)
+    leave(0, f'{run_config.model_dir}: the training has ended; this worker '
+          'came too late for the last step')
 
 
 class SameDataHook(tf.train.SessionRunHook):
@@ -186,7 +188,7 @@ def join(training):
                          'images; start no evaluator')
     threading.Thread(
         target=watch_as_worker if run_config.task_type == 'worker' else watch,
-        daemon=True, args=(training.folder, config.steps)).start()
+        daemon=True, args=(run_config, config.steps)).start()
     if not is_evaluator and training.start < config.steps:
         # TensorFlow waits for the other tasks, and heeds no handler meanwhile.
         for number in SIGNALS:
