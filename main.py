@@ -145,9 +145,8 @@ def define_flags():
     flag('output_stride', int, "Stride of DeepLabV3's encoder, 8 or 16; "
          'default for a new network: 8.', 1)
     flag = functools.partial(define, 'train, eval, predict')
-    flag('accelerate', 'auto', 'Run the network by XLA (TensorFlow 1.15) or '
-         'in bfloat16 (2.15); auto: where it is faster, by XLA only in '
-         'training.',
+    flag('accelerate', 'auto', 'Faster arithmetic on a CPU: XLA on TensorFlow '
+         '1.15, bfloat16 on 2.15; auto: where it pays, XLA only in training.',
          values=('auto', 'on', 'off'))
     flag = functools.partial(define, 'train')
     flag('init_checkpoint', str, 'A weights.h5 to start from.')
@@ -161,8 +160,7 @@ def define_flags():
          f'{TrainConfig.learning_rate}, or {INIT_LEARNING_RATE} with '
          '--init_checkpoint.', 1e-7, 1)
     flag('warmup_steps', TrainConfig.warmup_steps, 'Steps until the peak '
-         'learning rate; a tenth of --steps if these are more than a quarter.',
-         0)
+         'learning rate; more than a quarter of --steps counts as a tenth.', 0)
     flag('evaluate_every', TrainConfig.evaluate_every, 'Steps between '
          'checkpoints, each evaluated on the validation images.', 1)
     flag('augment_threads', TrainConfig.augment_threads,
@@ -171,11 +169,11 @@ def define_flags():
     flag = functools.partial(define, 'eval, predict')
     flag('split', 'validation', 'Which images of --data_dir eval measures, or '
          'predict takes instead of --images.',
-         values=('train', 'validation', 'test'))
+         values=store.SPLITS)
     flag('threshold', THRESHOLD, 'A pixel above this probability is nucleus; '
          f'in gaps between nuclei, above {GAP_THRESHOLD} times it.', 0, 1)
-    flag('min_area', MIN_AREA, 'Smaller pieces are debris and no nuclei, '
-         'square micrometres.', 0, 1000)
+    flag('min_area', MIN_AREA, 'Area in square micrometres below which '
+         'a piece is debris, not a nucleus.', 0, 1000)
     flag('splitting', MIN_HEIGHT, 'Lower values separate more nuclei '
          '(docs/nuclei.md).', 0, 100)
     flag('average', True, 'Test-time augmentation: average over the four '
@@ -194,7 +192,7 @@ def define_flags():
     flag('tissue', 'auto', 'Where to search a slide: in its tissue (auto) '
          'or everywhere (all).', values=('auto', 'all'))
     flag('max_whole_pixels', MAX_WHOLE_PIXELS, 'Tiled TIFF and SVS of more '
-         'pixels are slides, predicted block by block.', 1)
+         'pixels than this are slides, predicted block by block.', 1)
     flag('shard', tuple, 'Do part K of N, for example 2/8, of all images and '
          'blocks of slides. Other processes do the other parts.')
     flag('dask', str, 'Predict in workers of Dask: local starts one for each '
@@ -475,14 +473,13 @@ def own_or_shipped(folder):
 def export(folder):
     """--mode=export."""
     from nets import export as exporting
-    from nets.tf1 import precision
 
     output_dir = FLAGS.output_dir or os.path.join('exported', FLAGS.net)
     exporting.check_output_dir(output_dir)
     folder = own_or_shipped(folder)
     session, model, record, _ = saved.load_network(
         folder, FLAGS.net, FLAGS.width, FLAGS.output_stride)
-    announce(record, folder, precision(accelerate=False))
+    announce(record, folder, 'float32')
     differences = exporting.export(
         session, model, record, output_dir,
         LICENCE if saved.is_shipped(folder) else None)

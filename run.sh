@@ -18,7 +18,8 @@
 # ENGINE=onnx ./run.sh setup sets up what --mode=export writes ONNX with.
 # Without ENGINE it is tf1 if a Python 3.7 and no NVIDIA driver is found, else
 # tf2. PYTHON=/path/to/python chooses the interpreter. Where none is found, one
-# is downloaded into .uv. What is done already is not done again.
+# is downloaded into .uv. What is set up, trained or predicted already is not
+# done again.
 set -euo pipefail
 # Relative paths given by the user are meant from where they are.
 MONUSEG_DIR=${MONUSEG_DIR:+$(realpath -m -- "$MONUSEG_DIR")}
@@ -235,6 +236,8 @@ set_up() {
 main() { "$venv/bin/python" main.py "$@"; }
 
 fold=${FOLD:-0}
+[[ $# -le 1 || $1 == test ]] || fail "$2: unknown; variables such as ENGINE=tf2\
+ go before ./run.sh"
 case ${1:-} in
   '')
     [[ $fold == [0-3] ]] || fail "FOLD=$fold: unknown; give 0, 1, 2 or 3"
@@ -269,8 +272,8 @@ case ${1:-} in
     exec "$venv/bin/python" -m pytest -q -n 2 --dist worksteal "${@:2}" ;;
 esac
 
-trap '(( $? == 0 )) || echo "run.sh stopped, see above; the same command goes\
- on" >&2' EXIT
+trap '(( $? == 0 )) || echo "run.sh stopped, see above; once that is mended,\
+ the same command goes on" >&2' EXIT
 if [ -n "$MONUSEG_DIR" ]; then
   data=data/monuseg models=checkpoints predictions=predictions/monuseg
   if [ "$fold" != 0 ]; then
@@ -301,9 +304,8 @@ for net in "${nets[@]}"; do
   # Bash before 4.4 takes an empty array for an unset one.
   main --mode=train "${use[@]}" --data_dir="$data" \
     ${recipe[@]+"${recipe[@]}"}
-  if [ ! "$folder/$split.json" -nt "$folder/weights.h5" ]; then
-    main --mode=eval "${use[@]}" --data_dir="$data" --split=$split
-  fi
+  # Even if measured before: perhaps with other flags, or by older code.
+  main --mode=eval "${use[@]}" --data_dir="$data" --split=$split
   if [ ! "$predictions/$net/done" -nt "$folder/weights.h5" ]; then
     main --mode=predict "${use[@]}" --data_dir="$data" --split=$split \
       --output_dir="$predictions/$net" --overwrite

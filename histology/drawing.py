@@ -3,12 +3,9 @@ import collections
 
 import numpy as np
 
-from histology import resample
-
 # Absent from haematoxylin and eosin, so it stands out on any tissue.
 OUTLINE_COLOUR = (0, 255, 0)
 STRIP = 1024  # rows drawn on at a time, for memory
-THUMBNAIL_SIDE = 320  # pixels, at most
 COLOURS = 8  # of neighbours, if these suffice
 
 
@@ -90,19 +87,3 @@ def touching_colours(labels):
         while numbers[label] in taken:
             numbers[label] += 1
     return false_colours(numbers)
-
-
-def shrunk(image, labels):
-    """Shrink an image and its labels to a thumbnail, each by its own way.
-
-    Args:
-        image: uint8 [H, W, 3].
-        labels: [H, W].
-
-    Returns:
-        both, of at most THUMBNAIL_SIDE pixels a side
-    """
-    factor = max(*labels.shape, THUMBNAIL_SIDE) / THUMBNAIL_SIDE
-    size = [max(int(side / factor), 1) for side in labels.shape]
-    return (resample.resample(image, size),
-            resample.resample_labels(labels, size))

@@ -17,7 +17,8 @@ MAX_NAME = 255  # bytes of a file's name
 TEMPORARY_NAME = 40  # characters of it at most, in its temporary name
 # Of a write to an open file, which does not say its name.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS,
-               errno.EFBIG)
+               errno.EFBIG, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT,
+               errno.EHOSTDOWN)  # the last four of network drives
 NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.ENOSYS)
 
 
@@ -139,8 +140,10 @@ def error_number(error):
 
 
 def _partial_prefix():
-    # Two machines that share a folder may use one process number.
-    return f'.partial-{socket.gethostname()}-'
+    # Two machines that share a folder may use one process number, and so may
+    # two containers with one host name.
+    space = os.path.basename(os.path.realpath('/proc/self/ns/pid'))
+    return f'.partial-{socket.gethostname()}-{re.sub("[^0-9]", "", space)}-'
 
 
 @functools.lru_cache(maxsize=None)  # once in each folder

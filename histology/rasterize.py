@@ -7,7 +7,6 @@ FILL_RULE = ('pixel centre, at (row + 0.5, column + 0.5), inside the outline; '
              'earlier outline wins; one that overlaps itself is filled whole')
 
 CENTRE = 0.5  # of a pixel, from its corner
-STRIP = 2048  # rows that are counted at once
 
 # Row and column, in pixels. Moving the outline up, and left by far less, by
 # less than the last of the six decimals in the files settles on which side a
@@ -47,13 +46,6 @@ def fill(nuclei, height, width):
                     inside &= ~_enclosed(hole - low, window.shape)
                 window[inside] = number
     return instances
-
-
-def areas_of(instances):
-    """Count the pixels of each number in int32 [H, W]: int64 [N + 1]."""
-    count = instances.max() + 1
-    return sum(np.bincount(instances[top:top + STRIP].ravel(), minlength=count)
-               for top in range(0, len(instances), STRIP))  # for memory
 
 
 def _enclosed(ring, shape):

@@ -137,7 +137,8 @@ def check_max_pixels(width, height, name):
     """Raise InputError if an image has more than MAX_IMAGE_PIXELS pixels."""
     if width * height > MAX_IMAGE_PIXELS:
         raise InputError(f'{name}: {width} x {height} pixels, more than '
-                         f'{MAX_IMAGE_PIXELS}; cut it into parts')
+                         f'{MAX_IMAGE_PIXELS}; cut it into parts, or predict '
+                         'it as a slide: --max_whole_pixels=1, docs/slides.md')
 
 
 def _pixels(page):

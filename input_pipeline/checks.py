@@ -16,7 +16,6 @@ from histology.files import InputError
 from histology.images import write_jpeg
 from histology.outlines import MOST_AREA
 from histology.progress import counted, gathered, reporter, say, warn
-from histology.rasterize import areas_of
 from histology.resample import PIXEL_AREA
 from histology.stains import DENSITY, HAEMATOXYLIN_OF_DENSITY
 from input_pipeline import store
@@ -117,7 +116,7 @@ def show(data_dir, splits, classes):
                 report(index)
                 whole = store.whole_image(file, index, name)
                 image, instances = map(_middle, whole[1:3])
-                areas.append(areas_of(whole.instances)[1:])
+                areas.append(store.areas_of(whole.instances)[1:])
                 tissue += sum(np.count_nonzero(rows.min(axis=1) < GLASS)
                               for rows in whole.image)
                 for kind, text in _flaws(image, instances, areas[-1]):

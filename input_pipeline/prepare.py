@@ -13,13 +13,12 @@ from histology import annotations, images, listing, monuseg, pairs, synthetic
 from histology.files import InputError, atomic_write, locked, remove_matching
 from histology.outlines import crop
 from histology.progress import counted, reporter, say
-from histology.rasterize import FILL_RULE, areas_of
+from histology.rasterize import FILL_RULE
 from histology.resample import MICRONS_PER_PIXEL, network_size, resample
 from histology.resolution import Resolution
 from input_pipeline import checks, store
 from input_pipeline.splits import assign_splits, division_text, fold_text
 
-SPLITS = ('train', 'validation', 'test')
 MAX_SKIPPED = 0.5  # of a split's images
 VERSION = 1  # of the stores; raised when other nuclei are read from a file
 
@@ -31,12 +30,14 @@ ReadingLog = collections.namedtuple('ReadingLog', 'formats areas resolution')
 # The annotated images to prepare:
 #   source: the path that was given, MoNuSeg or synthetic sample
 #   entries: list of tuples with `name` and `split`, ordered by name
-#   digest: text that other images would not have
+#   digests: attributes of the stores, texts that other images would not have:
+#       a dict of `source_digest`, of what a training depends on, and of
+#       `test_digest` if there are test images
 #   load: as the function below
 #   microns_per_pixel: of the images, which are resampled to the networks'
 #       own; None if each file states its own
 #   classes: names of those that are nuclei; () for all
-Data = collections.namedtuple('Data', 'source entries digest load '
+Data = collections.namedtuple('Data', 'source entries digests load '
                               'microns_per_pixel classes')
 
 
@@ -49,8 +50,8 @@ def find_sample(seed):
         yield store.Annotation(instances, True)
 
     # The seed is in the stores, and says which images they are.
-    return Data('synthetic sample', synthetic.find(seed), '', load_sample,
-                MICRONS_PER_PIXEL, ())
+    return Data('synthetic sample', synthetic.find(seed),
+                {'source_digest': ''}, load_sample, MICRONS_PER_PIXEL, ())
 
 
 def find_monuseg(folder, microns_per_pixel=None, classes=()):
@@ -88,15 +89,22 @@ def find_own(images_dir, annotations_dir, test_dirs=None,
 def _annotated(source, entries, microns_per_pixel, classes):
     # A path may be no UTF-8, which is what stores hold.
     source = source.encode('utf-8', 'backslashreplace').decode()
+    digests = {'source_digest': _digest(
+        [entry for entry in entries if entry.split != 'test'], classes)}
+    tests = [entry for entry in entries if entry.split == 'test']
+    if tests:
+        digests['test_digest'] = _digest(tests, classes)
+    return Data(source, entries, digests, load, microns_per_pixel, classes)
+
+
+def _digest(entries, classes):
     # A file that cannot be read counts as empty: it will be skipped.
     digest = hashlib.sha1(''.join(
         f'{entry.name} {entry.split}{listing.file_digest(entry.image)}'
         f'{listing.file_digest(entry.annotation)}'
         for entry in entries).encode()).hexdigest()
-    names = [json.dumps(name) if ' ' in name else name
-             for name in sorted(classes)]
-    return Data(source, entries, ' '.join([digest, *names]), load,
-                microns_per_pixel, classes)
+    return ' '.join([digest, *(json.dumps(name) if ' ' in name else name
+                               for name in sorted(classes))])
 
 
 def prepare(output_dir, data, seed=0, fold='0', validation=()):
@@ -126,8 +134,8 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
     if by_folder:
         say(f'{counted(len(by_folder), "image")} to validate on, '
             f'{by_folder[0]}; --fold is not used')
-    rules = {'version': VERSION, 'source': data.source,
-             'source_digest': data.digest, 'seed': seed,
+    rules = {'version': VERSION, 'source': data.source, **data.digests,
+             'seed': seed,
              'fold': fold_text(splits) if validation or by_folder else fold,
              'patch_size': store.PATCH_SIZE, 'overlap': store.OVERLAP,
              'fill_rule': FILL_RULE, 'microns_per_pixel':
@@ -135,7 +143,7 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
     with locked(output_dir, 'data_dir'):
         # What killed processes left, on whatever machine.
         remove_matching(output_dir, *(f'.partial-*-{split}.h5'
-                                      for split in SPLITS))
+                                      for split in store.SPLITS))
         skipped, classes = _skipped_before(output_dir, rules, splits), {}
         if skipped is None:
             skipped, classes = _write_stores(output_dir, rules, splits, data)
@@ -174,12 +182,12 @@ def load(entry, log, classes=()):
     size = network_size(image_size, network_microns, entry.image)
     image = resample(image, size)
     placed = annotations.place(path, image_size, size, classes)
-    image = crop(image, placed, 255)
+    image = crop(image, placed, store.WHITE)
     yield image
     del image  # a large one fills the memory
     instances, kind = annotations.load(path, image_size, size, placed)
     log.resolution.compare(path, placed.microns_per_pixel, own_microns)
-    areas = areas_of(instances)
+    areas = store.areas_of(instances)
     for name, numbers in placed.classes.items():
         # The last ones may lie wholly under others.
         log.areas[name].append(areas[numbers[numbers < len(areas)]])
@@ -198,15 +206,15 @@ def _skipped_before(folder, rules, splits):
     Raises:
         InputError: a file of the user's is in the place of a store.
     """
-    paths = {split: store.store_path(folder, split) for split in SPLITS}
+    paths = {split: store.store_path(folder, split) for split in store.SPLITS}
     with contextlib.suppress(InputError):
         found = {}
         for split in splits:
             with store.open_store(paths[split]) as file:
                 found[split] = store.attributes(file)
         # The digest says which images they are: their folder may have moved.
-        if not any(os.path.exists(paths[split])
-                   for split in set(SPLITS).difference(splits)) and all(
+        others = set(store.SPLITS).difference(splits)
+        if not any(os.path.exists(paths[split]) for split in others) and all(
                 one.get(key) == value for split, one in found.items()
                 for key, value in {**rules, 'split': split}.items()
                 if key != 'source'):
@@ -265,8 +273,8 @@ def _write_stores(folder, rules, splits, data):
                     'rename it there')
         report(next(done))
         checks.remove_pictures(folder)
-    remove_matching(folder, *(f'{split}.h5'
-                              for split in set(SPLITS).difference(splits)))
+    remove_matching(folder, *(
+        f'{split}.h5' for split in set(store.SPLITS).difference(splits)))
     _print_summary(folder, rules['source'], written, log)
     return [name for parts in written.values() for name in parts.skipped
             ], log.areas

@@ -29,14 +29,15 @@ import numpy as np
 
 from histology.files import MAX_NAME, InputError, error_number
 from histology.progress import counted
-from histology.rasterize import areas_of
 from histology.resample import check_min_side
 from input_pipeline.preprocessing import mask_with_gaps, pad
 from nets.saved import HDF5_ERRORS
 
 SCHEMA_VERSION = 5
 PATCH_SIZE = 256  # pixels
+WHITE = 255
 OVERLAP = 0.2  # of neighbouring patches, as a fraction of PATCH_SIZE
+SPLITS = ('train', 'validation', 'test')  # with a store each
 FOLDS = 4  # one of them to validate on
 TRAIN_ON_ALL = 'none'  # the attribute `fold` if no image validates
 # Stores of one division of the same images agree in these of `identity`. The
@@ -72,6 +73,14 @@ WholeImage = collections.namedtuple('WholeImage',
 def store_path(data_dir, split):
     """Return the path of the store of 'train', 'validation' or 'test'."""
     return os.path.join(data_dir, f'{split}.h5')
+
+
+def areas_of(instances):
+    """Count the pixels of each number in int32 [H, W]: int64 [N + 1]."""
+    count = instances.max() + 1
+    return sum(np.bincount(instances[top:top + PATCH_SIZE].ravel(),
+                           minlength=count)
+               for top in range(0, len(instances), PATCH_SIZE))  # for memory
 
 
 def patch_origins(length):
@@ -113,8 +122,8 @@ def write_store(path, attributes, examples):
             index, patches = len(digests), len(file['patches/images'])
             try:
                 parts = iter(load())
-                digest = _add_image(file, index, name, next(parts))
-                nuclei += _add_annotation(file, index, next(parts))
+                digest, origins = _add_image(file, index, name, next(parts))
+                nuclei += _add_annotation(file, index, next(parts), origins)
                 digests[name] = digest
             except InputError as error:
                 _remove_image(file, index, patches)
@@ -144,7 +153,13 @@ def _cut(array, row, column):
 
 
 def _add_image(file, index, name, image):
-    """Add an image, whole and in patches; return its digest."""
+    """Add an image, whole and in patches.
+
+    Returns:
+        its digest, and where its patches start: list of (top, list of left).
+        White ones are left out: most of an image with few annotated regions
+        is white, see `outlines.crop`.
+    """
     check_min_side(image.shape[:2], name)
     if len(name.encode()) > MAX_NAME - len('.jpg'):  # in an archive
         raise InputError(f'{name}: its name is too long; rename it')
@@ -154,19 +169,22 @@ def _add_image(file, index, name, image):
                    + len(tops) * len(lefts) * PATCH_SIZE ** 2 * 4
                    + 4 * (image.shape[0] + PATCH_SIZE) * image.shape[1])
     _add_whole(file, index, 'image', np.uint8, image)
-    for top in tops:
+    origins = [(top, [left for left in lefts
+                      if _cut(image, top, left).min() < WHITE])
+               for top in tops]
+    origins = [row for row in origins if row[1]] or [(tops[0], lefts[:1])]
+    for top, lefts in origins:
         _append(file['patches/images'],
                 [_cut(image, top, left) for left in lefts])
-    return hashlib.sha1(np.ascontiguousarray(image)).hexdigest()
+    return hashlib.sha1(np.ascontiguousarray(image)).hexdigest(), origins
 
 
-def _add_annotation(file, index, annotation):
+def _add_annotation(file, index, annotation, origins):
     """Add an image's Annotation, whole and as masks; return its nuclei."""
     instances = annotation.instances
     file[f'images/{index}'].attrs['has_instances'] = annotation.has_instances
     _add_whole(file, index, 'instances', np.int32, instances)
-    tops, lefts = map(patch_origins, instances.shape)
-    for top in tops:
+    for top, lefts in origins:
         # With the neighbours of its pixels.
         above = max(top - 1, 0)
         strip = mask_with_gaps(instances[above:top + PATCH_SIZE + 1])

@@ -218,8 +218,9 @@ class Plan:
 
     def __init__(self, source, run, slide, size, microns_per_pixel, shift=0):
         began = time.monotonic()
-        # By --overwrite; of several parts, another one has done it.
-        self.again = run.part == (0, 1) and runs.is_done(run, source)
+        # Of several parts, another one has done it.
+        self.again = (run.overwrite and run.part == (0, 1)
+                      and runs.is_done(run, source))
         self.source, self.run, self.slide, self.size = source, run, slide, size
         self.microns_per_pixel = microns_per_pixel
         halo = run.predictor.halo
@@ -299,6 +300,7 @@ class Plan:
         image = self.slide.at(self.size)
 
         def read(block):
+            runs.check_begun(self.run)  # others may have taken the folder
             begin = time.monotonic()
             if 'seconds' in self.read(block) or self._is_merged():
                 return block, None, 0
@@ -358,6 +360,12 @@ class Plan:
             if not self.missing():
                 with files.locked(self.folder, 'output_dir'):
                     if not self._is_merged():
+                        record = self._merge()
+                    # Others may read anew what could not be read.
+                    while record and any(
+                            'seconds' in self.read(block)
+                            for block in self.blocks
+                            if block.name in record['blocks_skipped']):
                         record = self._merge()
         except files.LockedError:
             pass  # another process merges, or has merged without a lock

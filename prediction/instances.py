@@ -32,8 +32,8 @@ STRIP = 256  # rows that are numbered at a time
 NUCLEAR = 2  # a pixel of a piece large enough for a nucleus; of others it is 1
 
 
-def separate(mask, probability, threshold=THRESHOLD, window=WINDOW,
-             min_area=MIN_AREA, min_height=MIN_HEIGHT):
+def separate(mask, probability, threshold=THRESHOLD, min_area=MIN_AREA,
+             min_height=MIN_HEIGHT):
     """Separate the nuclei of a mask.
 
     The relief is the distance to the edge of the mask plus the probability,
@@ -45,7 +45,6 @@ def separate(mask, probability, threshold=THRESHOLD, window=WINDOW,
             per pixel.
         probability: uint8 [H, W], 255 times the probability of nucleus.
         threshold: of the mask.
-        window: side of the windows, pixels.
         min_area, min_height: smaller pieces are debris, and smaller hills are
             merged; both in pixels.
 
@@ -60,7 +59,7 @@ def separate(mask, probability, threshold=THRESHOLD, window=WINDOW,
     labels = np.zeros(mask.shape, np.int32)
     closed = np.zeros(mask.shape, np.uint8)
     count = 0
-    parts = windows(mask.shape, window, MARGIN)
+    parts = windows(mask.shape, WINDOW, MARGIN)
     for core, outer in parts:
         progress.check()
         regions, peaks, filled = _separate_window(
@@ -160,7 +159,7 @@ def _separate_window(mask, probability, gap_probability, min_area,
     relief *= nuclei
     # With a frame, so that each pixel has four neighbours.
     frame = relief.min()
-    relief = np.pad(relief, 1, mode='constant', constant_values=frame)
+    relief = np.pad(relief, 1, constant_values=frame)
     basins, peaks = _steepest_ascent(relief, np.pad(nuclei, 1))
     roots = _merge(basins, relief, peaks, min_height, min_area)
     kept, numbers = np.unique(roots, return_inverse=True)
@@ -182,7 +181,7 @@ def _closed(mask, reach):
 
     What lies beyond the edges is no obstacle.
     """
-    mask = np.pad(mask, 2 * reach, mode='constant')
+    mask = np.pad(mask, 2 * reach)
     for operation in (np.logical_or, np.logical_and):
         for _ in range(2):  # along the columns, then along the rows
             length = len(mask) - 2 * reach

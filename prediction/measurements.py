@@ -134,7 +134,7 @@ def _moments(labels, left, top, box_x, box_y):
 def _perimeters(labels, count):
     """Measure the perimeters of regions 1 to N of int [h, w]: float [N]."""
     width = labels.shape[1] + 2
-    padded = np.pad(labels, 1, mode='constant').ravel()
+    padded = np.pad(labels, 1).ravel()
     crossings = np.zeros(count + 1)
     # Parallel lines through the pixels' centres, in four directions, and their
     # distance: the perimeter is pi / 2 times the mean of their crossings.

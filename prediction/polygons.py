@@ -29,8 +29,8 @@ def find_corners(labels):
     A point where two pixels of a piece touch by a corner counts twice.
     """
     from skimage import measure  # here, for a fast start of main.py
-    pieces = np.pad(measure.label(labels, background=0, connectivity=1), 1,
-                    mode='constant')  # [H + 2, W + 2]
+    pieces = np.pad(measure.label(labels, background=0, connectivity=1),
+                    1)  # [H + 2, W + 2]
     width = pieces.shape[1]
     across = pieces[:, 1:] != pieces[:, :-1]  # [H + 2, W + 1]
     down = pieces[1:] != pieces[:-1]  # [H + 1, W + 2]

@@ -203,8 +203,16 @@ def summarise(run):
 
 
 def records(folder):
-    """List the records of images in a folder, sorted by name."""
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else ()
+    """List the records of images in a folder, sorted by name.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else ()
+    except OSError as error:
+        raise InputError(f'--output_dir {folder}: cannot be read '
+                         f'({error.strerror}); choose another') from error
     found = {name: _read(os.path.join(folder, name)) for name in names
              if name.endswith('.json')}
     # A copy under another name is the user's.

@@ -60,9 +60,8 @@ def open_slide(path, settled):
         raise InputError(f'{path}: states no resolution; give it, e.g. '
                          '--magnification=40 or --microns_per_pixel=0.25')
     network_microns, microns = settled.settle(path, stated, True)
-    size = slide.size
-    if network_microns:
-        size = resample.scaled_size(size, network_microns)
+    size = resample.scaled_size(
+        slide.size, network_microns or resample.MICRONS_PER_PIXEL)
     resample.check_min_side(size, path)
     return slide, size, microns
 

@@ -13,11 +13,13 @@ import uuid
 
 import numpy as np
 
-from histology import drawing, progress, tiff
+from histology import drawing, progress, resample, tiff
 from histology.files import atomic_write
 from histology.images import write_jpeg, write_png
 from histology.listing import GEOJSON_HEAD, SOFTWARE, TIFF_MARK
 from prediction import polygons, tissue
+
+THUMBNAIL_SIDE = 320  # pixels, at most
 
 # The power of the unit of length of each measure, and its name in QuPath.
 MEASURES = {
@@ -94,8 +96,12 @@ def write_labels_colour(paths, nuclei):
 
 def write_thumbnail(paths, nuclei):
     """Write a small picture of the tissue and the outlines."""
-    write_jpeg(paths[0], drawing.overlay(*drawing.shrunk(
-        nuclei.image, nuclei.labels)), TIFF_MARK)
+    image, labels = nuclei.image, nuclei.labels
+    factor = max(*labels.shape, THUMBNAIL_SIDE) / THUMBNAIL_SIDE
+    size = [max(int(side / factor), 1) for side in labels.shape]
+    write_jpeg(paths[0], drawing.overlay(
+        resample.resample(image, size),
+        resample.resample_labels(labels, size)), TIFF_MARK)
 
 
 def write_csv(paths, nuclei):

@@ -196,10 +196,11 @@ def test_a_task_gives_up_without_another(job, tmp_path, free_port, monkeypatch,
     monkeypatch.setenv('TF_CONFIG', json.dumps(
         {'cluster': {**jobs, job: [missing]}, 'task': EVALUATOR}))
     monkeypatch.setattr(cluster, 'POLL_SECONDS', 0.1)
+    monkeypatch.setattr(cluster, 'MISSED', 0.3)
     # The end of the process, which is that of the tests.
     monkeypatch.setattr(os, '_exit', sys.exit)
     with there, pytest.raises(SystemExit) as end:
-        cluster.watch(cluster.task(str(tmp_path)), 9, timeout=0.3)
+        cluster.watch(cluster.task(str(tmp_path)), 9)
     assert end.value.code == 1
     line, = capsys.readouterr().err.splitlines()
     assert line.startswith(

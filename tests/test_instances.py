@@ -199,7 +199,8 @@ def test_windows_give_the_same_nuclei(monkeypatch):
             mask |= discs(mask.shape, (row, column, 11))
     probability[mask > 0] |= 128
     whole = instances.separate(mask, probability)
-    parts = instances.separate(mask, probability, window=50)
+    monkeypatch.setattr(instances, 'WINDOW', 50)
+    parts = instances.separate(mask, probability)
     for one, other in zip(parts, whole):
         np.testing.assert_array_equal(one, other)
     assert whole[0].max() > 100
@@ -207,10 +208,11 @@ def test_windows_give_the_same_nuclei(monkeypatch):
 
 def test_what_is_larger_than_a_margin_is_not_lost(monkeypatch):
     monkeypatch.setattr(instances, 'MARGIN', 20)
+    monkeypatch.setattr(instances, 'WINDOW', 60)
     for mask in (np.ones((200, 230), np.uint8),
                  discs((200, 230), (100, 100, 90))):
         mask[50:60, 50:60] = 0
-        labels, closed = instances.separate(mask, certain(mask), window=60)
+        labels, closed = instances.separate(mask, certain(mask))
         pieces, _ = ndimage.label((closed > 0) & (labels == 0))
         assert (np.bincount(pieces.ravel())[1:] < instances.MIN_AREA).all()
 
@@ -254,9 +256,10 @@ def test_closing_is_scipys_on_a_wide_ground(reach):
             np.ones([2 * reach + 1] * 2))[20:-20, 20:-20])
 
 
-def test_nuclei_of_one_height_are_found_too():
+def test_nuclei_of_one_height_are_found_too(monkeypatch):
     """A flat relief that fills the window has no peak."""
+    monkeypatch.setattr(instances, 'WINDOW', 150)
     labels, closed = instances.separate(np.ones((300, 40), np.uint8),
                                         np.zeros((300, 40), np.uint8),
-                                        threshold=0, window=150)
+                                        threshold=0)
     assert closed.all() and (labels > 0).all()

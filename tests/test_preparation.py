@@ -545,14 +545,22 @@ def test_20x_and_40x_in_one_folder(tmp_path, capsys):
     assert said.count('b.tif: says 0.5 micrometres per pixel, read as') == 1
 
 
+def identity_of(folder):
+    with store.open_store(folder / 'train.h5') as file:
+        return [store.identity(file)[key] for key in store.IDENTITY]
+
+
 def test_test_store_comes_and_goes_with_the_test_images(tmp_path):
     given, out = tmp_path / 'given', tmp_path / 'out'
     training_data(given / 'Training', 2)
     data_to_test(given / 'MoNuSegTestData')
     make(out, given)
     assert contents(out)['test.h5'] == ['TCGA-9']
+    identity = identity_of(out)
     make(out, given / 'Training')
     assert list(contents(out)) == ['train.h5', 'validation.h5']
+    # So that a training may go on, and be measured on images that come later.
+    assert identity_of(out) == identity
     for _ in range(2):  # also if it was done already
         make(out, given / 'Training', fold='none')
         assert contents(out) == {'train.h5': ['TCGA-0', 'TCGA-1']}
@@ -1204,7 +1212,8 @@ def test_what_decides_on_nuclei_is_part_of_the_digest(tmp_path):
     save(tmp_path / 'o/a.png', mask())
     made_by = [{}, {'classes': ['a b']}, {'classes': ['a', 'b']}]
     digests = [prepare.find_own(str(tmp_path / 'i'), str(tmp_path / 'o'),
-                                **rules).digest for rules in made_by]
+                                **rules).digests['source_digest']
+               for rules in made_by]
     assert len({*digests}) == len(digests)
 
 

@@ -106,8 +106,8 @@ def test_descriptions(description, microns):
 
 
 @pytest.mark.parametrize('unit, microns', [
-    ('um', 0.5), ('micron', 0.5), ('\\u00B5m', 0.5), ('mm', None),
-    ('pixel', None)])
+    ('um', 0.5), ('micron', 0.5), ('Micrometers', 0.5), ('\\u00B5m', 0.5),
+    ('mm', None), ('pixel', None)])
 def test_imagej(unit, microns):
     file = io.BytesIO()
     tifffile.imwrite(file, PIXELS, imagej=True, resolution=(2.0, 2.0),

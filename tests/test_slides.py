@@ -98,12 +98,12 @@ def run(folder, predictor=PREDICTOR, out='out', **options):
                                  predictor, max_whole_pixels=1, **options)
 
 
-def plan_of(folder, predictor=PREDICTOR, out='out', **options):
+def plan_of(folder, predictor=PREDICTOR, out='out', overwrite=True, **options):
     """The plan of folder/in/a.tif, searched all over."""
     path = str(folder / 'in' / 'a.tif')
     source, = sources.of_files([path], 1)
     run = runs.Run(predictor, str(folder / out), ['csv', 'geojson'], None,
-                   True, (0, 1), overwrite=True)
+                   True, (0, 1), overwrite)
     runs.begin(run, [source])
     return blocks.Plan(source, run, *slides.open_slide(
         path, resolution.Resolution(None)), **options)
@@ -516,6 +516,11 @@ def test_of_two_that_finish_one_merges(discs):
                    np.zeros((2, 384, 384), np.uint8), [0, 0]))
     assert second.merge()['nuclei'] == record['nuclei']
     assert contents(folder / 'out') == before
+    # One that opens the slide after that.
+    third = plan_of(folder, overwrite=False)
+    third.predict(todo)
+    assert third.merge()['nuclei'] == record['nuclei']
+    assert contents(folder / 'out') == before
 
 
 @pytest.mark.parametrize('has_locks', [True, False])
@@ -582,9 +587,7 @@ def test_a_damaged_part_is_named_and_the_rest_goes_on(discs, capsys):
     assert contents(folder / 'out') == contents(folder / 'undisturbed')
 
 
-def test_a_part_that_can_be_read_later_is_done_then(discs, capsys,
-                                                    monkeypatch):
-    folder, *_ = discs
+def damage_a_block(monkeypatch):
     before = slides.Slide.read_region
 
     def read_region(slide, level, x, y, width, height):
@@ -593,6 +596,34 @@ def test_a_part_that_can_be_read_later_is_done_then(discs, capsys,
         return before(slide, level, x, y, width, height)
 
     monkeypatch.setattr(slides.Slide, 'read_region', read_region)
+
+
+def test_a_part_that_is_read_during_the_merge_is_in_the_results(
+        discs, monkeypatch):
+    folder, *_ = discs
+    first = plan_of(folder)
+    damage_a_block(monkeypatch)
+    first.predict(first.left(0, 1))
+    monkeypatch.undo()
+    second, before = plan_of(folder), runs.make_room
+
+    def make_room(*arguments):
+        monkeypatch.undo()
+        second.predict(second.left(0, 1))
+        before(*arguments)
+
+    monkeypatch.setattr(runs, 'make_room', make_room)
+    assert first.merge()['blocks_skipped'] == []
+    undisturbed = plan_of(folder, out='undisturbed')
+    undisturbed.predict(undisturbed.left(0, 1))
+    undisturbed.merge()
+    assert contents(folder / 'out') == contents(folder / 'undisturbed')
+
+
+def test_a_part_that_can_be_read_later_is_done_then(discs, capsys,
+                                                    monkeypatch):
+    folder, *_ = discs
+    damage_a_block(monkeypatch)
     assert run(folder) == [str(folder / 'in' / 'a.tif')]
     record = json.loads((folder / 'out' / 'a.json').read_text())
     assert record['blocks_skipped'] == ['512_256']
@@ -680,7 +711,7 @@ def test_parts_of_other_settings_are_refused(discs):
     plan.run = plan.run._replace(part=(1, 2))
     assert run(folder, other, part=(1, 2), overwrite=True) == []
     with pytest.raises(InputError, match='says threshold 0.6, not 0.5'):
-        runs.check_begun(plan.run)
+        plan.predict(plan.blocks)
 
 
 def test_a_damaged_file_of_a_block_is_none(tmp_path):

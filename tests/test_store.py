@@ -68,6 +68,25 @@ def test_store_holds_what_was_written(tmp_path):
         assert file['patches/images'].chunks == (1, 256, 256, 3)
 
 
+def test_patches_that_are_white_are_left_out(tmp_path):
+    image = np.full((461, 461, 3), 255, np.uint8)
+    instances = np.zeros((461, 461), np.int32)
+    image[:20, 210:250] = 100
+    instances[5:15, 220:240] = 1
+    path = tmp_path / 'train.h5'
+    store.write_store(str(path), RULES, [
+        example('few', image, instances),
+        example('none', np.full_like(image, 255), instances * 0)])
+    with store.open_store(path) as file:
+        # Patches begin at 0 and at 205: the two of the first row, and one of
+        # the image that is white throughout.
+        np.testing.assert_array_equal(file['patches/images'], [
+            image[:256, :256], image[:256, 205:], image[205:, 205:]])
+        np.testing.assert_array_equal(file['patches/masks'][..., 0], [
+            instances[:256, :256], instances[:256, 205:],
+            instances[205:, 205:]])
+
+
 def test_an_open_store_is_read_on_when_another_replaces_it(tmp_path):
     path = tmp_path / 'train.h5'
     examples = written_store(path)

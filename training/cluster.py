@@ -103,7 +103,7 @@ def serve_parameters(run_config, steps):
 def answers(address):
     """Say whether a task can be reached at its address."""
     host, port = address.rsplit(':', 1)  # [::1]:2222, say
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeError):  # of a name like a..b
         socket.create_connection((host.strip('[]'), port),
                                  POLL_SECONDS).close()
         return True
@@ -117,12 +117,11 @@ def leave(status, text):
     os._exit(status)
 
 
-def watch(run_config, steps, timeout=MISSED):
+def watch(run_config, steps):
     """Wait for the last step; end this process if a task is missing before.
 
     Every task does this, in a thread if it has other work: TensorFlow waits
-    for the chief and the servers without end and without a word. `timeout` is
-    the seconds without one of them, before its start too.
+    for the chief and the servers without end and without a word.
     """
     own, named = (run_config.task_type, run_config.task_id), addresses()
     jobs = {address: job for job in ('chief', 'ps')
@@ -134,9 +133,9 @@ def watch(run_config, steps, timeout=MISSED):
         now = time.monotonic()  # before they are asked, which may last
         seen.update(dict.fromkeys(filter(answers, jobs), now))
         missing = min(jobs, key=seen.get)
-        if now - seen[missing] > timeout:
+        if now - seen[missing] > MISSED:
             leave(1, f'error: TF_CONFIG: no {jobs[missing]} at {missing} for '
-                  f'{timeout} s; see why it ended, and start every task again')
+                  f'{MISSED} s; see why it ended, and start every task again')
         time.sleep(POLL_SECONDS)
 
 
