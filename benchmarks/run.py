@@ -42,7 +42,8 @@ CROP, PATCH = str(TrainConfig.crop_size), str(store.PATCH_SIZE)
 # Side of an image, as MoNuSeg's; for PyTorch padded to U-Net's stride.
 IMAGE, TORCH_IMAGE = '1000', '1008'
 IMAGE_MM2 = (int(IMAGE) * resample.MICRONS_PER_PIXEL / 1000) ** 2
-# Of StarDist's time.
+IMAGES = '20'  # of a folder: while one is written the network sees the next
+# Of StarDist's time, by an image of a folder.
 STARDIST_GOALS = {'float32': 1.15, 'bfloat16': 0.8}
 VIEWS = str(tiling.TURNS)  # of an image, averaged
 SHIPPED = '--model_dir=checkpoints/pretrained'
@@ -185,11 +186,12 @@ def measure_image(table, engine):
 def measure_files(table, engine):
     """From file to files, against what else users run on a processor."""
     chosen = accelerations(engine, 'forward')
-    names = [f'{what}, {how}' for what in ('plain', 'averaged')
-             for _, how in chosen]
+    kinds = {'plain': ('1', '1'), 'averaged': (VIEWS, '1'),
+             f'plain, {IMAGES} images': ('1', IMAGES)}
+    names = [f'{what}, {how}' for what in kinds for _, how in chosen]
     *ours, stardist, instanseg, torch = side_by_side(
-        [*(worker(engine, 'image_file', 'unet', views, accelerate)
-           for views in ('1', VIEWS) for accelerate, _ in chosen),
+        [*(worker(engine, 'image_files', 'unet', views, accelerate, count)
+           for views, count in kinds.values() for accelerate, _ in chosen),
          [python('stardist'), '-m', 'benchmarks.stardist_he', IMAGE],
          [python('torch'), '-m', 'benchmarks.instanseg_unet',
           str(int(IMAGE) // 2)],
@@ -203,11 +205,13 @@ def measure_files(table, engine):
         seconds = 1 / statistics.median(rates)
         table.add(f'{what}, seconds per image of 1000 x 1000, per mm2',
                   engine, f'{seconds:.2f}, {seconds / IMAGE_MM2:.1f}')
-    plain, averaged = ours[:len(chosen)], ours[len(chosen):]
-    for (_, how), one, four in zip(chosen, plain, averaged):
-        table.add_ratio(f"unet, prediction, plain, {how} / StarDist's forward "
-                        'pass, time', engine, (stardist, one),
-                        STARDIST_GOALS[how])
+    for index, (_, how) in enumerate(chosen):
+        one, four, many = ours[index::len(chosen)]
+        for what, rates, goal in (('plain', one, None), (
+                f'plain, {IMAGES} images', many, STARDIST_GOALS[how])):
+            table.add_ratio(f"unet, prediction, {what}, {how} / StarDist's "
+                            'forward pass, time', engine, (stardist, rates),
+                            goal)
         table.add_ratio(f'unet, prediction, {how}, averaged / plain, time',
                         engine, (one, four), 3.2)
 

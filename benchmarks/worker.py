@@ -127,30 +127,33 @@ def image(net, how, views):
     serve({'rows': rows, 'bare': bare}[how], 1, 1)
 
 
-def image_file(net, views, accelerate):
-    """All that predict does with a file of 1000 x 1000, by a shipped network.
+def image_files(net, views, accelerate, count):
+    """All that predict does with files of 1000 x 1000, by a shipped network.
 
-    From reading it to writing every output, of some 400 nuclei.
+    From reading them to writing every output, of some 400 nuclei each.
 
     Args:
         net, views: as for `image`.
         accelerate: 'on' or 'off'.
+        count: of the files that one command predicts.
     """
     pixels, _ = synthetic.make(np.random.RandomState(0), 1000)
     predictor = Predictor.load(
         os.path.join(saved.PRETRAINED, net), accelerate=accelerate == 'on',
         average=views != '1')
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, 'image.png')
-        iio.imwrite(path, pixels, plugin='pillow')
-        serve_file(path, predictor, 1)
+        paths = [os.path.join(folder, f'{number}.png')
+                 for number in range(int(count))]
+        for path in paths:
+            iio.imwrite(path, pixels, plugin='pillow')
+        serve_files(paths, predictor, len(paths))
 
 
 def slide_file(net, microns, accelerate):
     """All that predict does with a slide of SLIDE_MM2, without averaging.
 
     Args:
-        net, accelerate: as for `image_file`.
+        net, accelerate: as for `image_files`.
         microns: per pixel of the slide.
     """
     side = round(1000 * SLIDE_MM2 ** 0.5 / float(microns))
@@ -167,23 +170,23 @@ def slide_file(net, microns, accelerate):
             path, np.tile(pixels, (times, times, 1))[:side, :side],
             tile=(256, 256), photometric='rgb', compression='jpeg',
             metadata=None)
-        serve_file(path, predictor, SLIDE_MM2, float(microns))
+        serve_files([path], predictor, SLIDE_MM2, float(microns))
 
 
-def serve_file(path, predictor, units, microns=None):
-    """Serves turns of predicting a file, a slide if `microns` are given."""
+def serve_files(paths, predictor, units, microns=None):
+    """Serves turns of predicting files, slides if `microns` are given."""
     def predict_it():
         # The turns are told on stdout.
         with contextlib.redirect_stdout(sys.stderr):
             predict.predict_files(
-                [path], f'{path}-out', predictor, microns, overwrite=True,
+                paths, f'{paths[0]}-out', predictor, microns, overwrite=True,
                 max_whole_pixels=1 if microns else slides.MAX_WHOLE_PIXELS)
 
     serve(predict_it, units, 1)
 
 
 KINDS = {'training_step': training_step, 'pipeline': pipeline,
-         'forward': forward, 'image': image, 'image_file': image_file,
+         'forward': forward, 'image': image, 'image_files': image_files,
          'slide_file': slide_file}
 
 if __name__ == '__main__':
