@@ -236,7 +236,7 @@ set_up() {
 main() { "$venv/bin/python" main.py "$@"; }
 
 fold=${FOLD:-0}
-[[ $# -le 1 || $1 == test ]] || fail "$2: unknown; variables such as ENGINE=tf2\
+[[ $# -le 1 || $1 == test ]] || fail "$*: unknown; variables such as ENGINE=tf2\
  go before ./run.sh"
 case ${1:-} in
   '')
@@ -306,7 +306,8 @@ for net in "${nets[@]}"; do
     ${recipe[@]+"${recipe[@]}"}
   # Even if measured before: perhaps with other flags, or by older code.
   main --mode=eval "${use[@]}" --data_dir="$data" --split=$split
-  if [ ! "$predictions/$net/done" -nt "$folder/weights.h5" ]; then
+  if [ ! "$predictions/$net/done" -nt "$folder/weights.h5" ] \
+    || [ ! "$predictions/$net/done" -nt "$data/$split.h5" ]; then
     main --mode=predict "${use[@]}" --data_dir="$data" --split=$split \
       --output_dir="$predictions/$net" --overwrite
     touch "$predictions/$net/done"

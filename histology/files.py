@@ -17,8 +17,9 @@ MAX_NAME = 255  # bytes of a file's name
 TEMPORARY_NAME = 40  # characters of it at most, in its temporary name
 # Of a write to an open file, which does not say its name.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS,
-               errno.EFBIG, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT,
-               errno.EHOSTDOWN)  # the last four of network drives
+               errno.EFBIG)
+DRIVE_ERRORS = (errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT,
+                errno.EHOSTDOWN)  # the same, of network drives
 NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.ENOSYS)
 
 
@@ -102,9 +103,10 @@ def atomic_write(path):
 
     The block makes a file of it, or a folder, which replaces one at `path`.
     Nothing is left behind when the block raises. What a killed process left
-    is removed by the next process that writes to the folder. The temporary
-    name holds the process's number, so that two processes may write the same
-    file. It keeps the ending, by which writers of images choose the format.
+    is removed by the next process of its machine or container that writes to
+    the folder. The temporary name holds the process's number, so that two
+    processes may write the same file. It keeps the ending, by which writers of
+    images choose the format.
 
     Raises:
         InputError: the folder cannot be made or written to.
@@ -122,7 +124,8 @@ def atomic_write(path):
     except OSError as error:
         number = error_number(error)
         # Other errors are of other files, which the block reads.
-        if not (number in DISK_ERRORS if error.filename is None
+        if not (number in DISK_ERRORS + DRIVE_ERRORS
+                if error.filename is None
                 else partial.startswith(str(error.filename))):
             raise
         raise InputError(

@@ -300,7 +300,6 @@ class Plan:
         image = self.slide.at(self.size)
 
         def read(block):
-            runs.check_begun(self.run)  # others may have taken the folder
             begin = time.monotonic()
             if 'seconds' in self.read(block) or self._is_merged():
                 return block, None, 0
@@ -334,6 +333,7 @@ class Plan:
             # NumPy would complain of a full disk once more, when it is closed.
             content = io.BytesIO()
             np.savez_compressed(content, key=self.key, **arrays)
+            runs.check_begun(self.run)  # others may have taken the folder
             files.write_bytes(os.path.join(self.folder, block.name + '.npz'),
                               content.getvalue())
         except InputError:
