@@ -151,13 +151,13 @@ def _partial_prefix():
 
 @functools.lru_cache(maxsize=None)  # once in each folder
 def _remove_partials_of_killed(folder):
-    for name in os.listdir(folder):
-        owner = re.match(re.escape(_partial_prefix()) + r'(\d{1,9})-', name)
+    pattern = re.compile(re.escape(_partial_prefix()) + r'(\d{1,9})-')
+    for owner in filter(None, map(pattern.match, os.listdir(folder))):
         # This process has written nothing there yet.
-        if owner and (int(owner.group(1)) == os.getpid()
-                      or not _is_running(int(owner.group(1)))):
+        if (int(owner.group(1)) == os.getpid()
+                or not _is_running(int(owner.group(1)))):
             with contextlib.suppress(OSError):  # others do it too
-                _remove(os.path.join(folder, name))
+                _remove(os.path.join(folder, owner.string))
 
 
 def _is_running(process_id):

@@ -22,10 +22,10 @@ MEASURED = 0.03  # the same, of what areas in micrometres are measured with
 INCH = 2
 RESOLUTION_UNITS = {INCH: 25400.0, 3: 10000.0}
 UNITS = {'m': 1e6, 'inch': 25400.0, 'in': 25400.0, 'cm': 1e4, 'mm': 1e3,
-         'nm': 1e-3, '\u00c5': 1e-4, 'pm': 1e-6, 'um': 1.0, '\u00b5m': 1.0,
-         **dict.fromkeys(('\u03bcm', '\\u00b5m', 'micron', 'microns',
-                          'micrometer', 'micrometers', 'micrometre',
-                          'micrometres'), 1.0)}
+         'nm': 1e-3, '\u00c5': 1e-4, 'pm': 1e-6,
+         **dict.fromkeys(('um', '\u00b5m', '\u03bcm', '\\u00b5m', 'micron',
+                          'microns', 'micrometer', 'micrometers',
+                          'micrometre', 'micrometres'), 1.0)}
 
 
 def read_microns_per_pixel(path):

@@ -35,8 +35,8 @@ from nets.saved import HDF5_ERRORS
 
 SCHEMA_VERSION = 5
 PATCH_SIZE = 256  # pixels
-WHITE = 255
 OVERLAP = 0.2  # of neighbouring patches, as a fraction of PATCH_SIZE
+WHITE = 255  # what nobody annotated becomes, see `outlines.crop`
 SPLITS = ('train', 'validation', 'test')  # with a store each
 FOLDS = 4  # one of them to validate on
 TRAIN_ON_ALL = 'none'  # the attribute `fold` if no image validates
@@ -157,8 +157,8 @@ def _add_image(file, index, name, image):
 
     Returns:
         its digest, and where its patches start: list of (top, list of left).
-        White ones are left out: most of an image with few annotated regions
-        is white, see `outlines.crop`.
+        WHITE ones are left out: most of an image with few annotated regions
+        is white.
     """
     check_min_side(image.shape[:2], name)
     if len(name.encode()) > MAX_NAME - len('.jpg'):  # in an archive

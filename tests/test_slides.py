@@ -109,6 +109,14 @@ def plan_of(folder, predictor=PREDICTOR, out='out', overwrite=True, **options):
         path, resolution.Resolution(None)), **options)
 
 
+def contents_undisturbed(folder):
+    """What one plan writes alone, as `contents`."""
+    plan = plan_of(folder, out='undisturbed')
+    plan.predict(plan.left(0, 1))
+    plan.merge()
+    return contents(folder / 'undisturbed')
+
+
 def rows_of(path):
     with open(str(path)) as file:
         return list(csv.DictReader(file))
@@ -546,10 +554,7 @@ def test_a_merge_while_another_merges(discs, has_locks, monkeypatch):
     # With a lock the second leaves it to the first, without one it is done.
     assert [there and there['nuclei'] for there in said] == [
         None if has_locks else len(centres)]
-    undisturbed = plan_of(folder, out='undisturbed')
-    undisturbed.predict(undisturbed.left(0, 1))
-    undisturbed.merge()
-    assert contents(folder / 'out') == contents(folder / 'undisturbed')
+    assert contents(folder / 'out') == contents_undisturbed(folder)
 
 
 def test_a_damaged_part_is_named_and_the_rest_goes_on(discs, capsys):
@@ -614,10 +619,7 @@ def test_a_part_that_is_read_during_the_merge_is_in_the_results(
 
     monkeypatch.setattr(runs, 'make_room', make_room)
     assert first.merge()['blocks_skipped'] == []
-    undisturbed = plan_of(folder, out='undisturbed')
-    undisturbed.predict(undisturbed.left(0, 1))
-    undisturbed.merge()
-    assert contents(folder / 'out') == contents(folder / 'undisturbed')
+    assert contents(folder / 'out') == contents_undisturbed(folder)
 
 
 def test_a_part_that_can_be_read_later_is_done_then(discs, capsys,
