@@ -6,7 +6,6 @@
   python main.py --mode=predict --net=unet --images='DIR/*.tif'
   python main.py --mode=export --net=unet --output_dir=exported
 """
-import contextlib
 import dataclasses
 import errno
 import functools
@@ -43,12 +42,7 @@ try:
     from prediction.slides import MAX_WHOLE_PIXELS
     from prediction.tiling import MAX_TILE_PIXELS
     from prediction.writers import OUTPUTS
-    from training.records import (
-        INIT_LEARNING_RATE,
-        INIT_STEPS,
-        TrainConfig,
-        seen_images,
-    )
+    from training.records import INIT_LEARNING_RATE, INIT_STEPS, TrainConfig
 except ModuleNotFoundError as error:
     sys.exit(advice_for_missing(error))
 
@@ -168,8 +162,7 @@ def define_flags():
          1, 64)
     flag = functools.partial(define, 'eval, predict')
     flag('split', 'validation', 'Which images of --data_dir eval measures, or '
-         'predict takes instead of --images.',
-         values=store.SPLITS)
+         'predict takes instead of --images.', values=store.SPLITS)
     flag('threshold', THRESHOLD, 'A pixel above this probability is nucleus; '
          f'in gaps between nuclei, above {GAP_THRESHOLD} times it.', 0, 1)
     flag('min_area', MIN_AREA, 'Area in square micrometres below which '
@@ -352,10 +345,10 @@ def train(folder):
     print(f'trained: {folder}')
 
 
-def refuse_trained_on(record, file, path, folder):
+def refuse_trained_on(record, folder, file):
     """Refuse to measure on images that were trained on, except --split=train.
 
-    The record is of the network in the folder, the file the store at `path`.
+    The record is of the network in the folder, the file an open store.
     """
     if FLAGS.split == 'train':
         return
@@ -364,15 +357,15 @@ def refuse_trained_on(record, file, path, folder):
             (record['trained_on'], f'the network in {folder} was',
              f'Prepare with {division} as for the training, measure'
              if record['data_fold'] != store.TRAIN_ON_ALL else 'Measure'),
-            (seen_images(record), f'the starting weights of {folder} were',
+            (record['seen'] or (), f'the starting weights of {folder} were',
              'Train without --init_checkpoint, measure')):
         known = store.names_among(file, seen)
         if known:
             more = f' and {progress.counted(len(known) - 1, "more image")}'
             raise InputError(
-                f'{path}: holds {known[0]}{more if known[1:] else ""}, which '
-                f'{who} trained on. {remedy} on other images, or '
-                'give --split=train')
+                f'{file.filename}: holds {known[0]}'
+                f'{more if known[1:] else ""}, which {who} trained on. '
+                f'{remedy} on other images, or give --split=train')
 
 
 def load_predictor(folder):
@@ -406,17 +399,15 @@ def announce(record, folder, precision):
           f'{tf.__version__}; {device_line()}, {precision}', flush=True)
 
 
-@contextlib.contextmanager
 def open_split():
-    """Open the store that --data_dir and --split name; yield its path too."""
+    """Open the store that --data_dir and --split name."""
     path = store.store_path(FLAGS.data_dir, FLAGS.split)
     if not os.path.exists(path) and os.path.exists(
             store.store_path(FLAGS.data_dir, 'train')):
         raise InputError(f'--split={FLAGS.split}: {FLAGS.data_dir} has no '
                          f'{FLAGS.split} images; give another --split or '
                          'prepare again')
-    with store.open_store(path) as file:
-        yield path, file
+    return store.open_store(path)
 
 
 def evaluate(folder):
@@ -428,7 +419,7 @@ def evaluate(folder):
     from eval import evaluate as evaluation
     from nets.tf1 import tf
 
-    with open_split() as (path, file):
+    with open_split() as file:
         predictor = load_predictor(folder)
         folder = predictor.folder
         if not os.access(folder, os.W_OK):
@@ -436,7 +427,7 @@ def evaluate(folder):
                 f'{folder}: cannot be written to, and eval writes its results '
                 'there; copy weights.h5 into a folder of your own, '
                 f'DIR/{FLAGS.net}, and give --model_dir=DIR')
-        refuse_trained_on(predictor.record, file, path, folder)
+        refuse_trained_on(predictor.record, folder, file)
         results = evaluation.evaluate(
             store.whole_images(file), store.image_names(file), predictor,
             os.path.join(folder, f'{FLAGS.split}_pictures'))
@@ -514,7 +505,7 @@ def predict(folder):
     output_dir = FLAGS.output_dir or os.path.join('predictions', FLAGS.net)
     folder = own_or_shipped(folder)
     if from_store:
-        with open_split() as (_, file):
+        with open_split() as file:
             skipped = predict_store(file, output_dir, load_predictor(folder),
                                     FLAGS.outputs, FLAGS.overwrite)
     else:

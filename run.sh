@@ -164,9 +164,9 @@ requirements() {
     tf1-gpu) cat requirements.txt ;;
     tf2) cat requirements-tf2.txt ;;
     tf2-cuda) cat requirements-tf2.txt requirements-cuda.txt ;;
-    torch*) cat benchmarks/requirements.txt ;;
-    stardist*) cat benchmarks/requirements-stardist.txt ;;
-    onnx*) cat requirements-onnx.txt ;;
+    torch) cat benchmarks/requirements.txt ;;
+    stardist) cat benchmarks/requirements-stardist.txt ;;
+    onnx) cat requirements-onnx.txt ;;
   esac
 }
 
@@ -224,7 +224,9 @@ set_up() {
   next="source $venv/bin/activate"
   if [ "$engine" = onnx ]; then  # no environment to work in
     next='python main.py --mode=export --net=unet'
-  elif [[ -e .venv || -L .venv ]] && [[ ! $(readlink .venv) =~ ^\.venv-(tf1|tf1-gpu|tf2|torch|stardist)$ ]]; then
+  elif [[ -e .venv || -L .venv ]] \
+    && [[ ! $(readlink .venv) =~ ^\.venv-(tf1|tf1-gpu|tf2|torch|stardist)$ ]]
+  then
     echo "run.sh did not make .venv and leaves it; use $venv instead."
   else
     # At once: another run.sh may do the same.
@@ -280,14 +282,14 @@ if [ -n "$MONUSEG_DIR" ]; then
     data=data/monuseg-fold$fold models=checkpoints/fold$fold
     predictions=predictions/monuseg-fold$fold
   fi
-  recipe=()
+  train=(--mode=train)
   main --mode=prepare --data_dir="$data" --monuseg_dir="$MONUSEG_DIR" \
     --fold="$fold"
 else
   echo 'MONUSEG_DIR is not set: using a synthetic sample.'
   data=data/sample models=checkpoints/sample predictions=predictions/sample
   # The sample is easy: a short training will do.
-  recipe=(--steps=220 --warmup_steps=30 --evaluate_every=110)
+  train=(--mode=train --steps=220 --warmup_steps=30 --evaluate_every=110)
   main --mode=prepare --data_dir="$data" --sample
 fi
 split=validation
@@ -298,19 +300,17 @@ fi
 names=$("$venv/bin/python" -c 'import nets; print(*nets.NETS)')
 read -ra nets <<< "$names"
 for net in "${nets[@]}"; do
-  folder=$models/$net
-  use=(--net="$net" --model_dir="$models")
+  use=(--net="$net" --model_dir="$models" --data_dir="$data")
+  mark=$predictions/$net/done
   echo "== $net"
-  # Bash before 4.4 takes an empty array for an unset one.
-  main --mode=train "${use[@]}" --data_dir="$data" \
-    ${recipe[@]+"${recipe[@]}"}
+  main "${train[@]}" "${use[@]}"
   # Even if measured before: perhaps with other flags, or by older code.
-  main --mode=eval "${use[@]}" --data_dir="$data" --split=$split
-  if [ ! "$predictions/$net/done" -nt "$folder/weights.h5" ] \
-    || [ ! "$predictions/$net/done" -nt "$data/$split.h5" ]; then
-    main --mode=predict "${use[@]}" --data_dir="$data" --split=$split \
+  main --mode=eval "${use[@]}" --split=$split
+  if [ ! "$mark" -nt "$models/$net/weights.h5" ] \
+    || [ ! "$mark" -nt "$data/$split.h5" ]; then
+    main --mode=predict "${use[@]}" --split=$split \
       --output_dir="$predictions/$net" --overwrite
-    touch "$predictions/$net/done"
+    touch "$mark"
   fi
 done
 

@@ -34,7 +34,7 @@ KINDS = (
     ('Conv2DTranspose', 'up-convolution', '#5aa469', 1),
     ('Concatenate', 'concatenation', '#7d838c', .5),
     ('Conv2D .*logits', 'convolution to logits', '#f2bf63', 1),
-    ('Lambda (logits|enlarged)', 'bilinear upsampling', '#5aa469', 1),
+    ('UpSampling2D', 'bilinear upsampling', '#5aa469', 1),
     ('Conv2D|.*aspp_pool', 'convolution, batch norm, ReLU', '#8db8e2', 1),
     ('', 'other layer', '#ffffff', 1))
 

@@ -27,7 +27,6 @@ from training.records import TrainConfig
 
 ENGINES = ('tf1', 'tf2')
 STOCK = 'tf1-gpu'  # compared with PyTorch alone
-REPEATS = 5
 # Of PyTorch's rates.
 TORCH_GOALS = {('tf1', 'train'): 1.0, (STOCK, 'train'): 0.55,
                ('tf2', 'train'): 1.5, ('tf2', 'forward'): 1.0}
@@ -47,9 +46,6 @@ IMAGES = '20'  # of a folder: while one is written the network sees the next
 STARDIST_GOALS = {'float32': 1.15, 'bfloat16': 0.8}
 VIEWS = str(tiling.TURNS)  # of an image, averaged
 SHIPPED = '--model_dir=checkpoints/pretrained'
-PRECISIONS = {('tf1', 'off'): 'float32',
-              (STOCK, 'on'): 'XLA', (STOCK, 'off'): 'no XLA',
-              ('tf2', 'on'): 'bfloat16', ('tf2', 'off'): 'float32'}
 
 
 def python(engine):
@@ -117,16 +113,12 @@ def accelerations(engine, kind):
         kind: 'train' or 'forward'.
 
     Returns:
-        list of (value, how it computes, as in PRECISIONS).
+        list of (value, how it computes).
     """
-    if engine == 'tf2' and has_bfloat16():
-        chosen = ('off', 'on')
-    elif engine == STOCK and kind == 'train':
-        chosen = ('on',)
-    else:
-        chosen = ('off',)
-    return [(accelerate, PRECISIONS[engine, accelerate])
-            for accelerate in chosen]
+    if engine == STOCK:
+        return [('on', 'XLA') if kind == 'train' else ('off', 'no XLA')]
+    both = [('off', 'float32'), ('on', 'bfloat16')]
+    return both if engine == 'tf2' and has_bfloat16() else both[:1]
 
 
 def measure_pipeline(table, engine, path):
@@ -138,7 +130,7 @@ def measure_pipeline(table, engine, path):
         for accelerate, how in chosen:
             fed, constant = side_by_side(
                 [worker(engine, 'training_step', net, source, CROP, accelerate)
-                 for source in (path, 'constant')], REPEATS)
+                 for source in (path, 'constant')])
             table.add(f'{net}, training, {how}, patches/s', engine,
                       median_rate(fed))
             table.add_ratio(f'{net}, {how}, step from HDF5 / from a constant',
@@ -150,7 +142,7 @@ def measure_pipeline(table, engine, path):
                 name = f'{net}, {how}'
     table.add_ratio(
         f'pipeline alone / fastest step ({name})', engine, side_by_side(
-            [worker(engine, 'pipeline', path, CROP), fastest_step], REPEATS),
+            [worker(engine, 'pipeline', path, CROP), fastest_step]),
         10, at_most=False)
 
 
@@ -159,11 +151,10 @@ def measure_torch(table, engine):
     for kind in ('train', 'forward'):
         for accelerate, how in accelerations(engine, kind):
             precision = 'bfloat16' if how == 'bfloat16' else 'float32'
-            ours = {'train': ('training_step', 'unet', 'constant', PATCH,
-                              accelerate),
-                    'forward': ('forward', 'unet', PATCH, accelerate)}[kind]
-            rates = side_by_side([worker(engine, *ours),
-                                  torch_worker(kind, precision)], REPEATS)
+            ours = (('training_step', 'unet', 'constant') if kind == 'train'
+                    else ('forward', 'unet'))
+            rates = side_by_side([worker(engine, *ours, PATCH, accelerate),
+                                  torch_worker(kind, precision)])
             table.add(f'unet, {kind}, {how}, patches/s, ours and PyTorch '
                       f'({precision})', engine,
                       ' and '.join(map(median_rate, rates)))
@@ -177,7 +168,7 @@ def measure_image(table, engine):
     for views in ('1', VIEWS):
         rows, bare = side_by_side(
             [worker(engine, 'image', 'unet', how, views)
-             for how in ('rows', 'bare')], REPEATS)
+             for how in ('rows', 'bare')])
         table.add_ratio(f'unet, image of 1000 x 1000, {views} views, '
                         'prediction / forward pass', engine, (bare, rows),
                         1.15)
@@ -195,7 +186,7 @@ def measure_files(table, engine):
          [python('stardist'), '-m', 'benchmarks.stardist_he', IMAGE],
          [python('torch'), '-m', 'benchmarks.instanseg_unet',
           str(int(IMAGE) // 2)],
-         torch_worker('image', 'float32', TORCH_IMAGE)], REPEATS)
+         torch_worker('image', 'float32', TORCH_IMAGE)])
     for what, rates in (
             *zip([f'unet, prediction, {name}' for name in names], ours),
             ("StarDist's H&E network, forward pass", stardist),
@@ -206,14 +197,14 @@ def measure_files(table, engine):
         table.add(f'{what}, seconds per image of 1000 x 1000, per mm2',
                   engine, f'{seconds:.2f}, {seconds / IMAGE_MM2:.1f}')
     for index, (_, how) in enumerate(chosen):
-        one, four, many = ours[index::len(chosen)]
-        for what, rates, goal in (('plain', one, None), (
+        plain, averaged, many = ours[index::len(chosen)]
+        for what, rates, goal in (('plain', plain, None), (
                 f'plain, {IMAGES} images', many, STARDIST_GOALS[how])):
             table.add_ratio(f"unet, prediction, {what}, {how} / StarDist's "
                             'forward pass, time', engine, (stardist, rates),
                             goal)
         table.add_ratio(f'unet, prediction, {how}, averaged / plain, time',
-                        engine, (one, four), 3.2)
+                        engine, (plain, averaged), 3.2)
 
 
 def measure_slides(table, engine):
@@ -221,7 +212,7 @@ def measure_slides(table, engine):
     for accelerate, how in accelerations(engine, 'forward'):
         for microns in ('0.25', '0.5'):
             rates, = side_by_side([worker(engine, 'slide_file', 'unet',
-                                          microns, accelerate)], REPEATS)
+                                          microns, accelerate)])
             table.add(f'unet, slide at {microns} micrometres, plain, {how}, '
                       'seconds per mm2', engine,
                       f'{1 / statistics.median(rates):.1f}')
@@ -242,7 +233,7 @@ def write_data(folder, copies):
     for split, seed, count in (('train', 0, 9 * copies),
                                ('validation', 1, 1)):
         image, instances = synthetic.make(np.random.RandomState(seed),
-                                       synthetic.SIZE)
+                                          synthetic.SIZE)
         with atomic_write(store.store_path(folder, split)) as partial:
             store.write_store(
                 partial, {'source': 'synthetic sample', 'split': split,

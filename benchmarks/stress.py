@@ -20,11 +20,6 @@ from input_pipeline import store
 from prediction import Predictor
 
 
-def as_it_is(whole):
-    """The image itself."""
-    return whole
-
-
 def resized(scale):
     """The image as if scanned at `scale` times 40x, and back at 40x.
 
@@ -66,7 +61,7 @@ def compressed(whole):
 
 MEASURES = ('F1', 'precision', 'recall', 'AJI', 'PQ')
 CHANGES = {
-    'none': as_it_is,
+    'none': lambda whole: whole,
     '0.5 times the size': resized(0.5),
     '0.8 times the size': resized(0.8),
     '1.25 times the size': resized(1.25),
@@ -108,8 +103,7 @@ def main(data_dir, model_dir, net):
         names = store.image_names(file)
         for change, function in CHANGES.items():
             results = evaluate.evaluate(
-                map(function, store.whole_images(file)), names,
-                predictor)
+                map(function, store.whole_images(file)), names, predictor)
             print_row(change, *measures(results))
 
 

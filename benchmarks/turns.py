@@ -12,6 +12,7 @@ import time
 
 BATCH = 8  # patches in a step
 STEPS = 6  # of a turn
+REPEATS = 5  # turns of each process
 
 
 def serve(run, units, timed, untimed=0):
@@ -51,22 +52,20 @@ def turn(process):
     return float(process.stdout.readline())
 
 
-def side_by_side(commands, repeats):
+def side_by_side(commands):
     """Runs processes that take turns.
 
     Args:
         commands: list of command lines, each a list.
-        repeats: turns of each.
 
     Returns:
-        For each command the list of its rates, in units a second, as long as
-        `repeats`.
+        For each command the list of its REPEATS rates, in units a second.
     """
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(start(command))
                      for command in commands]
         return list(zip(*[list(map(turn, processes))
-                          for _ in range(repeats)]))
+                          for _ in range(REPEATS)]))
 
 
 def ratio(numerators, denominators):

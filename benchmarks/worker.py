@@ -17,7 +17,7 @@ import nets
 from benchmarks.turns import BATCH, STEPS, serve
 from histology import resample, synthetic
 from input_pipeline import queues
-from input_pipeline.preprocessing import normalise
+from input_pipeline.preprocessing import normalise, pad
 from nets import saved
 from nets.tf1 import acceleration_scope, session_config, tf
 from prediction import Predictor, predict, slides
@@ -113,8 +113,7 @@ def image(net, how, views):
     """
     run, stride = untrained(net), nets.stride(net)
     pixels = np.uint8(random_images(1, 1000)[0] * 255)
-    padded = normalise(np.pad(pixels, ((0, 24), (0, 24), (0, 0)),
-                              mode='reflect'))[np.newaxis]
+    padded = normalise(pad(pixels, 1024, 1024))[np.newaxis]
 
     def rows():
         for _ in Predictor(run, stride, average=views != '1').rows(pixels):

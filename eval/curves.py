@@ -1,5 +1,4 @@
 """Learning curves of a training run, from its TensorBoard event files."""
-import glob
 import logging
 import math
 import os
@@ -8,7 +7,6 @@ import numpy as np
 
 from histology.files import atomic_write
 
-EVENT_FILES = 'events.out.tfevents.*'
 TAGS = ('loss', 'accuracy', 'f1', 'aji', 'pq')
 
 # Part of the run that a point of the smoothed training curve averages.
@@ -59,12 +57,12 @@ def plot_curves(model_dir):
 
 
 def read_events(folder):
-    """Read a folder's event files into an EventAccumulator, None without any.
+    """Read a folder's event files into an EventAccumulator, None if absent.
 
     Steps that were done again after a restart are skipped, as in TensorBoard,
     and so is half a record at a file's end.
     """
-    if not glob.glob(os.path.join(glob.escape(folder), EVENT_FILES)):
+    if not os.path.isdir(folder):
         return None
     from tensorboard.backend.event_processing import event_accumulator
     # It warns of the second graph and of the steps done again that every

@@ -117,7 +117,7 @@ def comparison(whole, mask, labels, measures, pairs):
     panels = [('Tissue', whole.image), ('Truth', whole.instances > 0),
               ('Prediction, F1 {f1:.3f}'.format(**measures), mask)]
     figure = Figure(figsize=(16, 4.5))
-    if not pairs:
+    if pairs is None:
         _draw_row(figure, [*panels, ('Predicted outlines',
                                      overlay(whole.image, mask))])
     else:

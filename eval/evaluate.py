@@ -48,18 +48,18 @@ def evaluate(images, names, predictor, picture_folder=None):
                 progress=lambda part, done=done: report(done + part))
             pairs = (nuclei_metrics.pair(nuclei.labels, whole.instances)
                      if whole.has_instances else None)
-            counts.append([pixel_metrics.confusion_matrix(
-                nuclei.mask, whole.instances > 0)])
-            sums.append([nuclei_metrics.sums_of(pairs)] if pairs else [])
-            rows.append({'name': whole.name,
-                         **_measures(counts[-1], sums[-1])})
+            counts.append(pixel_metrics.confusion_matrix(
+                nuclei.mask, whole.instances > 0))
+            own = [nuclei_metrics.sums_of(pairs)] if pairs else []
+            sums += own
+            rows.append({'name': whole.name, **_measures(counts[-1:], own)})
             if picture_folder and done < MAX_PICTURES:
                 _write_picture(
                     os.path.join(picture_folder, f'{whole.name}.png'),
                     display.comparison(whole, nuclei.mask, nuclei.labels,
                                        rows[-1], pairs))
     return {'per_image': rows,
-            'pooled': _measures(sum(counts, []), sum(sums, [])),
+            'pooled': _measures(counts, sums),
             'mean_per_image': pixel_metrics.mean_per_image(rows, METRICS)}
 
 

@@ -3,6 +3,7 @@ import csv
 import json
 import math
 import os
+import re
 
 from eval import nuclei_metrics, pixel_metrics
 from eval.evaluate import METRICS
@@ -33,12 +34,8 @@ def format_table(results):
 
     A line below them says why a mean skips images, if one does.
     """
-    # Without detection_ and nuclei_, which the title says.
-    nuclei = [name.split('_')[-1] for name in nuclei_metrics.METRICS]
-    text = '\n\n'.join([
-        _table(results, 'pixels', pixel_metrics.METRICS,
-               pixel_metrics.METRICS),
-        _table(results, 'nuclei', nuclei_metrics.METRICS, nuclei)])
+    text = '\n\n'.join([_table(results, 'pixels', pixel_metrics.METRICS),
+                        _table(results, 'nuclei', nuclei_metrics.METRICS)])
     if any(math.isnan(row[name]) for row in results['per_image']
            for name in METRICS):
         text += ('\nMeans skip images with "-": there are none of what is '
@@ -46,11 +43,12 @@ def format_table(results):
     return text
 
 
-def _table(results, title, columns, names):
-    """Return a table of some of METRICS, under names of their own."""
+def _table(results, title, metrics):
+    """Return a table of some of METRICS."""
+    # The title says what is detected.
+    names = [re.sub('detection_|nuclei_', '', name) for name in metrics]
     return _align_columns([[title, *names]] + [
-        [row['name'], *(_format_value(row[metric], metric)
-                        for metric in columns)]
+        [row['name'], *(_format_value(row[name], name) for name in metrics)]
         for row in _all_rows(results)])
 
 
@@ -107,9 +105,6 @@ def _format_value(value, metric=''):
 
 def _align_columns(rows):
     """Align rows of text: the first column left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return '\n'.join(
-        '  '.join([row[0].ljust(widths[0])]
-                  + [cell.rjust(width)
-                     for cell, width in zip(row[1:], widths[1:])])
-        for row in rows)
+    first, *others = [max(map(len, column)) for column in zip(*rows)]
+    line = f'%-{first}s' + ''.join(f'  %{width}s' for width in others)
+    return '\n'.join(line % tuple(row) for row in rows)

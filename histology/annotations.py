@@ -101,10 +101,9 @@ def place(path, image_size, size, classes=()):
     found = form.read(path)
     _check_size(path, found.size or image_size, image_size)
     factor = np.array(size) / image_size
-    if (factor != 1).any():
-        found = found._replace(nuclei=[
-            [[ring * factor for ring in polygon] for polygon in nucleus]
-            for nucleus in found.nuclei])
+    found = found._replace(nuclei=[
+        [[ring * factor for ring in polygon] for polygon in nucleus]
+        for nucleus in found.nuclei])
     try:
         return outlines.place(found, *size, classes)
     except InputError as error:
@@ -147,8 +146,8 @@ def _from_raster(values, path, image_size, size):
     from scipy import ndimage
     _check_size(path, values.shape, image_size)
     highest, mask = values.max(), values != 0
-    inner, area = map(np.count_nonzero, (values == highest, mask))
-    if (highest in (255, 65535) and area / 5 < inner < area
+    area, full = np.count_nonzero(mask), np.count_nonzero(values == highest)
+    if (highest in (255, 65535) and area / 5 < full < area
             and len(np.unique(values)) >= LEAST_SHADES
             and not _is_in_plateaus(values, mask & (values != highest))):
         warn((highest, 'smooth'), path, 'a mask with smooth edges: read as 0 '
@@ -166,9 +165,7 @@ def _from_raster(values, path, image_size, size):
                          'in ImageJ by Process, Binary, Fill Holes')
     del mask, inner  # for memory
     values = resample_labels(values, size)
-    highest = values.max()
-    if (highest in (0, 1, 255, 65535)
-            and ((values == 0) | (values == highest)).all()):
+    if ((values == 0) | (values == values.max())).all():  # a mask
         instances = np.empty(values.shape, np.int32)
         ndimage.label(values, np.ones((3, 3)), output=instances)
         return instances, MASK
@@ -176,10 +173,7 @@ def _from_raster(values, path, image_size, size):
 
 
 def _is_in_plateaus(values, pixels):
-    """Say whether most of some pixels equal those above and to their left.
-
-    So do those of numbered nuclei, and few at smooth edges.
-    """
+    """Say whether most pixels equal those above and left, as labels do."""
     inner = values[1:, 1:]
     equal = (inner == values[:-1, 1:]) & (inner == values[1:, :-1])
     return (2 * np.count_nonzero(equal & pixels[1:, 1:])
@@ -187,11 +181,7 @@ def _is_in_plateaus(values, pixels):
 
 
 def _numbered(values, path):
-    """Number labels anew from 1, in their order, as int32 [H, W].
-
-    Raises:
-        InputError: what they number are no nuclei.
-    """
+    """Number labels anew from 1 in their order: int32 [H, W], or refuse."""
     from scipy import ndimage
     from skimage import measure
     everywhere, apart = collections.defaultdict(list), set()

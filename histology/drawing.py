@@ -5,27 +5,21 @@ import numpy as np
 
 # Absent from haematoxylin and eosin, so it stands out on any tissue.
 OUTLINE_COLOUR = (0, 255, 0)
-STRIP = 1024  # rows drawn on at a time, for memory
 COLOURS = 8  # of neighbours, if these suffice
 
 
-def overlay(image, labels, out=None):
-    """Draw the outlines of the nuclei on the tissue.
+def overlay(image, labels):
+    """Draw the outlines of the nuclei on a copy of the tissue.
 
     Args:
         image: uint8 [H, W, 3].
         labels: label image or mask [H, W].
-        out: `image` itself to draw on it, or None to draw on a copy.
 
     Returns:
         uint8 [H, W, 3]; see `nuclear_outlines`.
     """
-    drawn = image.copy() if out is None else out
-    for top in range(0, len(labels), STRIP):
-        # With a row to either side, which an outline depends on.
-        outer = slice(max(top - 1, 0), top + STRIP + 1)
-        edges = nuclear_outlines(labels[outer])[top - outer.start:][:STRIP]
-        drawn[top:top + STRIP][edges] = OUTLINE_COLOUR
+    drawn = image.copy()
+    drawn[nuclear_outlines(labels)] = OUTLINE_COLOUR
     return drawn
 
 
@@ -72,14 +66,12 @@ def touching_colours(labels):
         uint8 [N + 1, 3], black first
     """
     neighbours = collections.defaultdict(set)  # of lower numbers
-    for top in range(0, len(labels), STRIP):
-        part = labels[top:top + STRIP + 1]
-        for one, other in ((part[1:], part[:-1]),
-                           (part[:, 1:], part[:, :-1])):
-            meet = (one != other) & (one > 0) & (other > 0)
-            for low, high in set(zip(*np.sort([one[meet], other[meet]],
-                                              axis=0).tolist())):
-                neighbours[high].add(low)
+    for one, other in ((labels[1:], labels[:-1]),
+                       (labels[:, 1:], labels[:, :-1])):
+        meet = (one != other) & (one > 0) & (other > 0)
+        for low, high in set(zip(*np.sort([one[meet], other[meet]],
+                                          axis=0).tolist())):
+            neighbours[high].add(low)
     numbers = np.arange(labels.max() + 1)
     numbers[1:] = numbers[1:] % COLOURS + 1
     for label in sorted(neighbours):

@@ -54,23 +54,18 @@ def parse(path):
         raise InputError(f'{path}: not a whole GeoJSON file of QuPath '
                          f'({str(error) or type(error).__name__}); export it '
                          'again') from error
-    return outlines.Outlines(nuclei, names, None, skipped, _size(content))
-
-
-def _size(content):
-    """Return (height, width) of the image as labelme states it, or None."""
-    if not isinstance(content, dict):
-        return None
-    size = content.get('imageHeight'), content.get('imageWidth')
-    return None if None in size else size
+    of_file = content if isinstance(content, dict) else {}
+    size = of_file.get('imageHeight'), of_file.get('imageWidth')  # labelme's
+    return outlines.Outlines(nuclei, names, None, skipped,
+                             None if None in size else size)
 
 
 def _features(content, path):
     """List the objects of a file; those of other programs as Features."""
     items = content if isinstance(content, list) else [content]
     keys = set(items[0]) if items else set()
-    if 'nuc' in keys:  # HoVer-Net's vertices are the centres of pixels
-        return [_feature(np.array(nucleus['contour']) + 0.5,
+    if 'nuc' in keys:
+        return [_feature(_around_pixels(np.array(nucleus['contour'])),
                          nucleus.get('type') and f'type {nucleus["type"]}')
                 for nucleus in content['nuc'].values()]
     if 'shapes' in keys:  # labelme's
@@ -82,6 +77,13 @@ def _features(content, path):
                          'labelme; that of COCO and others is not read: '
                          'export GeoJSON of QuPath, or label images')
     return items
+
+
+def _around_pixels(contour):
+    """Widen HoVer-Net's contour through the centres of the outer pixels."""
+    low, high = contour.min(axis=0), contour.max(axis=0)
+    return low + (contour - low) * ((high - low + 1)
+                                    / np.maximum(high - low, 1))
 
 
 def _feature(points, name, shape=None):

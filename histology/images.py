@@ -52,9 +52,9 @@ def read_image(path):
             found = _read_pillow(file, path)
         else:
             raise _no_image(head, path)
-        image = _as_rgb(*found, path)
-        check_colours(image, path)
-        return image
+    image = _as_rgb(*found, path)
+    check_colours(image, path)
+    return image
 
 
 def read_labels(path):
@@ -84,16 +84,12 @@ def read_labels(path):
             with pillow(file, path) as image:
                 values = tiff.upright(np.array(image), _orientation(image))
                 alpha = image.mode[-1] == 'A'
-            # Pillow scales them up to 255, which a mask may hold alone.
-            if head[25] == GREY and head[24] in (2, 4) and (
-                    values % 255).any():
-                values //= 255 // (2 ** head[24] - 1)
         else:
             raise _no_image(head, path, 'TIFF, PNG or .npy',
                             '; JPEG changes the numbers that it stores')
-        if values.ndim == 3:
-            values = _one_channel(values, alpha, path)
-        return _whole_numbers(values, path)
+    if values.ndim == 3:
+        values = _one_channel(values, alpha, path)
+    return _whole_numbers(values, path)
 
 
 @contextlib.contextmanager
@@ -245,20 +241,14 @@ def _read_mat(file, path):
 
 
 def _whole_numbers(values, path):
-    """Check that an array [H, W] can be labels; floats become int32.
-
-    Raises:
-        InputError: there are other values than 0 to 2 ** 31 - 1.
-    """
-    if not values.size:
-        raise InputError(f'{path}: without pixels; give a label image')
+    """Refuse other numbers [H, W] than labels; floats become int32."""
     values = values.astype(values.dtype.newbyteorder('='), copy=False)
     whole = values
     if values.dtype.kind == 'f':
         with np.errstate(invalid='ignore'):  # NaN, which the comparison finds
             whole = values.astype(np.int32)
-    if (whole.dtype.kind not in 'biu' or whole.min() < 0
-            or whole.max() > np.iinfo(np.int32).max
+    if (whole.dtype.kind not in 'biu' or whole.min(initial=0) < 0
+            or whole.max(initial=0) > np.iinfo(np.int32).max
             or whole is not values and (whole != values).any()):
         raise InputError(f'{path}: holds other numbers ({values.dtype}) than '
                          '0 in the background and 1 to 2 ** 31 - 1 in nuclei; '

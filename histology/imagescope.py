@@ -31,12 +31,10 @@ def parse(path):
         InputError: it is no whole ImageScope annotation.
     """
     nuclei, names, skipped = [], [], collections.Counter()
-    microns_per_pixel = None
     try:
         with listing.opened(path) as file:
             data = file.read()
         for name, microns, positive, negative in _layers(data, skipped):
-            microns_per_pixel = microns_per_pixel or microns
             holes = _holes(positive, negative)
             nuclei += [[[ring, *(negative[hole] for hole in its)]]
                        for ring, its in zip(positive, holes)]
@@ -48,7 +46,7 @@ def parse(path):
         raise InputError(f'{path}: not a whole ImageScope annotation '
                          f'({error}); export or download it again, or give '
                          'label images or GeoJSON of QuPath') from error
-    return Outlines(nuclei, names, microns_per_pixel, skipped)
+    return Outlines(nuclei, names, microns, skipped)
 
 
 def _layers(data, skipped):

@@ -21,10 +21,6 @@ ZIP_ERRORS = (OSError, EOFError, RuntimeError, ValueError, zlib.error,
 
 IMAGE_ENDINGS = ('.tif', '.tiff', '.svs', '.png', '.jpg', '.jpeg', '.jfif')
 
-STORES = {'train.h5', 'validation.h5', 'test.h5'}
-# What `prepare` writes beside them, or did in earlier versions.
-BESIDE_STORES = {'check', 'check.jpg', 'held_out_images'}
-
 # Near the start of what `predict` writes, but not of what others make of it.
 SOFTWARE = 'nuclei segmentation'
 PNG_MARK = b'tEXtSoftware\0' + SOFTWARE.encode()
@@ -71,9 +67,8 @@ class Found(str):
 def list_files(folder, flag):
     """List the files below a folder or in a zip archive.
 
-    Hidden files and folders are skipped, and what `prepare` wrote beside its
-    stores. Links to folders are followed; each folder is listed once. Archives
-    inside the folder count as folders.
+    Hidden files and folders are skipped. Links to folders are followed; each
+    folder is listed once. Archives inside the folder count as folders.
 
     Returns:
         list of Found
@@ -85,8 +80,12 @@ def list_files(folder, flag):
     if os.path.isfile(folder):
         paths = {os.path.basename(folder): folder}
     elif os.path.isdir(folder):
-        paths = {os.path.relpath(path, folder): path
-                 for path in sorted(_walk(folder))}
+        found = sorted(os.path.join(parent, name)
+                       for parent, names in walk_folders(folder)
+                       for name in names if not is_hidden(name))
+        # A pipe would never end. A link to nothing is an error later.
+        paths = {os.path.relpath(path, folder): path for path in found
+                 if os.path.isfile(path) or not os.path.exists(path)}
     else:
         raise InputError(f'--{flag} {folder}: no such folder or zip archive; '
                          'unpack or copy the data there')
@@ -98,17 +97,6 @@ def list_files(folder, flag):
         else:
             files.append(Found(path, relative))
     return files
-
-
-def _walk(folder):
-    """Yield the paths of the files below a folder."""
-    for parent, names in walk_folders(folder):
-        for name in names:
-            path = os.path.join(parent, name)
-            # A pipe would never end. A link to nothing is an error later.
-            if not is_hidden(name) and (os.path.isfile(path)
-                                        or not os.path.exists(path)):
-                yield path
 
 
 def walk_folders(folder):
@@ -129,9 +117,6 @@ def walk_folders(folder):
             folders.clear()
             continue
         seen.add(real)
-        if not STORES.isdisjoint(names):
-            folders[:] = set(folders) - BESIDE_STORES
-            names = set(names) - BESIDE_STORES
         # Links last: a folder is listed by its own name.
         folders[:] = sorted(filterfalse(is_hidden, folders), key=lambda name: (
             os.path.islink(os.path.join(parent, name)), name))
@@ -139,10 +124,7 @@ def walk_folders(folder):
 
 
 def is_hidden(relative_path):
-    """Say whether a file, or a folder above it, is hidden.
-
-    So is what macOS adds to archives.
-    """
+    """Say whether a file or a folder above it is hidden, or macOS's litter."""
     return any(part.startswith('.') or part == '__MACOSX'
                for part in relative_path.split('/')
                if part not in ('.', '..'))

@@ -147,7 +147,7 @@ def place(outlines, height, width, classes=()):
             and _share(regions, height, width) <= ALL_ANNOTATED):
         low, high = np.split(box_of(sum(regions, [])), 2)
         box = np.clip([*np.floor(low), *np.ceil(high)], 0,
-                      [*box[2:]] * 2).astype(int)
+                      [height, width] * 2).astype(int)
         strays = np.count_nonzero(~inside)
         lines.append(
             f'all but the crop {_extent(box)}, for '
@@ -165,10 +165,7 @@ def place(outlines, height, width, classes=()):
 
 
 def _share(regions, height, width):
-    """Return how much of the image regions cover, of 1.
-
-    They may overlap, or reach beyond the image.
-    """
+    """Return the share of the image that regions cover; they may overlap."""
     step = max(height, width) / GRID
     grid = rasterize.fill(
         {1: [[ring / step for ring in polygon]

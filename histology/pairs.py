@@ -80,10 +80,10 @@ def find(images_dir, annotations_dir, split=None, flags=None):
         others = _unread(image, annotation, paths, ranks)
         unread[tuple(map(ranks.get, [annotation, *others]))].append(
             (annotation, others))
-        # Of the image's folders or else of its annotation's.
-        its_split, why = (split, f'of --{flags[0]}') if split else max(
-            map(listing.split_of, (image.relative, annotation.relative)),
-            key=any)
+        its_split, why = split, f'of --{flags[0]}'
+        for path in (image, annotation):
+            if not its_split:
+                its_split, why = listing.split_of(path.relative)
         found.append(Entry(key[1], its_split or 'training', why, image,
                            annotation))
     _say_unread(unread)
@@ -120,20 +120,18 @@ def _pair(images, paths):
 
 def _candidates(images_dir, annotations_dir, flags):
     """List what may be an image, and the files that may be annotations."""
-    roots = [os.path.realpath(path) for path in (images_dir, annotations_dir)]
     listings = [listing.list_files(path, flag) for path, flag
                 in zip((images_dir, annotations_dir), flags)]
-    if roots[0] == roots[1]:
+    real = [set(map(os.path.realpath, listed)) for listed in listings]
+    if real[0] == real[1]:
         names = names_of(filter(listing.is_image, listings[0]))
         listings = [[path for path in listings[0]
                      if _is_annotation(path, names) is wanted]
                     for wanted in (False, True)]
     else:  # without the other folder, if that is within
-        listings = [[path for path in listed
-                     if not (other.startswith(root + os.sep) and
-                             os.path.realpath(path).startswith(other + os.sep))
-                     ] for listed, root, other in zip(listings, roots,
-                                                      roots[::-1])]
+        listings = [[path for path in listed if not (
+            other < own and os.path.realpath(path) in other)]
+                    for listed, own, other in zip(listings, real, real[::-1])]
     for path in sum(listings, []):
         # What Python reads of a name that is not UTF-8.
         if re.search('[\udc80-\udcff]', posixpath.basename(path)):
@@ -146,7 +144,7 @@ def _candidates(images_dir, annotations_dir, flags):
             f'({", ".join(listing.IMAGE_ENDINGS)})'
             + '; those in folders called labels, masks, inst, annotations or '
             'the like count as annotations: rename the folder'
-            * (roots[0] == roots[1]
+            * (real[0] == real[1]
                and any(map(listing.is_image, listings[1]))))
     return found, listings[1]
 
@@ -186,9 +184,11 @@ def _tissue(paths, annotation_paths):
 def names_of(image_paths):
     """Map what annotations may call images to the images' stems."""
     stems = [listing.stem_and_ending(path)[0] for path in image_paths]
-    return {spell(shorten('', stem)): stem for spell in (_folded, str)
-            for shorten in (OF_IMAGE.sub, lambda _, stem: stem)
-            for stem in stems}
+    names = {}
+    for spell in (_folded, str):  # the nearest spelling comes last, and wins
+        names.update((spell(OF_IMAGE.sub('', stem)), stem) for stem in stems)
+        names.update((spell(stem), stem) for stem in stems)
+    return names
 
 
 def _folded(name):
@@ -283,6 +283,7 @@ def _differing(first, paths):
 def _one_of_equals(paths, problem):
     """Return one of some files with the same content, unpacked if possible."""
     first = min(paths, key=lambda path: (bool(path.archive), path))
-    for other in sorted(_differing(first, paths)):
-        raise InputError(f'{first} and {other}: {problem}')
+    others = _differing(first, paths)
+    if others:
+        raise InputError(f'{first} and {min(others)}: {problem}')
     return first

@@ -1,7 +1,6 @@
 """Finding the micrometres per pixel that files state."""
 import html
 import math
-import operator
 import re
 
 from histology import images, listing, progress, tiff
@@ -62,10 +61,7 @@ def is_plausible(x, y):
 
 
 def _of_tiff(file):
-    """Yield what a TIFF file states.
-
-    That is micrometres per pixel in x and in y, and whether in its own words.
-    """
+    """Yield micrometres in x and y, and whether in the file's own words."""
     with tiff.opened(file) as content:
         page = tiff.largest(content).keyframe  # whose pixels are read
         size = page.imagewidth, page.imagelength
@@ -84,7 +80,8 @@ def _of_tiff(file):
         if stated.get('MPP'):
             yield stated['MPP'], stated['MPP'], True
         elif stated.get('AppMag'):
-            yield (*(MICRONS_AT_1X / stated['AppMag'],) * 2, True)
+            side = MICRONS_AT_1X / stated['AppMag']
+            yield side, side, True
     elif is_ome:
         sides = [_of_ome(text, axis, size) for axis in 'XY']
         if sides[0]:
@@ -93,9 +90,9 @@ def _of_tiff(file):
         unit = re.search(r'^unit=(.*?)\s*$', text, re.M)
         if unit:
             microns, own = UNITS.get(unit.group(1).lower()), True
-    x, y = (operator.truediv(*tags[f'{axis}Resolution']) for axis in 'XY')
+    (x, per_x), (y, per_y) = (tags[f'{axis}Resolution'] for axis in 'XY')
     if microns:
-        yield microns / x, microns / y, own
+        yield microns * per_x / x, microns * per_y / y, own
 
 
 def _of_ome(text, axis, size):
@@ -124,11 +121,11 @@ def positive_number(text):
 
 
 def _of_others(file):
-    """Yield what a PNG or JPEG file states, as `_of_tiff` does."""
+    """Do what `_of_tiff` does, of a PNG or JPEG file."""
     with images.pillow(file, '') as image:
         if 'dpi' in image.info:
-            yield (*(RESOLUTION_UNITS[INCH] / float(value)
-                     for value in image.info['dpi']), False)
+            x, y = map(float, image.info['dpi'])
+            yield RESOLUTION_UNITS[INCH] / x, RESOLUTION_UNITS[INCH] / y, False
 
 
 class Resolution:

@@ -54,10 +54,9 @@ def pictures(data_dir):
         InputError: a file that is no such picture is in their place.
     """
     folder = os.path.join(data_dir, 'check')
-    found = [path for path in (
-        sheet_path(data_dir), *([] if os.path.isdir(folder) else [folder]),
-        *glob.glob(os.path.join(glob.escape(folder), '*.jpg')))
-        if os.path.lexists(path)]
+    inside = (glob.glob(os.path.join(glob.escape(folder), '*.jpg'))
+              if os.path.isdir(folder) else [folder])
+    found = list(filter(os.path.lexists, [sheet_path(data_dir), *inside]))
     for path in found:
         if _comment(path) not in listing.read_head(path):
             raise InputError(f'{path}: was not written by prepare; move it, '
@@ -137,12 +136,12 @@ def show(data_dir, splits, classes):
     write_jpeg(sheet, np.asarray(_sheet(thumbnails)), _comment(sheet))
     classes = {name: areas for name, areas in sorted(classes.items())
                if sum(map(len, areas))}
-    for name, areas in classes.items() if len(classes) > 1 else ():
-        count = sum(map(np.count_nonzero, areas))
-        say(f'class {name}: {counted(count, "nucleus", "nuclei")}, '
-            + _median_area(areas))
-    say(f'look at {sheet}, and at {folder}/NAME.jpg for each '
-        'image')
+    if len(classes) > 1:
+        for name, areas in classes.items():
+            count = sum(map(np.count_nonzero, areas))
+            say(f'class {name}: {counted(count, "nucleus", "nuclei")}, '
+                + _median_area(areas))
+    say(f'look at {sheet}, and at {folder}/NAME.jpg for each image')
 
 
 def _middle(array):
@@ -208,10 +207,10 @@ def _share_of_darker(image, instances):
     density = DENSITY[image] @ HAEMATOXYLIN_OF_DENSITY
     rings = np.where(instances, 0, ndimage.maximum_filter(
         instances, 2 * RING + 1))
+    numbers = np.arange(1, instances.max() + 1)
     with np.errstate(invalid='ignore'):  # NaN if one of both has no pixel
-        darker = np.subtract(*(
-            ndimage.mean(density, labels, np.arange(1, instances.max() + 1))
-            for labels in (instances, rings)))
+        darker = (ndimage.mean(density, instances, numbers)
+                  - ndimage.mean(density, rings, numbers))
     darker = darker[np.isfinite(darker)] >= DARKER
     return np.mean(darker) if len(darker) >= MIN_NUCLEI else np.nan
 

@@ -20,7 +20,7 @@ from input_pipeline import checks, store
 from input_pipeline.splits import assign_splits, division_text, fold_text
 
 MAX_SKIPPED = 0.5  # of a split's images
-VERSION = 2  # of the stores; raised when the same files give others
+VERSION = 3  # of the stores; raised when the same files give others
 
 # What was found in the files that are read: a Counter of the annotations'
 # formats; a dict of all classes and layers to lists of the areas of their
@@ -193,7 +193,8 @@ def load(entry, log, classes=()):
         log.areas[name].append(areas[numbers[numbers < len(areas)]])
     if placed.skipped:
         say(f'{path}: skipped: {"; ".join(placed.skipped)}')
-    log.formats[kind + ' written by predict' * listing.is_predicted(path)] += 1
+    writer = ' written by predict' if listing.is_predicted(path) else ''
+    log.formats[kind + writer] += 1
     yield store.Annotation(instances, kind != annotations.MASK)
 
 
@@ -292,7 +293,7 @@ def _print_summary(folder, source, written, log):
         say('annotations: ' + ', '.join(
             f'{name} of {counted(count, "image")}'
             for name, count in sorted(log.formats.items())))
-    if log.formats[annotations.MASK]:
+    if any(kind.startswith(annotations.MASK) for kind in log.formats):
         say('masks do not separate touching nuclei: each connected '
             'component counts as a nucleus')
     say(f'{folder}: {source}, ' + '; '.join(
@@ -314,7 +315,8 @@ def _check_written(written, split, log):
                          f'first: {skipped[0]}')
     if split == 'train' and not written.nuclei:
         # Whoever outlines nothing may mean it, a black mask is a mistake.
-        if {annotations.LABELS, annotations.MASK} & set(log.formats):
+        if any(kind.startswith((annotations.LABELS, annotations.MASK))
+               for kind in log.formats):
             raise InputError('none of the training images has a nucleus: '
                              'their annotations are empty; give others')
         say('none of the training images has a nucleus: there is nothing '

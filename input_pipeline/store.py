@@ -126,17 +126,19 @@ def write_store(path, attributes, examples):
                 nuclei += _add_annotation(file, index, next(parts), origins)
                 digests[name] = digest
             except InputError as error:
-                _remove_image(file, index, patches)
                 skipped[name] = error
+                file.pop(f'images/{index}', None)
+                for kind in PATCHES:
+                    file[f'patches/{kind}'].resize(patches, axis=0)
         if digests:
             file.flush()  # or what came before might still want room
             _reserve_space(path, len(digests) * sum(
                 dtype.itemsize for dtype in TEXTS.values()))
-            for (kind, dtype), texts in zip(TEXTS.items(),
-                                            (digests, digests.values())):
+            for kind, texts in (('names', digests),
+                                ('digests', digests.values())):
                 file.create_dataset(
                     kind, data=np.array([text.encode() for text in texts],
-                                        dtype),
+                                        TEXTS[kind]),
                     chunks=(len(digests),), fletcher32=True)
         for key, value in {**attributes, 'schema_version': SCHEMA_VERSION,
                            'skipped': json.dumps(list(skipped)),
@@ -200,14 +202,6 @@ def _add_whole(file, index, name, dtype, array):
         chunks=(min(PATCH_SIZE, array.shape[0]), *array.shape[1:]))
     for top in range(0, array.shape[0], PATCH_SIZE):  # for memory
         dataset[top:top + PATCH_SIZE] = array[top:top + PATCH_SIZE]
-
-
-def _remove_image(file, index, patches):
-    """Remove what there is of the last image; `patches` came before it."""
-    if f'images/{index}' in file:
-        del file[f'images/{index}']
-    for name in PATCHES:
-        file[f'patches/{name}'].resize(patches, axis=0)
 
 
 def _append(dataset, rows):

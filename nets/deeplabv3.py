@@ -32,14 +32,6 @@ POOL_WINDOW = 260
 HALO = 256  # pixels around a block of a slide
 
 
-def resize(x, factor, name):
-    """Resize bilinearly: x [N, h, w, C] to [N, factor * h, factor * w, C]."""
-    return tf.keras.layers.Lambda(
-        lambda t: tf.image.resize_bilinear(
-            t, factor * tf.shape(t)[1:3], half_pixel_centers=True),
-        name=name)(x)
-
-
 def residual_unit(x, filters, name, training, strides=1, rate=1):
     """Apply two 3x3 convolutions, of stride and atrous rate, and a shortcut.
 
@@ -136,7 +128,8 @@ def deeplabv3(images, width, training, output_stride):
     Returns:
         float32 [N, H, W, 1].
     """
-    x = resize(images, ENLARGEMENT, 'enlarged')
+    x = tf.keras.layers.UpSampling2D(
+        ENLARGEMENT, interpolation='bilinear', name='enlarged')(images)
     x = encoder(x, width, training, output_stride)
     factor = max(OUTPUT_STRIDES) // output_stride
     # An odd number of features, with the same on each side.
@@ -145,4 +138,6 @@ def deeplabv3(images, width, training, output_stride):
              window)
     x = classifier(x, 'coarse_logits')
     # From [N, 2 * H / output_stride, 2 * W / output_stride, 1].
-    return resize(x, output_stride // ENLARGEMENT, 'logits')
+    return tf.keras.layers.UpSampling2D(
+        output_stride // ENLARGEMENT, interpolation='bilinear',
+        name='logits')(x)

@@ -51,8 +51,10 @@ def check_output_dir(output_dir):
 
 def _names(folder):
     """Yield the paths of a folder's files, relative to it."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
+    for parent, folders, names in os.walk(folder):
+        links = [name for name in folders
+                 if os.path.islink(os.path.join(parent, name))]
+        for name in names + links:
             yield os.path.relpath(os.path.join(parent, name), folder)
 
 

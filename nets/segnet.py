@@ -53,9 +53,7 @@ def unpool(values, positions):
         shape=tf.shape(values) * [1, 2, 2, 1], dtype=values.dtype)
     unpooled = tf.raw_ops.MaxPoolGradWithArgmax(
         input=pooled, grad=values, argmax=positions, **POOLING)
-    height, width, channels = values.shape.as_list()[1:]
-    unpooled.set_shape([None, height and 2 * height, width and 2 * width,
-                        channels])
+    unpooled.set_shape([None, None, None, values.shape[3]])
 
     def gradient(upstream):
         return tf.gather(tf.reshape(upstream, [-1]), positions), None

@@ -17,7 +17,6 @@ import numpy as np
 
 from histology import files, images, progress, resample
 from histology.files import InputError
-from histology.images import DECODER_ERRORS
 from histology.listing import ZIP_ERRORS
 from prediction import instances, measurements, runs, summary, tissue, writers
 from prediction.polygons import Corners
@@ -34,11 +33,7 @@ Block = collections.namedtuple('Block', 'name core outer')
 
 
 def side_for(max_pixels, halo):
-    """Return the side of blocks that the network takes at once.
-
-    Raises:
-        InputError: `max_pixels` is too small for blocks.
-    """
+    """Return the side of blocks, or raise InputError if none is possible."""
     side = min(int(math.sqrt(max_pixels)) // halo * halo, MAX_SIDE)
     if side < 3 * halo:
         raise InputError(f'--max_pixels {max_pixels}: too small for a slide; '
@@ -82,7 +77,7 @@ def read_file(path):
     try:
         with np.load(path) as content:
             found = dict(content)
-    except (*ZIP_ERRORS, *DECODER_ERRORS, MemoryError):
+    except (*ZIP_ERRORS, *images.DECODER_ERRORS, MemoryError):
         return {}
     if 'key' not in found:
         raise InputError(f'{path}: was not written by predict; move it')
@@ -248,23 +243,15 @@ class Plan:
         self.seconds = time.monotonic() - began
 
     def __getstate__(self):
-        """Return what `predict` needs in another process that has both.
+        """Return what `predict` needs besides the run and the slide.
 
-        That is all but the network and the slide. A scheduler, which may not
-        see the slide, unpickles it too.
+        A scheduler, which may not see the slide, unpickles it too.
         """
-        return {**self.__dict__, 'run': self.run._replace(predictor=None),
-                'slide': None, 'blocks': None, 'image': None, 'mask': None,
-                'unread': None}
+        return {**self.__dict__, **dict.fromkeys(
+            ('run', 'slide', 'blocks', 'image', 'mask', 'unread'))}
 
     def read(self, block):
-        """Read a block's file: a dict of arrays, or {}.
-
-        It is {} if the file is absent, damaged or of another key.
-
-        Raises:
-            InputError: predict did not write it.
-        """
+        """Do what `read_file` does; {} also if the file has another key."""
         found = read_file(os.path.join(self.folder, block.name + '.npz'))
         return found if found.get('key') == self.key else {}
 
@@ -361,12 +348,6 @@ class Plan:
                 with files.locked(self.folder, 'output_dir'):
                     if not self._is_merged():
                         record = self._merge()
-                    # Others may read anew what could not be read.
-                    while record and any(
-                            'seconds' in self.read(block)
-                            for block in self.blocks
-                            if block.name in record['blocks_skipped']):
-                        record = self._merge()
         except files.LockedError:
             pass  # another process merges, or has merged without a lock
         if record is None and runs.is_done(self.run, self.source):
@@ -376,11 +357,7 @@ class Plan:
         return record
 
     def read_again(self, block):
-        """Read a block's file that was there.
-
-        Raises:
-            LockedError: it is gone, by a merge where there are no locks.
-        """
+        """Do what `read`, but raise LockedError if the file has gone."""
         found = self.read(block)
         if not found:
             raise files.LockedError(

@@ -13,7 +13,6 @@ from histology.files import InputError
 from histology.images import read_image
 from input_pipeline import store
 from prediction import blocks, runs, slides, sources, summary, writers
-from prediction.writers import OUTPUTS
 
 AHEAD = 1  # images whose files are written while the network sees the next
 
@@ -23,7 +22,7 @@ Result = collections.namedtuple('Result', 'source record text error')
 
 
 def predict_files(images, output_dir, predictor, microns_per_pixel=None,
-                  outputs=tuple(OUTPUTS), all_tissue=False,
+                  outputs=tuple(writers.OUTPUTS), all_tissue=False,
                   max_whole_pixels=slides.MAX_WHOLE_PIXELS, overwrite=False,
                   part=(0, 1), work=None):
     """Find the nuclei of image files and write `writers.results_of` each.
@@ -80,7 +79,7 @@ def _read_file(settled, source):
     return (image, *microns)
 
 
-def predict_store(file, output_dir, predictor, outputs=tuple(OUTPUTS),
+def predict_store(file, output_dir, predictor, outputs=tuple(writers.OUTPUTS),
                   overwrite=False):
     """Find the nuclei of a store's images, as `predict_files` does.
 
@@ -240,18 +239,13 @@ def plan_of(source, run, read):
 
 def merged(plan):
     """Merge the blocks of a slide if all are there: a Result."""
-    source, text, error = plan.source, '', ''
-    record = plan.merge()
+    source, record = plan.source, plan.merge()
     if record is None:
-        missing = plan.missing()
-        text = (f'{len(missing)} of '
-                f'{progress.counted(len(plan.blocks), "block")} wait for '
-                'other processes; the last one writes the results' if missing
-                else 'another process is writing the results')
-    else:
-        text = summary.line_of(record)
-        unread = summary.unread_of(record)
-        if unread:
-            error = (f'{source.name}: {unread}; copy it again and repeat the '
-                     'command')
-    return Result(source, record, text, error)
+        missing = len(plan.missing())
+        return Result(source, None, (
+            f'{missing} of {progress.counted(len(plan.blocks), "block")} wait '
+            'for other processes; the last one writes the results' if missing
+            else 'another process is writing the results'), '')
+    unread = summary.unread_of(record)
+    return Result(source, record, summary.line_of(record), unread and (
+        f'{source.name}: {unread}; copy it again and repeat the command'))

@@ -16,8 +16,6 @@ import nets
 from histology import resample
 from histology.resolution import PLAUSIBLE
 from prediction import instances, measurements, tiling, writers
-from prediction.instances import MIN_HEIGHT, THRESHOLD
-from prediction.tiling import MAX_TILE_PIXELS
 
 MIN_AREA = instances.MIN_AREA * resample.PIXEL_AREA
 
@@ -41,15 +39,15 @@ class Predictor:
 
     forward: Callable
     stride: int
-    threshold: float = THRESHOLD
-    max_pixels: int = MAX_TILE_PIXELS
+    threshold: float = instances.THRESHOLD
+    max_pixels: int = tiling.MAX_TILE_PIXELS
     average: bool = True
     record: Optional[dict] = None
     folder: Optional[str] = None
     precision: str = 'float32'
     halo: int = nets.HALO
     min_area: float = MIN_AREA
-    splitting: float = MIN_HEIGHT
+    splitting: float = instances.MIN_HEIGHT
     weights_sha1: str = ''
     accelerate: bool = False
 
@@ -199,7 +197,12 @@ class Nuclei(collections.namedtuple(
     def table(self):
         """Return the CSV file's columns, a dict of names to float64 [N]."""
         self._measured = None  # the labels may have changed
-        return writers.table(self.measured(), self.microns_per_pixel)
+        names = [name for _, _, name, _
+                 in writers.columns(self.microns_per_pixel)]
+        rows = [row for batch in self.measured()
+                for row in writers.rows(batch, self.microns_per_pixel)]
+        return dict(zip(names, np.array(rows, float).reshape(
+            -1, len(names)).T))
 
 
 def _check_range(name, value, low, high):

@@ -149,11 +149,7 @@ def read_record(run, source):
 
 
 def write_record(run, source, record):
-    """Write STEM.json, after all other results of a Source.
-
-    Raises:
-        InputError: as `check_owner`.
-    """
+    """Write STEM.json, after all other results; raise as `check_owner`."""
     check_owner(run, source)
     record = {'software': writers.SOFTWARE, 'stem': source.stem, **record,
               'path': os.path.abspath(source.name),
@@ -186,16 +182,14 @@ def summarise(run):
     if _read(os.path.join(run.output_dir, FILE)).get(
             'settings') != content['settings']:
         return  # another process has taken the folder
-    listed, found = None, records(run.output_dir)
     for _ in range(ROUNDS):
-        if found == listed:
-            break
-        listed = found
+        found = records(run.output_dir)
         mine = [record for record in found
                 if record['settings'] == content['settings']]
         page.write(run.output_dir, content, mine)
-        found = records(run.output_dir)
-    others = len(listed) - len(mine)
+        if records(run.output_dir) == found:
+            break
+    others = len(found) - len(mine)
     if others:
         progress.say(f'{run.output_dir}: {progress.counted(others, "image")} '
                      'of other settings there, not in summary.csv',
@@ -232,11 +226,7 @@ def blocks_of(run, source):
 
 
 def check_names(sources):
-    """Refuse results of one name, and names that are too long.
-
-    Raises:
-        InputError: as said.
-    """
+    """Raise InputError if two have one name, or a name is too long."""
     seen = {}
     for source in sources:
         if source.stem + '.json' == FILE:
@@ -280,13 +270,10 @@ def check_results(run, source):
 
 
 def check_owner(run, source):
-    """Refuse to replace results of another image, whole or begun.
+    """Return `read_record`; raise InputError if it is of another image.
 
-    Returns:
-        as `read_record`
-
-    Raises:
-        InputError: as said, if they are not to be overwritten.
+    So it does if results of the other one are only begun, but not if they are
+    to be overwritten.
     """
     its = read_record(run, source)
     # What cannot be read, without a digest, replaces nothing.
@@ -321,11 +308,7 @@ def claim(run, source):
 
 
 def check_begun(run):
-    """Refuse a folder whose run.json is not of the run.
-
-    Raises:
-        InputError: as said.
-    """
+    """Raise InputError if the folder's run.json is not of the run."""
     path, settings = os.path.join(run.output_dir, FILE), settings_of(run)
     for _ in range(2):  # NFS may lose what is replaced while it is read
         found = _read(path).get('settings')

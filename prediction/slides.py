@@ -32,10 +32,12 @@ def is_slide(path, max_whole_pixels=MAX_WHOLE_PIXELS):
             page = tiff.largest(content).keyframe
             pixels = page.imagewidth * page.imagelength
             # OpenSlide shows 12 bits in 16 too dark.
-            return (page.is_tiled and page.bitspersample == 8
-                    and (pixels > max_whole_pixels
-                         or page.compression == APERIO_JPEG_2000)
-                    and (pixels > tiff.MAX_IMAGE_PIXELS or bool(Slide(path))))
+            found = (page.is_tiled and page.bitspersample == 8
+                     and (pixels > max_whole_pixels
+                          or page.compression == APERIO_JPEG_2000))
+        if found and pixels <= tiff.MAX_IMAGE_PIXELS:
+            Slide(path)  # or an error
+        return found
     except (*images.DECODER_ERRORS, InputError):
         return False  # reading the image says what is wrong
 

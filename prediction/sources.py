@@ -7,10 +7,9 @@ import time
 
 from histology import listing, pairs, progress
 from histology.files import InputError
-from histology.listing import IMAGE_ENDINGS
 from prediction import slides
 
-ENDINGS = IMAGE_ENDINGS + slides.ENDINGS
+ENDINGS = listing.IMAGE_ENDINGS + slides.ENDINGS
 # A larger file is told from others by this many pieces, evenly spread.
 PIECES, PIECE = 64, 2 ** 20  # bytes
 
@@ -117,11 +116,7 @@ def _tissue(paths):
 
 
 def check_folder(output_dir, paths):
-    """Refuse the folder of an image: masks drawn by hand are often there.
-
-    Raises:
-        InputError: `output_dir` is the folder of one of the paths.
-    """
+    """Raise InputError for an image's folder: hand-drawn masks are there."""
     for path in paths:
         if os.path.realpath(output_dir) in (
                 os.path.realpath(os.path.dirname(path)),

@@ -32,14 +32,13 @@ ENVIRONMENT = {'OMP_NUM_THREADS': '1', 'TF_NUM_INTRAOP_THREADS': '1',
 # What a worker does.
 #   source, plan: sources.Source and its blocks.Plan; None for an image
 #   share: of the work on the source, the sum of which is 1
-#   function: of a Predictor and `given`; None if there is nothing to do
+#   function: of a Run and `given`; None if there is nothing to do
 Task = collections.namedtuple('Task', 'source plan share function given')
 # What came of a Task.
-#   value: what the function returned
+#   value: what the function returned; a str says why the source failed
 #   error: of its InputError, or None
 #   said: see `progress.collected`
 Outcome = collections.namedtuple('Outcome', 'value error said')
-LOST = object()  # in place of a value: the workers were killed at it
 
 
 def results(address, found, run, read, report):
@@ -70,11 +69,7 @@ def results(address, found, run, read, report):
                     progress.say(text, is_error)
             if outcome.error:
                 raise InputError(outcome.error)
-            if outcome.value is LOST:
-                failed[source] = (
-                    f'{source.name}: its workers were killed, maybe for want '
-                    'of memory; repeat the command without --dask')
-            elif task.plan and outcome.value:
+            if isinstance(outcome.value, str):
                 failed[source] = outcome.value
             done[source] += task.share
             ended += task.share
@@ -90,10 +85,9 @@ def results(address, found, run, read, report):
 
 def _tasks(found, run, read):
     """Yield the Tasks of Sources; a slide is opened when it has its turn."""
-    bare = run._replace(predictor=None)
     for source in found:
         if not source.is_slide:
-            yield Task(source, None, 1, _predict_image, (bare, source, read))
+            yield Task(source, None, 1, _predict_image, (source, read))
             continue
         plan = predict.plan_of(source, run, read)
         if isinstance(plan, predict.Result):
@@ -113,7 +107,8 @@ def _outcomes(client, run, tasks):
     from distributed import scheduler
     call = functools.partial(
         _call, os.getcwd(), os.path.abspath(run.predictor.folder),
-        run.predictor.accelerate, tuple(run.predictor.identity().items()))
+        run.predictor.accelerate, tuple(run.predictor.identity().items()),
+        run._replace(predictor=None))
     under_way, seen = {}, time.monotonic()
     while True:
         workers = len(client.nthreads())
@@ -135,11 +130,14 @@ def _outcomes(client, run, tasks):
                 distributed.wait([*under_way], POLL_SECONDS, 'FIRST_COMPLETED')
             progress.check()
             for future in [future for future in under_way if future.done()]:
+                task = under_way.pop(future)
                 try:
-                    outcome = future.result()
+                    yield task, future.result()
                 except scheduler.KilledWorker:
-                    outcome = Outcome(LOST, None, [])
-                yield under_way.pop(future), outcome
+                    yield task, Outcome(
+                        f'{task.source.name}: its workers were killed, maybe '
+                        'for want of memory; repeat the command without '
+                        '--dask', None, [])
         else:
             return
 
@@ -155,7 +153,6 @@ def _connected(address):
                                  'critical'),
         'distributed.worker.multiprocessing-method': 'spawn'})
     import distributed
-    from dask import system
     with contextlib.ExitStack() as stack:
         try:
             place = address
@@ -164,7 +161,7 @@ def _connected(address):
                 # Each may take all memory: a large image needs much, while
                 # others need little.
                 place = stack.enter_context(distributed.LocalCluster(
-                    n_workers=system.CPU_COUNT, threads_per_worker=1,
+                    threads_per_worker=1,  # and a worker for each core
                     memory_limit=distributed.system.MEMORY_LIMIT,
                     local_directory=stack.enter_context(
                         tempfile.TemporaryDirectory()),
@@ -173,40 +170,31 @@ def _connected(address):
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f'--dask={address}: cannot be reached ({error}); '
                              'see docs/slides.md') from error
-        with _scheduler(client, address):
+        try:
             if not client.nthreads():
                 progress.say(f'--dask={address}: waiting for workers',
                              error=True)
             client.wait_for_workers(1)
+            if max(client.nthreads().values()) > 1:
+                raise InputError(f'--dask={address}: its workers have several '
+                                 'threads; start them with --nthreads 1')
             client.run(importlib.import_module, __name__)
             client.run_on_scheduler(importlib.import_module, __name__)
             yield client
+        except ModuleNotFoundError as error:
+            raise InputError(f'--dask={address}: it or its workers lack '
+                             f"{error.name}; start them in the project's "
+                             'folder, in its environment') from error
+        except Exception as error:
+            if client.status == 'running' and not isinstance(
+                    error, distributed.CancelledError):
+                raise
+            raise InputError(f'--dask={address}: the scheduler has ended; the '
+                             'same command goes on, with another scheduler'
+                             ) from error
 
 
-@contextlib.contextmanager
-def _scheduler(client, address):
-    """Say in one line what is wrong with the scheduler or its workers.
-
-    Raises:
-        InputError: the scheduler has gone, or it or workers lack a package.
-    """
-    import distributed
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise InputError(f'--dask={address}: it or its workers lack '
-                         f"{error.name}; start them in the project's folder, "
-                         'in its environment') from error
-    except Exception as error:
-        if client.status == 'running' and not isinstance(
-                error, distributed.CancelledError):
-            raise
-        raise InputError(f'--dask={address}: the scheduler has ended; the '
-                         'same command goes on, with another scheduler'
-                         ) from error
-
-
-def _call(place, folder, accelerate, identity, function, *given):
+def _call(place, folder, accelerate, identity, run, function, *given):
     """Call the function of a Task in a worker: its Outcome."""
     with progress.collected() as said:
         try:
@@ -216,8 +204,10 @@ def _call(place, folder, accelerate, identity, function, *given):
                            f'enter {place} ({error.strerror}); start workers '
                            'on the machines that have it', said)
         try:
-            predictor = _predictor(folder, accelerate, identity)
-            return Outcome(function(predictor, *given), None, said)
+            run = run._replace(predictor=_predictor(folder, accelerate,
+                                                    identity))
+            runs.check_begun(run)
+            return Outcome(function(run, *given), None, said)
         except InputError as error:
             return Outcome(None, str(error), said)
 
@@ -235,22 +225,19 @@ def _predictor(folder, accelerate, identity):
     return predictor
 
 
-def _predict_image(predictor, run, source, read):
+def _predict_image(run, source, read):
     """Predict an image in a worker: its Result."""
-    run = run._replace(predictor=predictor)
-    runs.check_begun(run)
     result, = predict.results([source], run, read, lambda _: None)
     return result
 
 
-def _predict_blocks(predictor, plan, part):
+def _predict_blocks(run, plan, part):
     """Predict blocks of a slide in a worker.
 
     Returns:
         why the slide cannot be opened, or None
     """
-    plan.run = plan.run._replace(predictor=predictor)
-    runs.check_begun(plan.run)
+    plan.run = run
     try:
         plan.slide = slides.Slide(plan.source.name)
     except InputError as error:

@@ -1,6 +1,6 @@
 """The files that predict writes, each by one function in OUTPUTS.
 
-A new output is a function here and a line in OUTPUTS, before the overlay.
+A new output is a function here and a line in OUTPUTS.
 """
 import collections
 import contextlib
@@ -144,9 +144,8 @@ def write_large_geojson(paths, nuclei):
 
 
 def write_overlay(paths, nuclei):
-    """Write the outlines on the tissue; draws on `nuclei.image` itself."""
-    write_png(paths[0], drawing.overlay(nuclei.image, nuclei.labels,
-                                        nuclei.image), SOFTWARE)
+    """Write the outlines on the tissue."""
+    write_png(paths[0], drawing.overlay(nuclei.image, nuclei.labels), SOFTWARE)
 
 
 def columns(microns_per_pixel):
@@ -172,14 +171,6 @@ def rows(batch, microns_per_pixel):
         [int(value) if value == int(value) else value for value in np.round(
             batch.measures[name] * factor, DECIMALS).tolist()]
         for name, factor, *_ in columns(microns_per_pixel)]))
-
-
-def table(batches, microns_per_pixel):
-    """Return the table as a dict of names to float64 arrays [N]."""
-    numbers = [row for batch in batches
-               for row in rows(batch, microns_per_pixel)]
-    names = [name for _, _, name, _ in columns(microns_per_pixel)]
-    return dict(zip(names, np.array(numbers, float).reshape(-1, len(names)).T))
 
 
 def _header(microns_per_pixel):
@@ -226,15 +217,11 @@ OUTPUTS = {
     'labels_colour': Output(['_labels_colour.png'], write_labels_colour),
     'csv': Output(['_nuclei.csv'], write_csv),
     'geojson': Output(['_nuclei.geojson'], write_geojson),
-    # The last one: it draws on the image.
     'overlay': Output(['_overlay.png'], write_overlay),
 }
-# Always written.
-THUMBNAIL = {'thumbnail': Output(['_thumbnail.jpg'], write_thumbnail)}
-RECORD = {'record': Output(['.json'], None)}  # by `runs`
 # The same for a slide, of which `blocks.Nuclei` are written.
 SLIDE_OUTPUTS = {
-    **THUMBNAIL, 'csv': OUTPUTS['csv'],
+    'csv': OUTPUTS['csv'],
     'geojson': Output(['_nuclei.geojson', '_nuclei.geojson.gz'],
                       write_large_geojson),
     'tissue': Output(['_tissue.png'], tissue.write_tissue),
@@ -244,8 +231,9 @@ SLIDE_OUTPUTS = {
 
 def results_of(is_slide):
     """Return all that is written for an image or a slide, as a dict."""
-    return {**(SLIDE_OUTPUTS if is_slide else {**THUMBNAIL, **OUTPUTS}),
-            **RECORD}
+    return {'thumbnail': Output(['_thumbnail.jpg'], write_thumbnail),
+            **(SLIDE_OUTPUTS if is_slide else OUTPUTS),
+            'record': Output(['.json'], None)}  # by `runs`
 
 
 def is_wanted(output, outputs):

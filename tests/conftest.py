@@ -132,6 +132,11 @@ def once(tmp_path_factory):
     return make_once
 
 
+def red_channel(batch):
+    """A network: the probability of nucleus is the red."""
+    return batch[..., :1]
+
+
 def example(name, image, instances, has_instances=True):
     """What `store.write_store` takes, of arrays or a mask."""
     annotation = store.Annotation(np.asarray(instances, np.int32),
@@ -169,6 +174,12 @@ def spoil(path, pattern):
         assert pattern in data
         file.seek(0)
         file.write(data.replace(pattern, bytes(len(pattern))))
+
+
+def make_unreadable(path):
+    """Makes every read of a file, from its start, fail with EIO."""
+    path.unlink()
+    path.symlink_to('/proc/self/mem')
 
 
 def train_flags(data_dir, model_dir, net, steps):

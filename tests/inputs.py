@@ -86,7 +86,6 @@ def save_geojson(path, *outlines):
 NUCLEUS = square(10, 20, 30, 60)
 # Three nuclei of 20 x 40, 30 x 30 and 10 x 20 pixels.
 THREE = (NUCLEUS, square(50, 200, 80, 230), square(280, 0, 290, 20))
-AREA = 800 + 900 + 200
 
 
 def labels(numbers=(1, 2, 3), dtype=np.uint8):
@@ -143,11 +142,6 @@ def load(entry):
                              resolution.Resolution(None))
     image, annotation = prepare.load(entry, log)
     return (image, *annotation)
-
-
-def found(data):
-    """Maps names of entries to splits; the entries of `prepare.Data`."""
-    return {entry.name: entry.split for entry in data.entries}
 
 
 def prepared(folder):

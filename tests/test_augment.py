@@ -309,24 +309,3 @@ def test_blank_rectangles(monkeypatch):
 
 def test_a_tenth_of_the_crops_has_one():
     assert 20 < len(blanked(400)) < 60  # 40, with a deviation of 6
-
-
-# The whole of it
-
-
-def augmented(seed, count=3):
-    image = np.random.RandomState(0).randint(0, 256, (64, 64, 3), np.uint8)
-    patch = np.concatenate([image, disc_and_bar()], axis=2)
-    return draws(lambda: augment.augment(tf.constant(patch), 32), count, seed)
-
-
-def test_the_graphs_seed_decides():
-    first, again, other = augmented(1), augmented(1), augmented(2)
-    for (image, mask), (same_image, same_mask), (other_image, _) in zip(
-            first, again, other):
-        # The mean over an image is summed by threads in any order.
-        np.testing.assert_allclose(image, same_image, atol=1e-6)
-        np.testing.assert_array_equal(mask, same_mask)
-        assert np.abs(image - other_image).max() > 0.1
-    # Each run of one session draws anew.
-    assert np.abs(first[0][0] - first[1][0]).max() > 0.1

@@ -211,10 +211,11 @@ def test_a_worker_ends_after_the_training(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(checkpoints, 'latest_step', lambda folder: 9)
     monkeypatch.setattr(cluster, 'WORKER_STAYS', 0.1)
     monkeypatch.setenv('TF_CONFIG', json.dumps(
-        {'cluster': {'chief': ['a:1'], 'ps': ['a:2']}, 'task': EVALUATOR}))
+        {'cluster': {'chief': ['a:1'], 'ps': ['a:2'], 'worker': ['a:3']},
+         'task': {'type': 'worker', 'index': 0}}))
     monkeypatch.setattr(os, '_exit', sys.exit)
     with pytest.raises(SystemExit) as end:
-        cluster.watch_as_worker(cluster.task(str(tmp_path)), 9)
+        cluster.watch(cluster.task(str(tmp_path)), 9)
     assert end.value.code == 0
     assert capsys.readouterr().out.startswith(
         f'{tmp_path}: the training has ended; ')

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from conftest import ROOT
+from conftest import ROOT, red_channel
 from eval import evaluate, report
 from histology.files import InputError
 from histology.images import write_png
@@ -28,10 +28,6 @@ NUCLEI = ('aji', 'pq', 'dq', 'sq', 'detection_precision', 'detection_recall',
 def of_nuclei(*values):
     """Measures of nuclei by name, of values in the order of NUCLEI."""
     return dict(zip(NUCLEI, values))
-
-
-def red_channel(batch):
-    return batch[..., :1]
 
 
 PREDICTOR = Predictor(red_channel, 32, average=False)

@@ -107,6 +107,10 @@ def test_only_an_unchanged_export_is_replaced(program, trained, saved_models,
             path.unlink()
         else:
             path.write_bytes(before)
+    link = folder / 'slides'
+    link.symlink_to(tmp_path)
+    one_line(again(), str(link), 'move it or choose another --output_dir')
+    link.unlink()
     record = folder / 'export.json'
     before = record.read_bytes()
     record.write_text('{}')

@@ -5,10 +5,10 @@ import random
 import shutil
 import sys
 
-import h5py
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from test_init import unsealed
 
 from conftest import (
     ROOT,
@@ -153,16 +153,9 @@ def test_one_changed_bit_in_shipped_weights(net, tmp_path):
             read()
 
 
-def without_seal(path):
-    """Makes a weights.h5 what versions before the digest wrote."""
-    os.truncate(path, os.path.getsize(path) - saved.SEAL_LENGTH)
-    with h5py.File(path, 'a') as file:
-        del file.attrs['sealed']
-
-
 def test_weights_of_before_the_digest_are_read(weights):
     expected = saved.read_weights(weights)[:2]
-    without_seal(weights)
+    unsealed(weights).close()
     np.testing.assert_equal(saved.read_weights(weights)[:2], expected)
     # A digest that was cut off is missed.
     saved.write_weights(weights, *expected)
@@ -177,9 +170,8 @@ def test_weights_of_before_the_digest_are_read(weights):
     ('normalisation', 1), ('seen', 5), ('width', -1), ('width', 10 ** 30),
     ('width', float('inf'))])
 def test_a_record_with_a_wrong_type_is_refused(weights, name, value):
-    record, values, _ = saved.read_weights(weights)
-    without_seal(weights)
-    with h5py.File(weights, 'a') as file:
+    record, *_ = saved.read_weights(weights)
+    with unsealed(weights) as file:
         del file['config']
         file['config'] = json.dumps({**record, name: value})
     with pytest.raises(InputError, match=f'weights.h5: {name} is .*; copy'):
@@ -188,20 +180,12 @@ def test_a_record_with_a_wrong_type_is_refused(weights, name, value):
 
 def test_a_record_that_is_none_is_refused(weights):
     record, values, _ = saved.read_weights(weights)
-    for text in ('[3]', '{"net": "un'):
-        without_seal(weights)
-        with h5py.File(weights, 'a') as file:
+    for text in ('[3]', '{"net": "un', json.dumps({**record, 'net': 'vgg'}),
+                 json.dumps({**record, 'width': 8})):
+        saved.write_weights(weights, record, values)
+        with unsealed(weights) as file:
             del file['config']
             file['config'] = text
-        with pytest.raises(InputError, match='weights.h5: '):
-            saved.read_weights(weights)
-        saved.write_weights(weights, record, values)
-    for wrong in ({'net': 'vgg'}, {'width': 8}):
-        saved.write_weights(weights, record, values)
-        without_seal(weights)
-        with h5py.File(weights, 'a') as file:
-            del file['config']
-            file['config'] = json.dumps({**record, **wrong})
         with pytest.raises(InputError, match='weights.h5: '):
             saved.load_network(os.path.dirname(weights))
 

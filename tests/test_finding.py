@@ -14,7 +14,6 @@ from input_pipeline import prepare, splits
 from inputs import (
     NUCLEUS,
     data_to_test,
-    found,
     labels,
     load,
     mask,
@@ -67,20 +66,6 @@ def test_hidden_files_are_passed_over(tmp_path):
     assert listed(str(hidden)) == {'d.tif'}
 
 
-def test_what_prepare_wrote_beside_its_stores_is_passed_over(tmp_path):
-    for store in ('train.h5', 'validation.h5', 'test.h5'):
-        folder = places(tmp_path / store, [
-            f'data/{store}', 'data/check.jpg', 'data/check/a.jpg',
-            'data/held_out_images/a.png', 'data/images/a.png',
-            'data/images/check/a.png', 'check/b.png', 'check.jpg'])
-        assert listed(str(folder)) == {
-            f'data/{store}', 'data/images/a.png', 'data/images/check/a.png',
-            'check/b.png', 'check.jpg'}
-        # Also in the folder that is given.
-        assert listed(str(folder / 'data')) == {
-            store, 'images/a.png', 'images/check/a.png'}
-
-
 def test_links_to_folders_are_followed_and_loops_end(tmp_path):
     data = tmp_path / 'up' / 'data'
     places(data, ['own/a.tif'])
@@ -117,7 +102,7 @@ def test_a_folder_that_may_not_be_read(tmp_path):
     folder.chmod(0)
     try:
         assert f'{folder}: cannot be read' in message(
-            listing.listing, str(tmp_path), 'x')
+            listing.list_files, str(tmp_path), 'x')
     finally:
         folder.chmod(0o755)
 
@@ -613,6 +598,13 @@ def test_folders_of_masks_beside_images(tmp_path, masks):
         'Images/a.png': f'{masks}/a.png'}
 
 
+def test_annotations_behind_a_link_in_the_folder_of_the_images(tmp_path):
+    places(tmp_path, ['data/a.png', 'elsewhere/a.png'])
+    (tmp_path / 'data/labels').symlink_to(tmp_path / 'elsewhere')
+    assert pairing(find_pairs(tmp_path, 'data', 'data/labels'), tmp_path) == {
+        'data/a.png': 'data/labels/a.png'}
+
+
 def test_images_in_a_folder_for_masks(tmp_path):
     places(tmp_path, ['Inst1/a.tif', 'Inst1/a.xml'])
     assert ('those in folders called labels, masks, inst, annotations or the '
@@ -797,7 +789,8 @@ def test_test_folders(tmp_path):
                       'ti/train/c.png', 'to/c_mask.png'])
     folders = [str(tmp_path / name) for name in ('i', 'o', 'ti', 'to')]
     data = prepare.find_own(*folders[:2], folders[2:])
-    assert found(data) == {'a': 'training', 'b': 'training', 'c': 'test'}
+    assert [(entry.name, entry.split) for entry in data.entries] == [
+        ('a', 'training'), ('b', 'training'), ('c', 'test')]
     # Names need to differ within a split alone.
     places(tmp_path, ['ti/b.png', 'to/b.png'])
     data = prepare.find_own(*folders[:2], folders[2:])

@@ -2,7 +2,6 @@
 import glob
 import io
 import os
-import struct
 import zlib
 
 import imagecodecs
@@ -633,32 +632,6 @@ def test_labels_of_8_bits():
     check_labels(saved((LABELS % 256).astype(np.uint8)), LABELS % 256)
 
 
-def grey_png(array, bits):
-    """A PNG of an array [60, 90] in fewer than 8 bits, by hand."""
-    lines = np.packbits(np.unpackbits(
-        array[..., np.newaxis].astype(np.uint8), axis=2)[..., -bits:].reshape(
-            60, -1), axis=1)
-    chunks = ((b'IHDR', struct.pack('>IIBBBBB', 90, 60, bits, 0, 0, 0, 0)),
-              (b'IDAT', zlib.compress(b''.join(
-                  b'\0' + line.tobytes() for line in lines))), (b'IEND', b''))
-    return images.PNG_MAGIC + b''.join(
-        struct.pack('>I', len(data)) + kind + data
-        + struct.pack('>I', zlib.crc32(kind + data)) for kind, data in chunks)
-
-
-@pytest.mark.parametrize('bits, values', [
-    (1, [0, 1, 1]), (2, [0, 1, 1]), (2, [0, 1, 2]), (2, [0, 2, 3]),
-    (4, [0, 1, 1]), (4, [0, 1, 7]), (4, [0, 9, 15])])
-def test_numbers_of_less_than_8_bits(bits, values):
-    numbers = np.array(values)[MASK * 1 + (LABELS == 300)]
-    check_labels(grey_png(numbers, bits), numbers)
-
-
-@pytest.mark.parametrize('bits', [2, 4])
-def test_white_of_less_than_8_bits(bits):
-    check_labels(grey_png(MASK * (2 ** bits - 1), bits), MASK * 255)
-
-
 def palette_mask():
     image = Image.new('P', (90, 60))
     image.putdata(list(MASK.astype(np.uint8).ravel()))
@@ -698,7 +671,6 @@ def test_masks(data, value):
     (tiff_of(PLANES, photometric='minisblack'), '3 images of'),
     (npy(np.array([{}], object), allow_pickle=True), 'Object arrays'),
     (npy(np.array(['a'])), '[1]'), (npy(LABELS + 1j), 'complex'),
-    (npy(np.zeros((0, 4))), 'without pixels'),
     (npy(np.dstack([LABELS] * 4)), '[60, 90, 4]'),
     (npy(LABELS)[:200], 'cannot be read'),
     # Its head says more pixels than fit into memory.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nets
-from conftest import NETS, ROOT
+from conftest import NETS, ROOT, red_channel
 from histology import resample
 from histology.files import InputError
 from histology.resample import check_min_side
@@ -15,10 +15,6 @@ from nets.tf1 import tf
 from prediction import Predictor, tiling, writers
 
 STRIDE = 32
-
-
-def red_channel(batch):
-    return batch[..., :1]
 
 
 def predict_image(*arguments, **named):

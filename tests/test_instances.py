@@ -247,15 +247,6 @@ def test_peaks_are_scikit_images_local_maxima(seed):
         row * 90 + column, np.unique(expected, return_index=True)[1][1:])
 
 
-@pytest.mark.parametrize('reach', [1, 2, 5])
-def test_closing_is_scipys_on_a_wide_ground(reach):
-    mask = np.random.RandomState(reach).rand(40, 50) > 0.9
-    np.testing.assert_array_equal(
-        instances._closed(mask, reach), ndimage.binary_closing(
-            np.pad(mask, 20, mode='constant'),
-            np.ones([2 * reach + 1] * 2))[20:-20, 20:-20])
-
-
 def test_nuclei_of_one_height_are_found_too(monkeypatch):
     """A flat relief that fills the window has no peak."""
     monkeypatch.setattr(instances, 'WINDOW', 150)

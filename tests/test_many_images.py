@@ -18,16 +18,12 @@ import pytest
 from PIL import Image
 from test_slides import write_slide
 
-from conftest import ROOT, run_here, wait_for
+from conftest import ROOT, red_channel, run_here, wait_for
 from histology import progress
 from histology.files import InputError
 from histology.stains import EOSIN, HAEMATOXYLIN
 from prediction import Predictor, page, predict, runs, sources, writers
 from prediction.instances import separate
-
-
-def red_channel(batch):
-    return batch[..., :1]
 
 
 class Counting(Predictor):

@@ -945,7 +945,7 @@ def test_a_damaged_ring_costs_only_itself(ring):
 
 
 def test_hovernet():
-    # Its vertices are the centres of pixels; those on the right are out.
+    # Its vertices are the centres of the outer pixels, which are nuclear.
     contour = [[column, row] for row, column in square(20, 30, 40, 50)]
     found = from_bytes(geojson.parse, 'a.json', json.dumps({
         'mag': None, 'nuc': {
@@ -953,7 +953,7 @@ def test_hovernet():
             '4': {'contour': contour[:2], 'type': None}}}))
     instances, skipped = laid(found, 100, 100)
     expected = np.zeros((100, 100))
-    expected[20:40, 30:50] = 1
+    expected[20:41, 30:51] = 1
     np.testing.assert_array_equal(instances, expected)
     assert found.names == ['type 2']
     assert skipped == [

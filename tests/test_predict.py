@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT, example
+from conftest import ROOT, example, red_channel
 from eval import display
 from histology import images
 from histology.files import InputError
@@ -16,11 +16,6 @@ from histology.images import write_jpeg, write_png
 from input_pipeline import store
 from prediction import Predictor, predict, sources, summary
 from prediction.writers import OUTPUTS
-
-
-def red_channel(batch):
-    return batch[..., :1]
-
 
 PREDICTOR = Predictor(red_channel, 32, average=False)
 KINDS = ('_labels.png', '_labels_colour.png', '_mask.png', '_nuclei.csv',

@@ -8,6 +8,7 @@ import pytest
 from conftest import (
     IMAGES,
     end_of,
+    make_unreadable,
     messages,
     one_line,
     spoil,
@@ -18,9 +19,6 @@ from conftest import (
 )
 from training import checkpoints
 from training.checkpoints import checkpoint_step
-
-# A file of which every read from the start fails with EIO.
-UNREADABLE = '/proc/self/mem'
 
 
 def long(*values):
@@ -76,11 +74,6 @@ def test_eval(model_dir, tmp_path, change, said):
     assert not (model_dir / 'unet' / 'train.json').exists()
 
 
-def make_unreadable(path):
-    os.remove(path)
-    os.symlink(UNREADABLE, path)
-
-
 @pytest.mark.long
 @pytest.mark.parametrize('change, said', [
     (os.remove, 'No such file'), (make_unreadable, 'Input/output error'),
@@ -90,7 +83,7 @@ def test_predict_does_the_other_images(trained, tmp_path, change, said):
     names = [f'{index:02}' for index in range(IMAGES['predict'])]
     skipped = names.pop(-2)
     path = tmp_path / f'images/{skipped}.png'
-    change(str(path))
+    change(path)
     (tmp_path / 'go').touch()
     assert end_of(process).returncode == 1
     # The others are warnings: six steps find no nuclei.

@@ -603,25 +603,6 @@ def damage_a_block(monkeypatch):
     monkeypatch.setattr(slides.Slide, 'read_region', read_region)
 
 
-def test_a_part_that_is_read_during_the_merge_is_in_the_results(
-        discs, monkeypatch):
-    folder, *_ = discs
-    first = plan_of(folder)
-    damage_a_block(monkeypatch)
-    first.predict(first.left(0, 1))
-    monkeypatch.undo()
-    second, before = plan_of(folder), runs.make_room
-
-    def make_room(*arguments):
-        monkeypatch.undo()
-        second.predict(second.left(0, 1))
-        before(*arguments)
-
-    monkeypatch.setattr(runs, 'make_room', make_room)
-    assert first.merge()['blocks_skipped'] == []
-    assert contents(folder / 'out') == contents_undisturbed(folder)
-
-
 def test_a_part_that_can_be_read_later_is_done_then(discs, capsys,
                                                     monkeypatch):
     folder, *_ = discs
@@ -738,11 +719,11 @@ def test_a_plan_travels_without_its_slide(discs):
     path = folder / 'in' / 'a.tif'
     path.rename(folder / 'in' / 'b.tif')
     there = pickle.loads(pickle.dumps(plan))
-    said = workers._predict_blocks(PREDICTOR, there, plan.blocks)
+    said = workers._predict_blocks(plan.run, there, plan.blocks)
     assert said.startswith(f'{path}: cannot be opened as a slide')
     (folder / 'in' / 'b.tif').rename(path)
     there = pickle.loads(pickle.dumps(plan))
-    assert workers._predict_blocks(PREDICTOR, there, plan.blocks) is None
+    assert workers._predict_blocks(plan.run, there, plan.blocks) is None
     assert plan.missing() == []
 
 

@@ -21,7 +21,7 @@ from training.records import (
     read_record,
 )
 
-POLL_SECONDS = 2  # between looks for a new checkpoint, or for another task
+POLL_SECONDS = 2  # between looks for another task
 # Seconds that a server stays at most after the last step or a signal, and a
 # worker after the last step.
 SERVER_STAYS = 60
@@ -77,7 +77,7 @@ def start_server(run_config):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(('', int(address.rsplit(':', 1)[1])))
-        except (OSError, ValueError, OverflowError) as error:
+        except (OSError, OverflowError) as error:
             raise InputError(f'TF_CONFIG: the port of {address} cannot be '
                              f'used ({error}); give this task another'
                              ) from error
@@ -121,7 +121,8 @@ def watch(run_config, steps):
     """Wait for the last step; end this process if a task is missing before.
 
     Every task does this, in a thread if it has other work: TensorFlow waits
-    for the chief and the servers without end and without a word.
+    for the chief and the servers without end and without a word. A worker that
+    is there much later came late or was slow, and ends: the servers are gone.
     """
     own, named = (run_config.task_type, run_config.task_id), addresses()
     jobs = {address: job for job in ('chief', 'ps')
@@ -137,17 +138,10 @@ def watch(run_config, steps):
             leave(1, f'error: TF_CONFIG: no {jobs[missing]} at {missing} for '
                   f'{MISSED} s; see why it ended, and start every task again')
         time.sleep(POLL_SECONDS)
-
-
-def watch_as_worker(run_config, steps):
-    """Do `watch`, and end this worker if it is there much later.
-
-    It came late or was slow, and would wait for servers that are gone.
-    """
-    watch(run_config, steps)
-    time.sleep(WORKER_STAYS)
-    leave(0, f'{run_config.model_dir}: the training has ended; this worker '
-          'came too late for the last step')
+    if run_config.task_type == 'worker':
+        time.sleep(WORKER_STAYS)
+        leave(0, f'{run_config.model_dir}: the training has ended; this '
+              'worker came too late for the last step')
 
 
 class SameDataHook(tf.train.SessionRunHook):
@@ -185,9 +179,8 @@ def join(training):
     if is_evaluator and not has_validation(config):
         raise InputError(f'--data_dir={config.data_dir}: has no validation '
                          'images; start no evaluator')
-    threading.Thread(
-        target=watch_as_worker if run_config.task_type == 'worker' else watch,
-        daemon=True, args=(run_config, config.steps)).start()
+    threading.Thread(target=watch, args=(run_config, config.steps),
+                     daemon=True).start()
     if not is_evaluator and training.start < config.steps:
         # TensorFlow waits for the other tasks, and heeds no handler meanwhile.
         for number in SIGNALS:
@@ -201,14 +194,11 @@ def evaluate_checkpoints(training):
     Raises:
         InputError: as `check_as_chief` and `loop.Training.evaluate`.
     """
-    done = None
-    while (done or 0) < training.config.steps:
-        step = checkpoints.latest_step(training.folder)
+    for path in tf.train.checkpoints_iterator(training.folder):
+        step = checkpoints.checkpoint_step(path)
         # That of step 0 has learnt nothing, unless weights were given.
-        if step in (None, done) or not step and (
-                training.config.init_checkpoint is None):
-            time.sleep(POLL_SECONDS)
-            continue
-        check_as_chief(training.config, training.folder)
-        training.evaluate(step)
-        done = step
+        if step or training.config.init_checkpoint is not None:
+            check_as_chief(training.config, training.folder)
+            training.evaluate(step)
+        if step >= training.config.steps:
+            return

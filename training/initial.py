@@ -6,8 +6,7 @@ from which TensorFlow goes on as from any other.
 import os
 
 from nets import saved
-from nets.tf1 import session_config, tf
-from training import records
+from nets.tf1 import tf
 from training.model_fn import model_fn
 
 CHOOSE = 'give the weights.h5 of a trained network as --init_checkpoint'
@@ -36,14 +35,14 @@ def read(asked):
     return {'width': record['width'], 'output_stride': record['output_stride'],
             'init_checkpoint': path, 'init_data_source': record['data_source'],
             'init_step': record['step'],
-            'seen': sorted(records.seen_images(record))}, weights
+            'seen': sorted({*record['trained_on'],
+                            *(record['seen'] or ())})}, weights
 
 
 def write_checkpoint(config, folder, weights):
     """Write model.ckpt-0: the weights of `read`, and a fresh optimiser."""
     sides = [config.batch_size, config.crop_size, config.crop_size]
-    with tf.Graph().as_default(), tf.Session(
-            config=session_config(False, training=True)) as session:
+    with tf.Graph().as_default(), tf.Session() as session:
         model_fn(tf.zeros([*sides, 3]), {'masks': tf.zeros([*sides, 1])},
                  tf.estimator.ModeKeys.TRAIN,
                  {'train_config': config, 'accelerate': False,

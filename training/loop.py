@@ -124,8 +124,7 @@ def train_steps(training):
 
 def show_record(folder, record, step):
     """Write the record into TensorBoard's text tab."""
-    with tf.Graph().as_default(), tf.Session(
-            config=session_config(False, training=True)) as session:
+    with tf.Graph().as_default(), tf.Session() as session:
         summary = session.run(tf.summary.text(
             'config', tf.constant(records.as_markdown(record))))
     # The Estimator's own: a second writer opened within a second would take

@@ -29,11 +29,10 @@ def confusion_matrix(labels, probability):
 
     `labels` and `probability` are float32 [N, H, W, 1].
     """
-    positive, truth = [tf.reshape(mask, [-1]) for mask in (
-        probability > THRESHOLD, labels > 0.5)]
-    # [[tn, fn], [fp, tp]], in the opposite order
-    return tf.reverse(tf.reshape(tf.math.confusion_matrix(
-        positive, truth, 2, tf.float64), [-1]), [0])
+    found, truth = probability > THRESHOLD, labels > 0.5
+    return tf.stack([tf.math.count_nonzero(pixels, dtype=tf.float64)
+                     for pixels in (found & truth, found & ~truth,
+                                    ~found & truth, ~found & ~truth)])
 
 
 def metric_tensors(counts):
@@ -44,34 +43,29 @@ def metric_tensors(counts):
 
 
 def image_measures(labels, probability):
-    """Measure an image as --mode=eval does, as two float64 tensors of sums.
+    """Measure an image as --mode=eval does, float64 [7], for `eval_spec`.
 
-    The first is of pixels, [4] in the order of `pixel_metrics.Counts`; the
-    second of nuclei, [3]: AJI, PQ and 1, or all 0 where the annotation has no
-    instances, and where no nucleus is found or true. A window of an image too
-    large to evaluate whole is an image of its own here. `labels` are those of
-    `model_fn`, `probability` is float32 [1, H, W, 1].
+    `pixel_metrics.Counts`; then AJI, PQ and 1, or three times 0 where the
+    annotation has no instances, and where no nucleus is found or true. A
+    window of an image too large to evaluate whole is an image of its own here.
+    `labels` are those of `model_fn`, `probability` is float32 [1, H, W, 1].
     """
     def measure(mask, probability, instances, has_instances):
         truth = instances[0, :, :, 0]
         found, mask = separate(mask[0, :, :, 0], probability[0, :, :, 0])
-        counts = np.array(
-            pixel_metrics.confusion_matrix(mask, truth > 0), float)
-        if not has_instances:
-            return counts, np.zeros(3)
+        counts = pixel_metrics.confusion_matrix(mask, truth > 0)
         values = nuclei_metrics.compute(nuclei_metrics.compare(found, truth))
-        # Both are NaN, or none.
-        return counts, np.nan_to_num([values['aji'], values['pq'],
-                                      not np.isnan(values['aji'])])
+        nuclei = values['aji'], values['pq'], 1
+        if not has_instances or np.isnan(values['aji']):  # and so is PQ
+            nuclei = 0, 0, 0
+        return np.array([*counts, *nuclei], float)
 
-    counts, nuclei = tf.py_func(
+    sums = tf.py_func(
         measure, [tf.cast(probability > THRESHOLD, tf.uint8),
                   tf.cast(tf.round(255 * probability), tf.uint8),
-                  labels['instances'], labels['has_instances']],
-        [tf.float64, tf.float64])
-    counts.set_shape([4])
-    nuclei.set_shape([3])
-    return counts, nuclei
+                  labels['instances'], labels['has_instances']], tf.float64)
+    sums.set_shape([7])
+    return sums
 
 
 def image_summary(images, labels, probability):
@@ -84,13 +78,11 @@ def image_summary(images, labels, probability):
     Returns:
         float32 [1, h, 3 * w, 3], the first image's top left corner.
     """
-    side = IMAGE_SIDE
-    labels, probability = [
-        tf.tile(t[:1, :side, :side], [1, 1, 1, 3])
-        for t in (labels, probability)]
-    shape = tf.shape(labels)
-    return tf.concat([images[:1, :shape[1], :shape[2]], labels, probability],
-                     axis=2)
+    height, width = tf.unstack(tf.minimum(tf.shape(labels)[1:3], IMAGE_SIDE))
+    image, mask, found = [t[:1, :height, :width]
+                          for t in (images, labels, probability)]
+    return tf.concat(
+        [image, *map(tf.image.grayscale_to_rgb, (mask, found))], axis=2)
 
 
 def model_fn(features, labels, mode, params):
@@ -122,8 +114,7 @@ def model_fn(features, labels, mode, params):
         updates = model.get_updates_for(features)
         return train_spec(loss, confusion_matrix(masks, probability), images,
                           updates, params)
-    return eval_spec(loss, *image_measures(labels, probability), images,
-                     params)
+    return eval_spec(loss, image_measures(labels, probability), images, params)
 
 
 def train_spec(loss, counts, images, updates, params):
@@ -159,30 +150,24 @@ def train_spec(loss, counts, images, updates, params):
             output_dir=params['model_dir'])])
 
 
-def running_sum(values):
-    """Make a sum of a tensor over the batches, and the op that adds to it."""
-    total = tf.Variable(
-        tf.zeros(values.shape, values.dtype), trainable=False,
-        collections=[tf.GraphKeys.LOCAL_VARIABLES,
-                     tf.GraphKeys.METRIC_VARIABLES])
-    return total, tf.assign_add(total, values)
-
-
-def eval_spec(loss, counts, nuclei, images, params):
+def eval_spec(loss, measures, images, params):
     """Make the EstimatorSpec of an evaluation; see `train_spec`.
 
-    `counts` and `nuclei` are of `image_measures`.
+    `measures` are of `image_measures`.
     """
-    total, update = running_sum(counts)
-    metric_ops = {name: (value, update)
-                  for name, value in metric_tensors(total).items()}
-    total, update = running_sum(nuclei)
+    total = tf.Variable(
+        tf.zeros([7], tf.float64), trainable=False,
+        collections=[tf.GraphKeys.LOCAL_VARIABLES,
+                     tf.GraphKeys.METRIC_VARIABLES])
+    update = tf.assign_add(total, measures)
+    values = metric_tensors(total[:4])
     # Means over images, NaN where none counts.
-    for name, value in zip(('aji', 'pq'), tf.unstack(
-            tf.cast(total[:2] / total[2], tf.float32))):
-        metric_ops[name] = value, update
+    values['aji'], values['pq'] = tf.unstack(
+        tf.cast(total[4:6] / total[6], tf.float32))
     return tf.estimator.EstimatorSpec(
-        tf.estimator.ModeKeys.EVAL, loss=loss, eval_metric_ops=metric_ops,
+        tf.estimator.ModeKeys.EVAL, loss=loss,
+        eval_metric_ops={name: (value, update)
+                         for name, value in values.items()},
         evaluation_hooks=[tf.train.SummarySaverHook(
             # Once: each image has the same step.
             save_steps=2 ** 31, summary_op=images,

@@ -197,11 +197,6 @@ def check_sizes(config):
                          f'needs at least {least}, for its batch norm')
 
 
-def seen_images(record):
-    """Return the digests of all images that a record's network has seen."""
-    return {*record['trained_on'], *(record.get('seen') or [])}
-
-
 def check_same_origin(init_checkpoint, record):
     """Refuse to start from other weights than a training began with.
 
