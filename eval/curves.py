@@ -1,4 +1,5 @@
 """Learning curves of a training run, from its TensorBoard event files."""
+import glob
 import logging
 import math
 import os
@@ -57,12 +58,13 @@ def plot_curves(model_dir):
 
 
 def read_events(folder):
-    """Read a folder's event files into an EventAccumulator, None if absent.
+    """Read a folder's event files into an EventAccumulator, None without any.
 
     Steps that were done again after a restart are skipped, as in TensorBoard,
     and so is half a record at a file's end.
     """
-    if not os.path.isdir(folder):
+    # Without one, 1.15's TensorBoard raises RuntimeError.
+    if not glob.glob(os.path.join(glob.escape(folder), '*.tfevents.*')):
         return None
     from tensorboard.backend.event_processing import event_accumulator
     # It warns of the second graph and of the steps done again that every

@@ -81,6 +81,8 @@ def _features(content, path):
 
 def _around_pixels(contour):
     """Widen HoVer-Net's contour through the centres of the outer pixels."""
+    if not len(contour):
+        return contour  # counted as damaged, as any ring
     low, high = contour.min(axis=0), contour.max(axis=0)
     return low + (contour - low) * ((high - low + 1)
                                     / np.maximum(high - low, 1))

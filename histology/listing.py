@@ -32,6 +32,7 @@ JSON_MARK = f'"software": "{SOFTWARE}"'.encode()
 CHECK_MARK = b' of prepared stores'  # of what `prepare` draws
 MARKS = PNG_MARK, TIFF_MARK, GEOJSON_HEAD.encode(), JSON_MARK, CHECK_MARK
 HEAD = 2 ** 16  # bytes
+PNG_HEAD = 80  # bytes; other programs keep a text, behind the pixels
 MEMBER_BYTES = 2 ** 31  # of a file in an archive, at most; unpacked
 
 # An annotated image:
@@ -192,6 +193,8 @@ def is_predicted(path, marks=MARKS):
     Its head holds one of the marks then. So do the pictures of `prepare`.
     """
     head = read_head(path)
+    if head[1:4] == b'PNG':
+        head = head[:PNG_HEAD]
     return any(mark in head for mark in marks)
 
 

@@ -15,6 +15,7 @@ STRIP = 256  # rows that are converted at a time
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _MULTIPLIED = 1  # an extra sample: the colours are multiplied by it
 _TRANSPARENCY = (_MULTIPLIED, 2)
+_MOST_CHANNELS = 4
 _UNCOMPRESSED, _JPEG = 1, 7
 # None, LZW, JPEG, Deflate, PackBits, JPEG 2000 in RGB, LZMA, WebP, ZSTD. Of
 # the others that imagecodecs knows, version 2021.11.20 ends the process for
@@ -155,6 +156,8 @@ def _not_read(page, labels, is_imagej):
         kinds.append(_YCBCR)  # the decoder turns it into RGB
     if page.compression not in _COMPRESSIONS:
         return f'compression {_name(page.compression)}'
+    if page.samplesperpixel > _MOST_CHANNELS:
+        return f'an image of {page.samplesperpixel} channels'
     if page.photometric not in kinds:
         return f'the kind of colours {_name(page.photometric)}'
     if labels:

@@ -1,6 +1,7 @@
 """Dividing images into those that train, validate and test."""
 import fnmatch
 import hashlib
+import json
 import os
 import unicodedata
 
@@ -85,8 +86,9 @@ def read_names(given):
     names = given.split(',')
     if os.path.isfile(given) and not listing.is_image(given):
         try:
-            with open(given, encoding='utf-8-sig') as file:
-                names = file.readlines()
+            with open(given, 'rb') as file:  # of Windows it may be UTF-16
+                content = file.read()
+            names = content.decode(json.detect_encoding(content)).splitlines()
         except (OSError, ValueError) as error:
             raise InputError(f'--validation {given}: cannot be read as text '
                              f'({error}); give names, or a text file of '

@@ -111,7 +111,11 @@ def _outcomes(client, run, tasks):
         run._replace(predictor=None))
     under_way, seen = {}, time.monotonic()
     while True:
-        workers = len(client.nthreads())
+        threads = client.nthreads().values()
+        workers = len(threads)
+        if max(threads, default=1) > 1:  # one would say what another one does
+            raise InputError('--dask: workers have several threads; start '
+                             'them with --nthreads 1')
         if workers:
             seen = time.monotonic()
         elif time.monotonic() - seen > NO_WORKERS:
@@ -175,9 +179,6 @@ def _connected(address):
                 progress.say(f'--dask={address}: waiting for workers',
                              error=True)
             client.wait_for_workers(1)
-            if max(client.nthreads().values()) > 1:
-                raise InputError(f'--dask={address}: its workers have several '
-                                 'threads; start them with --nthreads 1')
             client.run(importlib.import_module, __name__)
             client.run_on_scheduler(importlib.import_module, __name__)
             yield client

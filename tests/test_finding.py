@@ -2,8 +2,10 @@
 import json
 import os
 import shutil
+import struct
 import unicodedata
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -603,6 +605,19 @@ def test_annotations_behind_a_link_in_the_folder_of_the_images(tmp_path):
     (tmp_path / 'data/labels').symlink_to(tmp_path / 'elsewhere')
     assert pairing(find_pairs(tmp_path, 'data', 'data/labels'), tmp_path) == {
         'data/a.png': 'data/labels/a.png'}
+
+
+def test_labels_that_another_program_changed_are_a_persons(tmp_path):
+    """ImageMagick writes the texts that it has read behind the pixels."""
+    path = save(tmp_path / 'a.png', labels())
+    text = b'tEXtSoftware\0nuclei segmentation'
+    chunk = (struct.pack('>I', len(text) - 4) + text
+             + struct.pack('>I', zlib.crc32(text)))
+    data = path.read_bytes()
+    for end, predicted in ((33, True), (len(data) - 12, False)):
+        path.write_bytes(data[:end] + chunk + data[end:])
+        np.testing.assert_array_equal(np.array(Image.open(path)), labels())
+        assert listing.is_predicted(str(path)) == predicted
 
 
 def test_images_in_a_folder_for_masks(tmp_path):

@@ -950,14 +950,15 @@ def test_hovernet():
     found = from_bytes(geojson.parse, 'a.json', json.dumps({
         'mag': None, 'nuc': {
             '1': {'contour': contour, 'type': 2},
-            '4': {'contour': contour[:2], 'type': None}}}))
+            '4': {'contour': contour[:2], 'type': None},
+            '5': {'contour': [], 'type': None}}}))
     instances, skipped = laid(found, 100, 100)
     expected = np.zeros((100, 100))
     expected[20:41, 30:51] = 1
     np.testing.assert_array_equal(instances, expected)
     assert found.names == ['type 2']
     assert skipped == [
-        'damaged outlines (a ring of fewer than three vertices): 1']
+        'damaged outlines (a ring of fewer than three vertices): 2']
 
 
 def test_labelme():

@@ -14,7 +14,7 @@ from histology import images
 from histology.files import InputError
 from histology.images import write_jpeg, write_png
 from input_pipeline import store
-from prediction import Predictor, predict, sources, summary
+from prediction import Predictor, page, predict, sources, summary, writers
 from prediction.writers import OUTPUTS
 
 PREDICTOR = Predictor(red_channel, 32, average=False)
@@ -351,6 +351,9 @@ def test_subfolders(tmp_path):
     (tmp_path / 'in' / 'there').symlink_to('.')
     write_jpeg(str(tmp_path / 'in' / 'check.jpg'),
                np.zeros((9, 9, 3), np.uint8), b'check.jpg of prepared stores')
+    for name, head in (('a_nuclei.csv', writers.HEADERS[0].decode()),
+                       ('index.html', page.MARK)):
+        (tmp_path / 'in' / name).write_text(head)
     for pattern in ('**/*.png', '**', '**/*.*g'):
         assert find(f'in/{pattern}') == ['in/a.png', 'in/b/c.png']
 

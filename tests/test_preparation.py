@@ -421,6 +421,10 @@ def test_prepare_twice_where_the_images_lie_beside_the_stores(tmp_path):
         # Not to be kept as it is.
         shutil.copy(str(tmp_path / 'validation.h5'),
                     str(tmp_path / 'train.h5'))
+    # Its picture in check/ is none.
+    (tmp_path / 'masks' / 'b.png').unlink()
+    assert 'b.png: 1 image without annotation' in message(
+        make_own, tmp_path, tmp_path / 'images', tmp_path, '0')
 
 
 def test_named_divisions_differ_though_names_hold_commas():
@@ -1087,6 +1091,8 @@ def test_a_file_of_names_to_validate_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / 'held out', '\ufeffa, 1\r\n\r\n b \r\n')
     assert splits.read_names('held out') == ['a, 1', 'b']
+    write(tmp_path / 'of Windows', 'a\r\nä\r\n'.encode('utf-16'))
+    assert splits.read_names('of Windows') == ['a', 'ä']
     assert splits.read_names('a, 1,b') == ['a', '1', 'b']
     # An image of that name in the current folder is none.
     write(tmp_path / 'a0.tif', b'\xff\xfe caf\xe9')

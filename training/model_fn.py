@@ -54,10 +54,12 @@ def image_measures(labels, probability):
         truth = instances[0, :, :, 0]
         found, mask = separate(mask[0, :, :, 0], probability[0, :, :, 0])
         counts = pixel_metrics.confusion_matrix(mask, truth > 0)
-        values = nuclei_metrics.compute(nuclei_metrics.compare(found, truth))
-        nuclei = values['aji'], values['pq'], 1
-        if not has_instances or np.isnan(values['aji']):  # and so is PQ
-            nuclei = 0, 0, 0
+        nuclei = 0, 0, 0
+        if has_instances:
+            values = nuclei_metrics.compute(
+                nuclei_metrics.compare(found, truth))
+            if not np.isnan(values['aji']):  # nor is PQ
+                nuclei = values['aji'], values['pq'], 1
         return np.array([*counts, *nuclei], float)
 
     sums = tf.py_func(
