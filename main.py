@@ -176,8 +176,8 @@ def define_flags():
     flag = functools.partial(define, 'predict')
     flag('images', str, "Images or slides: a file, a folder or a quoted "
          "pattern, 'DIR/*.tif'.")
-    define('predict, export', 'output_dir', str, 'Where to write; '
-           'predictions/NET or exported/NET if not given.')
+    define('eval, predict, export', 'output_dir', str, 'Where to write; if '
+           'not given, the model folder, predictions/NET or exported/NET.')
     flag('outputs', list(OUTPUTS), f'Which files, of {",".join(OUTPUTS)}; '
          'of a slide only csv and geojson.')
     flag('overwrite', False, 'Predict finished images again, and replace '
@@ -422,15 +422,16 @@ def evaluate(folder):
     with open_split() as file:
         predictor = load_predictor(folder)
         folder = predictor.folder
-        if not os.access(folder, os.W_OK):
-            raise InputError(
-                f'{folder}: cannot be written to, and eval writes its results '
-                'there; copy weights.h5 into a folder of your own, '
-                f'DIR/{FLAGS.net}, and give --model_dir=DIR')
+        output_dir = FLAGS.output_dir or folder
+        if FLAGS.output_dir:
+            report.check_output_dir(output_dir, FLAGS.split)
+        elif not os.access(folder, os.W_OK):
+            raise InputError(f'{folder}: cannot be written to, and eval '
+                             'writes its results there; give --output_dir')
         refuse_trained_on(predictor.record, folder, file)
         results = evaluation.evaluate(
             store.whole_images(file), store.image_names(file), predictor,
-            os.path.join(folder, f'{FLAGS.split}_pictures'))
+            os.path.join(output_dir, f'{FLAGS.split}_pictures'))
         settings = {
             'source': store.attributes(file)['source'],
             'config': predictor.record,
@@ -442,11 +443,12 @@ def evaluate(folder):
             'versions': {'python': sys.version.split()[0],
                          'tensorflow': tf.__version__,
                          'numpy': np.__version__, 'h5py': h5py.__version__}}
-        report.write_results(folder, FLAGS.split, results, settings)
+        report.write_results(output_dir, FLAGS.split, results, settings)
     print(f'{settings["source"]}, {FLAGS.split} images')
     print(report.format_table(results))
-    print(f'evaluated: {folder}/{FLAGS.split}.json, .csv and _pictures/'
-          + (', curves.png' if curves.plot_curves(folder) else ''))
+    print(f'evaluated: {output_dir}/{FLAGS.split}.json, .csv and _pictures/'
+          + (', curves.png' if output_dir == folder
+             and curves.plot_curves(folder) else ''))
 
 
 def own_or_shipped(folder):

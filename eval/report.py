@@ -8,7 +8,20 @@ import re
 from eval import nuclei_metrics, pixel_metrics
 from eval.evaluate import METRICS
 from histology.files import InputError, write_json
+from nets import saved
 from prediction.writers import text_file
+
+
+def check_output_dir(folder, name):
+    """Raise InputError if `write_results` would replace files of others."""
+    start, remedy = os.path.join(folder, name), 'choose another --output_dir'
+    if os.path.lexists(f'{start}.json'):
+        saved.read_json(f'{start}.json', {'settings': dict, 'results': dict},
+                        remedy)
+        return
+    for path in (f'{start}.csv', f'{start}_pictures'):
+        if os.path.lexists(path):
+            raise InputError(f'{path}: was not written by eval; {remedy}')
 
 
 def write_results(folder, name, results, settings):

@@ -96,6 +96,29 @@ def test_training_leaves_checkpoints_weights_and_curves(data_dir, trained,
             ] == sorted({every, 6})
 
 
+def test_eval_writes_where_it_is_told(program, data_dir, model_dir, tmp_path):
+    shutil.copytree(str(model_dir / 'unet'), str(tmp_path / 'mine/unet'))
+    before = sorted(os.listdir(tmp_path / 'mine/unet'))
+    command = ('--mode=eval', '--net=unet', f'--data_dir={data_dir}',
+               f'--model_dir={tmp_path}/mine', '--noaverage')
+    for more in ((), ('--threshold=0.4',)):
+        process = program(*command, f'--output_dir={tmp_path}/out', *more)
+        assert process.returncode == 0, process.stderr
+        flags = read_json(tmp_path, 'out', 'validation.json')['settings'][
+            'flags']
+        assert flags['threshold'] == (0.4 if more else 0.5)
+    assert sorted(os.listdir(tmp_path / 'out')) == [
+        'validation.csv', 'validation.json', 'validation_pictures']
+    assert sorted(os.listdir(tmp_path / 'mine/unet')) == before
+    for name, content in (('csv', 'mine'), ('json', '{"a": 1}')):
+        file = tmp_path / name / f'validation.{name}'
+        file.parent.mkdir()
+        file.write_text(content)
+        one_line(program(*command, f'--output_dir={file.parent}'), str(file),
+                 'choose another --output_dir')
+        assert file.read_text() == content
+
+
 @pytest.mark.parametrize('net', NETS)
 def test_eval_agrees_with_the_evaluation_during_training(
         program, data_dir, model_dir, net):
