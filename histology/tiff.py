@@ -86,9 +86,10 @@ def read(file, name, labels=False):
         reason = _not_read(page, labels, tiff.is_imagej)
         if reason:
             raise InputError(f'{name}: cannot be read ({reason} is not '
-                             'supported); convert it to '
-                             + ('grey' if labels else 'RGB')
-                             + ' with LZW, by QuPath or libvips')
+                             'supported); ' + (
+                                 'save it as PNG in grey' if labels else
+                                 'convert it to RGB with LZW, by QuPath or '
+                                 'libvips'))
         count = count_large(tiff)
         if count > 1:
             raise InputError(f'{name}: {count} images of about one size in '
