@@ -65,7 +65,8 @@ def _features(content, path):
     items = content if isinstance(content, list) else [content]
     keys = set(items[0]) if items else set()
     if 'nuc' in keys:
-        return [_feature(_around_pixels(np.array(nucleus['contour'])),
+        return [_feature(_around_pixels(np.array(nucleus['contour']),
+                                        nucleus.get('bbox')),
                          nucleus.get('type') and f'type {nucleus["type"]}')
                 for nucleus in content['nuc'].values()]
     if 'shapes' in keys:  # labelme's
@@ -79,13 +80,17 @@ def _features(content, path):
     return items
 
 
-def _around_pixels(contour):
-    """Widen HoVer-Net's contour through the centres of the outer pixels."""
+def _around_pixels(contour, box):
+    """Widen HoVer-Net's contour, of the indices of the outer pixels.
+
+    `box` has the rows and columns from the first pixel to behind the last, or
+    is None.
+    """
     if not len(contour):
         return contour  # counted as damaged, as any ring
     low, high = contour.min(axis=0), contour.max(axis=0)
-    return low + (contour - low) * ((high - low + 1)
-                                    / np.maximum(high - low, 1))
+    end = high + 1 if box is None else np.array(box)[1, ::-1]
+    return low + (contour - low) * ((end - low) / np.maximum(high - low, 1))
 
 
 def _feature(points, name, shape=None):
