@@ -89,7 +89,9 @@ def _around_pixels(contour, box):
     if not len(contour):
         return contour  # counted as damaged, as any ring
     low, high = contour.min(axis=0), contour.max(axis=0)
-    end = high + 1 if box is None else np.array(box)[1, ::-1]
+    end = high + 1
+    if box is not None:
+        end = np.clip(np.array(box)[1, ::-1], high, end)
     return low + (contour - low) * ((end - low) / np.maximum(high - low, 1))
 
 

@@ -102,9 +102,10 @@ def _pair(images, paths):
                              if key[0] == split) for split in splits}
     paired, unpaired = collections.defaultdict(list), []
     for path in paths:
-        if listing.is_predicted(path, [listing.CHECK_MARK]):
-            continue  # a picture that `prepare` drew
         stem, ending = listing.stem_and_ending(path)
+        if ending == '.jpg' and listing.is_predicted(
+                path, [listing.CHECK_MARK]):
+            continue  # a picture that `prepare` drew
         its_split, _ = listing.split_of(path.relative)
         # Either of the two may lie in no split's folder.
         found = [(split, _paired_stem(stem, names[split]))
