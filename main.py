@@ -424,7 +424,8 @@ def evaluate(folder):
         folder = predictor.folder
         output_dir = FLAGS.output_dir or folder
         if FLAGS.output_dir:
-            report.check_output_dir(output_dir, FLAGS.split)
+            report.check_output_dir(output_dir, FLAGS.split, {
+                'net': FLAGS.net, 'data_dir': FLAGS.data_dir})
         elif not os.access(folder, os.W_OK):
             raise InputError(f'{folder}: cannot be written to, and eval '
                              'writes its results there; give --output_dir')
@@ -446,9 +447,9 @@ def evaluate(folder):
         report.write_results(output_dir, FLAGS.split, results, settings)
     print(f'{settings["source"]}, {FLAGS.split} images')
     print(report.format_table(results))
-    print(f'evaluated: {output_dir}/{FLAGS.split}.json, .csv and _pictures/'
-          + (', curves.png' if output_dir == folder
-             and curves.plot_curves(folder) else ''))
+    print(f'evaluated: {os.path.join(output_dir, FLAGS.split)}.json, .csv and '
+          '_pictures/' + (', curves.png' if not FLAGS.output_dir
+                          and curves.plot_curves(folder) else ''))
 
 
 def own_or_shipped(folder):

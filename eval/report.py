@@ -12,16 +12,27 @@ from nets import saved
 from prediction.writers import text_file
 
 
-def check_output_dir(folder, name):
-    """Raise InputError if `write_results` would replace files of others."""
+def check_output_dir(folder, name, flags):
+    """Refuse to replace files of others, or results of other flags.
+
+    Args:
+        folder, name: as for `write_results`.
+        flags: dict of those that must be the same, to their values.
+
+    Raises:
+        InputError: as said.
+    """
     start, remedy = os.path.join(folder, name), 'choose another --output_dir'
     if os.path.lexists(f'{start}.json'):
-        saved.read_json(f'{start}.json', {'settings': dict, 'results': dict},
-                        remedy)
-        return
-    for path in (f'{start}.csv', f'{start}_pictures'):
-        if os.path.lexists(path):
-            raise InputError(f'{path}: was not written by eval; {remedy}')
+        found = saved.read_json(f'{start}.json', {
+            'settings': dict, 'results': dict}, remedy)['settings']
+        for flag, value in flags.items():
+            other = found.get('flags', {}).get(flag)
+            if other != value:
+                raise InputError(f'{start}.json: is of --{flag}={other}; '
+                                 f'{remedy}')
+    elif os.path.lexists(f'{start}.csv'):
+        raise InputError(f'{start}.csv: was not written by eval; {remedy}')
 
 
 def write_results(folder, name, results, settings):

@@ -83,15 +83,15 @@ def _features(content, path):
 def _around_pixels(contour, box):
     """Widen HoVer-Net's contour, of the indices of the outer pixels.
 
-    `box` has the rows and columns from the first pixel to behind the last, or
-    is None.
+    `box` has the rows and columns from the first pixel to behind the last. It
+    may be None, and in files of slides it may be of another place.
     """
     if not len(contour):
         return contour  # counted as damaged, as any ring
     low, high = contour.min(axis=0), contour.max(axis=0)
     end = high + 1
-    if box is not None:
-        end = np.clip(np.array(box)[1, ::-1], high, end)
+    if box and len(box) == 2 and box[0] == low[::-1].tolist():
+        end = np.clip(box[1][::-1], high, end)
     return low + (contour - low) * ((end - low) / np.maximum(high - low, 1))
 
 

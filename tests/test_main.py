@@ -110,8 +110,16 @@ def test_eval_writes_where_it_is_told(program, data_dir, model_dir, tmp_path):
     assert sorted(os.listdir(tmp_path / 'out')) == [
         'validation.csv', 'validation.json', 'validation_pictures']
     assert sorted(os.listdir(tmp_path / 'mine/unet')) == before
-    for name, content in (('csv', 'mine'), ('json', '{"a": 1}')):
-        file = tmp_path / name / f'validation.{name}'
+    # What a killed one leaves is no obstacle; others' results are.
+    for name in ('csv', 'json'):
+        (tmp_path / 'out' / f'validation.{name}').unlink()
+    assert program(*command, f'--output_dir={tmp_path}/out').returncode == 0
+    record = json.dumps({'results': {}, 'settings': {'flags': {
+        'net': 'segnet', 'data_dir': str(data_dir)}}})
+    for place, name, content in (
+            ('a', 'csv', 'mine'), ('b', 'json', '{"a": 1}'),
+            ('c', 'json', record)):
+        file = tmp_path / place / f'validation.{name}'
         file.parent.mkdir()
         file.write_text(content)
         one_line(program(*command, f'--output_dir={file.parent}'), str(file),
