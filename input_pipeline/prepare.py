@@ -23,8 +23,9 @@ MAX_SKIPPED = 0.5  # of a split's images
 VERSION = 3  # of the stores; raised when the same files give others
 
 # What was found in the files that are read: a Counter of the annotations'
-# formats; a dict of all classes and layers to lists of the areas of their
-# nuclei, int [K] for each image; and a Resolution.
+# formats, each with ' written by predict' or ''; a dict of all classes and
+# layers to lists of the areas of their nuclei, int [K] for each image; and a
+# Resolution.
 ReadingLog = collections.namedtuple('ReadingLog', 'formats areas resolution')
 
 # The annotated images to prepare:
@@ -194,7 +195,7 @@ def load(entry, log, classes=()):
     if placed.skipped:
         say(f'{path}: skipped: {"; ".join(placed.skipped)}')
     writer = ' written by predict' if listing.is_predicted(path) else ''
-    log.formats[kind + writer] += 1
+    log.formats[kind, writer] += 1
     yield store.Annotation(instances, kind != annotations.MASK)
 
 
@@ -291,9 +292,9 @@ def _print_summary(folder, source, written, log):
             say(f'error: {error} (skipped)', error=True)
     if log.formats:
         say('annotations: ' + ', '.join(
-            f'{name} of {counted(count, "image")}'
-            for name, count in sorted(log.formats.items())))
-    if any(kind.startswith(annotations.MASK) for kind in log.formats):
+            f'{kind}{writer} of {counted(count, "image")}'
+            for (kind, writer), count in sorted(log.formats.items())))
+    if any(kind == annotations.MASK for kind, _ in log.formats):
         say('masks do not separate touching nuclei: each connected '
             'component counts as a nucleus')
     say(f'{folder}: {source}, ' + '; '.join(
@@ -315,8 +316,8 @@ def _check_written(written, split, log):
                          f'first: {skipped[0]}')
     if split == 'train' and not written.nuclei:
         # Whoever outlines nothing may mean it, a black mask is a mistake.
-        if any(kind.startswith((annotations.LABELS, annotations.MASK))
-               for kind in log.formats):
+        if {annotations.LABELS, annotations.MASK} & {
+                kind for kind, _ in log.formats}:
             raise InputError('none of the training images has a nucleus: '
                              'their annotations are empty; give others')
         say('none of the training images has a nucleus: there is nothing '

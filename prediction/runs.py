@@ -125,9 +125,13 @@ def _changes(found, settings):
             for name, value in settings.items() if found.get(name) != value]
 
 
-def is_ours(path):
-    """Say whether `predict` wrote a result, see `listing.is_predicted`."""
-    return listing.is_predicted(path, MARKS.get(os.path.splitext(path)[1], ()))
+def is_ours(path, more=()):
+    """Say whether `predict` wrote a result, see `listing.is_predicted`.
+
+    So it did if the head holds a mark of the file's ending, or one of `more`.
+    """
+    return listing.is_predicted(
+        path, [*MARKS.get(os.path.splitext(path)[1], ()), *more])
 
 
 def is_done(run, source):
@@ -182,14 +186,16 @@ def summarise(run):
     if _read(os.path.join(run.output_dir, FILE)).get(
             'settings') != content['settings']:
         return  # another process has taken the folder
+    found = records(run.output_dir)
     for _ in range(ROUNDS):
-        found = records(run.output_dir)
-        mine = [record for record in found
+        listed = found
+        mine = [record for record in listed
                 if record['settings'] == content['settings']]
         page.write(run.output_dir, content, mine)
-        if records(run.output_dir) == found:
+        found = records(run.output_dir)
+        if found == listed:
             break
-    others = len(found) - len(mine)
+    others = len(listed) - len(mine)
     if others:
         progress.say(f'{run.output_dir}: {progress.counted(others, "image")} '
                      'of other settings there, not in summary.csv',

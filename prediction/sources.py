@@ -80,8 +80,8 @@ def find_images(name):
     found = {path for one in folders for path in glob.glob(
         os.path.join(glob.escape(one), in_each), recursive=True)}
     found = (_tissue(found) if not parts else
-             [path for path in found if not listing.is_predicted(path)
-              and not runs.is_ours(path)])
+             [path for path in found
+              if not runs.is_ours(path, listing.MARKS)])
     # A link that leads nowhere stays, to be named when it is read.
     paths = sorted(path for path in found
                    if os.path.isfile(path) or not os.path.exists(path))
