@@ -9,7 +9,7 @@ from histology import images, resample, resolution, tiff
 from histology.files import InputError
 
 ENDINGS = ('.ndpi', '.mrxs', '.scn', '.vms', '.bif', '.svslide')
-MAX_WHOLE_PIXELS = 2 ** 27  # 1.5 GB with all results, at 20x 3.2 GB
+MAX_WHOLE_PIXELS = 2 ** 27  # for some 3 GB of memory: docs/engines.md
 HAS_OPENSLIDE = sys.version_info >= (3, 9)
 APERIO_JPEG_2000 = 33003  # which `tiff` does not read
 JPEG_2000 = (APERIO_JPEG_2000, 33004, 33005, 34712)  # TIFF's numbers
