@@ -83,12 +83,9 @@ def pair(prediction, truth):
 
 def compute(sums):
     """Return the measures of this module's docstring, a dict by name."""
-    nan = float('nan')
-    matches, found, true = sums.matches, sums.found, sums.true
-    return {'aji': sums.intersection / sums.union if sums.union else nan,
-            'pq': 2 * sums.iou / (found + true) if found + true else nan,
-            'dq': 2 * matches / (found + true) if found + true else nan,
-            'sq': sums.iou / matches if matches else nan,
-            'detection_precision': matches / found if found else nan,
-            'detection_recall': matches / true if true else nan,
-            'nuclei_found': found, 'nuclei_true': true}
+    common, union, iou, matches, found, true = np.array(sums, float)
+    with np.errstate(invalid='ignore'):  # 0 / 0 is NaN by definition here
+        values = (common / union, 2 * iou / (found + true),
+                  2 * matches / (found + true), iou / matches,
+                  matches / found, matches / true, sums.found, sums.true)
+    return dict(zip(METRICS, values))

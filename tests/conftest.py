@@ -2,12 +2,16 @@
 import contextlib
 import fcntl
 import io
+import json
 import os
+import pty
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import imageio.v3 as iio
@@ -18,7 +22,6 @@ import matplotlib.font_manager  # noqa: F401
 import numpy as np
 import pytest
 from absl import app
-from scipy import ndimage
 from skimage import morphology
 
 import main
@@ -27,6 +30,8 @@ from input_pipeline import store
 from nets import NETS  # noqa: F401, for the tests
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Of processes that import from the tests.
+PYTHONPATH = os.pathsep.join([ROOT, os.path.join(ROOT, 'tests')])
 # What has not ended by then hangs. It is far more than anything here takes,
 # also on a machine with other work to do.
 SECONDS = 1800
@@ -90,6 +95,40 @@ def run_here(*arguments):
         status = 1
     return subprocess.CompletedProcess(arguments, status or 0,
                                        output.getvalue(), errors.getvalue())
+
+
+def on_a_small_disk(script, disk, size, *arguments):
+    """Runs sh on a disk of a size, say '8m', that is mounted on a folder.
+
+    The script has disk, size, Python and arguments as $1 and so on.
+    """
+    if not shutil.which('unshare'):
+        pytest.skip('mounts no disk')
+    process = run('unshare', '--user', '--map-root-user', '--mount', 'sh',
+                  '-c', 'mount -t tmpfs -o size="$2" tmpfs "$1" || exit 77\n'
+                  + script, 'sh', disk, size, sys.executable, *arguments,
+                  PYTHONPATH=PYTHONPATH)
+    if process.returncode == 77 or 'unshare' in process.stderr:
+        pytest.skip('no disk can be mounted here')
+    return process
+
+
+def on_a_terminal(code):
+    """Runs Python code on a terminal; returns what it shows."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ,
+                struct.pack('HHHH', 24, 80, 0, 0))  # rows and columns
+    process = subprocess.Popen(
+        [sys.executable, '-c', code], cwd=ROOT, stdin=theirs, stdout=theirs,
+        stderr=theirs, env=dict(os.environ, PYTHONPATH=PYTHONPATH))
+    os.close(theirs)
+    shown = b''
+    with contextlib.suppress(OSError):  # the other end is closed
+        for part in iter(lambda: os.read(ours, 4096), b''):
+            shown += part
+    os.close(ours)
+    assert process.wait() == 0
+    return shown.decode().replace('\r\n', '\n')
 
 
 def run_main(*arguments, **variables):
@@ -165,6 +204,11 @@ def write_stores(folder):
 def data_dir(once):
     """Stores of synthetic images: 18 patches, and sizes no stride divides."""
     return once('data', write_stores)
+
+
+def read_json(*path):
+    with open(os.path.join(*map(str, path))) as file:
+        return json.load(file)
 
 
 def spoil(path, pattern):
@@ -375,19 +419,12 @@ def masks_of(folder, net, path):
 
 def whole_mask(probability):
     """The mask of a float [H, W] without small holes and gaps, bool."""
-    mask = without_small_holes(probability > 0.5)
+    mask = morphology.remove_small_holes(probability > 0.5, 100)
     probability = np.rint(255 * probability)
     closed = morphology.binary_closing(np.pad(mask, 9, mode='constant'),
                                        np.ones((5, 5)))[9:-9, 9:-9]
-    return without_small_holes(mask | closed & (probability > 51))  # a fifth
-
-
-def without_small_holes(mask):
-    """A bool [H, W] without holes of fewer than 100 pixels."""
-    holes, _ = ndimage.label(~mask)
-    small = np.bincount(holes.ravel()) < 100
-    small[0] = False  # the mask itself
-    return mask | small[holes]
+    return morphology.remove_small_holes(
+        mask | closed & (probability > 51), 100)  # a fifth
 
 
 @pytest.fixture(scope='session')

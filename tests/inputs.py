@@ -41,6 +41,15 @@ def write(path, content):
     return path
 
 
+def paint(path, *squares, size=(60, 90), pixel=(255, 0, 0), **options):
+    """Writes a black image with squares of (top, left, side)."""
+    image = np.zeros((*size, 3), np.uint8)
+    for top, left, side in squares:
+        image[top:top + side, left:left + side] = pixel
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, **options)
+
+
 def square(top, left, bottom, right):
     """Vertices (row, column); it covers the pixels from top to bottom - 1."""
     return [(top, left), (top, right), (bottom, right), (bottom, left)]

@@ -153,22 +153,6 @@ def test_what_is_no_annotation(xml):
         laid(from_bytes(imagescope.parse, 'x.xml', xml.encode()), 9, 9)
 
 
-def test_outlines_that_cross_themselves():
-    # A figure of eight: its two triangles meet at (5, 5). On the two
-    # diagonals, which are the crossing sides, the rule for centres on an
-    # outline decides.
-    eight = region((0, 0), (10, 10), (10, 0), (0, 10))
-    found = from_bytes(
-        imagescope.parse, 'x',
-        f'<Annotations>{eight}</Annotations>'.encode())
-    instances, _ = laid(found, 30, 30)
-    rows, columns = np.mgrid[:10, :10] * 2 - 9  # twice, from the middle
-    clear = abs(rows) != abs(columns)
-    np.testing.assert_array_equal(
-        instances[:10, :10][clear], (abs(columns) > abs(rows))[clear])
-    assert instances[10:].sum() == instances[:, 10:].sum() == 0
-
-
 def contents(path):
     """All that is read of a store."""
     with store.open_store(path) as file:

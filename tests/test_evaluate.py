@@ -1,19 +1,14 @@
 """Evaluation and its files, on images whose results follow by hand."""
-import contextlib
 import csv
 import json
-import os
-import pty
 import shutil
-import subprocess
-import sys
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from conftest import ROOT, red_channel
+from conftest import on_a_terminal, red_channel
 from eval import evaluate, report
 from histology.files import InputError
 from histology.images import write_png
@@ -294,21 +289,7 @@ def test_a_file_in_the_place_of_a_picture(tmp_path):
 
 def test_the_bar_ends_before_the_results():
     """On a terminal: the table begins on a line of its own."""
-    leader, follower = pty.openpty()
-    process = subprocess.run(
-        [sys.executable, '-c', 'import test_evaluate as t; t.evaluated(); '
-         'print("results")'], stdout=follower, stderr=follower,
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(
-            [ROOT, os.path.join(ROOT, 'tests')])), check=True)
-    os.close(follower)
-    assert process.returncode == 0
-    shown = b''
-    with contextlib.suppress(OSError):  # the end of a terminal
-        while True:
-            part = os.read(leader, 4096)
-            if not part:
-                break
-            shown += part
-    os.close(leader)
-    bar, last, _ = shown.decode().rsplit('\r\n', 2)
+    bar, last, _ = on_a_terminal(
+        'import test_evaluate as t; t.evaluated(); print("results")'
+    ).rsplit('\n', 2)
     assert '2 of 2 images' in bar and last == 'results'

@@ -3,7 +3,6 @@ import json
 import os
 import random
 import shutil
-import sys
 
 import imageio.v3 as iio
 import numpy as np
@@ -13,8 +12,8 @@ from test_init import unsealed
 from conftest import (
     ROOT,
     SECONDS,
+    on_a_small_disk,
     one_line,
-    run,
     start,
     start_training,
     train_flags,
@@ -268,11 +267,10 @@ def test_what_writing_to_a_model_folder_raises(error, said, tmp_path):
             raise ValueError('a bug')
 
 
-# Runs a command on a small disk, and again once the disk has grown.
-ON_A_SMALL_DISK = '''
-disk=$1 size=$2
+# Runs main.py on a small disk, and again once the disk has grown.
+TWICE = '''
+disk=$1
 shift 2
-mount -t tmpfs -o size="$size" tmpfs "$disk" || exit 77
 "$@"
 echo "rc $?"
 ls -AR "$disk"
@@ -280,11 +278,9 @@ echo grown
 mount -o remount,size=200m "$disk"
 "$@"
 '''
-A_SMALL_DISK = pytest.mark.skipif(not shutil.which('unshare'),
-                                  reason='mounts no disk')
 
 
-def on_a_small_disk(disk, size, *flags):
+def on_a_full_disk(disk, size, *flags):
     """Runs main.py on a full disk and on one with room.
 
     Args:
@@ -296,11 +292,7 @@ def on_a_small_disk(disk, size, *flags):
         stderr of the first run, its stdout with a list of the files it left,
         and stdout of the second.
     """
-    process = run('unshare', '--user', '--map-root-user', '--mount', 'sh',
-                  '-c', ON_A_SMALL_DISK, 'sh', disk, size, sys.executable,
-                  'main.py', *flags)
-    if process.returncode == 77 or 'unshare' in process.stderr:
-        pytest.skip('no disk can be mounted here')
+    process = on_a_small_disk(TWICE, disk, size, 'main.py', *flags)
     assert process.returncode == 0, process.stderr
     before, after = process.stdout.split('grown\n')
     assert 'rc 1\n' in before
@@ -312,11 +304,10 @@ def on_a_small_disk(disk, size, *flags):
 
 
 @pytest.mark.long
-@A_SMALL_DISK
 def test_a_full_disk_ends_training_and_loses_nothing(data_dir, tmp_path):
     # With room for the first checkpoint alone; 1.15 writes the graph, too.
     size = '6m' if VERSION_1 else '4m'
-    error, before, after = on_a_small_disk(
+    error, before, after = on_a_full_disk(
         tmp_path, size, *train_flags(data_dir, tmp_path, 'unet', 6),
         '--width=4')
     assert error.startswith(
@@ -328,12 +319,11 @@ def test_a_full_disk_ends_training_and_loses_nothing(data_dir, tmp_path):
 
 
 @pytest.mark.long
-@A_SMALL_DISK
 @pytest.mark.parametrize('size, split', [
     ('100k', 'train'), ('3m', 'train'), ('47m', 'validation'),
     ('58m', 'test')])
 def test_a_full_disk_leaves_no_part_of_a_store(tmp_path, size, split):
-    error, before, after = on_a_small_disk(
+    error, before, after = on_a_full_disk(
         tmp_path, size, '--mode=prepare', '--sample',
         f'--data_dir={tmp_path}/data')
     assert error.startswith(f'error: {tmp_path}/data/{split}.h5: cannot be '
@@ -343,7 +333,6 @@ def test_a_full_disk_leaves_no_part_of_a_store(tmp_path, size, split):
 
 
 @pytest.mark.long
-@A_SMALL_DISK
 @pytest.mark.parametrize('mode, size, name', [
     ('predict', '20k', 'synthetic_thumbnail.jpg'),
     ('predict', '80k', 'synthetic_probability.png'),
@@ -357,7 +346,7 @@ def test_a_full_disk_leaves_no_part_of_a_picture(
     flags = {'predict': ('--images=docs/figures/synthetic.png',
                          f'--output_dir={disk}'),
              'eval': (f'--data_dir={data_dir}',)}
-    error, before, after = on_a_small_disk(
+    error, before, after = on_a_full_disk(
         disk, size, f'--mode={mode}', '--net=unet',
         f'--model_dir={model_dir}', *flags[mode])
     assert error.startswith('error: ')

@@ -1,13 +1,12 @@
 """Outputs that appear only when whole."""
 import errno
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 
-from conftest import ROOT, SECONDS, run
+from conftest import ROOT, SECONDS, on_a_small_disk
 from histology.files import (
     InputError,
     atomic_write,
@@ -232,16 +231,11 @@ except InputError as error:
 '''
 
 
-@pytest.mark.skipif(not shutil.which('unshare'), reason='mounts no disk')
 @pytest.mark.parametrize('size', ['4k', '40k', '116k'])
 def test_a_full_disk_leaves_no_part_of_an_image(tmp_path, size):
     """200 x 200 x 3 bytes of noise take 118 KiB as PNG."""
-    process = run('unshare', '--user', '--map-root-user', '--mount', 'sh',
-                  '-c', 'mount -t tmpfs -o size=$1 tmpfs "$2" || exit 77\n'
-                  '"$3" -c "$4" "$2/a.png"; ls -A "$2"', 'sh', size,
-                  tmp_path, sys.executable, WRITE_PNG, PYTHONPATH=ROOT)
-    if process.returncode == 77 or 'unshare' in process.stderr:
-        pytest.skip('no disk can be mounted here')
+    process = on_a_small_disk('"$3" -c "$4" "$1/a.png"; ls -A "$1"', tmp_path,
+                              size, WRITE_PNG)
     assert process.stdout == (f'{tmp_path}/a.png: cannot be written (No space '
                               'left on device); choose another folder or make '
                               'room\n')

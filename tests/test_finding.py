@@ -55,6 +55,11 @@ def find_pairs(folder, images='', annotations=''):
     return pairs.find(str(folder / images), str(folder / annotations))
 
 
+def paired(folder, *places):
+    """`pairing` of what is found in a folder."""
+    return pairing(find_pairs(folder, *places), folder)
+
+
 # Folders
 
 
@@ -96,17 +101,6 @@ def test_absent_data(tmp_path):
             ('test_images_dir', (path, str(tmp_path), 'test'))):
         assert f'--{flag} {path}: no such folder' in message(
             pairs.find, *arguments)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason='root may read everything')
-def test_a_folder_that_may_not_be_read(tmp_path):
-    folder = places(tmp_path / 'locked', ['a.tif'])
-    folder.chmod(0)
-    try:
-        assert f'{folder}: cannot be read' in message(
-            listing.list_files, str(tmp_path), 'x')
-    finally:
-        folder.chmod(0o755)
 
 
 @pytest.mark.parametrize('folder, split', [
@@ -440,13 +434,12 @@ def test_what_is_added_to_names(tmp_path, added, ending):
     places(tmp_path / 'a', annotations)
     expected = {f'i/{name}.tif': f'a/{name}{added}.{ending}'
                 for name in ('case 1', 'case_1', 'case_10')}
-    assert pairing(find_pairs(tmp_path, 'i', 'a'), tmp_path) == expected
+    assert paired(tmp_path, 'i', 'a') == expected
     # In one folder too, if they are told apart.
     if not added:
         return
     places(tmp_path / 'both', ['x.png', f'x{added}.{ending}'])
-    assert pairing(find_pairs(tmp_path / 'both'), tmp_path / 'both') == {
-        'x.png': f'x{added}.{ending}'}
+    assert paired(tmp_path / 'both') == {'x.png': f'x{added}.{ending}'}
 
 
 @pytest.mark.parametrize('name', [
@@ -455,18 +448,15 @@ def test_what_is_added_to_names(tmp_path, added, ending):
     'a.TIF', 'a.jpg', 'a_labels.mat', 'below/and/deeper/a_mask.PNG'])
 def test_formats_of_annotations(tmp_path, name):
     places(tmp_path, ['i/a.tif', f'o/{name}', 'o/notes.txt', 'o/Thumbs.db'])
-    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
-        'i/a.tif': f'o/{name}'}
-    assert pairing(find_pairs(tmp_path, 'i/', 'o/../o'), tmp_path) == {
-        'i/a.tif': f'o/{name}'}
+    assert paired(tmp_path, 'i', 'o') == {'i/a.tif': f'o/{name}'}
+    assert paired(tmp_path, 'i/', 'o/../o') == {'i/a.tif': f'o/{name}'}
 
 
 @pytest.mark.parametrize('image', ['a_img.png', 'a_image.tif', 'a.ome.tif',
                                    'a-img.jpg', 'a_Tissue.png'])
 def test_what_is_added_to_the_names_of_images(tmp_path, image):
     places(tmp_path, [f'i/{image}', 'o/a_mask.png'])
-    assert list(pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path)) == [
-        f'i/{image}']
+    assert list(paired(tmp_path, 'i', 'o')) == [f'i/{image}']
 
 
 BEST = ['o/a.xml', 'o/a.geojson', 'o/a.json', 'o/label masks modify/a.tif',
@@ -477,8 +467,7 @@ BEST = ['o/a.xml', 'o/a.geojson', 'o/a.json', 'o/label masks modify/a.tif',
 def test_the_best_of_several_annotations(tmp_path):
     places(tmp_path, ['i/a.png', *BEST])
     for best in BEST:
-        assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
-            'i/a.png': best}
+        assert paired(tmp_path, 'i', 'o') == {'i/a.png': best}
         (tmp_path / best).unlink()
 
 
@@ -488,7 +477,7 @@ def test_the_best_annotation_whatever_words_its_name_holds(tmp_path, stem,
                                                            folder):
     places(tmp_path, [f'i/{stem}.png', f'{folder}/{stem}_labels.png',
                       f'{folder}/{stem}_mask.png'])
-    assert pairing(find_pairs(tmp_path, 'i', folder), tmp_path) == {
+    assert paired(tmp_path, 'i', folder) == {
         f'i/{stem}.png': f'{folder}/{stem}_labels.png'}
 
 
@@ -500,13 +489,12 @@ def test_the_best_annotation_by_words_that_run_together(tmp_path, best, other):
     for name in (best, other):
         write(tmp_path / 'o' / name, name)
     places(tmp_path, ['i/a.png'])
-    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
-        'i/a.png': f'o/{best}'}
+    assert paired(tmp_path, 'i', 'o') == {'i/a.png': f'o/{best}'}
 
 
 def test_two_annotations_equally_good(tmp_path):
     places(tmp_path, ['i/a.png', 'o/1/labels/a.tif', 'o/2/labels/a.tif'])
-    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
+    assert paired(tmp_path, 'i', 'o') == {
         'i/a.png': 'o/1/labels/a.tif'}  # they are the same
     write(tmp_path / 'o/2/labels/a.tif', 'other')
     line = message(find_pairs, tmp_path, 'i', 'o')
@@ -596,14 +584,13 @@ def test_rois_of_imagej(tmp_path):
     'InstanceMasks', 'LabelImages', 'GT'])
 def test_folders_of_masks_beside_images(tmp_path, masks):
     places(tmp_path, ['Images/a.png', f'{masks}/a.png'])
-    assert pairing(find_pairs(tmp_path, '', ''), tmp_path) == {
-        'Images/a.png': f'{masks}/a.png'}
+    assert paired(tmp_path) == {'Images/a.png': f'{masks}/a.png'}
 
 
 def test_annotations_behind_a_link_in_the_folder_of_the_images(tmp_path):
     places(tmp_path, ['data/a.png', 'elsewhere/a.png'])
     (tmp_path / 'data/labels').symlink_to(tmp_path / 'elsewhere')
-    assert pairing(find_pairs(tmp_path, 'data', 'data/labels'), tmp_path) == {
+    assert paired(tmp_path, 'data', 'data/labels') == {
         'data/a.png': 'data/labels/a.png'}
 
 
@@ -637,20 +624,17 @@ def test_sidecars_of_masks(tmp_path):
               .encode(encoding))
     metadata = {'patient': 7, 'matrix': [1, 0], 'stains': [['H', 'E'], []]}
     write(tmp_path / 'o/a.json', json.dumps(metadata))
-    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
-        'i/a.png': 'o/a.png'}
+    assert paired(tmp_path, 'i', 'o') == {'i/a.png': 'o/a.png'}
     # What may be outlines, or may have been.
     for content in ('', '{"type": "FeatureCollection", "features": []}', '[]',
                     '{"nuc": {"1": {"contour": [\n[ 3,4], [5,6]]}}}'):
         write(tmp_path / 'o/a.json', content)
-        assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
-            'i/a.png': 'o/a.json'}
+        assert paired(tmp_path, 'i', 'o') == {'i/a.png': 'o/a.json'}
     # Alone it is read, and then named.
     shutil.rmtree(tmp_path / 'o/MetaData')
     write(tmp_path / 'o/a.json', json.dumps(metadata))
     (tmp_path / 'o/a.png').unlink()
-    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
-        'i/a.png': 'o/a.json'}
+    assert paired(tmp_path, 'i', 'o') == {'i/a.png': 'o/a.json'}
 
 
 def test_case_and_the_two_ways_to_write_an_umlaut(tmp_path):
@@ -663,10 +647,10 @@ def test_case_and_the_two_ways_to_write_an_umlaut(tmp_path):
               f'i/{evil_apart}.png': f'o/{evil}_MASK.png',
               'i/Case_IMG.PNG': 'o/cASE.xml'}
     places(tmp_path, [*wanted, *wanted.values()])
-    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == wanted
+    assert paired(tmp_path, 'i', 'o') == wanted
     # A name of just these letters counts more.
     places(tmp_path, ['both/a.png', 'both/A.png', 'both/a.xml', 'both/A.xml'])
-    assert pairing(find_pairs(tmp_path, 'both', 'both'), tmp_path) == {
+    assert paired(tmp_path, 'both', 'both') == {
         'both/a.png': 'both/a.xml', 'both/A.png': 'both/A.xml'}
     (tmp_path / 'both/A.xml').unlink()
     assert 'both/A.png: 1 image without annotation' in message(
@@ -694,10 +678,10 @@ def test_what_predict_wrote_is_no_annotation_beside_one_of_a_person(
     for stem in ('a', 'b', 'another'):
         write_predicted(tmp_path / place, stem, PREDICTED)
     wanted = {'i/a.png': 'o/a.png', 'i/b.png': 'o/b.npy'}
-    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == wanted
+    assert paired(tmp_path, 'i', 'o') == wanted
     for stem in ('a', 'b', 'another'):  # nor are they images
         write_predicted(tmp_path / 'i', stem, PREDICTED)
-    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == wanted
+    assert paired(tmp_path, 'i', 'o') == wanted
 
 
 def test_what_predict_wrote_is_taken_alone_or_if_it_was_changed(tmp_path):
@@ -706,7 +690,7 @@ def test_what_predict_wrote_is_taken_alone_or_if_it_was_changed(tmp_path):
         write_predicted(tmp_path / 'o', stem, PREDICTED)
     wanted = {'i/a.png': 'o/a_nuclei.geojson',
               'i/b.png': 'o/b_nuclei.geojson', 'i/c.png': 'o/c.png'}
-    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == wanted
+    assert paired(tmp_path, 'i', 'o') == wanted
     # As other programs write it: without what they do not know.
     for stem in 'abc':
         path = tmp_path / 'o' / f'{stem}_nuclei.geojson'
@@ -714,7 +698,7 @@ def test_what_predict_wrote_is_taken_alone_or_if_it_was_changed(tmp_path):
         write(path, json.dumps({'type': content['type'],
                                 'features': content['features']}))
     places(tmp_path, ['o/a.png', 'o/b_mask.png'])
-    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
+    assert paired(tmp_path, 'i', 'o') == {
         f'i/{stem}.png': f'o/{stem}_nuclei.geojson' for stem in 'abc'}
     # Of label images, likewise.
     for stem in 'abc':
@@ -722,17 +706,15 @@ def test_what_predict_wrote_is_taken_alone_or_if_it_was_changed(tmp_path):
     Image.open(tmp_path / 'o' / 'c_labels.png').save(
         tmp_path / 'o' / 'c_labels.png')
     (tmp_path / 'o' / 'c.png').unlink()
-    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path)[
-        'i/c.png'] == 'o/c_labels.png'
+    assert paired(tmp_path, 'i', 'o')['i/c.png'] == 'o/c_labels.png'
 
 
 def test_a_gzipped_image_is_none(tmp_path):
     places(tmp_path, ['i/a.tif', 'i/a.tif.gz', 'o/a.xml', 'o/a.tif.gz',
                       'all/images/a.tif', 'all/images/a.tif.gz',
                       'all/annotations/a.geojson.gz', 'all/a.png.gz'])
-    assert pairing(find_pairs(tmp_path, 'i', 'o'), tmp_path) == {
-        'i/a.tif': 'o/a.xml'}
-    assert pairing(find_pairs(tmp_path / 'all'), tmp_path / 'all') == {
+    assert paired(tmp_path, 'i', 'o') == {'i/a.tif': 'o/a.xml'}
+    assert paired(tmp_path / 'all') == {
         'images/a.tif': 'annotations/a.geojson.gz'}
     places(tmp_path, ['m/Tissue Images/a.tif', 'm/Tissue Images/a.tif.gz',
                       'm/Annotations/a.xml'])
@@ -795,8 +777,7 @@ def test_two_data_sets_below_one_folder(tmp_path, names):
 def test_pictures_made_of_an_image(tmp_path, names):
     for name in names:
         write(tmp_path / name, 'xml' if name.endswith('.xml') else name)
-    assert pairing(find_pairs(tmp_path), tmp_path) == {
-        'x/images/a.png': 'x/xml/a.xml'}
+    assert paired(tmp_path) == {'x/images/a.png': 'x/xml/a.xml'}
 
 
 def test_test_folders(tmp_path):

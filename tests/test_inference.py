@@ -9,7 +9,6 @@ import nets
 from conftest import NETS, ROOT, red_channel
 from histology import resample
 from histology.files import InputError
-from histology.resample import check_min_side
 from input_pipeline.preprocessing import normalise, pad, padded_side
 from nets.tf1 import tf
 from prediction import Predictor, tiling, writers
@@ -54,12 +53,6 @@ def test_padding_reflects_without_repeating_the_edge():
     (100, 24, 144), (300, 24, 432)])
 def test_sides_are_few_multiples_of_the_stride(length, stride, side):
     assert padded_side(length, stride) == side
-
-
-def test_small_images_are_refused():
-    with pytest.raises(InputError, match='a.png: 40 x 31 pixels'):
-        check_min_side((31, 40), 'a.png')
-    check_min_side((32, 32), 'a.png')
 
 
 @pytest.mark.parametrize('height, width', [

@@ -12,7 +12,15 @@ import pytest
 from test_cluster import free_port  # noqa: F401, a fixture
 
 import main
-from conftest import ROOT, SECONDS, example, masks_of, one_line, train_flags
+from conftest import (
+    ROOT,
+    SECONDS,
+    example,
+    masks_of,
+    one_line,
+    read_json,
+    train_flags,
+)
 from eval import pixel_metrics
 from histology import synthetic
 from histology.files import InputError
@@ -20,11 +28,6 @@ from input_pipeline import store
 from nets import saved
 from nets.tf1 import tf
 from training import initial, records
-
-
-def read_json(*path):
-    with open(os.path.join(*map(str, path))) as file:
-        return json.load(file)
 
 
 def write_data(folder, seed, validation=(), side=256):

@@ -24,6 +24,7 @@ from conftest import (
     masks_of,
     messages,
     one_line,
+    read_json,
     run,
     run_main,
     start,
@@ -37,11 +38,6 @@ from nets import saved
 from nets.tf1 import tf
 from prediction import instances
 from training import checkpoints, loss
-
-
-def read_json(*path):
-    with open(os.path.join(*map(str, path))) as file:
-        return json.load(file)
 
 
 def scalars(folder):

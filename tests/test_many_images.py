@@ -18,10 +18,11 @@ import pytest
 from PIL import Image
 from test_slides import write_slide
 
-from conftest import ROOT, red_channel, run_here, wait_for
+from conftest import PYTHONPATH, red_channel, run_here, wait_for
 from histology import progress
 from histology.files import InputError
 from histology.stains import EOSIN, HAEMATOXYLIN
+from inputs import paint
 from prediction import Predictor, page, predict, runs, sources, writers
 from prediction.instances import separate
 
@@ -36,15 +37,6 @@ class Counting(Predictor):
     def see(self, image, microns_per_pixel=None, name='image', progress=None):
         self.seen.append(os.path.basename(name))
         return super().see(image, microns_per_pixel, name, progress)
-
-
-def paint(path, *squares, size=(60, 90), pixel=(255, 0, 0)):
-    """A black image with squares of (top, left, side)."""
-    image = np.zeros((*size, 3), np.uint8)
-    for top, left, side in squares:
-        image[top:top + side, left:left + side] = pixel
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(image).save(path)
 
 
 @pytest.fixture
@@ -379,8 +371,7 @@ def test_kill_9_while_files_are_written(tmp_path):
         (tmp_path / 'in').mkdir(exist_ok=True)
         Image.fromarray(image).save(tmp_path / 'in' / f'{index}.png')
     command = [sys.executable, '-c', PREDICT, str(tmp_path / 'in')]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(
-        [ROOT, os.path.join(ROOT, 'tests')]))
+    environment = dict(os.environ, PYTHONPATH=PYTHONPATH)
     subprocess.run([*command, str(tmp_path / 'whole')], check=True,
                    env=environment, stdout=subprocess.DEVNULL,
                    stderr=subprocess.DEVNULL)

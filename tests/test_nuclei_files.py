@@ -2,8 +2,6 @@
 import csv
 import json
 import os
-import shutil
-import sys
 import uuid
 
 import numpy as np
@@ -12,10 +10,9 @@ import tifffile
 from PIL import Image
 from test_nuclei import blobs
 
-from conftest import ROOT, run
+from conftest import on_a_small_disk
 from eval import nuclei_metrics
 from histology import annotations, listing
-from histology.files import InputError
 from histology.images import read_labels, write_png
 from prediction import runs, writers
 from prediction.predictor import Nuclei
@@ -305,38 +302,11 @@ for write in (
 '''
 
 
-@pytest.mark.skipif(not shutil.which('unshare'), reason='mounts no disk')
 def test_a_full_disk_leaves_no_part(tmp_path):
-    process = run('unshare', '--user', '--map-root-user', '--mount', 'sh',
-                  '-c', 'mount -t tmpfs -o size=$1 tmpfs "$2" || exit 77\n'
-                  '"$3" -c "$4" "$2"; ls -A "$2"', 'sh', '4k',
-                  tmp_path, sys.executable, WRITE,
-                  PYTHONPATH=os.pathsep.join(
-                      [ROOT, os.path.join(ROOT, 'tests')]))
-    if process.returncode == 77 or 'unshare' in process.stderr:
-        pytest.skip('no disk can be mounted here')
+    process = on_a_small_disk('"$3" -c "$4" "$1"; ls -A "$1"', tmp_path, '4k',
+                              WRITE)
     assert process.stdout.splitlines() == [
         f'{tmp_path}/{name}: cannot be written (No space left on device); '
         'choose another folder or make room' for name in (
             'a_labels.png', 'a_labels.tif', 'a.csv', 'a_thumbnail.jpg')]
     assert process.stderr == ''
-
-
-def test_an_error_leaves_what_was_there(tmp_path):
-    lines, content = write(tmp_path, *square_and_pieces())
-    labels, probability, image = blobs(0)
-    with pytest.raises(IndexError):
-        write(tmp_path, labels, probability[:5], image)
-    names = ['a_nuclei.csv', 'a_nuclei.geojson']
-    assert sorted(os.listdir(str(tmp_path))) == names
-    assert (tmp_path / names[0]).read_text().split('\n') == lines
-    assert json.loads((tmp_path / names[1]).read_text()) == content
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / 'file').write_text('')
-    with pytest.raises(InputError, match='a.csv: cannot be written'):
-        writers.write_csv([str(tmp_path / 'file' / 'a.csv')],
-                          nuclei_of(*square_and_pieces()))
-    with pytest.raises(InputError, match='a_labels.png: cannot be written'):
-        write_labels(label_paths(tmp_path / 'file'), square_and_pieces()[0])

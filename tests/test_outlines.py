@@ -540,12 +540,6 @@ def test_outlines_outside_the_image():
         0] == [400, 0]
 
 
-def test_no_outlines_make_no_nuclei():
-    instances, skipped = laid([], 4, 5)
-    np.testing.assert_array_equal(instances, np.zeros((4, 5)))
-    assert skipped == []
-
-
 # The rule and the tissue: on MoNuSeg itself
 
 
@@ -1026,17 +1020,6 @@ def test_what_encloses_nothing_in_geojson():
     assert skipped == ['objects without a geometry: 3', *(
         f'objects of type {kind}: 1'
         for kind in ('Point', 'LineString', 'MultiPoint'))]
-
-
-def test_more_than_outlines_are_found_alike_in_geojson():
-    region_of_interest = feature(square(0, 0, 100, 100))
-    assert of_geojson([region_of_interest, SQUARE_FEATURE]) == (
-        [0, 400], ['an outline of the whole image, at x 0 to 100 and y 0 to '
-                   '100'])
-    assert of_geojson([feature(square(200, 0, 210, 9)), SQUARE_FEATURE]) == (
-        [0, 400], ['outlines outside the image: 1'])
-    assert '1 outline, all outside' in message(
-        of_geojson, feature(square(200, 0, 210, 9)))
 
 
 WHOLE = json.dumps([SQUARE_FEATURE])

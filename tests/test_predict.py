@@ -14,6 +14,7 @@ from histology import images
 from histology.files import InputError
 from histology.images import write_jpeg, write_png
 from input_pipeline import store
+from inputs import paint
 from prediction import Predictor, page, predict, sources, summary, writers
 from prediction.writers import OUTPUTS
 
@@ -40,12 +41,12 @@ def write_image(path, height=40, width=50):
     """Red from 0 to 255 over the columns, so that half of them are nuclei."""
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = np.linspace(0, 255, width).round()
+    path.parent.mkdir(parents=True, exist_ok=True)
     imageio.v3.imwrite(str(path), image, plugin='pillow')
     return image
 
 
 def test_outputs_of_two_images(tmp_path):
-    (tmp_path / 'in').mkdir()
     a = write_image(tmp_path / 'in' / 'a.png')
     write_image(tmp_path / 'in' / 'b.png', 64, 33)
     (tmp_path / 'in' / 'c.png').mkdir()  # matches, but is no file
@@ -69,7 +70,6 @@ def test_outputs_of_two_images(tmp_path):
 
 
 def test_a_bad_image_among_good_ones(tmp_path, capsys):
-    (tmp_path / 'in').mkdir()
     write_image(tmp_path / 'in' / 'a.png')
     (tmp_path / 'in' / 'b.png').write_bytes(b'no image')
     write_image(tmp_path / 'in' / 'c.png', 20, 40)
@@ -86,16 +86,7 @@ def test_a_bad_image_among_good_ones(tmp_path, capsys):
         True, True]
 
 
-def paint(path, *squares, **tags):
-    """A black image, 60 x 90, with red squares of (top, left, side)."""
-    image = np.zeros((60, 90, 3), np.uint8)
-    for top, left, side in squares:
-        image[top:top + side, left:left + side, 0] = 255
-    Image.fromarray(image).save(path, **tags)
-
-
 def test_a_name_too_long_for_results_is_refused_first(tmp_path):
-    (tmp_path / 'in').mkdir()
     for name in ('a', 'b' * 240):
         write_png(str(tmp_path / 'in' / f'{name}.png'),
                   np.zeros((40, 40, 3), np.uint8))
@@ -106,7 +97,6 @@ def test_a_name_too_long_for_results_is_refused_first(tmp_path):
 
 
 def test_nuclei_of_an_image(tmp_path, capsys):
-    (tmp_path / 'in').mkdir()
     # Two that touch by a corner, in debris; 0.25 micrometres per pixel.
     paint(tmp_path / 'in' / 'a.tif', (30, 30, 20), (10, 10, 20), (5, 80, 5),
           tiffinfo={270: 'Aperio Image|MPP = 0.25'})
@@ -199,7 +189,6 @@ def test_tiles_give_the_same_nuclei(tmp_path):
     (['labels_colour'], ['_labels_colour.png']),
     (['csv', 'overlay'], ['_nuclei.csv', '_overlay.png'])])
 def test_outputs_that_are_asked_for(tmp_path, outputs, written):
-    (tmp_path / 'in').mkdir()
     paint(tmp_path / 'in' / 'a.png', (20, 20, 10))
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'a_probability.png').write_text('of another')
@@ -232,7 +221,6 @@ def read(folder, name):
 
 @pytest.mark.parametrize('microns', [0.125, 0.22, 0.5, 1.0])
 def test_results_have_the_size_of_the_image(tmp_path, microns):
-    (tmp_path / 'in').mkdir()
     image = write_image(tmp_path / 'in' / 'a.png', 70, 100)
     write_image(tmp_path / 'in' / 'b.png', 33, 50)  # 25 x 17 at 0.125
     assert run(str(tmp_path / 'in'), tmp_path / 'out', microns) == (
@@ -307,7 +295,6 @@ def test_other_magnifications(tmp_path, shipped_unet, capsys):
 def make_tree(folder, *names):
     """Writes small images and returns a function that finds them again."""
     for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_image(folder / name)
 
     def find(name):
@@ -439,7 +426,7 @@ def test_nothing_matches(tmp_path):
 
 
 def test_two_images_of_one_stem(tmp_path):
-    paths = [str(tmp_path / name) for name in ('a.png', 'a.tif')]
+    paths = [tmp_path / name for name in ('a.png', 'a.tif')]
     for path in paths:
         write_image(path)
     with pytest.raises(InputError, match=r'a\.tif.*a\.png'):
@@ -466,7 +453,6 @@ def test_the_folder_of_an_image_is_no_output_folder(tmp_path, output):
     'b_thumbnail.jpg', 'b.json', *OF_FOLDER])
 @pytest.mark.parametrize('foreign', ['png', 'no image', 'link', 'other text'])
 def test_files_of_others_are_not_overwritten(tmp_path, kind, foreign):
-    (tmp_path / 'in').mkdir()
     (tmp_path / 'out').mkdir()
     for name in ('a.png', 'b.png'):
         write_image(tmp_path / 'in' / name)
@@ -491,7 +477,6 @@ def test_files_of_others_are_not_overwritten(tmp_path, kind, foreign):
 
 
 def test_a_file_that_comes_during_prediction_is_not_overwritten(tmp_path):
-    (tmp_path / 'in').mkdir()
     write_image(tmp_path / 'in' / 'a.png')
     drawn = tmp_path / 'out' / 'a_overlay.png'
 
@@ -506,7 +491,6 @@ def test_a_file_that_comes_during_prediction_is_not_overwritten(tmp_path):
 
 
 def test_output_folder_that_is_a_file(tmp_path):
-    (tmp_path / 'in').mkdir()
     write_image(tmp_path / 'in' / 'a.png')
     (tmp_path / 'out').write_text('')
     with pytest.raises(InputError, match='out/run.json: cannot'):

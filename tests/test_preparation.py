@@ -124,7 +124,7 @@ def test_what_is_no_inst_map(tmp_path, content, said):
 
 
 @pytest.mark.parametrize('name', ['a.png', 'a_mask.tif', 'a_labels.npy'])
-@pytest.mark.parametrize('value', [1, 255])
+@pytest.mark.parametrize('value', [1, 5, 128, 255])
 def test_the_components_of_a_mask_are_its_nuclei(tmp_path, name, value):
     drawn = mask(value)
     # They touch at a corner, so they are one.
@@ -205,16 +205,6 @@ def test_the_borders_of_tiles_cut_nuclei_in_two(tmp_path):
     instances, _ = read(tmp_path, 'a.npy', numbers, 1100)
     np.testing.assert_array_equal(instances > 0, numbers > 0)
     assert len(np.unique(instances)) == len(np.unique(numbers))
-
-
-@pytest.mark.parametrize('value', [1, 5, 128, 255])
-def test_one_number_alone_is_a_mask(tmp_path, value):
-    numbers, expected = labels((value,) * 3), labels((1, 2, 3))
-    # A piece that touches the second one by a corner.
-    numbers[80:90, 230:240], expected[80:90, 230:240] = value, 2
-    instances, has_instances = read(tmp_path, 'a.png', numbers)
-    np.testing.assert_array_equal(instances, expected)
-    assert not has_instances
 
 
 def test_numbers_of_two_nuclei_each_are_no_labels(tmp_path):
