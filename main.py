@@ -194,8 +194,9 @@ def define_flags():
         'outputs', lambda names: names and set(names) <= set(OUTPUTS),
         f'give some of {",".join(OUTPUTS)}, with commas between')
     flags.register_validator(
-        'classes', lambda names: names is None or names and all(names),
-        'give names with commas between, or omit it for all classes')
+        'classes', lambda names: names is None or names and all(names)
+        and not re.search('[\ud800-\udfff]', ''.join(names)),
+        'give names in UTF-8 with commas between, or omit it for all classes')
     flags.register_validator(
         'model_dir', lambda name: not re.search(r'[][*?\\]|://', name),
         r'TensorFlow takes a name with [, ], *, ? or \ for a pattern, and one '
@@ -423,9 +424,11 @@ def evaluate(folder):
         predictor = load_predictor(folder)
         folder = predictor.folder
         output_dir = FLAGS.output_dir or folder
+        flags_read = {name: FLAGS[name].value for name in (
+            'net', 'model_dir', 'data_dir', 'split', 'threshold', 'average',
+            'max_pixels', 'accelerate', 'min_area', 'splitting')}
         if FLAGS.output_dir:
-            report.check_output_dir(output_dir, FLAGS.split, {
-                'net': FLAGS.net, 'data_dir': FLAGS.data_dir})
+            report.check_output_dir(output_dir, FLAGS.split, flags_read)
         elif not os.access(folder, os.W_OK):
             raise InputError(f'{folder}: cannot be written to, and eval '
                              'writes its results there; give --output_dir')
@@ -436,10 +439,7 @@ def evaluate(folder):
         settings = {
             'source': store.attributes(file)['source'],
             'config': predictor.record,
-            'flags': {name: FLAGS[name].value for name in
-                      ('net', 'data_dir', 'split', 'threshold', 'average',
-                       'max_pixels', 'accelerate', 'min_area',
-                       'splitting')},
+            'flags': flags_read,
             'precision': predictor.precision,
             'versions': {'python': sys.version.split()[0],
                          'tensorflow': tf.__version__,
@@ -572,6 +572,8 @@ def main(_):
             return f'error: {error}'
         if isinstance(error, ModuleNotFoundError):
             return advice_for_missing(error)
+        if isinstance(error, FileNotFoundError) and 'temporary' in str(error):
+            return f'error: {error}; make room in one, or set TMPDIR'
         if isinstance(error, MemoryError) or (
                 'OOM when allocating' in str(error)):  # TensorFlow's, of GPUs
             text = progress.one_line(str(error))

@@ -301,16 +301,16 @@ names=$("$venv/bin/python" -c 'import nets; print(*nets.NETS)')
 read -ra nets <<< "$names"
 for net in "${nets[@]}"; do
   use=(--net="$net" --model_dir="$models" --data_dir="$data")
-  mark=$predictions/$net/done
   echo "== $net"
   main "${train[@]}" "${use[@]}"
   # Even if measured before: perhaps with other flags, or by older code.
   main --mode=eval "${use[@]}" --split=$split
-  if [ ! "$mark" -nt "$models/$net/weights.h5" ] \
-    || [ ! "$mark" -nt "$data/$split.h5" ]; then
+  mark=$predictions/$net/done
+  inputs=$(sha1sum "$models/$net/weights.h5" "$data/$split.h5")
+  if [ "$(cat "$mark" 2> /dev/null)" != "$inputs" ]; then
     main --mode=predict "${use[@]}" --split=$split \
       --output_dir="$predictions/$net" --overwrite
-    touch "$mark"
+    echo "$inputs" > "$mark"
   fi
 done
 

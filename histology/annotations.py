@@ -212,6 +212,9 @@ def _numbered(values, path):
             'apart, as classes, borders, shades of grey and more than 255 '
             'nuclei in 8 bits do; give a number for each nucleus, in 16 bits, '
             'or a mask with 0 and one other value')
+    if apart:
+        warn('apart', path, f'{len(apart)} of its {len(labels)} numbers lie '
+             'in pieces apart, and count as one nucleus each')
     if wrapped:
         warn('8 bits', path, 'its numbers reach 255, the highest of 8 bits. '
              'If there are more nuclei, save it in 16 bits')

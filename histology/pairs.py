@@ -77,6 +77,8 @@ def find(images_dir, annotations_dir, split=None, flags=None):
         image = _one_of_equals(
             _tissue(paths, paired[key]), 'two images of one name; rename '
             f'one, or give --{flags[1]} a folder without images')
+        passed_over = _differing(image, paths)
+        unread['image', len(passed_over)].append((image, passed_over))
         others = _unread(image, annotation, paths, ranks)
         unread[tuple(map(ranks.get, [annotation, *others]))].append(
             (annotation, others))
@@ -262,9 +264,9 @@ def _unread(image, annotation, images, ranks):
 
 def _say_unread(unread):
     """Say what is read and what is not, in one line for all images alike."""
-    for (annotation, others), *more in unread.values():
+    for (path, others), *more in unread.values():
         if others:
-            say(f'{annotation} is read, not {", ".join(others[:3])}'
+            say(f'{path} is read, not {", ".join(others[:3])}'
                 f'{" ..." if others[3:] else ""}; to read another, move the '
                 'first away' + f'. {counted(len(more), "more image")} likewise'
                 * bool(more))

@@ -97,7 +97,7 @@ def predict_store(file, output_dir, predictor, outputs=tuple(writers.OUTPUTS),
         store.attributes(file).get('microns_per_pixel', ''), str)
     microns = resample.MICRONS_PER_PIXEL if was_given else None
     return _predict(found, runs.Run(
-        predictor, output_dir, outputs, None, False, (0, 1), overwrite),
+        predictor, output_dir, outputs, microns, False, (0, 1), overwrite),
         lambda source: (store.whole_image(file, source.index, source.stem
                                           ).image, None, microns), results)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_pretrained import f1
 
-from conftest import NETS, ROOT, one_line, run
+from conftest import NETS, ROOT, on_a_small_disk, one_line, run
 from histology.files import InputError
 from inputs import message
 from nets import export, saved, segnet
@@ -179,6 +179,16 @@ def test_a_failure_leaves_the_earlier_export(program, trained, saved_models,
     assert os.listdir(tmp_path / 'out') == ['exported']
     export.check_output_dir(str(folder))
     assert set(os.listdir(folder)) == SAVED_MODEL_FILES
+
+
+def test_a_drive_cannot_be_replaced(tmp_path):
+    process = on_a_small_disk(
+        '"$3" -c "$4" "$1"', tmp_path, '1m',
+        'import sys; from nets import export; from inputs import message; '
+        'print(message(export.check_output_dir, sys.argv[1]))')
+    assert process.stdout == (
+        f'--output_dir {tmp_path}: a drive is mounted there, so it cannot be '
+        'replaced; give a folder in it\n')
 
 
 def test_how_far_a_file_may_be_from_the_network():

@@ -774,10 +774,24 @@ def test_two_data_sets_below_one_folder(tmp_path, names):
     ['x/images/a.png', 'y/normalised/a.png', 'x/masks/a.png', 'x/xml/a.xml'],
     # A normalised copy, with a copy of the annotation.
     ['x/images/a.png', 'y/normalised/a.png', 'x/xml/a.xml', 'y/xml/a.xml']])
-def test_pictures_made_of_an_image(tmp_path, names):
+def test_pictures_made_of_an_image(tmp_path, names, capsys):
     for name in names:
         write(tmp_path / name, 'xml' if name.endswith('.xml') else name)
     assert paired(tmp_path) == {'x/images/a.png': 'x/xml/a.xml'}
+    assert (f'{tmp_path}/x/images/a.png is read, not {tmp_path}/{names[1]}; '
+            in capsys.readouterr().out)
+
+
+@pytest.mark.parametrize('names', [
+    ['p1/a.png', 'p1/a_mask.png', 'p2/a.png', 'p2/b.png', 'p2/b_mask.png'],
+    ['i/a.svs', 'i/a_mask.png', 'i/a.tif']])  # a crop of it
+def test_an_image_that_is_passed_over_is_named(tmp_path, names, capsys):
+    for name in names:
+        write(tmp_path / name, name)
+    assert paired(tmp_path)[names[0]] == names[1]
+    assert capsys.readouterr().out == (
+        f'{tmp_path}/{names[0]} is read, not {tmp_path}/{names[2]}; to read '
+        'another, move the first away\n')
 
 
 def test_test_folders(tmp_path):

@@ -23,6 +23,7 @@ from conftest import (
     end_of,
     masks_of,
     messages,
+    on_a_small_disk,
     one_line,
     read_json,
     run,
@@ -97,12 +98,16 @@ def test_eval_writes_where_it_is_told(program, data_dir, model_dir, tmp_path):
     before = sorted(os.listdir(tmp_path / 'mine/unet'))
     command = ('--mode=eval', '--net=unet', f'--data_dir={data_dir}',
                f'--model_dir={tmp_path}/mine', '--noaverage')
-    for more in ((), ('--threshold=0.4',)):
-        process = program(*command, f'--output_dir={tmp_path}/out', *more)
-        assert process.returncode == 0, process.stderr
-        flags = read_json(tmp_path, 'out', 'validation.json')['settings'][
-            'flags']
-        assert flags['threshold'] == (0.4 if more else 0.5)
+    process = program(*command, f'--output_dir={tmp_path}/out')
+    assert process.returncode == 0, process.stderr
+    flags = read_json(tmp_path, 'out', 'validation.json')['settings']['flags']
+    assert flags['threshold'] == 0.5
+    # Of other flags they would be lost, and so would another network's.
+    for flag, more in (('threshold=0.5', '--threshold=0.4'),
+                       (f'model_dir={tmp_path}/mine',
+                        f'--model_dir={model_dir}')):
+        one_line(program(*command, f'--output_dir={tmp_path}/out', more),
+                 f'validation.json: is of --{flag}; choose another')
     assert sorted(os.listdir(tmp_path / 'out')) == [
         'validation.csv', 'validation.json', 'validation_pictures']
     assert sorted(os.listdir(tmp_path / 'mine/unet')) == before
@@ -304,10 +309,20 @@ def test_training_resumes_and_stops_at_the_same_end(program, data_dir,
      ['nowhere/test.h5']),
     (['--mode=prepare'], ['--monuseg_dir']),
     (['--mode=prepare', '--classes='], ['--classes', 'omit it']),
+    (['--mode=prepare', '--classes=M\udcfcller'], ['--classes', 'UTF-8']),
     (['--mode=prepare', '--monuseg_dir=/no/such'], ['/no/such']),
 ])
 def test_wrong_flags_end_in_one_line(program, flags, words):
     one_line(program(*flags), *words)
+
+
+def test_no_room_for_temporary_files(tmp_path):
+    """TensorFlow needs some when it is imported."""
+    one_line(on_a_small_disk(
+        'mount -t tmpfs -o ro tmpfs /var/tmp\n'
+        'mount -o remount,ro "$1"; cd /proc\n'
+        'exec "$3" "$4" --mode=export --net=unet', '/tmp', '4k',
+        f'{ROOT}/main.py'), 'No usable temporary directory', 'TMPDIR')
 
 
 def test_missing_and_foreign_inputs_end_in_one_line(

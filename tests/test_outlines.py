@@ -250,6 +250,14 @@ def test_parts_that_lie_apart_are_nuclei(corners, count):
     assert areas == [81 * len(corners) // count] * count and skipped == []
 
 
+def test_each_class_is_one_object():
+    """Of the second class there are two nuclei, close to each other."""
+    content = '[' + ', '.join([
+        parts((0, 0), (0, 50), (50, 0)), parts((20, 20), (20, 31)),
+        parts((80, 80))]) + ']'
+    assert filled(geojson.parse, content, 100) == ([81] * 6, [])
+
+
 def test_crumbs_are_of_the_nucleus():
     crumbs = [[ring(square(20, 20 + 5 * k, 22, 22 + 5 * k))] for k in range(3)]
     assert filled(geojson.parse, json.dumps({
@@ -334,6 +342,15 @@ def test_of_nuclei_and_cells_the_nuclei(nuclei, cells):
         assert sorted(areas)[len(cells):] == [100] * len(nuclei)
         assert sum(areas) == 100 * len(nuclei)
         assert skipped == [f'outlines of cells around nuclei: {len(cells)}']
+
+
+def test_slender_nuclei_that_cross_in_one_box_are_two():
+    down = [(10, 10), (10, 14), (60, 64), (64, 64), (64, 60), (14, 10)]
+    up = [(74 - row, column) for row, column in down]
+    areas, skipped = of_geojson([feature(down), feature(up)])
+    # Each covers 4 pixels beside the diagonal, and both the same middle.
+    assert len(areas) == 2 and skipped == []
+    assert areas[0] > areas[1] > 0.9 * areas[0]
 
 
 def test_a_nucleus_that_is_outlined_twice_counts_once():

@@ -521,6 +521,9 @@ def test_images_of_a_store(tmp_path, capsys):
         predict.predict_store(file, str(tmp_path / 'um'), PREDICTOR, ['csv'])
     names, row = (tmp_path / 'um' / 'a.b_nuclei.csv').read_text().split()
     assert dict(zip(names.split(','), row.split(',')))['area_um2'] == '25'
+    with store.open_store(path) as file, pytest.raises(
+            InputError, match='microns_per_pixel was None, now 0.25'):
+        predict.predict_store(file, str(tmp_path / 'out'), PREDICTOR, ['csv'])
     # Of another store it is another image.
     other = write_split(tmp_path / 'other', whole._replace(image=image // 2))
     with store.open_store(other) as file, pytest.raises(

@@ -217,6 +217,15 @@ def test_numbers_of_two_nuclei_each_are_no_labels(tmp_path):
     assert 'lie in pieces apart' in message(read, tmp_path, 'a.png', drawn)
 
 
+def test_a_few_numbers_of_two_nuclei_each_are_named(tmp_path, capsys):
+    numbers = cells()
+    numbers[numbers == 64] = 1
+    instances, _ = read(tmp_path, 'a.png', numbers.astype(np.uint8))
+    np.testing.assert_array_equal(instances, numbers)
+    assert ('a.png: 1 of its 63 numbers lie in pieces apart, and count as one '
+            'nucleus each\n' in capsys.readouterr().err)
+
+
 def test_more_than_255_nuclei_in_8_bits(tmp_path, capsys):
     numbers = np.zeros((SIDE, SIDE), int)
     for index in range(258):
