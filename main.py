@@ -572,7 +572,7 @@ def main(_):
             return f'error: {error}'
         if isinstance(error, ModuleNotFoundError):
             return advice_for_missing(error)
-        if isinstance(error, FileNotFoundError) and 'temporary' in str(error):
+        if 'No usable temporary directory' in str(error):
             return f'error: {error}; make room in one, or set TMPDIR'
         if isinstance(error, MemoryError) or (
                 'OOM when allocating' in str(error)):  # TensorFlow's, of GPUs
