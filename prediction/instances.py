@@ -142,12 +142,12 @@ def _separate_window(mask, probability, gap_probability, min_area,
         NUCLEAR in the nuclei and 1 in smaller pieces
     """
     from scipy import ndimage
-    unclosed = ~_large(~mask, MAX_HOLE)
+    unclosed = _filled(mask)
     reach = GAP_CLOSING // 2  # beyond the edges, which are no obstacle
     closed = ndimage.grey_closing(np.pad(unclosed, reach), GAP_CLOSING)
     filled = unclosed | (closed[reach:-reach, reach:-reach]
                          & (probability > gap_probability))
-    filled = ~_large(~filled, MAX_HOLE)
+    filled = _filled(filled)
     nuclei = _large(filled, min_area)
     inner = unclosed & nuclei
     if inner.all():
@@ -169,6 +169,12 @@ def _separate_window(mask, probability, gap_probability, min_area,
     peaks = np.unravel_index(peaks[kept[1:]], relief.shape)
     return (regions, [axis - 1 for axis in peaks],
             np.add(filled, nuclei, dtype=np.uint8))
+
+
+def _filled(mask):
+    """Fill small holes of a bool [H, W]; what its border cuts is none."""
+    ground = np.pad(~mask, 1, constant_values=True)
+    return ~_large(ground, MAX_HOLE)[1:-1, 1:-1]
 
 
 def _large(mask, min_area):

@@ -27,7 +27,7 @@ MARKS = {
     **dict.fromkeys(('.tif', '.jpg', '.gz'), [listing.TIFF_MARK])}
 NOT_OURS = ('{}: was not written by predict, was changed since, or is of an '
             'earlier version; move it or choose another --output_dir')
-VERSION = 2  # of the results; raised when other nuclei are found
+VERSION = 3  # of the results; raised when other nuclei are found
 ROUNDS = 3  # of the summary, while others add to it: they end with one, too
 
 # What was asked for.

@@ -419,12 +419,17 @@ def masks_of(folder, net, path):
 
 def whole_mask(probability):
     """The mask of a float [H, W] without small holes and gaps, bool."""
-    mask = morphology.remove_small_holes(probability > 0.5, 100)
+    mask = without_small_holes(probability > 0.5)
     probability = np.rint(255 * probability)
     closed = morphology.binary_closing(np.pad(mask, 9, mode='constant'),
                                        np.ones((5, 5)))[9:-9, 9:-9]
+    return without_small_holes(mask | closed & (probability > 51))  # a fifth
+
+
+def without_small_holes(mask):
+    """A bool [H, W] without holes of fewer than 100 pixels, also beside 0."""
     return morphology.remove_small_holes(
-        mask | closed & (probability > 51), 100)  # a fifth
+        np.pad(mask, 1, mode='constant'), 100)[1:-1, 1:-1]
 
 
 @pytest.fixture(scope='session')

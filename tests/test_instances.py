@@ -4,7 +4,7 @@ import pytest
 from scipy import ndimage
 from skimage import morphology, segmentation
 
-from conftest import whole_mask
+from conftest import whole_mask, without_small_holes
 from eval import nuclei_metrics
 from prediction import instances
 
@@ -102,6 +102,16 @@ def test_a_hole_that_closing_gaps_leaves_is_filled():
     assert labels.max() == 4
 
 
+def test_what_the_border_cuts_off_is_no_hole():
+    """A corner of 45 pixels, but the same amid a nucleus."""
+    rows, columns = np.mgrid[:60, :60]
+    mask = np.uint8((rows + columns >= 9) & (rows + columns < 40))
+    np.testing.assert_array_equal(
+        instances.separate(mask, certain(mask))[1], mask)
+    inner = np.pad(mask[:40, :40], 10, mode='constant', constant_values=1)
+    assert instances.separate(inner, certain(inner))[1][10:20, 10:20].all()
+
+
 @pytest.mark.parametrize('value, dtype', [(255, np.uint8), (1, bool)])
 def test_masks_of_any_kind(value, dtype):
     mask = discs((40, 40), (20, 20, 9))
@@ -137,7 +147,7 @@ def test_small_hills_are_no_nuclei():
 
 def by_h_maxima(mask, probability, min_area, min_height):
     """The same by scikit-image's markers."""
-    unclosed = morphology.remove_small_holes(mask > 0, instances.MAX_HOLE)
+    unclosed = without_small_holes(mask > 0)
     mask = morphology.remove_small_objects(whole_mask(probability / 255),
                                            min_area)
     land = ndimage.gaussian_filter(
