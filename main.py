@@ -573,7 +573,7 @@ def main(_):
         if isinstance(error, ModuleNotFoundError):
             return advice_for_missing(error)
         if 'No usable temporary directory' in str(error):
-            return f'error: {error}; make room in one, or set TMPDIR'
+            return f'error: {error.strerror}; make room there, or set TMPDIR'
         if isinstance(error, MemoryError) or (
                 'OOM when allocating' in str(error)):  # TensorFlow's, of GPUs
             text = progress.one_line(str(error))

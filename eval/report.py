@@ -27,7 +27,7 @@ def check_output_dir(folder, name, flags):
         found = saved.read_json(f'{start}.json', {
             'settings': dict, 'results': dict}, remedy)['settings']
         for flag, value in flags.items():
-            other = found.get('flags', {}).get(flag)
+            other = found.get('flags', {}).get(flag, 'not recorded')
             if other != value:
                 raise InputError(f'{start}.json: is of --{flag}={other}; '
                                  f'{remedy}')

@@ -19,8 +19,7 @@ def parse(path):
     """Parse a GeoJSON file of QuPath 0.2 and later, also gzipped.
 
     Annotations and detections are nuclei, and of a cell its nucleus is. If the
-    parts of a MultiPolygon lie apart, each is a nucleus, and so is each large
-    part of the others in the file.
+    parts of a MultiPolygon lie apart, each is a nucleus.
 
     Returns:
         Outlines.
@@ -28,7 +27,7 @@ def parse(path):
     Raises:
         InputError: it is no whole GeoJSON.
     """
-    found, skipped = [], collections.Counter()
+    nuclei, names, skipped = [], [], collections.Counter()
     try:
         with listing.opened(path) as file:
             data = file.read()
@@ -47,20 +46,14 @@ def parse(path):
             parts = [rings for rings in (_rings(polygon, skipped)
                                          for polygon in polygons) if rings]
             if parts:
-                found.append((parts, name))
+                nuclei += ([[part] for part in parts] if outlines.lie_apart(
+                    np.array([outlines.box_of([part]) for part in parts]))
+                    else [parts])
+            names += [name] * (len(nuclei) - len(names))
     except (OSError, EOFError, zlib.error, RecursionError, *DAMAGE) as error:
         raise InputError(f'{path}: not a whole GeoJSON file of QuPath '
                          f'({str(error) or type(error).__name__}); export it '
                          'again') from error
-    boxes = [np.array([outlines.box_of([part]) for part in parts])
-             for parts, _ in found]
-    # Programs that write one object for each class may have two of a class.
-    most = 1 if any(map(outlines.lie_apart, boxes)) else outlines.MOST_PARTS
-    nuclei, names = [], []
-    for (parts, name), its in zip(found, boxes):
-        nuclei += ([[part] for part in parts]
-                   if outlines.lie_apart(its, most) else [parts])
-        names += [name] * (len(nuclei) - len(names))
     of_file = content if isinstance(content, dict) else {}
     size = of_file.get('imageHeight'), of_file.get('imageWidth')  # labelme's
     return outlines.Outlines(nuclei, names, None, skipped,

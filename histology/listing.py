@@ -24,8 +24,7 @@ IMAGE_ENDINGS = ('.tif', '.tiff', '.svs', '.png', '.jpg', '.jpeg', '.jfif')
 # Near the start of what `predict` writes, but not of what others make of it.
 SOFTWARE = 'nuclei segmentation'
 PNG_MARK = b'tEXtSoftware\0' + SOFTWARE.encode()
-TIFF_SOFTWARE = f'{SOFTWARE}, predict'  # of TIFF, JPEG and gzip
-TIFF_MARK = TIFF_SOFTWARE.encode() + b'\0'
+TIFF_MARK = SOFTWARE.encode() + b'\0'
 # GeoJSON allows members of one's own: RFC 7946, 6.1.
 GEOJSON_HEAD = ('{"type":"FeatureCollection","generator":'
                 f'"{SOFTWARE}","features":[')

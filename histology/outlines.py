@@ -29,11 +29,12 @@ MOST_WITHIN, LEAST_CELLS, CELL_SHARE = 2, 3, 0.4
 # Or regions, if they have so many times the median area, of so many outlines.
 REGION_AREAS, LEAST_OUTLINES = 10, 5
 # Two outlines are of one nucleus if the intersection over union of their boxes
-# is more, and that of their pixels. In MoNuSeg the first is 0.53 at most;
-# boxes of slender nuclei that cross may be one.
-SAME, SAME_PIXELS = 0.7, 0.5
+# is more. In MoNuSeg it is 0.53 at most.
+SAME = 0.7
+# And if they have more of the smaller one in common: slender nuclei that cross
+# may have one box.
+LEAST_COMMON = 0.5
 CORNERS = (0, 1), (0, 3), (2, 1), (2, 3)  # columns of boxes, as of `box_of`
-MOST_PARTS = 2  # large ones, of a nucleus
 ALL_ANNOTATED = 0.9  # of the image; what lies outside larger regions is used
 GRID = 1000  # squares along the image's longer side, to measure that
 # Of the nuclei. If as many lie in regions, the others are strays, and must not
@@ -87,14 +88,14 @@ def box_of(polygons):
     return np.concatenate([vertices.min(axis=0), vertices.max(axis=0)])
 
 
-def lie_apart(boxes, most=MOST_PARTS):
+def lie_apart(boxes):
     """Say whether parts of an object, [N, 4] as of `box_of`, are nuclei.
 
-    A nucleus that another one cuts in two has at most two large parts, `most`,
-    and none is `far_apart`.
+    A nucleus that another one cuts in two has at most two large parts, and
+    none is `far_apart`.
     """
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return (areas > areas.max() / 4).sum() > most or far_apart(boxes)
+    return (areas > areas.max() / 4).sum() > 2 or far_apart(boxes)
 
 
 def far_apart(boxes):
@@ -228,8 +229,9 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
         for index in kept[cells & (areas[kept] >= least)]:
             why[index] = _around(around[index], boxes[index])
     for first, second in copies:
-        if first not in why:
-            why.setdefault(second, ('second outlines of a nucleus', False))
+        if not {first, second} & set(why) and _share_in_common(
+                nuclei[first], nuclei[second]) > LEAST_COMMON:
+            why[second] = 'second outlines of a nucleus', False
     return why
 
 
@@ -271,22 +273,20 @@ def _compare(nuclei, boxes, kept):
         common = np.prod(np.minimum(boxes[near, 2:], boxes[index, 2:])
                          - np.maximum(boxes[near, :2], boxes[index, :2]), 1)
         same = common > SAME * (areas[near] + areas[index] - common)
-        copies += [(index, other) for other in near[same & (near > index)]
-                   if _iou(nuclei[index], nuclei[other]) > SAME_PIXELS]
+        copies += [(index, other) for other in near[same & (near > index)]]
         inner = near[~same & (common == areas[near])]
         centres = (boxes[inner, :2] + boxes[inner, 2:]) / 2
         around[index] = covers(nuclei[index], centres).sum()
     return around, copies
 
 
-def _iou(*pair):
-    """Compute the intersection over union of two nuclei, in pixels."""
+def _share_in_common(*pair):
+    """Compute which share of the smaller of two nuclei is in the other one."""
     low, high = np.split(box_of(sum(pair, [])), 2)
-    size = np.ceil(high - low).astype(int) + 1
-    one, other = (rasterize.fill({1: [
-        [ring - low for ring in polygon] for polygon in nucleus]}, *size)
-        for nucleus in pair)
-    return np.sum(one & other) / max(np.sum(one | other), 1)
+    one, other = (rasterize.fill(
+        {1: [[outline - low] for outline, *_ in nucleus]},
+        *np.ceil(high - low).astype(int)) for nucleus in pair)
+    return np.sum(one & other) / max(min(one.sum(), other.sum()), 1)
 
 
 def covers(nucleus, points):

@@ -79,7 +79,7 @@ def find(images_dir, annotations_dir, split=None, flags=None):
             f'one, or give --{flags[1]} a folder without images')
         passed_over = _differing(image, paths)
         unread['image', len(passed_over)].append((image, passed_over))
-        others = _unread(image, annotation, paths, ranks)
+        others = _unread(image, annotation, passed_over, ranks)
         unread[tuple(map(ranks.get, [annotation, *others]))].append(
             (annotation, others))
         its_split, why = split, f'of --{flags[0]}'
@@ -240,7 +240,7 @@ def _rank(path):
             listing.is_predicted(path), annotations.preference(path.relative))
 
 
-def _unread(image, annotation, images, ranks):
+def _unread(image, annotation, passed_over, ranks):
     """List the annotations of an image by a person that are not read.
 
     `ranks` maps all its annotations to their ranks.
@@ -251,7 +251,7 @@ def _unread(image, annotation, images, ranks):
     """
     paths = [path for path, rank in ranks.items() if not any(rank[:2])]
     others = _differing(annotation, paths)
-    for other in _differing(image, images) if others else ():
+    for other in passed_over if others else ():
         # It may be made of the image, but not if it has its own annotation.
         if any(_folders_shared(path, other) > _folders_shared(path, image)
                for path in paths):

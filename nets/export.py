@@ -41,7 +41,7 @@ def check_output_dir(output_dir):
         known = saved.read_json(path, {'files': dict}, remedy)['files']
     if os.path.lexists(output_dir) and not os.path.isdir(output_dir):
         raise InputError(f'--output_dir {output_dir}: no folder; {remedy}')
-    if os.path.ismount(output_dir):
+    if os.path.ismount(os.path.realpath(output_dir)):
         raise InputError(f'--output_dir {output_dir}: a drive is mounted '
                          'there, so it cannot be replaced; give a folder in '
                          'it')

@@ -34,7 +34,7 @@ ROUNDS = 3  # of the summary, while others add to it: they end with one, too
 #   predictor: Predictor
 #   output_dir: folder
 #   outputs: names of `writers.OUTPUTS`
-#   microns_per_pixel: of the flags, or None
+#   microns_per_pixel: of the flags or the store, or None
 #   all_tissue: whether to search a slide where it seems empty, too
 #   part: (k, n): do each n-th image or block, from the k-th on, 0 <= k < n
 #   overwrite: whether to replace results of other settings or images

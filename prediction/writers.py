@@ -16,12 +16,7 @@ import numpy as np
 from histology import drawing, progress, resample, tiff
 from histology.files import atomic_write
 from histology.images import write_jpeg, write_png
-from histology.listing import (
-    GEOJSON_HEAD,
-    SOFTWARE,
-    TIFF_MARK,
-    TIFF_SOFTWARE,
-)
+from histology.listing import GEOJSON_HEAD, SOFTWARE, TIFF_MARK
 from prediction import polygons, tissue
 
 THUMBNAIL_SIDE = 320  # pixels, at most
@@ -84,7 +79,7 @@ def write_labels(paths, nuclei):
             tifffile.imwrite(
                 partial, labels.view(np.uint32), photometric='minisblack',
                 rowsperstrip=tiff.STRIP, compression='zlib', metadata=None,
-                software=TIFF_SOFTWARE)
+                software=SOFTWARE)
     with contextlib.suppress(FileNotFoundError):
         os.remove(tif if fits else png)
 
@@ -190,7 +185,7 @@ def text_file(path):
         if path.endswith('.gz'):
             # Our name as the file's, and no time: the same bytes each time.
             # By level 9 it is 3 % smaller, in three times the time.
-            file = gzip.GzipFile(TIFF_SOFTWARE, 'wb', 6, file, mtime=0)
+            file = gzip.GzipFile(SOFTWARE, 'wb', 6, file, mtime=0)
         with io.TextIOWrapper(file, 'utf-8', newline='\n') as text:
             yield text
 

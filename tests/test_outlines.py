@@ -250,14 +250,6 @@ def test_parts_that_lie_apart_are_nuclei(corners, count):
     assert areas == [81 * len(corners) // count] * count and skipped == []
 
 
-def test_each_class_is_one_object():
-    """Of the second class there are two nuclei, close to each other."""
-    content = '[' + ', '.join([
-        parts((0, 0), (0, 50), (50, 0)), parts((20, 20), (20, 31)),
-        parts((80, 80))]) + ']'
-    assert filled(geojson.parse, content, 100) == ([81] * 6, [])
-
-
 def test_crumbs_are_of_the_nucleus():
     crumbs = [[ring(square(20, 20 + 5 * k, 22, 22 + 5 * k))] for k in range(3)]
     assert filled(geojson.parse, json.dumps({
@@ -1086,3 +1078,7 @@ def test_outlines_are_scaled_with_the_image(tmp_path):
     expected[10:20, 60:100], expected[35:40, 140:180] = 1, 2
     np.testing.assert_array_equal(instances, expected)
     assert ndimage.label(instances)[1] == 2
+    # A rim, whose hole is the nucleus.
+    rim = feature(square(20, 20, 50, 50), square(22, 22, 48, 48))
+    assert of_geojson([rim, feature(square(22, 22, 48, 48))]) == (
+        [30 ** 2 - 26 ** 2, 0], ['second outlines of a nucleus: 1'])

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, SECONDS
 
 TOOLS = ('bash', 'cat', 'cmp', 'dirname', 'flock', 'ln', 'ls', 'mkdir', 'mv',
-         'readlink', 'realpath', 'rm', 'sed', 'tail', 'touch')
+         'readlink', 'realpath', 'rm', 'sed', 'sha1sum', 'tail')
 VERSION = f'{sys.version_info[0]}.{sys.version_info[1]}'
 ENGINE = 'tf1' if VERSION == '3.7' else 'tf2'
 NO_NETWORK = {'PIP_CONFIG_FILE': os.devnull, 'PIP_RETRIES': '0',
