@@ -194,17 +194,17 @@ def define_flags():
         'outputs', lambda names: names and set(names) <= set(OUTPUTS),
         f'give some of {",".join(OUTPUTS)}, with commas between')
     flags.register_validator(
-        'classes', lambda names: names is None or names and all(names)
-        and not re.search('[\ud800-\udfff]', ''.join(names)),
-        'give names in UTF-8 with commas between, or omit it for all classes')
+        'classes', lambda names: names is None or names and all(names),
+        'give names with commas between, or omit it for all classes')
     flags.register_validator(
         'model_dir', lambda name: not re.search(r'[][*?\\]|://', name),
         r'TensorFlow takes a name with [, ], *, ? or \ for a pattern, and one '
         'with :// for an address; choose another name')
-    for name in ('data_dir', 'model_dir', 'init_checkpoint'):
+    for name in ('data_dir', 'model_dir', 'init_checkpoint', 'classes'):
         flags.register_validator(
-            name, lambda path: not re.search('[\ud800-\udfff]', path or ''),
-            'TensorFlow takes only names in UTF-8; choose another name')
+            name, lambda value: not re.search('[\ud800-\udfff]',
+                                              ''.join(value or '')),
+            'TensorFlow and HDF5 take only names in UTF-8; choose another')
 
 
 FLAGS = flags.FLAGS

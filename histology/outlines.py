@@ -229,7 +229,7 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
         for index in kept[cells & (areas[kept] >= least)]:
             why[index] = _around(around[index], boxes[index])
     for first, second in copies:
-        if not {first, second} & set(why) and _share_in_common(
+        if first not in why and second not in why and _share_in_common(
                 nuclei[first], nuclei[second]) > LEAST_COMMON:
             why[second] = 'second outlines of a nucleus', False
     return why

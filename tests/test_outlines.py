@@ -350,6 +350,10 @@ def test_a_nucleus_that_is_outlined_twice_counts_once():
              for row, column in ((20, 31), (50, 30))]
     assert of_geojson([feature(SQUARE), *again]) == (
         [400, 0, 21 * 19], ['second outlines of a nucleus: 1'])
+    # A rim, whose hole is the nucleus.
+    rim = feature(square(20, 20, 50, 50), square(22, 22, 48, 48))
+    assert of_geojson([rim, feature(square(22, 22, 48, 48))]) == (
+        [30 ** 2 - 26 ** 2, 0], ['second outlines of a nucleus: 1'])
 
 
 @pytest.mark.parametrize('name', ['Region*', 'Ignore*', 'Necrosis*',
@@ -1078,7 +1082,3 @@ def test_outlines_are_scaled_with_the_image(tmp_path):
     expected[10:20, 60:100], expected[35:40, 140:180] = 1, 2
     np.testing.assert_array_equal(instances, expected)
     assert ndimage.label(instances)[1] == 2
-    # A rim, whose hole is the nucleus.
-    rim = feature(square(20, 20, 50, 50), square(22, 22, 48, 48))
-    assert of_geojson([rim, feature(square(22, 22, 48, 48))]) == (
-        [30 ** 2 - 26 ** 2, 0], ['second outlines of a nucleus: 1'])
