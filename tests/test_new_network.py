@@ -1,4 +1,4 @@
-"""A network is added as the README says, in a copy of the project."""
+"""A network is added as docs/developing.md says, in a copy of the project."""
 import os
 import re
 import shutil
@@ -10,13 +10,13 @@ from conftest import ROOT, run, train_flags
 from nets import NETS
 
 PARTS = ('main.py', 'nets', 'histology', 'input_pipeline', 'prediction',
-         'eval', 'training', 'tests', 'pyproject.toml', 'README.md',
+         'eval', 'training', 'tests', 'pyproject.toml',
          'benchmarks')
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of the project with the README's network added to it."""
+    """A copy of the project with the page's network added to it."""
     for part in PARTS:
         source = os.path.join(ROOT, part)
         if os.path.isdir(source):
@@ -24,8 +24,10 @@ def copy(tmp_path):
                             ignore=shutil.ignore_patterns('__pycache__'))
         else:
             shutil.copy(source, str(tmp_path))
-    readme = (tmp_path / 'README.md').read_text(encoding='utf-8')
-    code, = re.findall(r'```python\n(# nets/tinynet\.py\n.*?)```', readme,
+    with open(os.path.join(ROOT, 'docs', 'developing.md'),
+              encoding='utf-8') as file:
+        page = file.read()
+    code, = re.findall(r'```python\n(# nets/tinynet\.py\n.*?)```', page,
                        re.DOTALL)
     (tmp_path / 'nets' / 'tinynet.py').write_text(code, encoding='utf-8')
     registry = tmp_path / 'nets' / '__init__.py'
