@@ -9,7 +9,6 @@
 import dataclasses
 import errno
 import functools
-import math
 import os
 import re
 import signal
@@ -61,12 +60,10 @@ class PathParser(flags.ArgumentParser):
 
 
 class FiniteParser(flags.FloatParser):
-    """Take a number within bounds; NaN is outside no bounds."""
+    """Take a number within its two bounds, which NaN is not."""
 
-    def convert(self, argument):
-        if not math.isfinite(float(argument)):
-            raise ValueError('must be a number')
-        return float(argument)
+    def is_outside_bounds(self, value):
+        return not self.lower_bound <= value <= self.upper_bound
 
 
 class ShardParser(flags.ArgumentParser):
@@ -288,9 +285,7 @@ def prepare():
                                       FLAGS.classes or ())
     validation = []
     if FLAGS.validation is not None:
-        if not FLAGS['fold'].using_default_value:
-            raise InputError('--fold: --validation already chooses the '
-                             'validation images; give only one of the two')
+        refuse(['fold'], '--validation already chooses the validation images')
         validation = read_names(FLAGS.validation)
     skipped = preparing.prepare(FLAGS.data_dir, data, FLAGS.seed, FLAGS.fold,
                                 validation)
@@ -305,8 +300,8 @@ def asked_microns_per_pixel():
     if FLAGS.magnification is None:
         return FLAGS.microns_per_pixel
     if FLAGS.microns_per_pixel is not None:
-        raise InputError('--magnification: --microns_per_pixel already gives '
-                         'the resolution; give only one of the two')
+        refuse(['magnification'],
+               '--microns_per_pixel already gives the resolution')
     from histology.resolution import MICRONS_AT_1X
     return MICRONS_AT_1X / FLAGS.magnification
 
@@ -497,8 +492,8 @@ def predict(folder):
                'already')
     else:
         refuse(['data_dir'], 'predict reads it only with --split')
-    if FLAGS.shard and FLAGS.dask:
-        raise InputError('--dask: not with --shard; omit one of the two')
+    if FLAGS.shard:
+        refuse(['dask'], 'not with --shard')
     microns_per_pixel = asked_microns_per_pixel()
     from prediction.predict import predict_files, predict_store
     from prediction.sources import find_images

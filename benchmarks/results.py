@@ -73,31 +73,19 @@ def draw_nuclei(net, name):
     save_figure('nuclei.jpg', figure)
 
 
-def by_minutes(folder, tag):
-    """A measure of a training that was not interrupted, over its minutes.
-
-    Args:
-        folder: the model folder.
-        tag: 'f1' or 'aji'.
-
-    Returns:
-        List of (minutes since the training's first event, value), one for
-        each evaluation during training.
-    """
-    start = curves.read_events(folder).FirstEventTimestamp()
-    evaluations = curves.read_events(os.path.join(folder, 'eval'))
-    return [((wall_time - start) / 60, value) for wall_time, _, value
-            in curves.scalar_points(evaluations, tag)]
-
-
 def draw_curves():
-    """Draw F1 and AJI over the minutes of training of each network."""
+    """Draw F1 and AJI over the minutes of trainings without a break."""
     figure = Figure(figsize=(10, 4.5))
-    for axis, (tag, title) in zip(figure.subplots(1, 2),
-                                  {'f1': 'F1', 'aji': 'AJI'}.items()):
-        for net in nets.NETS:
-            points = by_minutes(os.path.join(MODELS, net), tag)
-            axis.plot(*zip(*points), 'o-', markersize=4, label=title_of(net))
+    axes = figure.subplots(1, 2)
+    for net in nets.NETS:
+        folder = os.path.join(MODELS, net)
+        start = curves.read_events(folder).FirstEventTimestamp()
+        evaluations = curves.read_events(os.path.join(folder, 'eval'))
+        for axis, tag in zip(axes, ('f1', 'aji')):
+            times, _, values = zip(*curves.scalar_points(evaluations, tag))
+            axis.plot((np.array(times) - start) / 60, values, 'o-',
+                      markersize=4, label=title_of(net))
+    for axis, title in zip(axes, ('F1', 'AJI')):
         axis.set_xlim(left=0)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel('minutes since the start, evaluations included')

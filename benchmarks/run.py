@@ -77,15 +77,7 @@ class Table:
         print(*self.rows[-1], sep=' | ', flush=True)
 
     def add_ratio(self, what, engine, rates, goal, at_most=True):
-        """Adds the ratio of two lists of paired rates.
-
-        Args:
-            what, engine: text of the row.
-            rates: (numerators, denominators).
-            goal: float, or None where there is none.
-            at_most: whether the ratio is to be at most the goal, or else at
-                least.
-        """
+        """Adds rates[0] / rates[1], at most or at least the goal, if any."""
         median, low, high = ratio(*rates)
         met = goal and (median <= goal if at_most else median >= goal)
         sign = '<=' if at_most else '>='
@@ -105,16 +97,7 @@ def median_rate(rates):
 
 
 def accelerations(engine, kind):
-    """Values of --accelerate to measure: the default, and both where they
-    compute in different precisions.
-
-    Args:
-        engine: of ENGINES, or STOCK.
-        kind: 'train' or 'forward'.
-
-    Returns:
-        list of (value, how it computes).
-    """
+    """Lists (value of --accelerate, how it computes) to measure."""
     if engine == STOCK:
         return [('on', 'XLA') if kind == 'train' else ('off', 'no XLA')]
     both = [('off', 'float32'), ('on', 'bfloat16')]
@@ -265,20 +248,6 @@ def measure_memory(table, engine, folder):
                   'seconds', engine, f'{peak:.0f}, {seconds:.1f}')
 
 
-def seconds_to_first_step(engine, data, folder):
-    """From the command to the first training step."""
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [python(engine), 'main.py', '--mode=train', '--net=unet',
-         f'--data_dir={data}', f'--model_dir={folder}', '--steps=1'],
-        stdout=subprocess.PIPE, universal_newlines=True)
-    for line in process.stdout:
-        if line.startswith('step 1/1 '):
-            seconds = time.perf_counter() - start
-    process.wait()
-    return seconds
-
-
 def drop_from_cache(folder):
     """Asks the system to forget the files below a folder."""
     for parent, _, names in os.walk(folder):
@@ -296,7 +265,15 @@ def measure_start(table, engine, data):
         if cache == 'cold':
             drop_from_cache('.')
         with tempfile.TemporaryDirectory() as folder:
-            seconds = seconds_to_first_step(engine, data, folder)
+            start = time.perf_counter()
+            process = subprocess.Popen(
+                [python(engine), 'main.py', '--mode=train', '--net=unet',
+                 f'--data_dir={data}', f'--model_dir={folder}', '--steps=1'],
+                stdout=subprocess.PIPE, universal_newlines=True)
+            for line in process.stdout:
+                if line.startswith('step 1/1 '):
+                    seconds = time.perf_counter() - start
+            assert process.wait() == 0
         table.add(f'unet, command to first step, {cache} cache, seconds',
                   engine, f'{seconds:.1f}')
 

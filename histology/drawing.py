@@ -9,15 +9,7 @@ COLOURS = 8  # of neighbours, if these suffice
 
 
 def overlay(image, labels):
-    """Draw the outlines of the nuclei on a copy of the tissue.
-
-    Args:
-        image: uint8 [H, W, 3].
-        labels: label image or mask [H, W].
-
-    Returns:
-        uint8 [H, W, 3]; see `nuclear_outlines`.
-    """
+    """Draw `nuclear_outlines` on a copy of the tissue, uint8 [H, W, 3]."""
     drawn = image.copy()
     drawn[nuclear_outlines(labels)] = OUTLINE_COLOUR
     return drawn
@@ -26,12 +18,8 @@ def overlay(image, labels):
 def nuclear_outlines(labels):
     """Find the outermost pixels of each nucleus, also where two touch.
 
-    Args:
-        labels: int [H, W].
-
-    Returns:
-        bool [H, W], True at the pixels of a nucleus that have another label
-        among their four neighbours
+    Of a label image or mask [H, W]: bool [H, W], True at the pixels of a
+    nucleus that have another label among their four neighbours.
     """
     outlines = np.zeros(labels.shape, bool)
     for values, found in ((labels, outlines), (labels.T, outlines.T)):
@@ -45,9 +33,7 @@ def nuclear_outlines(labels):
 def false_colours(labels, hues=(0, 1)):
     """Turn a label image [H, W] into colours on black, uint8 [H, W, 3].
 
-    Args:
-        labels: int [H, W].
-        hues: the first and the last, of the circle from 0 to 1.
+    `hues` are the first and the last, of the circle from 0 to 1.
     """
     # Steps of the golden ratio keep numbers that follow each other apart.
     part = labels * 0.618034 % 1  # [H, W]
@@ -57,13 +43,9 @@ def false_colours(labels, hues=(0, 1)):
 
 
 def touching_colours(labels):
-    """Choose colours for a label image; nuclei that touch have different ones.
+    """Choose colours for labels of 0 to N: uint8 [N + 1, 3], black first.
 
-    Args:
-        labels: int [H, W], 0 and 1 to N.
-
-    Returns:
-        uint8 [N + 1, 3], black first
+    Nuclei that touch have different ones.
     """
     neighbours = collections.defaultdict(set)  # of lower numbers
     for one, other in ((labels[1:], labels[:-1]),

@@ -42,7 +42,7 @@ class LockedError(InputError):
 
 @contextlib.contextmanager
 def locked(folder, flag):
-    """Keep out other processes that lock the same folder.
+    """Keep out other processes that lock the folder that a flag names.
 
     The lock ends with the block or the process. It is the lock of a file
     opened for writing: Linux shares that one among all machines that mount
@@ -51,10 +51,6 @@ def locked(folder, flag):
 
     The folder is made if absent; what was made and is still empty at the end
     is removed.
-
-    Args:
-        folder: path.
-        flag: that names it, without dashes.
 
     Raises:
         LockedError: another process has the lock.
@@ -170,11 +166,21 @@ def _is_running(process_id):
 
 
 def remove_matching(folder, *patterns):
-    """Remove what matches one of the glob patterns in a folder."""
+    """Remove what matches one of the glob patterns in a folder.
+
+    Raises:
+        InputError: it cannot be removed.
+    """
     for pattern in patterns:
         for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
-            with contextlib.suppress(FileNotFoundError):  # others do it too
+            try:
                 _remove(path)
+            except FileNotFoundError:
+                pass  # others do it too
+            except OSError as error:
+                raise InputError(f'{path}: cannot be removed '
+                                 f'({error.strerror}); make its folder '
+                                 'writable') from error
 
 
 def _remove(path):

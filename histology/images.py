@@ -45,13 +45,14 @@ def read_image(path):
     with _reading(path) as (file, head):
         if head.startswith(tiff.MAGIC):
             found = tiff.read(file, path)
+        elif head.startswith(PNG_MAGIC) and head[24] == 16:
+            raise InputError(f'{path}: PNG with more than 8 bits; save it '
+                             'with 8 bits per channel')
         elif head.startswith((PNG_MAGIC, JPEG_MAGIC)):
-            if _is_deep_png(head):
-                raise InputError(f'{path}: PNG with more than 8 bits; save it '
-                                 'with 8 bits per channel')
             found = _read_pillow(file, path)
         else:
-            raise _no_image(head, path)
+            raise InputError(f'{path}: cannot be read (no image of TIFF, PNG '
+                             'or JPEG); give one of these')
     image = _as_rgb(*found, path)
     check_colours(image, path)
     return image
@@ -78,15 +79,17 @@ def read_labels(path):
         elif head.startswith(tiff.MAGIC):
             values, alpha = tiff.read(file, path, labels=True)
         elif head.startswith(PNG_MAGIC):
-            if _is_deep_png(head) and head[25] != GREY:
+            if head[24] == 16 and head[25] != GREY:
                 raise InputError(f'{path}: PNG in colour with more than 8 '
                                  'bits; save it in grey')
             with pillow(file, path) as image:
+                image.load()  # before NumPy, to which a damaged one is none
                 values = tiff.upright(np.array(image), _orientation(image))
                 alpha = image.mode[-1] == 'A'
         else:
-            raise _no_image(head, path, 'TIFF, PNG or .npy',
-                            '; JPEG changes the numbers that it stores')
+            raise InputError(f'{path}: cannot be read (no image of TIFF, PNG '
+                             'or .npy; JPEG changes the numbers that it '
+                             'stores); give one of these')
     if values.ndim == 3:
         values = _one_channel(values, alpha, path)
     return _whole_numbers(values, path)
@@ -103,14 +106,8 @@ def _reading(path):
     except DECODER_ERRORS as error:
         reason = (getattr(error, 'strerror', None)
                   or 'damaged, or of a rare kind')
-        raise InputError(f'{path}: cannot be read ({reason}); give a whole '
-                         'TIFF, PNG or JPEG file') from error
-
-
-def _no_image(head, path, kinds='TIFF, PNG or JPEG', more=''):
-    reason = f'no image of {kinds}{more}' if head else 'damaged: empty'
-    return InputError(f'{path}: cannot be read ({reason}); give a {kinds} '
-                      'file')
+        raise InputError(f'{path}: cannot be read ({reason}); copy or save '
+                         'it again') from error
 
 
 @contextlib.contextmanager
@@ -133,10 +130,6 @@ def _orientation(image):
         return image.getexif().get(tiff.ORIENTATION_TAG, 1)
     except DECODER_ERRORS:
         return 1  # what cannot be read is of no matter to the pixels
-
-
-def _is_deep_png(head):
-    return head.startswith(PNG_MAGIC) and head[24:25] == b'\x10'
 
 
 def _read_pillow(file, path):
@@ -281,16 +274,10 @@ def write_jpeg(path, array, comment):
 
 
 def write_png(path, array, software=None):
-    """Write a PNG file; it appears only when whole.
+    """Write uint8 [H, W] or [H, W, 3], or uint16 [H, W], as PNG.
 
-    Args:
-        path: file to write.
-        array: uint8 [H, W] or [H, W, 3], or uint16 [H, W].
-        software: name of the program that made it, or None; kept in the file
-            as PNG's text 'Software'.
-
-    Raises:
-        InputError: as `files.atomic_write`.
+    It appears only when whole, with `software` as PNG's text 'Software'.
+    Errors are those of `files.atomic_write`.
     """
     text = PngImagePlugin.PngInfo()
     if software:

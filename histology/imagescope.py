@@ -54,10 +54,8 @@ def _layers(data, skipped):
     microns, name, rings, root = None, '', ([], []), None
     # As text, for which the parser ignores a declared encoding: some programs
     # declare utf-16 and write UTF-8, and only names are not ASCII.
-    encoding = json.detect_encoding(data)
-    if encoding.startswith('utf-8'):  # a bare &
-        data = re.sub(rb'&(?!#?\w+;)', b'&amp;', data)
-    text = io.TextIOWrapper(io.BytesIO(data.lstrip()), encoding, 'as latin-1')
+    text = data.decode(json.detect_encoding(data), 'as latin-1').lstrip()
+    text = io.StringIO(re.sub(r'(?a)&(?!#?\w+;)', '&amp;', text))  # a bare &
     for event, element in ElementTree.iterparse(text, ('start', 'end')):
         tag = element.tag.rsplit('}', 1)[-1]  # without its namespace
         if root is None:

@@ -19,17 +19,10 @@ SLIDE = re.compile(r'TCGA-\w\w-\w{4}-01[AZ]-\d\d-(?:DX|TS|BS)\w')
 
 
 def find(folder):
-    """Find the annotated images in a folder or zip archive.
+    """Find annotated images, at any depth of a folder, as `pairs.find` does.
 
-    As `pairs.find` does. If no folder says the split, an image beside its XML
-    is a test image, as in the archives.
-
-    Args:
-        folder: a folder at any level above the images and annotations, or
-            one of the archives.
-
-    Returns:
-        List of `listing.Entry`, ordered by name.
+    If no folder says the split, an image beside its XML is a test image, as
+    in the archives.
 
     Raises:
         InputError: as `pairs.find`, or an image is in both splits.

@@ -182,7 +182,8 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
     """Map the index of what is no nucleus to why, and if it is a region."""
     why = {index: (f'outlines of the class {name or "without a name"}', False)
            for index, name in enumerate(names)
-           if (name not in classes if classes else NO_NUCLEI.fullmatch(name))}
+           if (name.casefold() not in map(str.casefold, classes) if classes
+               else NO_NUCLEI.fullmatch(name))}
     others = [index for index in why if not NO_NUCLEI.fullmatch(names[index])]
     kept = np.setdiff1d(np.arange(len(nuclei)), list(why))
     its = boxes[kept]

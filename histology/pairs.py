@@ -68,7 +68,10 @@ def find(images_dir, annotations_dir, split=None, flags=None):
                   set(rest).difference(*paired.values()), flags)
     found, unread = [], collections.defaultdict(list)
     for key, paths in images.items():
-        ranks = {path: _rank(path) for path in paired[key]}
+        # Those of a person begin with zeros; the lowest is the best.
+        ranks = {path: (_is_metadata(path), listing.is_predicted(path),
+                        annotations.preference(path.relative))
+                 for path in paired[key]}
         best = min(ranks.values())
         annotation = _one_of_equals(
             [path for path, rank in ranks.items() if rank == best],
@@ -232,12 +235,6 @@ def _check_paired(image_paths, annotation_paths, others, flags):
 def _is_metadata(path):
     head = listing.read_head(path).replace(b'\0', b'')  # as of UTF-16
     return METADATA.match(head) is not None
-
-
-def _rank(path):
-    """Rank an annotation of an image; those of a person begin with zeros."""
-    return (_is_metadata(path),
-            listing.is_predicted(path), annotations.preference(path.relative))
 
 
 def _unread(image, annotation, passed_over, ranks):

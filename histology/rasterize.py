@@ -6,8 +6,6 @@ FILL_RULE = ('pixel centre, at (row + 0.5, column + 0.5), inside the outline; '
              'left where it is vertical, are in; where two overlap, the '
              'earlier outline wins; one that overlaps itself is filled whole')
 
-CENTRE = 0.5  # of a pixel, from its corner
-
 # Row and column, in pixels. Moving the outline up, and left by far less, by
 # less than the last of the six decimals in the files settles on which side a
 # centre on the outline lies, as MATLAB's poly2mask does.
@@ -35,7 +33,7 @@ def fill(nuclei, height, width):
     instances = np.zeros((height, width), np.int32)
     for number, nucleus in reversed(list(nuclei.items())):
         for polygon in nucleus:
-            outline, *holes = (ring.clip(-FARTHEST, FARTHEST) - CENTRE - NUDGE
+            outline, *holes = (ring.clip(-FARTHEST, FARTHEST) - 0.5 - NUDGE
                                for ring in polygon)
             low, high = np.clip([outline.min(axis=0), outline.max(axis=0) + 2],
                                 0, (height, width)).astype(int)

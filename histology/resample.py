@@ -45,12 +45,7 @@ def network_size(size, microns_per_pixel, name):
 
 
 def scaled_size(size, microns_per_pixel, new=MICRONS_PER_PIXEL):
-    """Compute (height, width) at `new` micrometres per pixel.
-
-    Args:
-        size: (height, width) of the image, pixels.
-        microns_per_pixel: of the image.
-    """
+    """Compute an image's (height, width) at `new` micrometres per pixel."""
     return tuple(max(round(side * (microns_per_pixel / new)), 1)
                  for side in size)
 
@@ -88,13 +83,9 @@ class Resampled:
 
 
 def resample(image, size):
-    """Resample an image; memory: both images, and little more.
+    """Return all of `Resampled`, or `image` itself if it has the size.
 
-    Args:
-        image, size: as for `Resampled`.
-
-    Returns:
-        uint8 [*size, 3] or [*size]; `image` itself if it has the size.
+    Memory: both images, and little more.
     """
     if image.shape[:2] == tuple(size):
         return image
@@ -107,14 +98,9 @@ def resample(image, size):
 
 
 def resample_labels(labels, size):
-    """Resample numbers, which are not mixed: the nearest pixel counts.
+    """Resample numbers [H, W] of any type to a size: the nearest pixel counts.
 
-    Args:
-        labels: [H, W], of any type.
-        size: (height, width), pixels.
-
-    Returns:
-        array [*size] of the type; `labels` itself if it has the size.
+    `labels` itself is returned if it has the size.
     """
     if labels.shape == tuple(size):
         return labels

@@ -18,8 +18,7 @@ TOLERANCE = 0.15  # relative
 MEASURED = 0.03  # the same, of what areas in micrometres are measured with
 
 # Micrometres, of the tag ResolutionUnit, and of OME's and ImageJ's names.
-INCH = 2
-RESOLUTION_UNITS = {INCH: 25400.0, 3: 10000.0}
+RESOLUTION_UNITS = {2: 25400.0, 3: 10000.0}
 UNITS = {'m': 1e6, 'inch': 25400.0, 'in': 25400.0, 'cm': 1e4, 'mm': 1e3,
          'nm': 1e-3, '\u00c5': 1e-4, 'pm': 1e-6,
          **dict.fromkeys(('um', '\u00b5m', '\u03bcm', '\\u00b5m', 'micron',
@@ -69,11 +68,9 @@ def _of_tiff(file):
         is_ome = '<OME' in text[:1000]  # of all images in the file
         if not is_ome:
             text = page.description
-        tags = {name: page.tags[name].value for name in
-                ('XResolution', 'YResolution', 'ResolutionUnit')
-                if name in page.tags}
-    own = False
-    microns = RESOLUTION_UNITS.get(tags.get('ResolutionUnit', INCH))
+        x, y, unit = map(page.tags.valueof, (
+            'XResolution', 'YResolution', 'ResolutionUnit'))
+    own, microns = False, RESOLUTION_UNITS.get(2 if unit is None else unit)
     if text.startswith('Aperio'):
         stated = {name: positive_number(value.strip('.,')) for name, value in
                   re.findall(r'\b(MPP|AppMag)\s*=\s*([\d.,]+)', text)}
@@ -90,9 +87,8 @@ def _of_tiff(file):
         unit = re.search(r'^unit=(.*?)\s*$', text, re.M)
         if unit:
             microns, own = UNITS.get(unit.group(1).lower()), True
-    (x, per_x), (y, per_y) = (tags[f'{axis}Resolution'] for axis in 'XY')
     if microns:
-        yield microns * per_x / x, microns * per_y / y, own
+        yield microns * x[1] / x[0], microns * y[1] / y[0], own
 
 
 def _of_ome(text, axis, size):
@@ -125,7 +121,7 @@ def _of_others(file):
     with images.pillow(file, '') as image:
         if 'dpi' in image.info:
             x, y = map(float, image.info['dpi'])
-            yield RESOLUTION_UNITS[INCH] / x, RESOLUTION_UNITS[INCH] / y, False
+            yield UNITS['inch'] / x, UNITS['inch'] / y, False
 
 
 class Resolution:

@@ -43,13 +43,7 @@ _logger.propagate = False  # the errors here say what concerns the user
 
 @contextlib.contextmanager
 def opened(file):
-    """Open a TIFF file, without the warnings that tifffile logs.
-
-    Args:
-        file: path or binary file object.
-
-    Yields:
-        tifffile.TiffFile
+    """Open a binary file object as tifffile.TiffFile.
 
     Raises:
         ValueError: the file is no TIFF, or damaged.
@@ -66,7 +60,7 @@ def read(file, name, labels=False):
     """Read the only image of a TIFF file, or the largest of a pyramid.
 
     Args:
-        file: path or binary file object.
+        file: binary file object.
         name: for messages.
         labels: whether the stored numbers are wanted, such as the indices of
             a palette, and not colours.
@@ -104,8 +98,7 @@ def read(file, name, labels=False):
         pixels = (np.moveaxis(pixels[..., 0], 0, -1) if in_planes
                   else pixels[0])
         pixels, alpha = _without_unknown(pixels, page)
-        tag = page.tags.get(ORIENTATION_TAG)
-        return upright(pixels, tag.value if tag else 1), alpha
+        return upright(pixels, page.tags.valueof(ORIENTATION_TAG, 1)), alpha
 
 
 def largest(tiff):
@@ -123,8 +116,7 @@ def count_large(tiff):
     """
     series = largest(tiff)
     page = series.keyframe
-    count = int(np.prod(series.shape, dtype=np.int64)) // (
-        _pixels(page) * page.samplesperpixel)
+    count = series.size // (_pixels(page) * page.samplesperpixel)
     # Of other types, say a label image beside the tissue, or other scenes.
     least = _pixels(page) / (1 if tiff.is_svs else 3)
     return count + sum(
@@ -223,14 +215,9 @@ def _without_unknown(pixels, page):
 
 
 def upright(pixels, orientation):
-    """Turn an image as the tag Orientation of TIFF and EXIF says.
+    """Turn an image [H, W, ...] as the tag Orientation of TIFF and EXIF says.
 
-    Args:
-        pixels: array [H, W, ...].
-        orientation: 1 to 8; others mean 1.
-
-    Returns:
-        array [H, W, ...] or [W, H, ...]; `pixels` itself if it is upright.
+    It is 1 to 8; others mean 1. `pixels` itself is returned if it is upright.
     """
     if orientation in (5, 6, 7, 8):
         pixels = np.swapaxes(pixels, 0, 1)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from histology import listing
 from histology.drawing import false_colours, nuclear_outlines
-from histology.files import InputError
+from histology.files import InputError, remove_matching
 from histology.images import write_jpeg
 from histology.outlines import MOST_AREA
 from histology.progress import counted, gathered, reporter, say, warn
@@ -70,13 +70,8 @@ def remove_pictures(data_dir):
     Raises:
         InputError: one cannot be removed, or as `pictures`.
     """
-    for path in pictures(data_dir):
-        try:
-            os.remove(path)
-        except OSError as error:
-            raise InputError(f'{path}: cannot be removed ({error.strerror}); '
-                             'make its folder writable, or choose another '
-                             '--data_dir') from error
+    pictures(data_dir)
+    remove_matching(data_dir, 'check.jpg', 'check/*.jpg')
 
 
 def sheet_path(data_dir):
@@ -106,7 +101,7 @@ def show(data_dir, splits, classes):
     """
     remove_pictures(data_dir)
     folder = os.path.join(data_dir, 'check')
-    thumbnails = {}
+    paths = {}
     for split in splits:
         areas, tissue = [], 0  # pixels
         with store.open_store(store.store_path(data_dir, split)) as file, (
@@ -120,10 +115,10 @@ def show(data_dir, splits, classes):
                               for rows in whole.image)
                 for kind, text in _flaws(image, instances, areas[-1]):
                     warn(kind, name, text)
-                while name in thumbnails:  # images of two splits
+                while name in paths:  # images of two splits
                     name = f'{split}_{name}'
-                thumbnails[name] = _draw(image, instances, os.path.join(
-                    folder, f'{name}.jpg'))
+                paths[name] = os.path.join(folder, f'{name}.jpg')
+                _draw(image, instances, paths[name])
                 # A large one fills the memory: it goes before the next.
                 del whole, image, instances
             report(len(areas))
@@ -133,7 +128,7 @@ def show(data_dir, splits, classes):
             f'{sum(map(np.sum, areas)) / max(tissue, 1):.0%} of the tissue is '
             'nuclear')
     sheet = sheet_path(data_dir)
-    write_jpeg(sheet, np.asarray(_sheet(thumbnails)), _comment(sheet))
+    write_jpeg(sheet, np.asarray(_sheet(paths)), _comment(sheet))
     classes = {name: areas for name, areas in sorted(classes.items())
                if sum(map(len, areas))}
     if len(classes) > 1:
@@ -216,25 +211,25 @@ def _share_of_darker(image, instances):
 
 
 def _draw(image, instances, path):
-    """Write the outlines on the tissue, and return the picture's middle."""
+    """Write the outlines on the tissue."""
     drawn, edges = image.copy(), nuclear_outlines(instances)
     drawn[edges] = false_colours(instances, HUES)[edges]
     write_jpeg(path, drawn, _comment(path))
-    left, top = (max(side - THUMBNAIL, 0) // 2 for side in drawn.shape[1::-1])
-    return Image.fromarray(drawn[top:top + THUMBNAIL, left:left + THUMBNAIL])
 
 
-def _sheet(thumbnails):
-    """Lay out a dict of names to pictures."""
-    columns = math.ceil(math.sqrt(len(thumbnails)))
+def _sheet(paths):
+    """Lay out the middles of pictures, a dict of names to paths."""
+    columns = math.ceil(math.sqrt(len(paths)))
     side = max(min(THUMBNAIL, SHEET // columns), 1)
     sheet = Image.new('RGB', (columns * side, side * math.ceil(
-        len(thumbnails) / columns)), 'white')
+        len(paths) / columns)), 'white')
     draw = ImageDraw.Draw(sheet)
-    for index, (name, picture) in enumerate(thumbnails.items()):
+    for index, (name, path) in enumerate(paths.items()):
         row, column = divmod(index, columns)
-        sheet.paste(picture.crop((0, 0, side, side)),
-                    (column * side, row * side))
+        with Image.open(path) as picture:
+            left, top = (max(length - side, 0) // 2 for length in picture.size)
+            sheet.paste(picture.crop((left, top, left + side, top + side)),
+                        (column * side, row * side))
         # The font is Pillow's own, of Latin letters.
         draw.text((column * side + 2, row * side + 2),
                   name.encode('ascii', 'replace').decode()[:side // 6],

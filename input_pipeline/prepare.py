@@ -56,12 +56,7 @@ def find_sample(seed):
 
 
 def find_monuseg(folder, microns_per_pixel=None, classes=()):
-    """Return the Data in a folder or archive of MoNuSeg.
-
-    Args:
-        folder: path; see `monuseg.find`.
-        microns_per_pixel, classes: see Data.
-    """
+    """Return the Data in a folder or archive, see `monuseg.find`."""
     entries = monuseg.find(folder)
     is_its_own = all(monuseg.SLIDE.match(entry.name) for entry in entries)
     return _annotated('MoNuSeg' if is_its_own else folder, entries,
@@ -70,12 +65,7 @@ def find_monuseg(folder, microns_per_pixel=None, classes=()):
 
 def find_own(images_dir, annotations_dir, test_dirs=None,
              microns_per_pixel=None, classes=()):
-    """Return the Data in two folders.
-
-    Args:
-        images_dir, annotations_dir: paths; see `pairs.find`.
-        test_dirs: the same two of the test images, or None.
-        microns_per_pixel, classes: see Data.
+    """Return the Data in two folders, and in two of test images, if any.
 
     Raises:
         InputError: as `pairs.find`, and two test images have one name.
@@ -267,15 +257,11 @@ def _write_stores(folder, rules, splits, data):
                 partial, {**rules, 'split': split}, examples(entries))
             _check_written(written[split], split, log)
         _refuse_shared_images(written)
-        for name in set(data.classes).difference(log.areas):
-            raise InputError(f'--classes: no annotation has {name}, only '
-                             + (', '.join(sorted(log.areas)) or 'no classes'))
-        for name in sorted(set(log.areas).difference(data.classes)):
-            if name.casefold() in map(str.casefold, data.classes):
+        for name in data.classes:
+            if name.casefold() not in map(str.casefold, log.areas):
                 raise InputError(
-                    f'--classes={",".join(data.classes)}: some annotations '
-                    f'have {name}, which differs in case alone; add it, or '
-                    'rename it there')
+                    f'--classes: no annotation has {name}, only '
+                    + (', '.join(sorted(log.areas)) or 'no classes'))
         report(next(done))
         checks.remove_pictures(folder)
     remove_matching(folder, *(

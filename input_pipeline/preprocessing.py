@@ -18,15 +18,7 @@ STEPS_IN_SIDE = 8
 
 
 def normalise(images):
-    """Scale pixel values 0 to 255 to [0, 1].
-
-    Args:
-        images: NumPy uint8 array, or a float32 TensorFlow tensor that holds
-            0 to 255; any shape.
-
-    Returns:
-        float32 array or tensor of the same shape.
-    """
+    """Scale a uint8 array, or a float32 tensor of 0 to 255, to [0, 1]."""
     return images / np.float32(255)
 
 
@@ -39,17 +31,10 @@ def padded_side(length, stride):
 
 
 def pad(image, height, width):
-    """Pad bottom and right by reflection.
+    """Pad [H, W, ...] at bottom and right, by reflection, to a size in pixels.
 
     Zeros would be black, a colour that tissue never has. The last row and
     column are not repeated.
-
-    Args:
-        image: [H, W, ...] array.
-        height, width: wanted, pixels.
-
-    Returns:
-        [height, width, ...] array
     """
     rest = [(0, 0)] * (image.ndim - 2)
     return np.pad(image, [(0, height - image.shape[0]),

@@ -145,15 +145,13 @@ def training_input(path, batch_size, crop_size, threads, seed, errors,
     def input_fn():
         reader = _reader(patch_blocks(path, seed, shard, identity, digests),
                          errors)
-        block = tf.py_func(reader, [], tf.uint8)
-        block.set_shape([None] + shape)
         # Drawing only from a full buffer keeps the order independent of the
         # threads' timing.
         patches = tf.RandomShuffleQueue(
             SHUFFLE_BUFFER + 1, min_after_dequeue=SHUFFLE_BUFFER,
             dtypes=tf.uint8, shapes=shape, seed=seed)
-        tf.train.add_queue_runner(
-            tf.train.QueueRunner(patches, [patches.enqueue_many(block)]))
+        tf.train.add_queue_runner(tf.train.QueueRunner(
+            patches, [patches.enqueue_many(tf.py_func(reader, [], tf.uint8))]))
         example = augment.augment(patches.dequeue(), crop_size)
         # tf.train.batch would add a chart of how full its queue is, which
         # shows 0 although the steps are fed in time.
@@ -186,14 +184,11 @@ def validation_input(path, stride, errors, identity=None, unseen=()):
         reader = _reader(validation_windows(path, stride, identity, unseen),
                          errors)
         dtypes = [tf.float32, tf.float32, tf.int32, tf.bool]
-        queue = tf.FIFOQueue(2, dtypes)
+        queue = tf.PaddingFIFOQueue(2, dtypes, [
+            [1, None, None, 3], [1, None, None, 1], [1, None, None, 1], []])
         tf.train.add_queue_runner(tf.train.QueueRunner(
             queue, [queue.enqueue(tf.py_func(reader, [], dtypes))]))
         image, mask, instances, has_instances = queue.dequeue()
-        image.set_shape([1, None, None, 3])
-        mask.set_shape([1, None, None, 1])
-        instances.set_shape([1, None, None, 1])
-        has_instances.set_shape([])
         return image, {'masks': mask, 'instances': instances,
                        'has_instances': has_instances}
 

@@ -95,20 +95,18 @@ def image_pooling(x, filters, training, window):
         name='aspp_pool_spread')([pooled, x])  # [N, h, w, filters]
 
 
-def aspp(x, filters, training, rates, window):
-    """Pool by an atrous spatial pyramid, to [N, h, w, filters].
+def aspp(x, filters, training, output_stride):
+    """Pool by an atrous spatial pyramid: [N, h, w, C] to [N, h, w, filters].
 
-    Args:
-        x: float32 [N, h, w, C].
-        filters: of each branch and of the result.
-        training: as for `deeplabv3`.
-        rates: of the atrous branches.
-        window: see `image_pooling`.
+    Each branch has `filters` too.
     """
     branches = [conv_bn_relu(x, filters, 'aspp_1x1', training, size=1)]
-    for rate in rates:
+    for rate in ASPP_RATES:
+        rate *= max(OUTPUT_STRIDES) // output_stride
         branches.append(conv_bn_relu(x, filters, f'aspp_rate{rate}', training,
                                      rate=rate))
+    # An odd number of features, with the same on each side.
+    window = POOL_WINDOW * ENLARGEMENT // output_stride | 1
     branches.append(image_pooling(x, filters, training, window))
     x = tf.keras.layers.Concatenate(name='aspp_concat')(branches)
     return conv_bn_relu(x, filters, 'aspp_project', training, size=1)
@@ -131,11 +129,7 @@ def deeplabv3(images, width, training, output_stride):
     x = tf.keras.layers.UpSampling2D(
         ENLARGEMENT, interpolation='bilinear', name='enlarged')(images)
     x = encoder(x, width, training, output_stride)
-    factor = max(OUTPUT_STRIDES) // output_stride
-    # An odd number of features, with the same on each side.
-    window = POOL_WINDOW * ENLARGEMENT // output_stride | 1
-    x = aspp(x, 4 * width, training, [factor * rate for rate in ASPP_RATES],
-             window)
+    x = aspp(x, 4 * width, training, output_stride)
     x = classifier(x, 'coarse_logits')
     # From [N, 2 * H / output_stride, 2 * W / output_stride, 1].
     return tf.keras.layers.UpSampling2D(

@@ -93,7 +93,6 @@ def export(session, model, record, output_dir, licence=None):
     values = session.run(
         {variable.op.name: variable for variable in model.weights})
     ties = getattr(nets.module_of(model.name), 'PORTABLE', False)
-    differences = {}
     with atomic_write(os.path.realpath(output_dir)) as folder:
         os.mkdir(folder)
         found = {('saved_model', 'TensorFlow'): _write_saved_model(
@@ -109,11 +108,10 @@ def export(session, model, record, output_dir, licence=None):
                         array.transpose(0, 3, 1, 2))
             write_json(f'{folder}/rdf.yaml', _describe(  # YAML takes JSON
                 model.name, record, licence, ties))
-        for (name, reader), output in found.items():
-            differences[f'{name} in {reader}'] = _compare(
-                f'{name} in {reader}', output, session.run(
-                    model.output, {model.input: batches[name]}),
-                ties)
+        differences = {f'{name} in {reader}': _compare(
+            f'{name} in {reader}', output,
+            session.run(model.output, {model.input: batches[name]}), ties)
+            for (name, reader), output in found.items()}
         write_json(f'{folder}/{RECORD}', {
             'record': record, 'largest_differences': differences,
             'files': {name: listing.file_digest(os.path.join(folder, name))

@@ -156,7 +156,8 @@ def read_weights(path, remedy=COPY_AGAIN):
     except HDF5_ERRORS as error:
         raise InputError(f'{path}: damaged ({str(error).splitlines()[0]}); '
                          f'{remedy}') from error
-    check_record(record, path, {**RECORDED, 'step': int}, remedy)
+    check_record(record, path, {**RECORDED, 'step': int,
+                                'f1': Optional[float]}, remedy)
     return record, weights, hashlib.sha1(content).hexdigest()
 
 
@@ -266,7 +267,7 @@ def build_for(record, weights, path, remedy, accelerate=False):
 def _advice_without_weights(folder, net):
     """Say why a model folder has no network to load, and what to do."""
     config = os.path.join(folder, CONFIG_FILE)
-    parent = os.path.dirname(folder)
+    parent = os.path.dirname(os.path.normpath(folder))
     if os.path.exists(config):
         record = read_json(config, {'evaluate_every': int})
         return (f'{folder}: its training has written no weights.h5 yet; the '

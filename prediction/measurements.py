@@ -44,18 +44,32 @@ def measure(labels, probability, image, strip=STRIP):
     begins = (np.diff(strips) > 0) | alone[1:] | alone[:-1]
     numbers = np.zeros(boxes[:, 0].max() + 1, np.int32)
     for batch in np.split(boxes, np.flatnonzero(begins) + 1):
-        found = batch[:, 0]
-        top, left = batch[:, [1, 3]].min(axis=0)
-        bottom, right = batch[:, [2, 4]].max(axis=0)
-        window = slice(top, bottom), slice(left, right)
+        found, box_y, bottom, box_x, right = batch.T
+        top, left = box_y.min(), box_x.min()
+        window = slice(top, bottom.max()), slice(left, right.max())
         numbers[found] = np.arange(1, len(found) + 1)
         part = numbers[labels[window]]  # [h, w], 0 and 1 to N
         numbers[found] = 0
-        batch = _measure(batch, part, probability[window], image[window],
-                         left, top)
-        batch.measures['touches_border'] = touches_border(batch.measures,
-                                                          labels.shape)
-        yield batch
+        corners = polygons.find_corners(part)
+        measures = {
+            'label': found, 'box_x': box_x, 'box_y': box_y,
+            'box_width': right - box_x, 'box_height': bottom - box_y,
+            **_moments(part, left, top, box_x, box_y)}
+        area = measures['area']
+        measures['perimeter'] = _perimeters(part, len(found))
+        measures['solidity'] = area / polygons.hull_areas(corners)
+        inside = part > 0
+        nuclei = part[inside]
+        measures['mean_probability'] = np.bincount(
+            nuclei, probability[window][inside])[1:] / area / 255
+        density = np.stack([
+            np.bincount(nuclei, DENSITY[colour])[1:] / area
+            for colour in image[window][inside].T], axis=1)  # [N, 3]
+        # Linear, so the means can be taken first.
+        measures['mean_haematoxylin_od'] = density @ HAEMATOXYLIN_OF_DENSITY
+        measures['touches_border'] = touches_border(measures, labels.shape)
+        yield Batch(measures, corners._replace(x=corners.x + left,
+                                               y=corners.y + top))
 
 
 def touches_border(measures, size):
@@ -68,38 +82,6 @@ def touches_border(measures, size):
     top, left = measures['box_y'], measures['box_x']
     return np.int64((top == 0) | (top + measures['box_height'] == size[0])
                     | (left == 0) | (left + measures['box_width'] == size[1]))
-
-
-def _measure(boxes, labels, probability, image, left, top):
-    """Measure the nuclei of a window: a Batch.
-
-    Args:
-        boxes: int [N, 5], their labels, and where in the image their rows and
-            columns begin and end.
-        labels: int32 [h, w], 0 and 1 to N, in this order.
-        probability, image, left, top: of the window.
-    """
-    corners = polygons.find_corners(labels)
-    found, box_y, bottom, box_x, right = boxes.T
-    measures = {
-        'label': found, 'box_x': box_x, 'box_y': box_y,
-        'box_width': right - box_x, 'box_height': bottom - box_y,
-        **_moments(labels, left, top, box_x, box_y)}
-    area = measures['area']
-    measures['perimeter'] = _perimeters(labels, len(found))
-    measures['solidity'] = area / polygons.hull_areas(corners)
-
-    inside = labels > 0
-    numbers = labels[inside]
-    measures['mean_probability'] = np.bincount(
-        numbers, probability[inside])[1:] / area / 255
-    density = np.stack([
-        np.bincount(numbers, DENSITY[colour])[1:] / area
-        for colour in image[inside].T], axis=1)  # [N, 3]
-    # Linear, so the means can be taken first.
-    measures['mean_haematoxylin_od'] = density @ HAEMATOXYLIN_OF_DENSITY
-    return Batch(measures, corners._replace(x=corners.x + left,
-                                            y=corners.y + top))
 
 
 def _moments(labels, left, top, box_x, box_y):

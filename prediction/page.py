@@ -1,8 +1,8 @@
 """summary.csv and index.html: all images of a folder of predictions."""
 import csv
-import html
 import os
 import urllib.parse
+from html import escape
 
 from histology.listing import SOFTWARE
 from prediction import summary, writers
@@ -52,9 +52,7 @@ def write(folder, run, records):
         file.write('<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">'
                    f'\n{MARK}\n<meta name="viewport" '
                    'content="width=device-width">\n<title>Nuclei</title>\n'
-                   f'<style>{STYLE}</style>\n')
-        file.write(_head(run, records))
-        file.write('<main>\n')
+                   f'<style>{STYLE}</style>\n{_head(run, records)}<main>\n')
         for number, record in enumerate(records):
             file.write(_card(folder, number, record))
         file.write('</main>\n</html>\n')
@@ -62,21 +60,15 @@ def write(folder, run, records):
 
 def _row(record):
     """Return the row of an image in summary.csv, a dict."""
-    return {**record, 'image': _shown(record['image']),
+    return {**record, 'error': _error(record),
             'warnings': '; '.join(record.get('warnings', {}).values()),
             'seconds': (round(sum(record['seconds'].values()), 2)
-                        if 'seconds' in record else ''),
-            'error': _shown(_error(record))}
+                        if 'seconds' in record else '')}
 
 
 def _error(record):
     """Say what of an image could not be read, maybe ''."""
     return record.get('error') or summary.unread_of(record)
-
-
-def _shown(text):
-    """Make UTF-8 possible for what Python reads of names that are not."""
-    return text.encode('utf-8', 'backslashreplace').decode()
 
 
 def _head(run, records):
@@ -91,11 +83,10 @@ def _head(run, records):
     if mm2 and all(record['mm2'] for record in whole) and len({
             record['is_slide'] for record in whole}) == 1:
         found.update({'mm2': f'{mm2:.4g}', 'per mm2': f'{nuclei / mm2:.0f}'})
-    settings = {name: value for name, value in run['settings'].items()
-                if name != 'version'}
     asked = {'network': run['model_folder'] or '',
-             'settings': ', '.join(f'{name} {value}' for name, value
-                                   in settings.items() if value is not None),
+             'settings': ', '.join(
+                 f'{name} {value}' for name, value in run['settings'].items()
+                 if value is not None and name != 'version'),
              'command': ' '.join(run['command'])}
     flawed = [(number, kind, text) for number, record in enumerate(records)
               for kind, text in _flaws(record)]
@@ -104,7 +95,7 @@ def _head(run, records):
     if flawed:
         lines += ['<ul>', *(
             f'<li class="{kind}"><a href="#i{number}">'
-            f'{_text(records[number]["image"])}</a>: {_text(text)}'
+            f'{escape(records[number]["image"])}</a>: {escape(text)}'
             for number, kind, text in flawed), '</ul>']
     return '\n'.join(lines) + '\n'
 
@@ -130,12 +121,12 @@ def _card(folder, number, record):
         target = links.get('overlay', links.get('overview', thumbnail))
         lines.append(f'<a href="{_link(target)}"><img loading="lazy" alt="" '
                      f'src="{_link(thumbnail)}"></a>')
-    lines.append(f'<h2>{_text(record["image"])}</h2>')
+    lines.append(f'<h2>{escape(record["image"])}</h2>')
     if 'nuclei' in record:
         density = record['mean_haematoxylin_od']
-        lines.append(f'<p>{_text(summary.line_of(record))}' + (
+        lines.append(f'<p>{escape(summary.line_of(record))}' + (
             '' if density is None else f', haematoxylin OD {density:.2f}'))
-    lines += [f'<p class="{kind}">{_text(text)}'
+    lines += [f'<p class="{kind}">{escape(text)}'
               for kind, text in _flaws(record)]
     if links:
         lines.append('<p>' + ' \u00b7 '.join(
@@ -146,13 +137,9 @@ def _card(folder, number, record):
 
 def _list(values):
     return '<dl>' + ''.join(
-        f'<dt>{_text(name)}<dd>{_text(str(value))}'
+        f'<dt>{escape(name)}<dd>{escape(str(value))}'
         for name, value in values.items()) + '</dl>'
 
 
-def _text(text):
-    return html.escape(_shown(text))
-
-
 def _link(name):
-    return html.escape(urllib.parse.quote(os.fsencode(name)))
+    return escape(urllib.parse.quote(os.fsencode(name)))

@@ -14,7 +14,8 @@ import collections
 
 import numpy as np
 
-# Where the boundaries of all pieces turn, int [C] each, by piece, y and x.
+# Where the boundaries of all pieces turn, by piece, y and x. int [C] each; x
+# and y of a resampled slide are float.
 #   label: of the region
 #   piece: numbers from 1, of pieces by their first pixels
 #   x, y: of the point
@@ -70,8 +71,8 @@ def trace(corners):
     Returns:
         dict from each label, in their order, to the list of its polygons.
         A polygon is a list of rings, the first its shell and the others its
-        holes. A ring is int [V + 1, 2] of x and y; the last point is the
-        first again. Its area by the shoelace formula is positive in a shell
+        holes. A ring is [V + 1, 2] of x and y; the last point is the first
+        again. Its area by the shoelace formula is positive in a shell
         (counterclockwise if y goes up, as in RFC 7946; clockwise on a screen)
         and negative in a hole.
     """

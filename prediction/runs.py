@@ -22,7 +22,8 @@ FILES = FILE, *page.FILES  # of all images
 MARKS = {
     '.png': [listing.PNG_MARK], '.json': [listing.JSON_MARK],
     '.geojson': [listing.GEOJSON_HEAD.encode()],
-    '.csv': [*writers.HEADERS, ','.join(page.COLUMNS).encode() + b'\n'],
+    '.csv': [*map(str.encode, writers.HEADERS),
+             ','.join(page.COLUMNS).encode() + b'\n'],
     '.html': [page.MARK.encode()],
     **dict.fromkeys(('.tif', '.jpg', '.gz'), [listing.TIFF_MARK])}
 NOT_OURS = ('{}: was not written by predict, was changed since, or is of an '

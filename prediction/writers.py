@@ -2,7 +2,6 @@
 
 A new output is a function here and a line in OUTPUTS.
 """
-import collections
 import contextlib
 import csv
 import gzip
@@ -107,7 +106,7 @@ def write_thumbnail(paths, nuclei):
 def write_csv(paths, nuclei):
     """Write the table of the nuclei's measures."""
     with text_file(paths[0]) as file:
-        file.write(_header(nuclei.microns_per_pixel))
+        file.write(HEADERS[nuclei.microns_per_pixel is not None])
         for batch in nuclei.measured():
             csv.writer(file, lineterminator='\n').writerows(
                 rows(batch, nuclei.microns_per_pixel))
@@ -173,11 +172,6 @@ def rows(batch, microns_per_pixel):
         for name, factor, *_ in columns(microns_per_pixel)]))
 
 
-def _header(microns_per_pixel):
-    return ','.join(name for _, _, name, _ in columns(microns_per_pixel)
-                    ) + '\n'
-
-
 @contextlib.contextmanager
 def text_file(path):
     """Open a file to write UTF-8 to, atomically; gzipped if it ends so."""
@@ -186,7 +180,8 @@ def text_file(path):
             # Our name as the file's, and no time: the same bytes each time.
             # By level 9 it is 3 % smaller, in three times the time.
             file = gzip.GzipFile(SOFTWARE, 'wb', 6, file, mtime=0)
-        with io.TextIOWrapper(file, 'utf-8', newline='\n') as text:
+        # What Python reads of names that are no UTF-8 is escaped.
+        with io.TextIOWrapper(file, 'utf-8', 'backslashreplace', '\n') as text:
             yield text
 
 
@@ -204,36 +199,37 @@ def _feature(file_name, measures, pieces):
             f'"properties":{properties}}}')
 
 
-HEADERS = [_header(microns).encode() for microns in (None, 1)]  # marks
+# Of the table, without and with micrometres.
+HEADERS = [','.join(name for _, _, name, _ in columns(microns)) + '\n'
+           for microns in (None, 1)]
 
 # What is written for an image STEM.*: what follows STEM in the names, and the
 # function that writes it, from the paths of these names and a
 # `predictor.Nuclei`.
-Output = collections.namedtuple('Output', 'endings write')
 OUTPUTS = {
-    'mask': Output(['_mask.png'], write_mask),
-    'probability': Output(['_probability.png'], write_probability),
-    'labels': Output(['_labels.png', '_labels.tif'], write_labels),
-    'labels_colour': Output(['_labels_colour.png'], write_labels_colour),
-    'csv': Output(['_nuclei.csv'], write_csv),
-    'geojson': Output(['_nuclei.geojson'], write_geojson),
-    'overlay': Output(['_overlay.png'], write_overlay),
+    'mask': (['_mask.png'], write_mask),
+    'probability': (['_probability.png'], write_probability),
+    'labels': (['_labels.png', '_labels.tif'], write_labels),
+    'labels_colour': (['_labels_colour.png'], write_labels_colour),
+    'csv': (['_nuclei.csv'], write_csv),
+    'geojson': (['_nuclei.geojson'], write_geojson),
+    'overlay': (['_overlay.png'], write_overlay),
 }
 # The same for a slide, of which `blocks.Nuclei` are written.
 SLIDE_OUTPUTS = {
     'csv': OUTPUTS['csv'],
-    'geojson': Output(['_nuclei.geojson', '_nuclei.geojson.gz'],
-                      write_large_geojson),
-    'tissue': Output(['_tissue.png'], tissue.write_tissue),
-    'overview': Output(['_overview.jpg'], tissue.write_overview),
+    'geojson': (['_nuclei.geojson', '_nuclei.geojson.gz'],
+                write_large_geojson),
+    'tissue': (['_tissue.png'], tissue.write_tissue),
+    'overview': (['_overview.jpg'], tissue.write_overview),
 }
 
 
 def results_of(is_slide):
     """Return all that is written for an image or a slide, as a dict."""
-    return {'thumbnail': Output(['_thumbnail.jpg'], write_thumbnail),
+    return {'thumbnail': (['_thumbnail.jpg'], write_thumbnail),
             **(SLIDE_OUTPUTS if is_slide else OUTPUTS),
-            'record': Output(['.json'], None)}  # by `runs`
+            'record': (['.json'], None)}  # by `runs`
 
 
 def is_wanted(output, outputs):

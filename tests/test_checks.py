@@ -168,6 +168,19 @@ def test_the_middle_of_large_images_is_shown(tmp_path, capsys, monkeypatch):
     assert Image.open(tmp_path / 'check' / 'a.jpg').size == (80, 100)
 
 
+def test_the_sheet_shows_the_middle(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(checks, 'SHEET', 64)  # for two, so 32 pixels of each
+    image = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    image[SIZE // 2 - 16:SIZE // 2 + 16, SIZE // 2 - 16:SIZE // 2 + 16] = 100
+    empty = np.zeros((SIZE, SIZE), np.int32)
+    write(tmp_path, a=(image, empty), b=(image, empty))
+    shown(tmp_path, capsys)
+    sheet = np.array(Image.open(tmp_path / 'check.jpg'))
+    assert sheet.shape == (32, 64, 3)
+    # But for the names, at the top.
+    assert abs(sheet[16:].astype(int) - 100).max() < 10
+
+
 def test_only_own_pictures_are_replaced(tmp_path, capsys):
     instances = nuclei(6)
     write(tmp_path, a=(tissue(instances, instances), instances))

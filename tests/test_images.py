@@ -440,8 +440,9 @@ def test_what_cannot_be_decoded_is_called_by_its_name():
     rgb_tiff(PIXELS, compression='deflate')])
 def test_truncated(data):
     for share in (0, 0.02, 0.5, 0.95):
-        assert 'cannot be read' in refused(
-            images.read_image, data[:int(share * len(data))])
+        for read in (images.read_image, images.read_labels):
+            assert 'cannot be read' in refused(
+                read, data[:int(share * len(data))])
 
 
 def part_of(data, number, change):

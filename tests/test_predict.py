@@ -338,7 +338,7 @@ def test_subfolders(tmp_path):
     (tmp_path / 'in' / 'there').symlink_to('.')
     write_jpeg(str(tmp_path / 'in' / 'check.jpg'),
                np.zeros((9, 9, 3), np.uint8), b'check.jpg of prepared stores')
-    for name, head in (('a_nuclei.csv', writers.HEADERS[0].decode()),
+    for name, head in (('a_nuclei.csv', writers.HEADERS[0]),
                        ('index.html', page.MARK)):
         (tmp_path / 'in' / name).write_text(head)
     for pattern in ('**/*.png', '**', '**/*.*g'):

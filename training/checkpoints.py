@@ -13,7 +13,6 @@ import glob
 import math
 import os
 import re
-from typing import Optional
 
 from eval import curves
 from histology.files import DISK_ERRORS, InputError, locked, remove_matching
@@ -57,6 +56,8 @@ def record_to_resume(folder, net, width=None, output_stride=None):
             `saved.check_asked`, or one that training would overwrite.
     """
     config = os.path.join(folder, CONFIG_FILE)
+    # First: TensorFlow writes it after a checkpoint, a chief perhaps now.
+    begun = os.path.exists(os.path.join(folder, 'checkpoint'))
     if saved.is_shipped(folder):
         reason = 'keeps the networks that came with the code'
     elif all_checkpoints(folder):
@@ -70,7 +71,7 @@ def record_to_resume(folder, net, width=None, output_stride=None):
         # One that failed before its first checkpoint leaves config.json alone.
         if os.path.exists(config):  # and no other program's
             saved.read_json(config, {'net': str}, CHOOSE)
-        if not os.path.exists(os.path.join(folder, 'checkpoint')):
+        if not begun:
             return None
         reason = 'holds the file "checkpoint", but no model.ckpt-* beside it'
     raise InputError(f'{folder}: {reason}; {CHOOSE}')
@@ -156,11 +157,9 @@ def best_record(folder):
     """Read the record in a model folder's weights.h5; None without one."""
     if not saved.holds_weights(folder):
         return None
-    path = os.path.join(folder, WEIGHTS_FILE)
-    remedy = 'move it elsewhere, and the same command goes on'
-    record, *_ = saved.read_weights(path, remedy)
-    saved.check_record(record, path, {'f1': Optional[float]}, remedy)
-    return record
+    return saved.read_weights(
+        os.path.join(folder, WEIGHTS_FILE),
+        'move it elsewhere, and the same command goes on')[0]
 
 
 def is_evaluated(folder, step):

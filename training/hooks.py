@@ -1,5 +1,4 @@
 """What happens around the steps: progress, signals, evaluation, failures."""
-import contextlib
 import os
 import signal
 import sys
@@ -27,29 +26,6 @@ class StopHook(tf.train.SessionRunHook):
         self.alone = alone
         self.signal = None
         self.step = None  # the last that ran
-
-    @contextlib.contextmanager
-    def guarding(self):
-        """Give the signals back at the end of the block.
-
-        Within it they are this hook's once the session has started, or after
-        `take_signals`. TensorFlow's report of a failed reader becomes what
-        failed.
-        """
-        former = {number: signal.getsignal(number) for number in SIGNALS}
-        try:
-            yield
-        except tf.errors.OpError:
-            self.raise_failure()
-            raise
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
-
-    def raise_failure(self):
-        """Raise what made reading a store fail, if it did."""
-        if self.errors:
-            raise self.errors[0]
 
     def take_signals(self):
         """Let a signal end training after its step."""
@@ -83,8 +59,8 @@ class StopHook(tf.train.SessionRunHook):
             run_context.request_stop()
 
     def end(self, _):
-        # TensorFlow would report the end of the data.
-        self.raise_failure()
+        if self.errors:  # TensorFlow would report the end of the data
+            raise self.errors[0]
 
 
 class ProgressHook(tf.train.SessionRunHook):

@@ -66,13 +66,17 @@ def run(training):
     """Do this process's part of `train`, whose results and errors it has."""
     config, stop_hook = training.config, training.stop_hook
     try:
-        with stop_hook.guarding(), contextlib.closing(training.progress):
+        with contextlib.closing(training.progress):
             if not training.alone:
                 cluster.join(training)
             if training.run_config.task_type == 'evaluator':
                 cluster.evaluate_checkpoints(training)
             else:
                 train_steps(training)
+    except tf.errors.OpError:
+        if training.errors:  # of a reader: TensorFlow reports its own
+            raise training.errors[0]
+        raise
     except tf.train.NanLossDuringTrainingError as error:
         raise InputError(
             f'{training.folder}: the loss became NaN at step '
@@ -105,7 +109,7 @@ def train_steps(training):
         return
     hooks = [stop_hook]
     if training.run_config.is_chief:
-        evaluates = training.alone or not records.has_validation(config)
+        evaluates = training.alone or config.data_fold == store.TRAIN_ON_ALL
         # TensorFlow's own would come before the stop hook.
         hooks.append(tf.train.CheckpointSaverHook(
             folder, save_steps=config.evaluate_every,
@@ -216,7 +220,7 @@ class Training(tf.train.CheckpointSaverListener):
         weights = checkpoints.read_checkpoint(
             checkpoint, 'go on from the checkpoint before with a lower '
             '--learning_rate')
-        if not records.has_validation(config):
+        if config.data_fold == store.TRAIN_ON_ALL:
             checkpoints.keep_best(self.folder, weights,
                                   {'step': int(step), 'f1': None})
             return
