@@ -51,7 +51,7 @@ LICENCE = 'CC-BY-NC-SA-4.0'  # of the shipped networks
 
 
 class PathParser(flags.ArgumentParser):
-    """Take a leading ~ for the home folder, as shells do before a space."""
+    """Take a leading ~ for the home folder; shells do not do so after "="."""
 
     def parse(self, argument):
         if not argument:
@@ -348,11 +348,12 @@ def refuse_trained_on(record, folder, file):
     """
     if FLAGS.split == 'train':
         return
-    division = division_text(record['data_seed'], record['data_fold'])
+    remedy = 'Measure'
+    if record['data_fold'] != store.TRAIN_ON_ALL:
+        division = division_text(record['data_seed'], record['data_fold'])
+        remedy = f'Prepare with {division} as for the training, measure'
     for seen, who, remedy in (
-            (record['trained_on'], f'the network in {folder} was',
-             f'Prepare with {division} as for the training, measure'
-             if record['data_fold'] != store.TRAIN_ON_ALL else 'Measure'),
+            (record['trained_on'], f'the network in {folder} was', remedy),
             (record['seen'] or (), f'the starting weights of {folder} were',
              'Train without --init_checkpoint, measure')):
         known = store.names_among(file, seen)
@@ -442,9 +443,9 @@ def evaluate(folder):
         report.write_results(output_dir, FLAGS.split, results, settings)
     print(f'{settings["source"]}, {FLAGS.split} images')
     print(report.format_table(results))
+    drawn = not FLAGS.output_dir and curves.plot_curves(folder)
     print(f'evaluated: {os.path.join(output_dir, FLAGS.split)}.json, .csv and '
-          '_pictures/' + (', curves.png' if not FLAGS.output_dir
-                          and curves.plot_curves(folder) else ''))
+          '_pictures/' + (', curves.png' if drawn else ''))
 
 
 def own_or_shipped(folder):
@@ -482,7 +483,7 @@ def export(folder):
 def predict(folder):
     """--mode=predict; return the exit status: 1 if images are skipped."""
     from_store = not FLAGS['split'].using_default_value
-    if from_store == (FLAGS.images is not None):
+    if [from_store, FLAGS.images is not None].count(True) != 1:
         raise InputError('--images: give either the images to predict, or '
                          '--split for the images of a store in --data_dir')
     if from_store:
@@ -540,9 +541,9 @@ def run_mode():
             f'--output_stride={FLAGS.output_stride}: {FLAGS.net} '
             + (f'takes {" or ".join(map(str, strides))}' if strides
                else 'has no output stride') + '; omit the flag')
-    mode = {'train': train, 'eval': evaluate, 'predict': predict,
-            'export': export}
-    return mode[FLAGS.mode](folder)
+    functions = {'train': train, 'eval': evaluate, 'predict': predict,
+                 'export': export}
+    return functions[FLAGS.mode](folder)
 
 
 def main(_):

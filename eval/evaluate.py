@@ -72,7 +72,7 @@ def _measures(counts, sums):
 
 
 def _make_room(folder, names):
-    """Remove the pictures of an earlier evaluation, and no copies of them.
+    """Remove the pictures of an earlier evaluation; renamed copies stay.
 
     Raises:
         InputError: another file is in the place of a picture.

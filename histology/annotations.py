@@ -30,7 +30,7 @@ FORMATS = (
 # Ranks of label images and masks, by the first pattern that fits their path.
 RASTER_RANKS = (
     (r'_seg\.npy\Z', 4),  # Cellpose's own, pickled
-    # In other label images of CryoNuSeg and NuInsSeg overlaps are added up.
+    # Other label images of CryoNuSeg and NuInsSeg add overlaps up.
     ('label masks modify', 0),
     # Masks too may be called labels.
     (r'(?<![a-z])(mask)?bin(ary)?(?![a-z])', 3),
@@ -44,13 +44,13 @@ ENDINGS = tuple(BY_ENDING)
 # has nuclei and background exchanged.
 MOST_NUCLEI = 2 / 3
 
-# Of labels whose pieces lie apart, as those of classes do. Label images of
-# MoNuSeg have up to 0.006, by mistake.
+# Share of the labels whose pieces may lie apart, as those of classes do. Label
+# images of MoNuSeg have up to 0.006, by mistake.
 MOST_APART = 0.1
-# Lines that are drawn around nuclei: as a share of the mask, what is left of
-# it one pixel inside, at most, and what there is when its holes are filled.
+# A mask holds lines around nuclei if less than the first share of its area is
+# left one pixel inside, and it has more than the second with holes filled.
 # Masks of MoNuSeg have 0.60 or more and 1.004 or less.
-LINES = 0.5, 1.5
+LEAST_INNER, MOST_FILLED = 0.5, 1.5
 # Fewer values are no smooth edge of a mask, but classes or a border.
 LEAST_SHADES = 8
 TILE = 1024  # pixels, sides of the tiles that are searched at a time
@@ -146,21 +146,18 @@ def _from_raster(values, path, image_size, size):
     from scipy import ndimage
     _check_size(path, values.shape, image_size)
     highest, mask = values.max(), values != 0
-    area, full = np.count_nonzero(mask), np.count_nonzero(values == highest)
-    if (highest in (255, 65535) and area / 5 < full < area
-            and len(np.unique(values)) >= LEAST_SHADES
-            and not _is_in_plateaus(values, mask & (values != highest))):
+    if highest in (255, 65535) and _has_smooth_edges(values, mask, highest):
         warn((highest, 'smooth'), path, 'a mask with smooth edges: read as 0 '
              f'up to {highest // 2}, and 1 above')
         values = mask = values > highest // 2
-        area = np.count_nonzero(mask)
+    area = np.count_nonzero(mask)
     if area > MOST_NUCLEI * mask.size:
         raise InputError(
             f'{path}: nuclei cover {area / mask.size:.0%} of the image; give '
             '0 in the background and other numbers in nuclei')
     inner = ndimage.binary_erosion(mask, np.ones((3, 3)), border_value=1)
-    if (np.count_nonzero(inner) < LINES[0] * area  # before what is slow
-            and ndimage.binary_fill_holes(mask).sum() > LINES[1] * area):
+    if (np.count_nonzero(inner) < LEAST_INNER * area  # before what is slow
+            and ndimage.binary_fill_holes(mask).sum() > MOST_FILLED * area):
         raise InputError(f'{path}: holds lines around nuclei; fill them, as '
                          'in ImageJ by Process, Binary, Fill Holes')
     del mask, inner  # for memory
@@ -172,12 +169,16 @@ def _from_raster(values, path, image_size, size):
     return _numbered(values, path), LABELS
 
 
-def _is_in_plateaus(values, pixels):
-    """Say whether most pixels equal those above and left, as labels do."""
+def _has_smooth_edges(values, mask, highest):
+    """Say whether numbers between 0 and the highest are shades of edges."""
+    shades = mask & (values != highest)
+    area, count = np.count_nonzero(mask), np.count_nonzero(shades)
+    if not 0 < count < 0.8 * area or len(np.unique(values)) < LEAST_SHADES:
+        return False
+    # Most pixels of labels equal those above and left.
     inner = values[1:, 1:]
     equal = (inner == values[:-1, 1:]) & (inner == values[1:, :-1])
-    return (2 * np.count_nonzero(equal & pixels[1:, 1:])
-            > np.count_nonzero(pixels))
+    return 2 * np.count_nonzero(equal & shades[1:, 1:]) <= count
 
 
 def _numbered(values, path):
@@ -190,16 +191,16 @@ def _numbered(values, path):
             tile = values[top:top + TILE, left:left + TILE]
             pieces = measure.label(tile, background=0, connectivity=2)
             places = ndimage.find_objects(pieces)
+            found = ndimage.maximum(tile, pieces, range(1, len(places) + 1))
             boxes = collections.defaultdict(list)
-            for label, (rows, columns) in zip(ndimage.maximum(
-                    tile, pieces, range(1, len(places) + 1)), places):
+            for label, (rows, columns) in zip(found, places):
                 boxes[int(label)].append(
                     (top + rows.start, left + columns.start,
                      top + rows.stop, left + columns.stop))
             for label, its in boxes.items():
                 if label in apart or outlines.lie_apart(np.array(its)):
                     apart.add(label)
-                    its = its[:1]  # for memory, of noise
+                    its = its[:1]  # one will do: noise has many
                 everywhere[label] += its
     # Tiles cut nuclei in pieces, which are close to each other.
     apart.update(label for label, its in everywhere.items()

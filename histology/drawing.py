@@ -51,8 +51,8 @@ def touching_colours(labels):
     for one, other in ((labels[1:], labels[:-1]),
                        (labels[:, 1:], labels[:, :-1])):
         meet = (one != other) & (one > 0) & (other > 0)
-        for low, high in set(zip(*np.sort([one[meet], other[meet]],
-                                          axis=0).tolist())):
+        lows, highs = np.sort([one[meet], other[meet]], axis=0).tolist()
+        for low, high in set(zip(lows, highs)):
             neighbours[high].add(low)
     numbers = np.arange(labels.max() + 1)
     numbers[1:] = numbers[1:] % COLOURS + 1

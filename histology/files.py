@@ -59,8 +59,8 @@ def locked(folder, flag):
     path = os.path.join(folder, '.lock')
     was_there = os.path.lexists(path)
     above = [folder, *pathlib.Path(os.path.abspath(folder)).parents]
-    made = [path for path in above if not os.path.lexists(path)]
-    there = above[len(made)]
+    made = [parent for parent in above if not os.path.lexists(parent)]
+    dangling = not os.path.exists(above[len(made)])  # a link to nothing
     with contextlib.ExitStack() as stack:
         try:
             os.makedirs(folder, exist_ok=True)
@@ -71,9 +71,9 @@ def locked(folder, flag):
             if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 raise BlockingIOError
         except OSError as error:
-            # Their owner may remove lock and folders; a link leads nowhere.
-            if isinstance(error, (BlockingIOError, FileNotFoundError)) and (
-                    os.path.exists(there) or not os.path.islink(there)):
+            # Its owner may have removed the lock, and folders that it made.
+            if not dangling and isinstance(
+                    error, (BlockingIOError, FileNotFoundError)):
                 raise LockedError(
                     f'{folder}: another process is writing there; wait for '
                     f'its end or choose another --{flag}') from error
@@ -119,10 +119,11 @@ def atomic_write(path):
         os.replace(partial, path)
     except OSError as error:
         number = error_number(error)
-        # Other errors are of other files, which the block reads.
-        if not (number in DISK_ERRORS + DRIVE_ERRORS
-                if error.filename is None
-                else partial.startswith(str(error.filename))):
+        if error.filename is None:
+            is_ours = number in DISK_ERRORS + DRIVE_ERRORS
+        else:  # or of another file, which the block reads
+            is_ours = partial.startswith(str(error.filename))
+        if not is_ours:
             raise
         raise InputError(
             f'{path}: cannot be written ({os.strerror(number)}); choose '
@@ -149,9 +150,9 @@ def _partial_prefix():
 def _remove_partials_of_killed(folder):
     pattern = re.compile(re.escape(_partial_prefix()) + r'(\d{1,9})-')
     for owner in filter(None, map(pattern.match, os.listdir(folder))):
+        number = int(owner.group(1))
         # This process has written nothing there yet.
-        if (int(owner.group(1)) == os.getpid()
-                or not _is_running(int(owner.group(1)))):
+        if number == os.getpid() or not _is_running(number):
             with contextlib.suppress(OSError):  # others do it too
                 _remove(os.path.join(folder, owner.string))
 
@@ -180,7 +181,7 @@ def remove_matching(folder, *patterns):
             except OSError as error:
                 raise InputError(f'{path}: cannot be removed '
                                  f'({error.strerror}); make its folder '
-                                 'writable') from error
+                                 'writable, or choose another') from error
 
 
 def _remove(path):

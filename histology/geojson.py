@@ -43,12 +43,13 @@ def parse(path):
             if isinstance(polygons, str):
                 skipped[polygons] += 1
                 continue
-            parts = [rings for rings in (_rings(polygon, skipped)
-                                         for polygon in polygons) if rings]
-            if parts:
-                nuclei += ([[part] for part in parts] if outlines.lie_apart(
-                    np.array([outlines.box_of([part]) for part in parts]))
-                    else [parts])
+            parts = [_rings(polygon, skipped) for polygon in polygons]
+            parts = [rings for rings in parts if rings]
+            boxes = np.array([outlines.box_of([part]) for part in parts])
+            if parts and outlines.lie_apart(boxes):
+                nuclei += [[part] for part in parts]
+            elif parts:
+                nuclei.append(parts)
             names += [name] * (len(nuclei) - len(names))
     except (OSError, EOFError, zlib.error, RecursionError, *DAMAGE) as error:
         raise InputError(f'{path}: not a whole GeoJSON file of QuPath '
@@ -97,10 +98,10 @@ def _objects(items):
     """Yield the objects that hold no others."""
     for item in items:
         geometry = item.get('geometry') or {}
-        if 'geometries' in geometry:
-            item = {'geometries': [dict(item, geometry=inner)
-                                   for inner in geometry['geometries']]}
         inner = item.get('features', item.get('geometries'))
+        if 'geometries' in geometry:  # each has the item's properties
+            inner = [dict(item, geometry=one)
+                     for one in geometry['geometries']]
         yield from [item] if inner is None else _objects(inner)
 
 

@@ -23,7 +23,7 @@ MAX_TEXT = 2 ** 26  # bytes, of a text or colour profile in a PNG
 PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
 JPEG_MAGIC = b'\xff\xd8'
 NPY_MAGIC = b'\x93NUMPY'
-HEAD = 26  # bytes, in which a PNG says its bits and its type of colour
+HEAD = 26  # bytes; a PNG says its bits in byte 24, its type of colour in 25
 GREY = 0  # a type
 
 
@@ -83,7 +83,7 @@ def read_labels(path):
                 raise InputError(f'{path}: PNG in colour with more than 8 '
                                  'bits; save it in grey')
             with pillow(file, path) as image:
-                image.load()  # before NumPy, to which a damaged one is none
+                image.load()  # first: NumPy may not see that it is damaged
                 values = tiff.upright(np.array(image), _orientation(image))
                 alpha = image.mode[-1] == 'A'
         else:
@@ -101,6 +101,8 @@ def _reading(path):
     try:
         with listing.opened(path) as file:
             head = file.read(HEAD)
+            if not head:
+                raise InputError(f'{path}: is empty; copy or save it again')
             file.seek(0)
             yield file, head
     except DECODER_ERRORS as error:
@@ -151,8 +153,8 @@ def _read_pillow(file, path):
 def _as_rgb(pixels, alpha, path):
     """Turn what `tiff.read` returns into uint8 [H, W, 3]."""
     channels = pixels.shape[2] - alpha
-    if channels not in (1, 3) or pixels.dtype != np.uint8 and (
-            alpha or channels == 1 or pixels.dtype != np.uint16):
+    if (pixels.dtype, channels, alpha) != (np.uint16, 3, False) and (
+            pixels.dtype != np.uint8 or channels not in (1, 3)):
         kind = 'grey' if channels == 1 else f'{channels} channels'
         raise InputError(f'{path}: {kind} of {pixels.dtype}'
                          + (' with transparency' if alpha else '')
@@ -180,11 +182,11 @@ def check_colours(image, path):
     """Warn if an image [H, W, 3] is not blank, and hardly any of it pink."""
     step = max(image.shape[:2]) // 500 + 1
     pixels = image[::step, ::step].reshape(-1, 3).astype(np.int16)
-    contrast = np.subtract(*np.percentile(pixels.max(axis=1), (95, 5)))
+    dark, bright = np.percentile(pixels.max(axis=1), (5, 95))
     red, green, _ = pixels.T
     pink = (red > green + 10) & (green > red / 10)
     # Of MoNuSeg's training images it is 75 to 100 %, with a contrast from 81.
-    if contrast >= 20 and pink.mean() < 0.01:
+    if bright - dark >= 20 and pink.mean() < 0.01:
         progress.warn('colours', path, (
             'its colours are not those of H&E (grey, fluorescence or a '
             'negative?); the shipped networks know only H&E on a bright '
@@ -200,7 +202,7 @@ def _to_8_bits(pixels, path):
             f'its highest value is {highest}: read as {depth} bits in 16; if '
             'that is wrong, save it with 8 bits'))
     scaled = np.empty(pixels.shape, np.uint8)
-    # The highest bits of both are the same.
+    # The highest 8 of the bits in use.
     return np.right_shift(pixels, depth - 8, out=scaled, casting='unsafe')
 
 
@@ -236,13 +238,12 @@ def _read_mat(file, path):
 def _whole_numbers(values, path):
     """Refuse other numbers [H, W] than labels; floats become int32."""
     values = values.astype(values.dtype.newbyteorder('='), copy=False)
-    whole = values
-    if values.dtype.kind == 'f':
-        with np.errstate(invalid='ignore'):  # NaN, which the comparison finds
-            whole = values.astype(np.int32)
+    is_float = values.dtype.kind == 'f'
+    with np.errstate(invalid='ignore'):  # NaN, which the comparison finds
+        whole = values.astype(np.int32) if is_float else values
     if (whole.dtype.kind not in 'biu' or whole.min(initial=0) < 0
             or whole.max(initial=0) > np.iinfo(np.int32).max
-            or whole is not values and (whole != values).any()):
+            or is_float and (whole != values).any()):
         raise InputError(f'{path}: holds other numbers ({values.dtype}) than '
                          '0 in the background and 1 to 2 ** 31 - 1 in nuclei; '
                          'give whole numbers')
@@ -252,13 +253,14 @@ def _whole_numbers(values, path):
 def _one_channel(channels, alpha, path):
     """Reduce equal channels [H, W, C], or those of a mask, to one."""
     colours = channels[..., :channels.shape[2] - alpha]
-    clear = channels[..., -1]
-    if alpha and (colours == colours[0, 0]).all() and np.ptp(clear):
-        return clear
+    opacity = channels[..., -1]
+    if alpha and (colours == colours[0, 0]).all() and np.ptp(opacity):
+        return opacity
     values = colours.max(axis=-1)
     if colours.shape[2] > 1 and (colours != values[..., np.newaxis]).any():
-        colour = colours.reshape(-1, colours.shape[2])[values.argmax()]
-        if (colours != colour * (values > 0)[..., np.newaxis]).any():
+        brightest = colours.reshape(-1, colours.shape[2])[values.argmax()]
+        mask = (values > 0)[..., np.newaxis] * brightest
+        if (colours != mask).any():
             raise InputError(
                 f'{path}: coloured, or of several channels, which may be '
                 'classes or borders; give a label image with a number for '

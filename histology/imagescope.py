@@ -54,8 +54,11 @@ def _layers(data, skipped):
     microns, name, rings, root = None, '', ([], []), None
     # As text, for which the parser ignores a declared encoding: some programs
     # declare utf-16 and write UTF-8, and only names are not ASCII.
-    text = data.decode(json.detect_encoding(data), 'as latin-1').lstrip()
-    text = io.StringIO(re.sub(r'(?a)&(?!#?\w+;)', '&amp;', text))  # a bare &
+    encoding = json.detect_encoding(data)
+    if not encoding.startswith('utf-8'):  # in UTF-8 memory is least
+        data, encoding = data.decode(encoding, 'as latin-1').encode(), 'utf-8'
+    data = re.sub(rb'&(?!#?\w+;)', b'&amp;', data)  # a bare &
+    text = io.TextIOWrapper(io.BytesIO(data.lstrip()), encoding, 'as latin-1')
     for event, element in ElementTree.iterparse(text, ('start', 'end')):
         tag = element.tag.rsplit('}', 1)[-1]  # without its namespace
         if root is None:
@@ -68,9 +71,9 @@ def _layers(data, skipped):
         elif tag == 'Attribute' and event == 'end':
             name = name or (element.get('Name') or '').strip()
         elif tag == 'Region' and event == 'end':
+            negative = element.get('NegativeROA') in ('1', 'true', 'True')
             try:
-                rings[element.get('NegativeROA') in ('1', 'true', 'True')
-                      ].append(ring(_region(element)))
+                rings[negative].append(ring(_region(element)))
             except (LookupError, ValueError) as error:
                 skipped[f'regions ({error})'] += 1
             element.clear()  # or memory grows to 30 times the file
@@ -92,7 +95,8 @@ def _region(element):
     if (shape not in SHAPES.values() or len(vertices) < least
             or not np.ptp(vertices, axis=0).all()):
         raise ValueError('enclosing nothing, as arrows, rulers, points')
-    if len(vertices) > 2 and (shape, len(vertices)) != ('ellipse', 4):
+    # Two are corners of the shape's box, as are an ellipse's four.
+    if len(vertices) > 2 and not (shape == 'ellipse' and len(vertices) == 4):
         return vertices  # a rectangle may be turned
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     if shape == 'rectangle':
@@ -103,14 +107,17 @@ def _region(element):
 
 
 def _holes(positive, negative):
-    """List, for each positive ring, the negative ones that may cut it."""
+    """List, for each positive ring, the negative ones near it.
+
+    Not those that enclose it.
+    """
     from skimage.measure import points_in_poly
     boxes, others = (
         np.array([box_of([[ring]]) for ring in rings]).reshape(-1, 4)
         for rings in (positive, negative))
     return [[hole for hole in near
-             if not ((others[hole, :2] < box[:2]).all()
-                     and (others[hole, 2:] > box[2:]).all()
-                     and points_in_poly(ring, negative[hole]).all())]
-            for ring, box, near in zip(positive, boxes,
-                                       overlapping(boxes, others))]
+             if (others[hole, :2] >= box[:2]).any()
+             or (others[hole, 2:] <= box[2:]).any()
+             or not points_in_poly(outline, negative[hole]).all()]
+            for outline, box, near in zip(positive, boxes,
+                                          overlapping(boxes, others))]

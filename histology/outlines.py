@@ -22,23 +22,24 @@ from histology.tiff import STRIP
 # included: regions of interest. Both also bound memory and time.
 MOST_AREA = 2000  # square micrometres, a circle of 50 micrometres
 MOST_LENGTH = 100  # micrometres, height or width
-# Outlines around more than so many others are regions, too. Around fewer they
-# are cells, if they are as many and such a share of all. In MoNuSeg at most
-# one of 400 is.
+# An outline around more than MOST_WITHIN others is a region, too. Outlines
+# around fewer are cells, if they are at least LEAST_CELLS and CELL_SHARE of
+# all. In MoNuSeg at most one of 400 is around another.
 MOST_WITHIN, LEAST_CELLS, CELL_SHARE = 2, 3, 0.4
-# Or regions, if they have so many times the median area, of so many outlines.
+# Otherwise one of them is a region if its area is REGION_AREAS times the
+# median, of at least LEAST_OUTLINES.
 REGION_AREAS, LEAST_OUTLINES = 10, 5
 # Two outlines are of one nucleus if the intersection over union of their boxes
 # is more. In MoNuSeg it is 0.53 at most.
 SAME = 0.7
-# And if they have more of the smaller one in common: slender nuclei that cross
-# may have one box.
+# And if more than this share of the smaller one lies in the other: slender
+# nuclei that cross may have one box.
 LEAST_COMMON = 0.5
 CORNERS = (0, 1), (0, 3), (2, 1), (2, 3)  # columns of boxes, as of `box_of`
 ALL_ANNOTATED = 0.9  # of the image; what lies outside larger regions is used
-GRID = 1000  # squares along the image's longer side, to measure that
-# Of the nuclei. If as many lie in regions, the others are strays, and must not
-# make background of what nobody annotated around them.
+GRID = 1000  # squares along the longer side, on which that share is counted
+# Of the nuclei. If as many lie in regions, the others are strays, and only the
+# regions count as annotated.
 LEAST_INSIDE = 0.8
 
 # Classes and layers without nuclei: QuPath's with a star, and its background;
@@ -116,7 +117,8 @@ def place(outlines, height, width, classes=()):
         classes: names of the wanted ones; () for all but NO_NUCLEI.
 
     Returns:
-        Placed. If nearly all nuclei lie in regions, the window is theirs.
+        Placed. If nearly all nuclei lie in regions, its window is around
+        the regions.
 
     Raises:
         InputError: there are other objects or regions alone, or only classes
@@ -127,20 +129,20 @@ def place(outlines, height, width, classes=()):
     lines = [f'{what}: {count}' for what, count in (+skipped).items()]
     boxes = np.array([box_of(nucleus) for nucleus in nuclei]).reshape(-1, 4)
     why = _why_skipped(nuclei, names, boxes, height, width, classes)
-    lines += [text if is_region else f'{text}: {count}' for (
-        text, is_region), count in collections.Counter(why.values()).items()]
+    for (text, is_region), count in collections.Counter(why.values()).items():
+        lines.append(text if is_region else f'{text}: {count}')
     kept = [index for index in range(len(nuclei)) if index not in why]
     if kept and (boxes[kept, 2:] - boxes[kept, :2]).max() < 1:
         raise InputError(f'{counted(len(kept), "outline")}, none as long as a '
                          'pixel; export them in pixels of this image')
-    # Without the asked classes alone, an image may be meant as background.
+    # Without nuclei of the asked classes, all may be meant as background.
     if lines and not kept and not (nuclei and classes):
         raise InputError('holds no outline of a nucleus, only '
                          f'{"; ".join(lines[:3])}; export the outlines of '
                          'nuclei or, if there are none, remove the others')
     regions = [nuclei[index] for index, (_, is_region) in why.items()
                if is_region or REGION.fullmatch(names[index])]
-    # With nuclei that the edge of their region cuts.
+    # Which nuclei have a corner in each region: its edge may cut them.
     covered = [np.any([covers(region, boxes[kept][:, corner])
                        for corner in CORNERS], axis=0) for region in regions]
     regions = [region for region, its in zip(regions, covered) if its.any()]
@@ -180,16 +182,17 @@ def _share(regions, height, width):
 @np.errstate(over='ignore', invalid='ignore')
 def _why_skipped(nuclei, names, boxes, height, width, classes):
     """Map the index of what is no nucleus to why, and if it is a region."""
+    asked = set(map(str.casefold, classes))
+    wanted = {name for name in names if name.casefold() in asked
+              or not asked and not NO_NUCLEI.fullmatch(name)}
     why = {index: (f'outlines of the class {name or "without a name"}', False)
-           for index, name in enumerate(names)
-           if (name.casefold() not in map(str.casefold, classes) if classes
-               else NO_NUCLEI.fullmatch(name))}
+           for index, name in enumerate(names) if name not in wanted}
     others = [index for index in why if not NO_NUCLEI.fullmatch(names[index])]
     kept = np.setdiff1d(np.arange(len(nuclei)), list(why))
     its = boxes[kept]
     outside = kept[((its[:, 2:] <= 0) | (its[:, :2] >= (height, width))
                     ).any(axis=1)]
-    if 0 < len(kept) == len(outside):
+    if len(kept) and len(outside) == len(kept):
         extent = _extent([*its[:, :2].min(axis=0), *its[:, 2:].max(axis=0)])
         raise InputError(
             f'{counted(len(kept), "outline")}, all outside the image of '
@@ -197,22 +200,12 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
             'this image, not of the slide')
     why.update(dict.fromkeys(outside, ('outlines outside the image', False)))
     kept = np.setdiff1d(kept, outside)
-    last, areas = np.array((height - 1, width - 1)), np.zeros(len(nuclei))
+    areas = np.zeros(len(nuclei))  # pixels
     for index in (*kept, *others):  # a region may have a class of its own
-        box, pixels = boxes[index], _area(nuclei[index])
-        areas[index] = pixels
-        area = pixels * PIXEL_AREA
-        length = (box[2:] - box[:2]).max() * MICRONS_PER_PIXEL
-        if (pixels >= last.prod() and (box[:2] <= 1).all()
-                and (box[2:] >= last).all()):
-            size = 'the whole image'
-        elif area > MOST_AREA:
-            size = f'{area:.0f} square micrometres'
-        elif length > MOST_LENGTH:
-            size = f'{length:.0f} micrometres'
-        else:
-            continue
-        why[index] = f'an outline of {size}, {_extent(box)}', True
+        areas[index] = _area(nuclei[index])
+        size = _too_large(boxes[index], areas[index], height, width)
+        if size:
+            why[index] = f'an outline of {size}, {_extent(boxes[index])}', True
     kept = np.setdiff1d(kept, list(why))
     around, copies = _compare(nuclei, boxes, kept)
     for index in kept[around[kept] > MOST_WITHIN]:
@@ -222,7 +215,8 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
     if cells.sum() >= max(LEAST_CELLS, CELL_SHARE * len(kept)):
         names = np.array(names, object)[kept]
         for name in set(names) - {''}:  # those around no nucleus, too
-            cells |= (names == name) & (cells[names == name].mean() > 0.5)
+            its = names == name
+            cells[its] |= cells[its].mean() > 0.5
         why.update(dict.fromkeys(kept[cells],
                                  ('outlines of cells around nuclei', False)))
     elif len(kept) >= LEAST_OUTLINES:
@@ -234,6 +228,19 @@ def _why_skipped(nuclei, names, boxes, height, width, classes):
                 nuclei[first], nuclei[second]) > LEAST_COMMON:
             why[second] = 'second outlines of a nucleus', False
     return why
+
+
+def _too_large(box, pixels, height, width):
+    """Say the size of an outline that is larger than nuclei, or None."""
+    last = np.array((height - 1, width - 1))
+    area = pixels * PIXEL_AREA
+    length = (box[2:] - box[:2]).max() * MICRONS_PER_PIXEL
+    if (pixels >= last.prod() and (box[:2] <= 1).all()
+            and (box[2:] >= last).all()):
+        return 'the whole image'
+    if area > MOST_AREA:
+        return f'{area:.0f} square micrometres'
+    return f'{length:.0f} micrometres' if length > MOST_LENGTH else None
 
 
 def crop(array, placed, value):

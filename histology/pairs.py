@@ -112,14 +112,14 @@ def _pair(images, paths):
                 path, [listing.CHECK_MARK]):
             continue  # a picture that `prepare` drew
         its_split, _ = listing.split_of(path.relative)
-        # Either of the two may lie in no split's folder.
+        # Its own split first. Either of the two may lie in no split's folder.
+        possible = [its_split, None] if its_split else splits
         found = [(split, _paired_stem(stem, names[split]))
-                 for split in sorted(splits, key=lambda k: k != its_split)
-                 if its_split is None or split in (None, its_split)]
+                 for split in possible if split in names]
         found = [key for key in found if key[1] is not None]
         if ending in annotations.ENDINGS and found:
             paired[found[0]].append(path)
-        elif (ending in set(annotations.ENDINGS) - {'.json'}  # of anything
+        elif (ending in set(annotations.ENDINGS) - {'.json'}  # may be any
               and not _is_metadata(path)
               and not listing.is_predicted(path)):
             unpaired.append(path)
@@ -128,33 +128,35 @@ def _pair(images, paths):
 
 def _candidates(images_dir, annotations_dir, flags):
     """List what may be an image, and the files that may be annotations."""
-    listings = [listing.list_files(path, flag) for path, flag
-                in zip((images_dir, annotations_dir), flags)]
-    real = [set(map(os.path.realpath, listed)) for listed in listings]
-    if real[0] == real[1]:
-        names = names_of(filter(listing.is_image, listings[0]))
-        listings = [[path for path in listings[0]
-                     if _is_annotation(path, names) is wanted]
-                    for wanted in (False, True)]
-    else:  # without the other folder, if that is within
-        listings = [[path for path in listed if not (
-            other < own and os.path.realpath(path) in other)]
-                    for listed, own, other in zip(listings, real, real[::-1])]
-    for path in sum(listings, []):
+    images = listing.list_files(images_dir, flags[0])
+    rest = listing.list_files(annotations_dir, flags[1])
+    real_images = set(map(os.path.realpath, images))
+    real_rest = set(map(os.path.realpath, rest))
+    if real_images == real_rest:
+        names = names_of(filter(listing.is_image, images))
+        rest = [path for path in images if _is_annotation(path, names)]
+        images = [path for path in images if not _is_annotation(path, names)]
+    elif real_images > real_rest:  # one folder is within the other
+        images = [path for path in images
+                  if os.path.realpath(path) not in real_rest]
+    elif real_rest > real_images:
+        rest = [path for path in rest
+                if os.path.realpath(path) not in real_images]
+    for path in images + rest:
         # What Python reads of a name that is not UTF-8.
         if re.search('[\udc80-\udcff]', posixpath.basename(path)):
             raise InputError(f'{path!r}: the name is not UTF-8; rename it')
-    found = [path for path in listings[0] if listing.is_image(path)
+    found = [path for path in images if listing.is_image(path)
              and not listing.is_predicted(path)]
     if not found:
-        raise InputError(
-            f'--{flags[0]} {images_dir}: holds no image '
-            f'({", ".join(listing.IMAGE_ENDINGS)})'
-            + '; those in folders called labels, masks, inst, annotations or '
-            'the like count as annotations: rename the folder'
-            * (real[0] == real[1]
-               and any(map(listing.is_image, listings[1]))))
-    return found, listings[1]
+        hint = ('; those in folders called labels, masks, inst, annotations '
+                'or the like count as annotations: rename the folder')
+        is_hidden = real_images == real_rest and any(
+            map(listing.is_image, rest))
+        raise InputError(f'--{flags[0]} {images_dir}: holds no image '
+                         f'({", ".join(listing.IMAGE_ENDINGS)})'
+                         f'{hint if is_hidden else ""}')
+    return found, rest
 
 
 def adds_to_one_of(path, names):
@@ -248,10 +250,11 @@ def _unread(image, annotation, passed_over, ranks):
     """
     paths = [path for path, rank in ranks.items() if not any(rank[:2])]
     others = _differing(annotation, paths)
-    for other in passed_over if others else ():
+    for other in passed_over:
         # It may be made of the image, but not if it has its own annotation.
-        if any(_folders_shared(path, other) > _folders_shared(path, image)
-               for path in paths):
+        if others and any(
+                _folders_shared(path, other) > _folders_shared(path, image)
+                for path in paths):
             raise InputError(
                 f'{image} and {other}: two images of one name, with '
                 'annotations of their own; rename one, or prepare their '
@@ -263,10 +266,10 @@ def _say_unread(unread):
     """Say what is read and what is not, in one line for all images alike."""
     for (path, others), *more in unread.values():
         if others:
+            likewise = f'. {counted(len(more), "more image")} likewise'
             say(f'{path} is read, not {", ".join(others[:3])}'
                 f'{" ..." if others[3:] else ""}; to read another, move the '
-                'first away' + f'. {counted(len(more), "more image")} likewise'
-                * bool(more))
+                f'first away{likewise if more else ""}')
 
 
 def _folders_shared(*paths):
@@ -278,7 +281,7 @@ def _folders_shared(*paths):
 def _differing(first, paths):
     """List the paths of files that have not the content of the first."""
     others = [path for path in paths if path != first]
-    digest = others and listing.file_digest(first)
+    digest = listing.file_digest(first) if others else ''
     return [path for path in others if listing.file_digest(path) != digest]
 
 

@@ -89,12 +89,12 @@ def gathered():
         for text, first, *rest in warnings.values():
             more = (f'. {counted(len(rest), "more image")}: '
                     + ', '.join(rest[:2]) + ', ...' * (len(rest) > 2))
-            say(f'warning: {first}: {text}{more * bool(rest)}', error=True)
+            say(f'warning: {first}: {text}{more if rest else ""}', error=True)
 
 
 @gathered()
 def warn(kind, name, text):
-    """Print a warning of an image, with the number of others; to stderr."""
+    """Warn of an image, with the number of others at the end of `gathered`."""
     if _collected is not None:
         _collected.append(('warn', kind, name, text))
         return

@@ -53,8 +53,8 @@ def _enclosed(ring, shape):
     down, right = np.roll(ring, -1, axis=0).T - ring.T
     ends = columns + right
     # Which columns of points each side crosses, and below which row.
-    first, stop = (np.ceil(function(columns, ends)).clip(0, width).astype(int)
-                   for function in (np.minimum, np.maximum))
+    first = np.ceil(np.minimum(columns, ends)).clip(0, width).astype(int)
+    stop = np.ceil(np.maximum(columns, ends)).clip(0, width).astype(int)
     count = stop - first
     side = np.repeat(np.arange(len(ring)), count)
     column = (np.arange(count.sum())
@@ -65,6 +65,7 @@ def _enclosed(ring, shape):
                           (height + 1) * width).reshape(height + 1, width)
     # How often the ring winds round each point.
     turns = np.cumsum(crossed, axis=0)[:-1]
-    whole, odd = turns != 0, turns % 2 == 1
-    lost = np.count_nonzero(whole) - np.count_nonzero(odd)
-    return whole if lost > LEAST_OVERLAP * np.count_nonzero(whole) else odd
+    nonzero, odd = turns != 0, turns % 2 == 1
+    area = np.count_nonzero(nonzero)
+    overlap = area - np.count_nonzero(odd)
+    return nonzero if overlap > LEAST_OVERLAP * area else odd

@@ -63,7 +63,7 @@ def _of_tiff(file):
     """Yield micrometres in x and y, and whether in the file's own words."""
     with tiff.opened(file) as content:
         page = tiff.largest(content).keyframe  # whose pixels are read
-        size = page.imagewidth, page.imagelength
+        size = str(page.imagewidth), str(page.imagelength)
         text = content.pages[0].description
         is_ome = '<OME' in text[:1000]  # of all images in the file
         if not is_ome:
@@ -94,17 +94,18 @@ def _of_tiff(file):
 def _of_ome(text, axis, size):
     """Return OME's size of a pixel along an axis in micrometres, or None.
 
-    It is that of the image of `size`, (width, height), or else of the first.
+    It is that of the image of `size`, (width, height) as text, or else of the
+    first.
     """
+    tags = re.findall(r'<(?:\w+:)?Pixels\b[^>]*', text) or ['']
     stated = [{name: html.unescape(value) for name, _, value in re.findall(
-        r'\b(\w+)\s*=\s*(["\'])(.*?)\2', pixels)}
-        for pixels in re.findall(r'<(?:\w+:)?Pixels\b[^>]*', text)] or [{}]
-    ours = [str(side) for side in size]
-    pixels = next((one for one in stated if ours == [
-        one.get('SizeX'), one.get('SizeY')]), stated[0])
+        r'\b(\w+)\s*=\s*(["\'])(.*?)\2', tag)} for tag in tags]
+    ours = [one for one in stated if size == (
+        one.get('SizeX'), one.get('SizeY'))]
+    pixels = (ours or stated)[0]
     microns = positive_number(pixels.get(f'PhysicalSize{axis}', ''))
     unit = UNITS.get(pixels.get(f'PhysicalSize{axis}Unit', 'um'))
-    return microns and unit and microns * unit
+    return microns * unit if microns and unit else None
 
 
 def positive_number(text):

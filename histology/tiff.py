@@ -115,15 +115,15 @@ def count_large(tiff):
     is one.
     """
     series = largest(tiff)
-    page = series.keyframe
-    count = series.size // (_pixels(page) * page.samplesperpixel)
+    most = _pixels(series.keyframe)
+    count = series.size // (most * series.keyframe.samplesperpixel)
     # Of other types, say a label image beside the tissue, or other scenes.
-    least = _pixels(page) / (1 if tiff.is_svs else 3)
+    least = most / (1 if tiff.is_svs else 3)
+    others = [one.keyframe for one in tiff.series if one is not series]
     return count + sum(
-        least <= _pixels(other.keyframe) <= _pixels(page)
-        and not (other.keyframe.is_reduced
-                 and _pixels(other.keyframe) < _pixels(page))
-        for other in tiff.series if other is not series)
+        _pixels(page) == most
+        or (least <= _pixels(page) < most and not page.is_reduced)
+        for page in others)
 
 
 def check_max_pixels(width, height, name):

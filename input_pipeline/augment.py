@@ -11,7 +11,7 @@ SCALE = (0.8, 1.2)  # source pixels for one output pixel
 BRIGHTNESS = 0.1  # added, of the range [0, 1]
 CONTRAST = (0.8, 1.2)  # multiplied, about the patch's mean
 STAIN_FACTOR = (0.6, 1.4)  # multiplied, in optical density
-STAIN_SHIFT = 0.1  # added, in optical density
+STAIN_SHIFT = 0.1  # added, in optical density to base e
 
 # Rectangles like padding, glass and gaps of the scanner: without nuclei.
 BLANK = 0.1  # share of the crops that get a blank rectangle

@@ -38,13 +38,13 @@ THUMBNAIL, SHEET = 256, 8192  # pixels, sides at most
 
 # How an annotation may lie on its image: quarter turns to the left, and
 # whether it is mirrored left to right before.
-TURNS = {'turned left by 90 degrees': (1, False),
-         'turned by 180 degrees': (2, False),
-         'turned right by 90 degrees': (3, False),
-         'mirrored left to right': (0, True),
-         'mirrored top to bottom': (2, True),
-         'rows and columns are exchanged': (1, True),
-         'mirrored at its other diagonal': (3, True)}
+TURNS = {'turned left by 90 degrees': (1, 1),
+         'turned by 180 degrees': (2, 1),
+         'turned right by 90 degrees': (3, 1),
+         'mirrored left to right': (0, -1),
+         'mirrored top to bottom': (2, -1),
+         'rows and columns are exchanged': (1, -1),
+         'mirrored at its other diagonal': (3, -1)}
 
 
 def pictures(data_dir):
@@ -109,10 +109,11 @@ def show(data_dir, splits, classes):
             for index, name in enumerate(store.image_names(file)):
                 report(index)
                 whole = store.whole_image(file, index, name)
-                image, instances = map(_middle, whole[1:3])
+                image, instances = map(_middle,
+                                       (whole.image, whole.instances))
                 areas.append(store.areas_of(whole.instances)[1:])
-                tissue += sum(np.count_nonzero(rows.min(axis=1) < GLASS)
-                              for rows in whole.image)
+                tissue += sum(np.count_nonzero(row.min(axis=1) < GLASS)
+                              for row in whole.image)
                 for kind, text in _flaws(image, instances, areas[-1]):
                     warn(kind, name, text)
                 while name in paths:  # images of two splits
@@ -164,12 +165,11 @@ def _flaws(image, instances, areas):
     nuclear, areas = np.mean(instances > 0), areas[areas > 0] * PIXEL_AREA
     darker = _share_of_darker(image, instances)
     if darker < LEAST_DARKER:
-        turn = next((
-            f'. The annotation fits if {name}'
-            for name, (turns, mirrored) in TURNS.items()
-            if _share_of_darker(image, np.rot90(
-                instances[:, ::-1] if mirrored else instances, turns)
-                                ) >= LEAST_DARKER), '')
+        turn = ''
+        for name, (turns, step) in TURNS.items():
+            turned = np.rot90(instances[:, ::step], turns)
+            if not turn and _share_of_darker(image, turned) >= LEAST_DARKER:
+                turn = f'. The annotation fits if {name}'
         yield ('fit', turn), (
             f'the annotation may not fit: {darker:.0%} of its nuclei are '
             'darker in haematoxylin than the tissue around them, normally at '

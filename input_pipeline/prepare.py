@@ -20,7 +20,7 @@ from input_pipeline import checks, store
 from input_pipeline.splits import assign_splits, division_text, fold_text
 
 MAX_SKIPPED = 0.5  # of a split's images
-VERSION = 3  # of the stores; raised when the same files give others
+VERSION = 4  # of the stores; raised when the same files give others
 
 # What was found in the files that are read: a Counter of the annotations'
 # formats, each with ' written by predict' or ''; a dict of all classes and
@@ -135,7 +135,8 @@ def prepare(output_dir, data, seed=0, fold='0', validation=()):
         # What killed processes left, on whatever machine.
         remove_matching(output_dir, *(f'.partial-*-{split}.h5'
                                       for split in store.SPLITS))
-        skipped, classes = _skipped_before(output_dir, rules, splits), {}
+        classes = {}
+        skipped = _skipped_before(output_dir, rules, splits)
         if skipped is None:
             skipped, classes = _write_stores(output_dir, rules, splits, data)
         else:
@@ -204,17 +205,17 @@ def _skipped_before(folder, rules, splits):
         for split in splits:
             with store.open_store(paths[split]) as file:
                 found[split] = store.attributes(file)
-        # The digest says which images they are: their folder may have moved.
         others = set(store.SPLITS).difference(splits)
-        if not any(os.path.exists(paths[split]) for split in others) and all(
-                one.get(key) == value for split, one in found.items()
-                for key, value in {**rules, 'split': split}.items()
-                if key != 'source'):
+        # The digest says which images they are: their folder may have moved.
+        wanted = {key: rules[key] for key in rules if key != 'source'}
+        same = all({**one, **wanted, 'split': split} == one
+                   for split, one in found.items())
+        if same and not any(os.path.exists(paths[split]) for split in others):
             return [name for one in found.values()
                     for name in json.loads(one['skipped'])]
     checks.pictures(folder)
     former = [store.replaceable(path) for path in paths.values()]
-    former = next(filter(None, former), rules)
+    former = next(filter(None, former), rules)  # rules: nothing is said
     if any(former.get(key) != rules[key]
            for key in ('source_digest', 'seed', 'fold', 'microns_per_pixel')):
         say(f'{folder}: replacing the stores of {former.get("source")} '
@@ -239,16 +240,16 @@ def _write_stores(folder, rules, splits, data):
     log = ReadingLog(collections.Counter(), collections.defaultdict(list),
                      Resolution(data.microns_per_pixel))
     done = itertools.count()
-
-    def examples(entries):
-        for entry in entries:
-            report(next(done))
-            yield entry.name, functools.partial(data.load, entry, log,
-                                                data.classes)
-
     with contextlib.ExitStack() as stack:
         report = stack.enter_context(reporter(
             sum(map(len, splits.values())), 'image'))
+
+        def examples(entries):
+            for entry in entries:
+                report(next(done))
+                yield entry.name, functools.partial(data.load, entry, log,
+                                                    data.classes)
+
         written = {}
         for split, entries in splits.items():
             partial = stack.enter_context(
@@ -322,5 +323,5 @@ def _refuse_shared_images(written):
     if shared:
         raise InputError(
             f'{counted(len(shared), "image")} would be in two stores: '
-            + '; '.join(shared[:3]) + ' ...' * bool(shared[3:])
+            + '; '.join(shared[:3]) + (' ...' if shared[3:] else '')
             + '. Remove one of the two')

@@ -109,7 +109,7 @@ def _named(entries, patterns):
         spellings = {pattern}
         if listing.is_image(pattern):
             spellings.add(listing.stem_and_ending(pattern)[0])
-        # A name may hold brackets.
+        # As a name first: it may hold brackets.
         found = ({names[name] for name in spellings.intersection(names)}
                  or {names[name] for one in spellings
                      for name in fnmatch.filter(names, one)})
@@ -117,7 +117,7 @@ def _named(entries, patterns):
             raise InputError(f'--validation: no training image is called '
                              f'{pattern:.100}; they are '
                              + ', '.join(list(names)[:3])
-                             + ' ...' * bool(entries[3:]))
+                             + (' ...' if entries[3:] else ''))
         held |= found
     return held
 
@@ -126,7 +126,7 @@ def fold_text(splits):
     """Return the attribute `fold` of stores that validate on named images."""
     names = [entry.name for entry in splits['validation']]
     text = ','.join(names)
-    if len(text.encode()) > LONG_NAMES or text.count(',') >= len(names):
+    if len(text.encode()) > LONG_NAMES or any(',' in name for name in names):
         text = hashlib.sha1('\n'.join(names).encode()).hexdigest()
     return f'validation={text}'
 

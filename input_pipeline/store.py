@@ -337,11 +337,12 @@ def reading(file):
         # HDF5 reads zeros beyond the end of a file that was cut short after
         # it was opened.
         length = file.id.get_filesize()
-        if not (os.path.exists(file.filename)
-                and os.path.getsize(file.filename) >= length) and (
-                # Another may have its name by now. 1.15's h5py loses memory
-                # with each handle.
-                os.fstat(file.id.get_vfd_handle()).st_size < length):
+        is_whole = (os.path.exists(file.filename)
+                    and os.path.getsize(file.filename) >= length)
+        # If not, another may have its name by now. It is asked second: 1.15's
+        # h5py loses memory with each handle.
+        if not is_whole and os.fstat(
+                file.id.get_vfd_handle()).st_size < length:
             raise OSError('the file was cut short')
     except HDF5_ERRORS as error:
         reason = str(error).splitlines()[0]

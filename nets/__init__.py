@@ -5,15 +5,18 @@
     prediction = model.predict(images)   # float32 [N, H, W, 3] in [0, 1]
 
 A network is a module NAME.py of this package with a function
-NAME(images, width, training), from images to logits, and STRIDE, which must
-divide their height and width. In place of STRIDE a module may list
-OUTPUT_STRIDES, the default first: the function then takes one of them as
-`output_stride`. A module may also say MIN_BATCH_SIZE, of training, 1 by
-default, XLA_PAYS: whether XLA makes up for the time that it takes to
-compile the network, True by default, and PORTABLE, False by default: the
-function then takes `portable`, to use only operations that ONNX has. HALO, 128
-by default, says how far from the edge of a block of a slide nuclei depend on
-nothing beyond: docs/history.md.
+NAME(images, width, training), from images to logits, and these constants:
+
+    STRIDE          must divide their height and width; or in its place
+    OUTPUT_STRIDES  those to choose from, the default first; the function
+                    takes one as `output_stride`
+    MIN_BATCH_SIZE  of training; default 1
+    XLA_PAYS        whether XLA saves more time than compiling takes; default
+                    True
+    PORTABLE        whether the function takes `portable`, to use only
+                    operations that ONNX has; default False
+    HALO            pixels around a block of a slide, see docs/history.md;
+                    default 128
 """
 import importlib
 

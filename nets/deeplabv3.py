@@ -20,7 +20,7 @@ XLA_PAYS = False  # compiling takes over a minute
 ENLARGEMENT = 2
 UNITS = (2, 2, 2, 2)  # of ResNet-18's four stages
 # The paper's (6, 12, 18) are for objects in crops of 513 pixels. Crops here
-# are 256, enlarged: wide kernels would see little but padding in training,
+# are 256 once enlarged: wide kernels would see little but padding in training,
 # and what they never saw in whole images. These reach 8, 16 and 24 pixels of
 # the image to each side at either output stride: rates double where the stride
 # halves, as in the paper. Its multi-grid, which widens the last stage's rates,

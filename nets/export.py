@@ -26,7 +26,7 @@ SIDE = 512  # of model.onnx and of the image that every file is tried on
 FILES = {'model': ('ONNX Runtime', 'OpenCV'),
          'model_dynamic': ('ONNX Runtime',)}
 OPSET = 15
-HALO = 96  # pixels at the edges of a tile that lack context
+HALO = 96  # pixels of overlap; U-Net and DeepLabV3 need more: docs/history.md
 TOLERANCE = 1e-4  # of probabilities
 # Of SegNet's on average. Where two values of a pooling window are almost
 # equal, rounding decides whose position it remembers, and pixels differ.
@@ -47,8 +47,8 @@ def check_output_dir(output_dir):
                          'it')
     for name in _names(output_dir):
         path = os.path.join(output_dir, name)
-        if name != RECORD and (name not in known or (
-                known[name] != listing.file_digest(path))):
+        ours = name in known and known[name] == listing.file_digest(path)
+        if name != RECORD and not ours:
             raise InputError(f'{path}: not of an earlier export, or changed '
                              f'since; {remedy}')
 
@@ -108,10 +108,11 @@ def export(session, model, record, output_dir, licence=None):
                         array.transpose(0, 3, 1, 2))
             write_json(f'{folder}/rdf.yaml', _describe(  # YAML takes JSON
                 model.name, record, licence, ties))
-        differences = {f'{name} in {reader}': _compare(
-            f'{name} in {reader}', output,
-            session.run(model.output, {model.input: batches[name]}), ties)
-            for (name, reader), output in found.items()}
+        differences = {}
+        for (name, reader), output in found.items():
+            what = f'{name} in {reader}'
+            expected = session.run(model.output, {model.input: batches[name]})
+            differences[what] = _compare(what, output, expected, ties)
         write_json(f'{folder}/{RECORD}', {
             'record': record, 'largest_differences': differences,
             'files': {name: listing.file_digest(os.path.join(folder, name))
@@ -123,7 +124,7 @@ def _compare(what, output, expected, ties):
     """Return the largest difference of two arrays, refused if too large."""
     difference = np.abs(output - expected)
     largest = float(difference.max())
-    if not (largest <= TOLERANCE
+    if not (largest <= TOLERANCE  # NaN is not
             or ties and difference.mean() <= TIES_TOLERANCE):
         raise InputError(
             f'{what}: differs from the network by {largest:.2g}, so nothing '
@@ -144,8 +145,8 @@ def _freeze(record, values, side, portable=False):
     from nets.tf1 import tf
     with tf.Graph().as_default() as graph, tf.Session() as session:
         tf.keras.backend.set_session(session)
-        images = tf.placeholder(tf.float32, [side and 1, side, side, 3],
-                                'images')
+        count = 1 if side else None
+        images = tf.placeholder(tf.float32, [count, side, side, 3], 'images')
         model = nets.build(record['net'], record['width'],
                            record['output_stride'], images, portable=portable)
         tf.identity(model.output, 'output')

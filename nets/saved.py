@@ -36,7 +36,6 @@ RECORDED = {'net': str, 'width': int, 'output_stride': Optional[int],
             'data_digest': Optional[str], 'data_seed': Optional[int],
             'data_fold': Optional[str], 'trained_on': list,
             'seen': Optional[list]}
-NO_NUMBER = {}.get  # NaN and Infinity are None, as in `files.write_json`
 
 
 def read_json(path, types=RECORDED, remedy=TRAIN_AGAIN):
@@ -47,7 +46,8 @@ def read_json(path, types=RECORDED, remedy=TRAIN_AGAIN):
     """
     try:
         with open(path) as file:
-            record = json.load(file, parse_constant=NO_NUMBER)
+            # NaN and infinities become None.
+            record = json.load(file, parse_constant=lambda _: None)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f'{path}: cannot be read ({error}); {remedy}'
                          ) from error
@@ -58,8 +58,8 @@ def read_json(path, types=RECORDED, remedy=TRAIN_AGAIN):
 def check_record(record, path, types, remedy):
     """Refuse a record that lacks a name or has a value of a wrong type.
 
-    `types` is a dict of names to types, as annotations; lists must be of str,
-    and `changes` of dict. `path` and `remedy` are for the message.
+    `types` is a dict of names to types, as in annotations. Missing names that
+    may be None become None. Lists must be of str, and `changes` of dict.
     """
     record = record if isinstance(record, dict) else {}
     for name, annotation in types.items():
@@ -71,11 +71,13 @@ def check_record(record, path, types, remedy):
         value = record[name]
         if float in allowed:
             allowed = (*allowed, int)  # as JSON may write it
-        item = dict if name == 'changes' else str
-        # No isinstance: True is an int.
-        if (type(value) not in allowed or isinstance(value, list) and not all(
-                isinstance(part, item) for part in value)
-                or name == 'width' and not 1 <= value <= nets.MAX_WIDTH):
+        fits = type(value) in allowed  # no isinstance: True is an int
+        if fits and isinstance(value, list):
+            item = dict if name == 'changes' else str
+            fits = all(isinstance(part, item) for part in value)
+        if fits and name == 'width':
+            fits = 1 <= value <= nets.MAX_WIDTH
+        if not fits:
             raise InputError(f'{path}: {name} is {json.dumps(value)[:40]}, '
                              f'which no training writes; {remedy}')
 
@@ -141,7 +143,7 @@ def read_weights(path, remedy=COPY_AGAIN):
             weights[variable.rsplit(':', 1)[0]] = np.float32(item[()])
 
     try:
-        # Either may be what is damaged.
+        # Either mark may be damaged; files of earlier versions have neither.
         sealed = SEAL in content or b'sealed' in content
         if sealed and not content.endswith(_seal(content[:-SEAL_LENGTH])):
             raise ValueError('its checksum does not match')
@@ -151,7 +153,7 @@ def read_weights(path, remedy=COPY_AGAIN):
                     f'{path}: lacks the record of its network and of the '
                     f'images that it has seen; {remedy}')
             record = json.loads(file[RECORD_NAME][()],
-                                parse_constant=NO_NUMBER)
+                                parse_constant=lambda _: None)
             file.visititems(add)
     except HDF5_ERRORS as error:
         raise InputError(f'{path}: damaged ({str(error).splitlines()[0]}); '

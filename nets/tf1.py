@@ -85,8 +85,8 @@ def has_bfloat16():
 def precision(accelerate):
     """Return what networks multiply in: 'float32' or 'bfloat16'.
 
-    Without AVX-512, oneDNN stays in float32 even if accelerated, see
-    `session_config`.
+    Even if accelerated, oneDNN stays in float32 without AVX-512 or
+    AVX-NE-CONVERT.
     """
     return 'bfloat16' if (
         accelerate and not VERSION_1 and not tf.test.is_gpu_available()

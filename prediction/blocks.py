@@ -102,18 +102,18 @@ def _nuclei_of(block, pixels, mask, probability, predictor, seconds):
     """Find the nuclei that have their centroid in the core of a block."""
     start = time.monotonic()
     labels, _ = predictor.labels_of(mask, probability)
+    rows, columns = block.core
     top, left = (axis.start for axis in block.outer)
     arrays = {}
-    for batch in measurements.measure(labels, probability, pixels,
-                                      strip=len(labels)):  # one, or none
-        measures, mine = batch.measures, True
-        for axis, first, core in zip('xy', (left, top), block.core[::-1]):
-            measures[f'box_{axis}'] = measures[f'box_{axis}'] + first
-            centroid = measures[f'centroid_{axis}'] = (
-                measures[f'centroid_{axis}'] + first)
-            mine &= (core.start <= centroid) & (centroid < core.stop)
-        corners = batch.corners._replace(
-            x=batch.corners.x + left, y=batch.corners.y + top)
+    for measures, corners in measurements.measure(
+            labels, probability, pixels, strip=len(labels)):  # one, or none
+        for name, first in (('box_x', left), ('centroid_x', left),
+                            ('box_y', top), ('centroid_y', top)):
+            measures[name] = measures[name] + first
+        x, y = measures['centroid_x'], measures['centroid_y']
+        mine = ((columns.start <= x) & (x < columns.stop)
+                & (rows.start <= y) & (y < rows.stop))
+        corners = corners._replace(x=corners.x + left, y=corners.y + top)
         kept = mine[corners.label - 1]
         arrays = {name: values[mine] for name, values in measures.items()}
         arrays.update((f'corner_{name}', np.int32(values[kept]))
@@ -213,9 +213,10 @@ class Plan:
 
     def __init__(self, source, run, slide, size, microns_per_pixel, shift=0):
         began = time.monotonic()
-        # Of several parts, another one has done it.
-        self.again = (run.overwrite and run.part == (0, 1)
-                      and runs.is_done(run, source))
+        # Whether done results are made anew. Of several parts, another one has
+        # just made them.
+        self.redoes = (run.overwrite and run.part == (0, 1)
+                       and runs.is_done(run, source))
         self.source, self.run, self.slide, self.size = source, run, slide, size
         self.microns_per_pixel = microns_per_pixel
         halo = run.predictor.halo
@@ -228,10 +229,11 @@ class Plan:
         self.image, self.unread, empty = slide.read_whole(resample.scaled_size(
             slide.size, microns_per_pixel, tissue.MICRONS_PER_PIXEL))
         found = tissue.find_tissue(self.image, empty)
-        seen = (found if found.any()
-                else (self.image.max(axis=2) > tissue.BLACK) & ~empty)
-        if seen.any():
-            images.check_colours(self.image[seen][np.newaxis], slide.path)
+        # Colours are checked in the tissue, or else in all that was scanned.
+        checked = (found if found.any()
+                   else (self.image.max(axis=2) > tissue.BLACK) & ~empty)
+        if checked.any():
+            images.check_colours(self.image[checked][np.newaxis], slide.path)
         self.mask = found | self.unread | run.all_tissue
         if not self.mask.any():
             progress.say(f'{slide.path}: no tissue found, so the whole slide '
@@ -329,7 +331,7 @@ class Plan:
 
     def _is_merged(self):
         """Say whether another process has written the results meanwhile."""
-        return not self.again and runs.is_done(self.run, self.source)
+        return not self.redoes and runs.is_done(self.run, self.source)
 
     def merge(self):
         """Write the results if all blocks are there.
@@ -342,8 +344,8 @@ class Plan:
         """
         record = None
         try:
-            # Before the lock, too: who has it has seen all blocks, so no
-            # other process need wait for it.
+            # Asked before the lock: a process that has it has all blocks and
+            # merges them, so no other need wait for it.
             if not self.missing():
                 with files.locked(self.folder, 'output_dir'):
                     if not self._is_merged():
@@ -374,7 +376,7 @@ class Plan:
         record = {
             **nuclei.record, **self.geometry, 'blocks': len(self.blocks),
             'blocks_skipped': nuclei.skipped
-            + [summary.OVERVIEW] * bool(self.unread.any()),
+            + ([summary.OVERVIEW] if self.unread.any() else []),
             'seconds': {stage: round(value, 2) for stage, value in {
                 'tissue': self.seconds, **nuclei.seconds,
                 'merge': time.monotonic() - began}.items()}}

@@ -124,7 +124,8 @@ def windows(shape, side, margin, shift=0):
               slice(max(start - margin, 0),
                     min(start + side + margin, length)))
              for start in range(-shift, length, side)] for length in shape]
-    return [tuple(zip(*window)) for window in itertools.product(*axes)]
+    return [((y, x), (outer_y, outer_x)) for (y, outer_y), (x, outer_x)
+            in itertools.product(*axes)]
 
 
 def _separate_window(mask, probability, gap_probability, min_area,
@@ -216,10 +217,10 @@ def _steepest_ascent(relief, nuclei):
     numbers, count = ndimage.label(is_top)
     numbers = numbers.ravel()[at]
     is_peak = np.arange(count + 1) > 0
-    for step in steps:  # a plateau is none if a way leads up from its edge
-        is_peak[numbers[(heights[at + step] == heights[at])
-                        & ~is_top.ravel()[at + step]]] = False
-    numbers = (is_peak.cumsum() * is_peak)[numbers]
+    for step in steps:  # a plateau is no peak if a way leads up from its edge
+        level = heights[at + step] == heights[at]
+        is_peak[numbers[level & ~is_top.ravel()[at + step]]] = False
+    numbers = (is_peak.cumsum() * is_peak)[numbers]  # of peaks from 1, else 0
     peaks = np.zeros(is_peak.sum() + 1, np.int64)
     peaks[numbers[::-1]] = at[::-1]  # the first pixel of each
     # From where a step leads to where two lead, four, and so on.
@@ -264,8 +265,8 @@ def _merge(basins, relief, peaks, min_height, min_area):
     pairs, saddles = np.concatenate(pairs), np.concatenate(saddles)
     order = np.argsort(-saddles, kind='stable')
     # If two hills stay apart at their highest saddle, they do at lower ones.
-    _, highest = np.unique(np.sort(pairs[order]) @ (len(peaks), 1),
-                           return_index=True)
+    lower, higher = np.sort(pairs[order]).T.astype(np.int64)
+    _, highest = np.unique(lower * len(peaks) + higher, return_index=True)
     order = order[np.sort(highest)]
     heights = relief.ravel()[peaks].tolist()
     areas = np.bincount(basins.ravel(), minlength=len(peaks)).tolist()

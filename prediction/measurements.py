@@ -68,6 +68,7 @@ def measure(labels, probability, image, strip=STRIP):
         # Linear, so the means can be taken first.
         measures['mean_haematoxylin_od'] = density @ HAEMATOXYLIN_OF_DENSITY
         measures['touches_border'] = touches_border(measures, labels.shape)
+        del part, inside, nuclei, density  # for memory
         yield Batch(measures, corners._replace(x=corners.x + left,
                                                y=corners.y + top))
 

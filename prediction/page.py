@@ -77,8 +77,8 @@ def _head(run, records):
     nuclei, mm2 = (sum(record[name] or 0 for record in whole)
                    for name in ('nuclei', 'mm2'))
     unread = len(records) - len(whole)
-    found = {'images': f'{len(records)}'
-             + f', {unread} of them not read' * bool(unread), 'nuclei': nuclei}
+    found = {'images': f'{len(records)}' + (
+        f', {unread} of them not read' if unread else ''), 'nuclei': nuclei}
     # The mm2 of a slide are those of its tissue.
     if mm2 and all(record['mm2'] for record in whole) and len({
             record['is_slide'] for record in whole}) == 1:
@@ -103,7 +103,7 @@ def _head(run, records):
 def _flaws(record):
     """List the warnings and errors of an image as (kind, text)."""
     error = _error(record)
-    return [('error', error)] * bool(error) + [
+    return ([('error', error)] if error else []) + [
         ('warning', text) for text in record.get('warnings', {}).values()]
 
 
@@ -111,10 +111,11 @@ def _card(folder, number, record):
     """Return what the page has of an image: thumbnail, numbers and links."""
     links = {}
     if 'nuclei' in record:
-        links = {output: record['stem'] + ending for output, (
-            endings, _) in writers.results_of(record['is_slide']).items()
-            for ending in endings
-            if os.path.exists(os.path.join(folder, record['stem'] + ending))}
+        for output, (endings, _) in writers.results_of(
+                record['is_slide']).items():
+            for name in [record['stem'] + ending for ending in endings]:
+                if os.path.exists(os.path.join(folder, name)):
+                    links[output] = name
     thumbnail = links.pop('thumbnail', None)
     lines = [f'<article id="i{number}">']
     if thumbnail:

@@ -37,19 +37,18 @@ def find_corners(labels):
     down = pieces[1:] != pieces[:-1]  # [H + 1, W + 2]
     y, x = np.divmod(np.flatnonzero(
         (across[1:] | across[:-1]) & (down[:, 1:] | down[:, :-1])), width - 1)
-    round_it = [[pieces.ravel()[(y + row) * width + x + column]
-                 for column in (0, 1)] for row in (0, 1)]
+    around = [[pieces.ravel()[(y + row) * width + x + column]
+               for column in (0, 1)] for row in (0, 1)]
     found = []  # of [6, C], without labels, and with `right` for its edge
     # The four pixels round a point, of which each may fill its corner, or be
     # the notch in a piece that fills two of the others or three.
     for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        this, beside = round_it[row][column], round_it[row][1 - column]
-        above = round_it[1 - row][column]  # or below
-        fills = ((this > 0) & (beside != this) & (above != this)
-                 & (round_it[1 - row][1 - column] != this))
-        notch = (above > 0) & (beside == above) & (this != above)
-        for at, of, inside in ((np.flatnonzero(fills), this, True),
-                               (np.flatnonzero(notch), above, False)):
+        own, opposite = around[row][column], around[1 - row][1 - column]
+        beside, over = around[row][1 - column], around[1 - row][column]
+        fills = (own > 0) & (beside != own) & (over != own) & (opposite != own)
+        notch = (over > 0) & (over == beside) & (over != own)
+        for at, of, inside in ((np.flatnonzero(fills), own, True),
+                               (np.flatnonzero(notch), over, False)):
             # The piece is on the right hand, seen on a screen.
             level = (row == column) == inside
             found.append(np.stack([of[at], y[at], x[at]] + [

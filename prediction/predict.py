@@ -43,8 +43,7 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
             None.
 
     Returns:
-        list of the paths that were skipped, and of slides with parts that
-        were
+        list of the paths that could not be read, whole or in part
 
     Raises:
         InputError: there is no image; a result cannot or must not be written;
@@ -64,7 +63,7 @@ def predict_files(images, output_dir, predictor, microns_per_pixel=None,
         raise InputError(f'--outputs: {slide.name} is a slide, which gets '
                          'csv and geojson; name one of them')
     if slide:
-        blocks.side_for(predictor.max_pixels, predictor.halo)  # or refuses
+        blocks.side_for(predictor.max_pixels, predictor.halo)  # may refuse
     return _predict(found, run, functools.partial(
         _read_file, resolution.Resolution(microns_per_pixel)), work or results)
 
@@ -93,9 +92,9 @@ def predict_store(file, output_dir, predictor, outputs=tuple(writers.OUTPUTS),
                             digest, index)
              for index, (name, digest) in enumerate(zip(
                  store.image_names(file), store.image_digests(file)))]
-    was_given = not isinstance(
-        store.attributes(file).get('microns_per_pixel', ''), str)
-    microns = resample.MICRONS_PER_PIXEL if was_given else None
+    # A number if `prepare` was given one, otherwise text.
+    given = store.attributes(file).get('microns_per_pixel', '')
+    microns = None if isinstance(given, str) else resample.MICRONS_PER_PIXEL
     return _predict(found, runs.Run(
         predictor, output_dir, outputs, microns, False, (0, 1), overwrite),
         lambda source: (store.whole_image(file, source.index, source.stem
@@ -121,7 +120,8 @@ def _predict(found, run, read, work):
                      f'{progress.counted(len(found), "image")} done already'
                      + ('' if step > 1 else '; --overwrite does them again'))
     for source in found:
-        if source.is_slide and source not in todo:  # killed at its very end
+        # One killed between its record and the removal of its blocks.
+        if source.is_slide and source not in todo:
             blocks.remove_files(runs.blocks_of(run, source))
     mine = [source for source in todo
             if source.is_slide or source.index % step == first]
@@ -143,10 +143,11 @@ def _predict(found, run, read, work):
                 for kind, text in result.record['warnings'].items():
                     progress.warn(kind, result.record['image'], text)
     if step > 1:
-        left = [source for source in todo if not runs.is_done(run, source)
-                and source.name not in skipped
+        left = [source for source in todo
+                if source.name not in skipped and not runs.is_done(run, source)
+                # `runs.write_error` has its digest: no shard can read it.
                 and runs.read_record(run, source).get('digest')
-                != source.digest]  # which another shard cannot read
+                != source.digest]
         progress.say(f'shard {first + 1}/{step}: ' + (
             f'done; {len(left)} of {progress.counted(len(found), "image")} '
             'wait for other shards' if left else 'done, as all others'))
@@ -160,9 +161,10 @@ def results(found, run, read, report):
         found, run, read: as for `_predict`.
         report: function called with the number of Sources done.
     """
-    for is_slide, group in itertools.groupby(
-            enumerate(found), lambda numbered: numbered[1].is_slide):
-        yield from (_slides if is_slide else _images)(group, run, read, report)
+    for is_slide, numbered in itertools.groupby(
+            enumerate(found), lambda pair: pair[1].is_slide):
+        predicted = _slides if is_slide else _images
+        yield from predicted(numbered, run, read, report)
 
 
 def _images(numbered, run, read, report):
@@ -196,14 +198,14 @@ def _write_image(run, found):
     nuclei = run.predictor.separate(seen)._replace(
         microns_per_pixel=microns_per_pixel)
     separated = time.monotonic()
-    mm2 = (microns_per_pixel
-           and nuclei.labels.size * microns_per_pixel ** 2 / 1e6)
-    areas, densities = (
-        np.concatenate([(), *(batch.measures[name]
-                              for batch in nuclei.measured())])
-        for name in ('area', 'mean_haematoxylin_od'))
-    record = summary.record_of(source, areas, densities, microns_per_pixel,
-                               mm2)
+    mm2 = (nuclei.labels.size * microns_per_pixel ** 2 / 1e6
+           if microns_per_pixel else None)
+    areas, densities = [()], [()]  # there may be no batch
+    for batch in nuclei.measured():
+        areas.append(batch.measures['area'])
+        densities.append(batch.measures['mean_haematoxylin_od'])
+    record = summary.record_of(source, np.concatenate(areas), np.concatenate(
+        densities), microns_per_pixel, mm2)
     runs.make_room(run, source)  # a file may have come since
     writers.write_all(runs.start_of(run, source), nuclei, run.outputs, False)
     seconds.update(nuclei=separated - start,
@@ -241,11 +243,13 @@ def merged(plan):
     """Merge the blocks of a slide if all are there: a Result."""
     source, record = plan.source, plan.merge()
     if record is None:
-        missing = len(plan.missing())
-        return Result(source, None, (
-            f'{missing} of {progress.counted(len(plan.blocks), "block")} wait '
-            'for other processes; the last one writes the results' if missing
-            else 'another process is writing the results'), '')
-    unread = summary.unread_of(record)
-    return Result(source, record, summary.line_of(record), unread and (
-        f'{source.name}: {unread}; copy it again and repeat the command'))
+        missing, count = len(plan.missing()), len(plan.blocks)
+        text = 'another process is writing the results'
+        if missing:
+            text = (f'{missing} of {progress.counted(count, "block")} wait '
+                    'for other processes; the last one writes the results')
+        return Result(source, None, text, '')
+    error = summary.unread_of(record)
+    if error:
+        error = f'{source.name}: {error}; copy it again and repeat the command'
+    return Result(source, record, summary.line_of(record), error)

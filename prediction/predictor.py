@@ -112,7 +112,7 @@ class Predictor:
                                       progress))
 
     def see(self, image, microns_per_pixel=None, name='image', progress=None):
-        """Let the network see an image: what `separate` makes Nuclei of.
+        """Classify the pixels of an image: the tuple that `separate` takes.
 
         The arguments are those of a call, and so are the errors.
         """
@@ -201,8 +201,8 @@ class Nuclei(collections.namedtuple(
                  in writers.columns(self.microns_per_pixel)]
         rows = [row for batch in self.measured()
                 for row in writers.rows(batch, self.microns_per_pixel)]
-        return dict(zip(names, np.array(rows, float).reshape(
-            -1, len(names)).T))
+        table = np.array(rows, float).reshape(-1, len(names))  # [N, columns]
+        return dict(zip(names, table.T))
 
 
 def _check_range(name, value, low, high):

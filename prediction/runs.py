@@ -62,8 +62,9 @@ def begin(run, sources):
     """Check what the folder holds, and write run.json.
 
     Returns:
-        list of the Sources that are not done; to overwrite all, unless there
-        are several parts
+        list of the Sources to predict: those that are not done, or with
+        `overwrite` all, unless there are several parts, or results of other
+        settings are left of these Sources
 
     Raises:
         InputError: results would replace others, see `check_results` and
@@ -88,8 +89,8 @@ def begin(run, sources):
                             source.is_slide))
         changed += [(*change, record['image']) for change in changes]
         mixed |= bool(source and changes)
-    # As long as there are results of other settings, --overwrite goes on
-    # after a kill.
+    # As long as results of other settings are left, --overwrite may have been
+    # killed: it goes on with what is not done.
     again = run.overwrite and not mixed and run.part == (0, 1)
     todo = [source for source in sources if again or not is_done(run, source)]
     existing = [path for source in todo for path in check_results(
@@ -267,10 +268,10 @@ def check_results(run, source):
         for output, (endings, _) in writers.results_of(is_slide).items():
             wanted = (is_slide == source.is_slide
                       and writers.is_wanted(output, run.outputs))
-            for path in map(start_of(run, source).__add__, endings):
+            for path in [start_of(run, source) + ending for ending in endings]:
                 if is_ours(path):
                     existing.setdefault(path, wanted)
-                # Another process may have just written it.
+                # Asked again: another process may have written it meanwhile.
                 elif wanted and os.path.lexists(path) and not is_ours(path):
                     raise InputError(NOT_OURS.format(path))
     return existing
@@ -279,29 +280,29 @@ def check_results(run, source):
 def check_owner(run, source):
     """Return `read_record`; raise InputError if it is of another image.
 
-    So it does if results of the other one are only begun, but not if they are
-    to be overwritten.
+    What `claim` wrote counts as a record.
     """
     its = read_record(run, source)
-    # What cannot be read, without a digest, replaces nothing.
-    if (not run.overwrite and source.digest
-            and its.get('path') not in (None, os.path.abspath(source.name))
-            and its.get('key', its.get('begun')) not in (
-                None, key_of(run, source))):
+    if run.overwrite or not source.digest:  # unreadable: it replaces nothing
+        return its
+    path, key = its.get('path'), its.get('key', its.get('begun'))
+    if (path not in (None, os.path.abspath(source.name))
+            and key not in (None, key_of(run, source))):
         raise InputError(
             f'{source.name}: its results would replace those of another '
-            f'image, {its["path"]}; choose another --output_dir, or replace '
+            f'image, {path}; choose another --output_dir, or replace '
             'them by --overwrite')
     return its
 
 
 def claim(run, source):
-    """Tell other processes, in place of a record, what is begun here.
+    """Write into STEM.json that these results are begun, if it does not say.
 
-    A record goes: after a kill it would be that of other files.
+    It replaces a record of other results: after a kill that would stand
+    beside files that are not its own.
 
     Returns:
-        whether there was no record of these results
+        whether these results have no record yet
 
     Raises:
         InputError: as `check_owner`, or it cannot be written.

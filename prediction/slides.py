@@ -94,11 +94,11 @@ class Slide:
 
     def _open(self):
         if HAS_OPENSLIDE:
-            from openslide import OpenSlide as opened
+            from openslide import OpenSlide as Reader
             from openslide import OpenSlideError as Damage
         else:
             from tiffslide import TiffFileError as Damage
-            from tiffslide import TiffSlide as opened
+            from tiffslide import TiffSlide as Reader
         self._errors = (Damage, *images.DECODER_ERRORS)
         lacking = InputError(
             f'{self.path}: this kind of slide needs TensorFlow 2.15; run '
@@ -106,7 +106,7 @@ class Slide:
         try:
             if not HAS_OPENSLIDE and self.path.lower().endswith(ENDINGS):
                 raise lacking
-            self._file = opened(self.path)
+            self._file = Reader(self.path)
             if not HAS_OPENSLIDE:
                 page = self._file.ts_tifffile.series[0].keyframe
                 page.nodata = 255  # tiles that are not stored: white
@@ -118,7 +118,7 @@ class Slide:
                              'tiled TIFF by QuPath or libvips') from error
 
     def _check_first(self):
-        """Refuse what is not the only image of its size, or an overview."""
+        """Refuse a file of several large images, or led by an overview."""
         with open(self.path, 'rb') as file, tiff.opened(file) as content:
             page = tiff.largest(content).keyframe
             count = tiff.count_large(content)
@@ -169,15 +169,15 @@ class Slide:
         whole, unread = self._read_whole(size)
         if not self.has_empty:
             return whole, unread, np.zeros(unread.shape, bool)
-        self.empty = 0
+        self.empty = 0  # black: what was not scanned differs
         other, _ = self._read_whole(size)
         self.empty = 255
         return whole, unread, (whole != other).any(axis=2)
 
     def _read_whole(self, size):
         image = self.at(size)
-        side = max(READ_SIDE * size[0]
-                   // getattr(image, 'image', image).shape[0], 1)
+        level = getattr(image, 'image', image)  # behind a Resampled
+        side = max(READ_SIDE * size[0] // level.shape[0], 1)
         whole = np.full(image.shape, 255, np.uint8)
         unread = np.ones(image.shape[:2], bool)
         for top in range(0, size[0], side):

@@ -58,7 +58,7 @@ def find_images(name):
 
     Args:
         name: a file; a folder, of which all images directly in it are taken,
-            see `_tissue`; or a glob pattern ('**' for subfolders, too).
+            see `_tissue_images`; or a glob pattern ('**' for subfolders, too).
             The longest leading part of a pattern that is a folder is taken
             literally.
 
@@ -79,14 +79,14 @@ def find_images(name):
         in_each = os.path.join('', *parts[1:]) or '*'
     found = {path for one in folders for path in glob.glob(
         os.path.join(glob.escape(one), in_each), recursive=True)}
-    found = (_tissue(found) if not parts else
-             [path for path in found
-              if not runs.is_ours(path, listing.MARKS)])
+    found = ([path for path in found
+              if not runs.is_ours(path, listing.MARKS)]
+             if parts else _tissue_images(found))
     # A link that leads nowhere stays, to be named when it is read.
     paths = sorted(path for path in found
                    if os.path.isfile(path) or not os.path.exists(path))
     if not paths:
-        next(listing.walk_folders(folder or os.curdir))  # if it may be read
+        next(listing.walk_folders(folder or os.curdir))  # may refuse
         reason = (f"no such file ('{pattern}' in {folder or os.curdir})"
                   if parts else f'holds no image ({", ".join(ENDINGS)}),'
                   ' and its subfolders are not searched')
@@ -96,7 +96,7 @@ def find_images(name):
     return paths
 
 
-def _tissue(paths):
+def _tissue_images(paths):
     """Select the tissue among a folder's files, and name what else it has."""
     images = [path for path in paths if path.lower().endswith(ENDINGS)]
     names = pairs.names_of(images)

@@ -71,14 +71,14 @@ def _warnings(median, areas, microns_per_pixel):
     if median is None:
         return found
     square = (microns_per_pixel or resample.MICRONS_PER_PIXEL) ** 2
-    size, likely = (('small', 20) if median * square < MEDIAN_AREA[0]
-                    else ('large', 80))
-    if not MEDIAN_AREA[0] <= median * square <= MEDIAN_AREA[1]:
+    area, (low, high) = median * square, MEDIAN_AREA
+    if not low <= area <= high:
+        size, likely = ('small', 20) if area < low else ('large', 80)
         found['median'] = (
             f'median nucleus {median:.0f} pixels is {size} for 40x; if the '
             f'image was scanned at {likely}x, give --magnification={likely}'
             if not microns_per_pixel else
-            f'median nucleus {median * square:.1f} square micrometres is '
+            f'median nucleus {area:.1f} square micrometres is '
             f'{size}; if the tissue has no such nuclei, as lymphoid tissue '
             'has small ones, the resolution is wrong: give another '
             '--magnification')

@@ -30,7 +30,8 @@ def predict_rows(image, forward, stride, max_pixels, average=False,
     one row of tiles.
 
     Args:
-        image: uint8 [H, W, 3], sides at least MIN_SIDE, or
+        image: uint8 [H, W, 3], sides at least
+            `resample.MIN_SIDE`, or
             `resample.Resampled` of such.
         forward: the network's forward pass, a function from float32
             [1, h, w, 3] in [0, 1], h and w multiples of `stride`, to
@@ -85,7 +86,7 @@ def _predict_tile(tile, forward, height, width):
     """
     # [1, height, width, 3]
     batch = normalise(pad(tile, height, width))[np.newaxis]
-    probability = forward(batch)[0, :, :, 0]  # [H, W]
+    probability = forward(batch)[0, :, :, 0]  # [height, width]
     if not np.isfinite(probability).all():
         # NaN would pass for background further on.
         raise InputError('the network gives NaN, so its training diverged; '
@@ -130,16 +131,21 @@ def _tile_grid(height, width, stride, max_pixels):
     grids = []
     for grid in itertools.product(tall, wide):
         (short, count), (long, _) = sorted(grid)
-        # One tile may be as narrow as the image.
+        # A side that is not cut may be as short as it is.
         if short * long <= max_pixels and (
                 count == 1 or long <= MAX_ASPECT * short):
             grids.append(grid)
     if not grids:
         raise InputError(f'--max_pixels {max_pixels}: too small to tile an '
                          f'image; give at least {tall[-1][0] * wide[-1][0]}')
-    # Whole if it fits. Of two equal grids, the one with rows of less memory.
-    return min(grids, key=lambda grid: (
-        grid[0][1] * grid[1][1] > 1, np.prod(grid), grid[0][0]))
+
+    def cost(grid):
+        (tile_height, rows), (tile_width, columns) = grid
+        # Whole if it fits. Of two equal grids, that with rows of less memory.
+        return (rows * columns > 1, tile_height * rows * tile_width * columns,
+                tile_height)
+
+    return min(grids, key=cost)
 
 
 def _tiles_along(length, side, count, stride):

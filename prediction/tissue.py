@@ -43,8 +43,8 @@ def find_tissue(image, empty=False):
     if not seen.any():
         return seen
     glass = np.percentile(smooth[seen], GLASS, axis=0).astype(np.float32)
-    missing = np.maximum(glass, max(DARKEST_GLASS, glass.max() - TINT)
-                         ) - smooth  # light
+    darkest = max(DARKEST_GLASS, glass.max() - TINT)
+    missing = np.maximum(glass, darkest) - smooth  # light
     return ndimage.binary_fill_holes(scanned & (
         (missing.mean(axis=2) > DARKER)
         | (missing.max(axis=2) - missing.min(axis=2) > COLOURED)))
@@ -95,7 +95,7 @@ def write_overview(paths, nuclei):
             ('tissue', 'nuclei per mm2, glass included')):
         shown = axes.imshow(picture, extent=(0, width, height, 0))
         axes.set(title=name, xlabel='mm')
-    shown.set_clim(0)
+    shown.set_clim(0)  # the density, drawn last
     figure.colorbar(shown, shrink=.8, ax=axes)
     title = f'{nuclei.record["image"]}: {summary.line_of(nuclei.record)}'
     # The file's name is in it, maybe in letters that the font lacks.

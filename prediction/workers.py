@@ -31,8 +31,8 @@ ENVIRONMENT = {'OMP_NUM_THREADS': '1', 'TF_NUM_INTRAOP_THREADS': '1',
 
 # What a worker does.
 #   source, plan: sources.Source and its blocks.Plan; None for an image
-#   share: of the work on the source, the sum of which is 1
-#   function: of a Run and `given`; None if there is nothing to do
+#   share: of the work on the source; a fraction, so that the sum is just 1
+#   function: of a Run and `given`; if None, `given` is the Result
 Task = collections.namedtuple('Task', 'source plan share function given')
 # What came of a Task.
 #   value: what the function returned; a str says why the source failed
@@ -94,6 +94,7 @@ def _tasks(found, run, read):
             yield Task(source, None, 1, None, plan)
             continue
         left = plan.left(0, 1)
+        # One task even if no block is left: its end leads to the merge.
         parts = [left[first:first + BLOCKS]
                  for first in range(0, len(left), BLOCKS)] or [[]]
         for part in parts:

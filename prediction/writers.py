@@ -39,7 +39,6 @@ MEASURES = {
     'mean_haematoxylin_od': (0, 'Hematoxylin OD mean'),
     'touches_border': (0, 'Touches border'),
 }
-LAST = 'touches_border'  # newer than the others, which keep their columns
 # Units by that power, in pixels and in micrometres.
 CSV_UNITS = ('', '_px', '_px2'), ('', '_um', '_um2')
 QUPATH_UNITS = ('', ' px', ' px^2'), ('', ' \u00b5m', ' \u00b5m^2')
@@ -154,14 +153,15 @@ def columns(microns_per_pixel):
         list of (name of the measure, factor, name of the column, name in
         QuPath)
     """
-    lengths = (1, microns_per_pixel) if microns_per_pixel else (1,)
-    return sorted([(name, length ** power, name + csv_units[power],
-                    title + qupath_units[power])
-                   for length, csv_units, qupath_units in zip(
-                       lengths, CSV_UNITS, QUPATH_UNITS)
-                   for name, (power, title) in MEASURES.items()
-                   if power or csv_units is CSV_UNITS[0]],
-                  key=lambda column: column[0] == LAST)
+    pixels = [(name, 1, name + CSV_UNITS[0][power],
+               title + QUPATH_UNITS[0][power])
+              for name, (power, title) in MEASURES.items()]
+    microns = [(name, microns_per_pixel ** power, name + CSV_UNITS[1][power],
+                title + QUPATH_UNITS[1][power])
+               for name, (power, title) in MEASURES.items()
+               if microns_per_pixel and power]
+    # The last is newer than the others, which keep their columns.
+    return [*pixels[:-1], *microns, pixels[-1]]
 
 
 def rows(batch, microns_per_pixel):

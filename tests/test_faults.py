@@ -197,10 +197,11 @@ def test_before_the_first_evaluation_it_is_said_when_it_comes(folder):
 
 
 def test_advice_of_a_folder_without_a_network_can_be_followed(tmp_path):
-    with pytest.raises(InputError) as caught:
-        saved.load_network(f'{tmp_path}/models/unet/', 'unet')
-    assert (f'--mode=train --net=unet --model_dir={tmp_path}/models, or use '
-            'the one that came with the code' in str(caught.value))
+    for folder in ('models/unet', 'models/unet/'):
+        with pytest.raises(InputError) as caught:
+            saved.load_network(f'{tmp_path}/{folder}', 'unet')
+        assert (f'--mode=train --net=unet --model_dir={tmp_path}/models, or '
+                'use the one that came with the code' in str(caught.value))
     # Nothing is trained into the folder of the shipped networks.
     with pytest.raises(InputError) as caught:
         saved.load_network(os.path.join(saved.PRETRAINED, 'tinynet'))
@@ -239,7 +240,7 @@ def test_a_session_that_is_lost_is_not_made_anew(monkeypatch):
         def after_run(self, *_):
             raise tf.errors.AbortedError(None, None, 'Stale file handle')
 
-    monkeypatch.setattr(StopHook, 'take_signals', lambda self: None)
+    monkeypatch.setattr(StopHook, 'take_signals', lambda _: None)
     stop = StopHook([], alone=True)
     with tf.Graph().as_default():
         step = tf.train.get_or_create_global_step()

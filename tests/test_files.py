@@ -218,6 +218,20 @@ def test_a_link_to_a_folder_is_removed_and_not_the_folder(tmp_path):
     assert (tmp_path / 'mine' / 'notes.txt').read_text() == 'mine'
 
 
+def test_what_cannot_be_removed(tmp_path, monkeypatch):
+    """As another's file in a folder with the sticky bit."""
+    (tmp_path / 'a.txt').touch()
+
+    def refuse(path):
+        raise PermissionError(errno.EPERM, 'Operation not permitted', path)
+
+    monkeypatch.setattr(os, 'remove', refuse)
+    with pytest.raises(InputError, match='a.txt: cannot be removed .Operation '
+                       'not permitted.; make its folder writable'):
+        remove_matching(str(tmp_path), '*.txt')
+
+
+
 WRITE_PNG = '''
 import sys
 import numpy as np

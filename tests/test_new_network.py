@@ -52,7 +52,7 @@ def succeed(copy):
     return command
 
 
-def test_the_network_of_the_readme(succeed, data_dir, tmp_path):
+def test_the_network_of_the_page(succeed, data_dir, tmp_path):
     flags = ('--net=tinynet', f'--data_dir={data_dir}',
              f'--model_dir={tmp_path}/models')
     output = succeed('main.py', *train_flags(
@@ -66,7 +66,7 @@ def test_the_network_of_the_readme(succeed, data_dir, tmp_path):
 
 
 @pytest.mark.long
-def test_the_network_of_the_readme_passes_the_tests_of_networks(succeed):
+def test_the_network_of_the_page_passes_the_tests_of_networks(succeed):
     output = succeed('-m', 'pytest', '-q', 'tests/test_nets.py',
                      'tests/test_inference.py', '-k', 'tinynet or tables')
     assert re.search(r'\d\d passed', output), output

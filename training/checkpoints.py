@@ -56,7 +56,7 @@ def record_to_resume(folder, net, width=None, output_stride=None):
             `saved.check_asked`, or one that training would overwrite.
     """
     config = os.path.join(folder, CONFIG_FILE)
-    # First: TensorFlow writes it after a checkpoint, a chief perhaps now.
+    # Looked for first: a chief, which may be writing now, writes it last.
     begun = os.path.exists(os.path.join(folder, 'checkpoint'))
     if saved.is_shipped(folder):
         reason = 'keeps the networks that came with the code'
@@ -68,8 +68,8 @@ def record_to_resume(folder, net, width=None, output_stride=None):
         reason = ('holds weights.h5 but no checkpoint to go on from, and '
                   'training would replace it')
     else:
-        # One that failed before its first checkpoint leaves config.json alone.
-        if os.path.exists(config):  # and no other program's
+        # A training that failed before its first checkpoint leaves only this.
+        if os.path.exists(config):  # raises if it is another program's
             saved.read_json(config, {'net': str}, CHOOSE)
         if not begun:
             return None
@@ -91,7 +91,7 @@ def exclusive_write(folder, lock=True):
         was_there = os.path.isdir(folder)  # or the chief makes it later
         try:
             yield
-        # 2.15 turns those of TensorBoard's files into Python's.
+        # 2.15 turns errors of TensorBoard's files into Python's.
         except (tf.errors.OpError, RuntimeError, ValueError) as error:
             if was_there and not os.path.isdir(folder):
                 raise InputError(f'{folder}: is gone; bring it back, and the '
@@ -178,8 +178,8 @@ def is_evaluated(folder, step):
 def keep_best(folder, weights, metrics):
     """Write weights.h5 if these weights have the best validation F1.
 
-    Without an F1 the latest are the best, unless some have an F1. Returns
-    whether these are the best so far.
+    Weights without an F1 are replaced by any later ones, and replace none that
+    have one. Returns whether these are the best so far.
 
     Args:
         folder: the model folder.
@@ -190,9 +190,9 @@ def keep_best(folder, weights, metrics):
     Raises:
         InputError: weights.h5 cannot be read or written.
     """
-    former = best_record(folder)
+    former, f1 = best_record(folder), metrics['f1']
     better = (not former or former['f1'] is None
-              or metrics['f1'] is not None and metrics['f1'] > former['f1'])
+              or (f1 is not None and f1 > former['f1']))
     if better:
         record = saved.read_json(os.path.join(folder, CONFIG_FILE))
         saved.write_weights(os.path.join(folder, WEIGHTS_FILE),
@@ -218,11 +218,11 @@ def record_evaluation(folder, weights, result):
             say('validation.h5: F1 is undefined, since its masks hold no '
                 'nucleus; the latest checkpoint is kept instead of the best')
     best = keep_best(folder, weights, metrics)
-    text = ', '.join(
-        f'{title} ' + ('-' if metrics[name] is None
-                       else f'{metrics[name]:.{digits}f}')
-        for title, name, digits in (
-            ('loss', 'loss', 3), ('accuracy', 'accuracy', 3), ('F1', 'f1', 4),
-            ('IoU', 'iou', 4), ('AJI', 'aji', 4), ('PQ', 'pq', 4)))
-    say(f'step {step}: validation {text}'
+    shown = []
+    for title, digits in (('loss', 3), ('accuracy', 3), ('F1', 4), ('IoU', 4),
+                          ('AJI', 4), ('PQ', 4)):
+        value = metrics[title.lower()]
+        shown.append(f'{title} -' if value is None
+                     else f'{title} {value:.{digits}f}')
+    say(f'step {step}: validation {", ".join(shown)}'
         + (' (best so far)' if best and not undefined else ''))

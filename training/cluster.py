@@ -43,8 +43,8 @@ def task(folder):
             if not re.fullmatch(r'[^/]+:[1-9]\d{0,4}', str(address)):
                 raise ValueError(f'{address} is no host:port')
         jobs = {job for job, tasks in named.items() if tasks}
-        if named and (
-                not {'chief', 'ps'} <= jobs <= {'chief', 'worker', 'ps'}):
+        needed, known = {'chief', 'ps'}, {'chief', 'worker', 'ps'}
+        if named and not needed <= jobs <= known:
             raise ValueError(f'a cluster of {sorted(jobs)}; it needs chief '
                              'and ps, and may have worker')
     except (ValueError, TypeError, AttributeError) as error:
@@ -114,11 +114,11 @@ def leave(status, text):
 
 
 def watch(run_config, steps):
-    """Wait for the last step; end this process if a task is missing before.
+    """Wait for the last step; end this process if a task is away for long.
 
     Every task does this, in a thread if it has other work: TensorFlow waits
-    for the chief and the servers without end and without a word. A worker that
-    is there much later came late or was slow, and ends: the servers are gone.
+    for the chief and the servers without end and without a word. A worker has
+    WORKER_STAYS seconds after the last step, and ends: the servers are gone.
     """
     own, named = (run_config.task_type, run_config.task_id), addresses()
     jobs = {address: job for job in ('chief', 'ps')

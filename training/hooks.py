@@ -34,7 +34,7 @@ class StopHook(tf.train.SessionRunHook):
 
     def after_create_session(self, _, coordinator):
         if self.alone and self.step is not None:
-            # TensorFlow makes another after some errors of a drive, with
+            # TensorFlow makes a new session after some errors of a drive, with
             # random weights where it sees no checkpoint. A cluster needs one
             # after a server was away.
             coordinator.request_stop()

@@ -1,10 +1,11 @@
 """Training from the first step to the exported weights."""
 import contextlib
 import os
+import signal
 
 import nets
 from histology.files import InputError
-from histology.progress import Stopped, counted, say
+from histology.progress import SIGNALS, Stopped, counted, say
 from input_pipeline import queues, store
 from nets.tf1 import VERSION_1, device_line, precision, session_config, tf
 from training import checkpoints, cluster, initial, records
@@ -47,10 +48,11 @@ def train(asked, run_config):
     config = records.resolve(asked, former, origin)
     with checkpoints.exclusive_write(folder, lock=is_chief):
         start = 0  # the step to go on from
-        if former is not None:
-            start = (checkpoints.checkpoint_step(
-                checkpoints.latest_valid(folder)) if is_chief
-                else checkpoints.latest_step(folder) or 0)
+        if former is not None and is_chief:
+            start = checkpoints.checkpoint_step(
+                checkpoints.latest_valid(folder))
+        elif former is not None:
+            start = checkpoints.latest_step(folder) or 0
         training = Training(config, run_config, start)
         training.announce(resumes=former is not None)
         if is_chief and training.start < config.steps:
@@ -65,6 +67,7 @@ def train(asked, run_config):
 def run(training):
     """Do this process's part of `train`, whose results and errors it has."""
     config, stop_hook = training.config, training.stop_hook
+    former = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         with contextlib.closing(training.progress):
             if not training.alone:
@@ -83,6 +86,9 @@ def run(training):
             f'{stop_hook.step}; the last checkpoint without NaN is kept. Go '
             'on from it with a lower --learning_rate than '
             f'{config.learning_rate}') from error
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
     best = training.alone and checkpoints.best_record(training.folder)
     if best and best['step'] == 0 and stop_hook.step and (
             stop_hook.signal is None):
@@ -200,14 +206,14 @@ class Training(tf.train.CheckpointSaverListener):
     def after_save(self, _, step):
         """Evaluate a checkpoint that was saved, unless a signal came.
 
-        The one of the first step is there from before, evaluated.
+        That of the step it starts from was evaluated before.
         """
         if step != self.start and self.stop_hook.signal is None:
             self.evaluate(step)
         return self.stop_hook.signal is not None  # whether training ends
 
     def evaluate(self, step):
-        """Evaluate a checkpoint; if it is the best, weights.h5 becomes it.
+        """Evaluate a checkpoint, and keep it as weights.h5 if it is the best.
 
         After a signal it ends early and keeps nothing.
 

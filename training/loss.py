@@ -25,7 +25,8 @@ def segmentation_loss(logits, labels):
     def dilated(tensor):
         return tf.nn.max_pool(tensor, GAP_CLOSING, 1, 'VALID')
 
-    frame = 2 * [GAP_CLOSING - 1]  # what lies beyond is background
+    # What lies beyond is background.
+    frame = [GAP_CLOSING - 1, GAP_CLOSING - 1]
     closed = -dilated(-dilated(tf.pad(labels, [[0, 0], frame, frame, [0, 0]])))
     weights = 1 + (GAP_WEIGHT - 1) * (closed - labels)
     cross_entropy = weights * tf.nn.sigmoid_cross_entropy_with_logits(

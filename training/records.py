@@ -84,9 +84,9 @@ class TrainConfig:
     separation: dict = constants('prediction.instances')
 
 
-# What one set of images means: it cannot change on resuming.
+# What says which images these are, and cannot change on resuming.
 DATA = (*store.IDENTITY, 'trained_on')
-# Neither can this.
+# What says which weights it began from; neither can it.
 ORIGIN = ('init_checkpoint', 'init_data_source', 'init_step', 'seen')
 
 
@@ -224,10 +224,11 @@ def check_same_data(config, record):
 
 def _flat(record):
     """Give the values of dicts in a record names of their own."""
-    return {f'{name}.{key}' if key else name: part
-            for name, value in record.items()
-            for key, part in (value.items() if isinstance(value, dict)
-                              else [('', value)])}
+    flat = {}
+    for name, value in record.items():
+        flat.update({f'{name}.{key}': part for key, part in value.items()}
+                    if isinstance(value, dict) else {name: value})
+    return flat
 
 
 def write_record(folder, config, former, step):
