@@ -194,7 +194,7 @@ make_environment() {
     echo "Intel's build of TensorFlow 1.15, faster without a GPU." \
       'ENGINE=tf2 uses NVIDIA GPUs.'
   fi
-  # What lacks CUDA alone may be in use on another machine.
+  # One that lacks only CUDA is kept: another machine may be using it.
   if [ -z "$cuda" ] || ! cuda='' is_ready; then
     "$python" -m venv --clear "$venv"
   fi

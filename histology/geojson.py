@@ -18,8 +18,8 @@ DAMAGE = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
 def parse(path):
     """Parse a GeoJSON file of QuPath 0.2 and later, also gzipped.
 
-    Annotations and detections are nuclei, and of a cell its nucleus is. If the
-    parts of a MultiPolygon lie apart, each is a nucleus.
+    Each annotation or detection is a nucleus; of a cell, its nucleus is one.
+    If the parts of a MultiPolygon lie apart, each is a nucleus.
 
     Returns:
         Outlines.

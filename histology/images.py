@@ -102,7 +102,8 @@ def _reading(path):
         with listing.opened(path) as file:
             head = file.read(HEAD)
             if not head:
-                raise InputError(f'{path}: is empty; copy or save it again')
+                raise InputError(f'{path}: cannot be read (damaged: empty); '
+                                 'copy or save it again')
             file.seek(0)
             yield file, head
     except DECODER_ERRORS as error:

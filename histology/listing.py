@@ -43,7 +43,8 @@ MEMBER_BYTES = 2 ** 31  # of a file in an archive, at most; unpacked
 Entry = collections.namedtuple('Entry', 'name split why image annotation')
 
 # Names of folders that say a split begin with one of these words, maybe after
-# MoNuSeg or MoNuSAC. Letters of its case may not follow: Testis is an organ.
+# MoNuSeg or MoNuSAC. No small letter may follow, and no capital after a
+# capital: Testis is an organ.
 SPLIT_WORD = re.compile(
     r'(?:MoNuS(?:eg|AC)[ _]?(?:\d{4}[ _]?)?)?'
     r'(train(?:ing)?|test(?:ing)?|val(?:id(?:ation)?)?)(?:data|set|images)?'
@@ -179,7 +180,7 @@ def file_digest(path):
 
 
 def read_head(path):
-    """Read HEAD bytes of a file; none if it is absent or cannot be read."""
+    """Read HEAD bytes of a file; b'' if it is absent or cannot be read."""
     # To read a pipe could take for ever.
     if getattr(path, 'archive', None) or os.path.isfile(path):
         with suppress(OSError, InputError), opened(path) as file:

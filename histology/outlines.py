@@ -246,7 +246,8 @@ def _too_large(box, pixels, height, width):
 def crop(array, placed, value):
     """Cut an array [H, W, ...] of the image to the window of Placed.
 
-    Pixels of no region get the value, in the array itself.
+    Pixels outside its regions, if it has any, get the value, in the array
+    itself.
     """
     for top in range(0, len(array), STRIP) if placed.regions else ():
         strip = array[top:top + STRIP]  # for memory

@@ -15,7 +15,7 @@ PLAUSIBLE = (0.05, 5)  # micrometres
 SAME_SIDES = 0.01  # relative difference of a pixel's sides
 # Scanners have 0.22 to 0.28 micrometres at 40x; see docs/data.md.
 TOLERANCE = 0.15  # relative
-MEASURED = 0.03  # the same, of what areas in micrometres are measured with
+MEASURED = 0.03  # the same, where areas are measured in micrometres
 
 # Micrometres, of the tag ResolutionUnit, and of OME's and ImageJ's names.
 RESOLUTION_UNITS = {2: 25400.0, 3: 10000.0}

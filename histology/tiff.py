@@ -165,10 +165,10 @@ def _not_read(page, labels, is_imagej):
 def _check_whole(page, name, size):
     """Refuse a page of which a part is missing, in a file of `size` bytes.
 
-    Not so tiles without offset and length: Philips' slides have none for the
-    background. By hand, because the decoders do not say it: they draw a
-    missing part of JPEG in grey and one of other compressions in black, and
-    what is missing of LZW is undefined in imagecodecs 2021.11.20.
+    Tiles without offset and length may be missing: Philips' slides have such
+    ones for the background. It is checked here because decoders do not say it:
+    they draw a missing part of JPEG in grey and one of other compressions in
+    black, and what is missing of LZW is undefined in imagecodecs 2021.11.20.
     """
     parts = list(zip(page.dataoffsets, page.databytecounts))
     stored = list(filter(any, parts)) if page.is_tiled else parts

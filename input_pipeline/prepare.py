@@ -89,7 +89,8 @@ def _annotated(source, entries, microns_per_pixel, classes):
 
 
 def _digest(entries, classes):
-    # A file that cannot be read counts as empty: it will be skipped.
+    # A file that cannot be read counts as empty: it will be skipped. Names of
+    # classes with blanks are quoted.
     digest = hashlib.sha1(''.join(
         f'{entry.name} {entry.split}{listing.file_digest(entry.image)}'
         f'{listing.file_digest(entry.annotation)}'

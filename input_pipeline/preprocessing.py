@@ -57,7 +57,7 @@ def mask_with_gaps(instances):
     from scipy import ndimage  # here, for a fast start of main.py
     nuclei = instances > 0
     highest = ndimage.maximum_filter(instances, 3)
-    # Of nuclei alone: no other number is above the largest.
+    # Background gets the largest number, so that it is never the lowest.
     lowest = ndimage.minimum_filter(
         np.where(nuclei, instances, instances.max()), 3)
     return nuclei & (highest == lowest)

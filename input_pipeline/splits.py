@@ -34,7 +34,8 @@ def assign_splits(entries, seed, fold, validation=()):
         there are any.
 
     Raises:
-        InputError: there are too few training images, or none has a name.
+        InputError: there are too few training images, or none has a name that
+            `validation` gives.
     """
     training, validating, testing = (
         [entry for entry in entries if entry.split == split]

@@ -104,7 +104,7 @@ def holds_weights(folder):
 
 
 def find_folder(folder):
-    """Return a model folder's path, which may be meant from the project's."""
+    """Return a model folder's path, or else that in the project's folder."""
     in_project = os.path.join(PROJECT, folder)
     return (in_project if not os.path.exists(folder)
             and os.path.exists(in_project) else folder)

@@ -21,7 +21,7 @@ def is_slide(path, max_whole_pixels=MAX_WHOLE_PIXELS):
     """Say whether a file is predicted block by block.
 
     This is so if its ending is in ENDINGS, or if it is a tiled TIFF of 8 bits
-    with more than `max_whole_pixels`, or in Aperio's JPEG 2000. One that
+    that has more than `max_whole_pixels` or is in Aperio's JPEG 2000. One that
     OpenSlide does not read is an image as long as `images.read_image` takes as
     many pixels.
     """
@@ -36,7 +36,7 @@ def is_slide(path, max_whole_pixels=MAX_WHOLE_PIXELS):
                      and (pixels > max_whole_pixels
                           or page.compression == APERIO_JPEG_2000))
         if found and pixels <= tiff.MAX_IMAGE_PIXELS:
-            Slide(path)  # or an error
+            Slide(path)  # raises if OpenSlide does not read it
         return found
     except (*images.DECODER_ERRORS, InputError):
         return False  # reading the image says what is wrong

@@ -31,7 +31,7 @@ ENVIRONMENT = {'OMP_NUM_THREADS': '1', 'TF_NUM_INTRAOP_THREADS': '1',
 
 # What a worker does.
 #   source, plan: sources.Source and its blocks.Plan; None for an image
-#   share: of the work on the source; a fraction, so that the sum is just 1
+#   share: of the work on the source, the sum of which is 1
 #   function: of a Run and `given`; if None, `given` is the Result
 Task = collections.namedtuple('Task', 'source plan share function given')
 # What came of a Task.
@@ -51,6 +51,7 @@ def results(address, found, run, read, report):
     Raises:
         InputError: there is no scheduler, or it or a task has failed.
     """
+    # Fractions: shares of a slide sum up to just 1.
     done, said = dict.fromkeys(found, fractions.Fraction(0)), set()
     failed, ended = {}, 0
     with _connected(address) as client:

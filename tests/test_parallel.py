@@ -170,7 +170,7 @@ def test_workers_that_are_stopped_and_killed(given, expected, tmp_path):
     assert process.returncode == 1, process.stderr
     assert messages(process)[-1:] == [
         f'error: {given}/f.png: cannot be read (no image of TIFF, PNG or '
-        'JPEG); give a TIFF, PNG or JPEG file (skipped)']
+        'JPEG); give one of these (skipped)']
     assert f'a.tif: {of_a} of {BLOCKS} blocks are there' in (
         process.stdout)
     assert contents(tmp_path) == expected
