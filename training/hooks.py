@@ -96,7 +96,7 @@ class ProgressHook(tf.train.SessionRunHook):
                             bar_format='{desc} |{bar}| {remaining} left')
         rate = (step - self.start[1]) / max(now - self.start[0], 1e-9)
         line = (f'step {step}/{self.steps}  loss {loss:.3f}  '
-                f'{rate * self.batch_size:.1f} patches/s')
+                f'{rate * self.batch_size:.1f} crops/s')
         if not self.bar.disable:
             self.bar.set_description_str(line, refresh=False)
             self.bar.update(step - self.bar.n)
