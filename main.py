@@ -352,7 +352,7 @@ def refuse_trained_on(record, folder, file):
     if record['data_fold'] != store.TRAIN_ON_ALL:
         division = division_text(record['data_seed'], record['data_fold'])
         remedy = f'Prepare with {division} as for the training, measure'
-    for seen, who, remedy in (
+    for seen, who, first in (
             (record['trained_on'], f'the network in {folder} was', remedy),
             (record['seen'] or (), f'the starting weights of {folder} were',
              'Train without --init_checkpoint, measure')):
@@ -362,7 +362,7 @@ def refuse_trained_on(record, folder, file):
             raise InputError(
                 f'{file.filename}: holds {known[0]}'
                 f'{more if known[1:] else ""}, which {who} trained on. '
-                f'{remedy} on other images, or give --split=train')
+                f'{first} on other images, or give --split=train')
 
 
 def load_predictor(folder):
@@ -483,7 +483,8 @@ def export(folder):
 def predict(folder):
     """--mode=predict; return the exit status: 1 if images are skipped."""
     from_store = not FLAGS['split'].using_default_value
-    if [from_store, FLAGS.images is not None].count(True) != 1:
+    has_images = FLAGS.images is not None
+    if from_store == has_images:
         raise InputError('--images: give either the images to predict, or '
                          '--split for the images of a store in --data_dir')
     if from_store:

@@ -171,14 +171,14 @@ def _from_raster(values, path, image_size, size):
 
 def _has_smooth_edges(values, mask, highest):
     """Say whether numbers between 0 and the highest are shades of edges."""
-    shades = mask & (values != highest)
-    area, count = np.count_nonzero(mask), np.count_nonzero(shades)
-    if not 0 < count < 0.8 * area or len(np.unique(values)) < LEAST_SHADES:
+    area, full = np.count_nonzero(mask), np.count_nonzero(values == highest)
+    if not area / 5 < full < area or len(np.unique(values)) < LEAST_SHADES:
         return False
     # Most pixels of labels equal those above and left.
+    shades = (mask & (values != highest))[1:, 1:]
     inner = values[1:, 1:]
     equal = (inner == values[:-1, 1:]) & (inner == values[1:, :-1])
-    return 2 * np.count_nonzero(equal & shades[1:, 1:]) <= count
+    return 2 * np.count_nonzero(equal & shades) <= area - full
 
 
 def _numbered(values, path):

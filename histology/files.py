@@ -60,7 +60,8 @@ def locked(folder, flag):
     was_there = os.path.lexists(path)
     above = [folder, *pathlib.Path(os.path.abspath(folder)).parents]
     made = [parent for parent in above if not os.path.lexists(parent)]
-    dangling = not os.path.exists(above[len(made)])  # a link to nothing
+    there = above[len(made)]
+    dangling = os.path.islink(there) and not os.path.exists(there)
     with contextlib.ExitStack() as stack:
         try:
             os.makedirs(folder, exist_ok=True)

@@ -260,8 +260,8 @@ def _one_channel(channels, alpha, path):
     values = colours.max(axis=-1)
     if colours.shape[2] > 1 and (colours != values[..., np.newaxis]).any():
         brightest = colours.reshape(-1, colours.shape[2])[values.argmax()]
-        mask = (values > 0)[..., np.newaxis] * brightest
-        if (colours != mask).any():
+        one_colour = (values > 0)[..., np.newaxis] * brightest
+        if (colours != one_colour).any():
             raise InputError(
                 f'{path}: coloured, or of several channels, which may be '
                 'classes or borders; give a label image with a number for '

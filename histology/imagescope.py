@@ -1,4 +1,5 @@
 """Reading annotations of Aperio ImageScope, and of HALO, which look alike."""
+import codecs
 import collections
 import io
 import json
@@ -55,10 +56,11 @@ def _layers(data, skipped):
     # As text, for which the parser ignores a declared encoding: some programs
     # declare utf-16 and write UTF-8, and only names are not ASCII.
     encoding = json.detect_encoding(data)
-    if not encoding.startswith('utf-8'):  # in UTF-8 memory is least
-        data, encoding = data.decode(encoding, 'as latin-1').encode(), 'utf-8'
+    if not encoding.startswith('utf-8'):  # which takes the least memory
+        data = data.decode(encoding, 'as latin-1').encode()
     data = re.sub(rb'&(?!#?\w+;)', b'&amp;', data)  # a bare &
-    text = io.TextIOWrapper(io.BytesIO(data.lstrip()), encoding, 'as latin-1')
+    data = data.lstrip(codecs.BOM_UTF8 + b' \t\r\n')
+    text = io.TextIOWrapper(io.BytesIO(data), 'utf-8', 'as latin-1')
     for event, element in ElementTree.iterparse(text, ('start', 'end')):
         tag = element.tag.rsplit('}', 1)[-1]  # without its namespace
         if root is None:
@@ -107,9 +109,9 @@ def _region(element):
 
 
 def _holes(positive, negative):
-    """List, for each positive ring, the negative ones near it.
+    """List, for each positive ring, the negative ones that may cut it.
 
-    Not those that enclose it.
+    These are near it, and not around it.
     """
     from skimage.measure import points_in_poly
     boxes, others = (

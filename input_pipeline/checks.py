@@ -36,8 +36,8 @@ PART = 2048  # pixels, side of the middle that is taken of a larger image
 HUES = (0.13, 0.55)  # yellow, green and cyan, which tissue has not
 THUMBNAIL, SHEET = 256, 8192  # pixels, sides at most
 
-# How an annotation may lie on its image: quarter turns to the left, and
-# whether it is mirrored left to right before.
+# How an annotation may lie on its image: quarter turns to the left, and the
+# step through its columns before; -1 mirrors it left to right.
 TURNS = {'turned left by 90 degrees': (1, 1),
          'turned by 180 degrees': (2, 1),
          'turned right by 90 degrees': (3, 1),
@@ -168,8 +168,9 @@ def _flaws(image, instances, areas):
         turn = ''
         for name, (turns, step) in TURNS.items():
             turned = np.rot90(instances[:, ::step], turns)
-            if not turn and _share_of_darker(image, turned) >= LEAST_DARKER:
+            if _share_of_darker(image, turned) >= LEAST_DARKER:
                 turn = f'. The annotation fits if {name}'
+                break
         yield ('fit', turn), (
             f'the annotation may not fit: {darker:.0%} of its nuclei are '
             'darker in haematoxylin than the tissue around them, normally at '

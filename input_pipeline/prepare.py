@@ -209,7 +209,7 @@ def _skipped_before(folder, rules, splits):
         others = set(store.SPLITS).difference(splits)
         # The digest says which images they are: their folder may have moved.
         wanted = {key: rules[key] for key in rules if key != 'source'}
-        same = all({**one, **wanted, 'split': split} == one
+        same = all({**wanted, 'split': split}.items() <= one.items()
                    for split, one in found.items())
         if same and not any(os.path.exists(paths[split]) for split in others):
             return [name for one in found.values()

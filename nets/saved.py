@@ -60,6 +60,7 @@ def check_record(record, path, types, remedy):
 
     `types` is a dict of names to types, as in annotations. Missing names that
     may be None become None. Lists must be of str, and `changes` of dict.
+    `path` and `remedy` are for the message.
     """
     record = record if isinstance(record, dict) else {}
     for name, annotation in types.items():

@@ -145,7 +145,7 @@ def _predict(found, run, read, work):
     if step > 1:
         left = [source for source in todo
                 if source.name not in skipped and not runs.is_done(run, source)
-                # `runs.write_error` has its digest: no shard can read it.
+                # A record of an error has its digest: no shard can read it.
                 and runs.read_record(run, source).get('digest')
                 != source.digest]
         progress.say(f'shard {first + 1}/{step}: ' + (

@@ -280,7 +280,8 @@ def check_results(run, source):
 def check_owner(run, source):
     """Return `read_record`; raise InputError if it is of another image.
 
-    What `claim` wrote counts as a record.
+    Not so if results are to be overwritten, or the source could not be
+    hashed. What `claim` wrote counts as a record.
     """
     its = read_record(run, source)
     if run.overwrite or not source.digest:  # unreadable: it replaces nothing

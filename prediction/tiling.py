@@ -30,8 +30,7 @@ def predict_rows(image, forward, stride, max_pixels, average=False,
     one row of tiles.
 
     Args:
-        image: uint8 [H, W, 3], sides at least
-            `resample.MIN_SIDE`, or
+        image: uint8 [H, W, 3], sides at least `resample.MIN_SIDE`, or
             `resample.Resampled` of such.
         forward: the network's forward pass, a function from float32
             [1, h, w, 3] in [0, 1], h and w multiples of `stride`, to

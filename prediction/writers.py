@@ -37,7 +37,7 @@ MEASURES = {
     'solidity': (0, 'Solidity'),
     'mean_probability': (0, 'Probability mean'),
     'mean_haematoxylin_od': (0, 'Hematoxylin OD mean'),
-    'touches_border': (0, 'Touches border'),
+    'touches_border': (0, 'Touches border'),  # stays last, see `columns`
 }
 # Units by that power, in pixels and in micrometres.
 CSV_UNITS = ('', '_px', '_px2'), ('', '_um', '_um2')

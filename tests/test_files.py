@@ -231,7 +231,6 @@ def test_what_cannot_be_removed(tmp_path, monkeypatch):
         remove_matching(str(tmp_path), '*.txt')
 
 
-
 WRITE_PNG = '''
 import sys
 import numpy as np

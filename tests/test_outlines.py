@@ -781,7 +781,9 @@ def declared(encoding):
     LAYER.replace('<Annotations', '<a:Annotations xmlns:a="http://x.org/y"'
                   ).replace('</Annotations', '</a:Annotations').encode(),
     f'<!-- <Region/> --><!DOCTYPE Annotations>{LAYER}'.encode(),
-    f'\n  {declared("utf-8")}'.encode(), f'\n{LAYER}'.encode('utf-16-le'),
+    f'\n  {declared("utf-8")}'.encode(),
+    f'\n  {declared("utf-8")}'.encode('utf-8-sig'),
+    f'\n{LAYER}'.encode('utf-16-le'),
     LAYER.replace('Nägel', 'H&E').encode('utf-16')])
 def test_encodings_and_namespaces(data):
     assert filled(imagescope.parse, data) == ([400], [])

@@ -546,8 +546,8 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(monkeypatch,
     text = output.getvalue()
     if stream is Terminal:
         assert 'step 40/40  loss 0.025  ' in text
-        assert ####' in text and text.count('\n') == 1
+        assert 'crops/s |####' in text and text.count('\n') == 1
     else:
         line, = text.splitlines()
         assert line.startswith('step 40/40  loss 0.025  ')
-        assert line.endswith(' patches/s  00:00 left')
+        assert line.endswith(' crops/s  00:00 left')

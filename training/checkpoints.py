@@ -68,7 +68,7 @@ def record_to_resume(folder, net, width=None, output_stride=None):
         reason = ('holds weights.h5 but no checkpoint to go on from, and '
                   'training would replace it')
     else:
-        # A training that failed before its first checkpoint leaves only this.
+        # A training that failed before its first checkpoint leaves this.
         if os.path.exists(config):  # raises if it is another program's
             saved.read_json(config, {'net': str}, CHOOSE)
         if not begun:

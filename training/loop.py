@@ -67,7 +67,8 @@ def train(asked, run_config):
 def run(training):
     """Do this process's part of `train`, whose results and errors it has."""
     config, stop_hook = training.config, training.stop_hook
-    former = {number: signal.getsignal(number) for number in SIGNALS}
+    # For the caller, who gets back what the stop hook takes.
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         with contextlib.closing(training.progress):
             if not training.alone:
@@ -87,7 +88,7 @@ def run(training):
             'on from it with a lower --learning_rate than '
             f'{config.learning_rate}') from error
     finally:
-        for number, handler in former.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     best = training.alone and checkpoints.best_record(training.folder)
     if best and best['step'] == 0 and stop_hook.step and (
@@ -206,7 +207,8 @@ class Training(tf.train.CheckpointSaverListener):
     def after_save(self, _, step):
         """Evaluate a checkpoint that was saved, unless a signal came.
 
-        That of the step it starts from was evaluated before.
+        That of the step it starts from was evaluated before, or has learnt
+        nothing.
         """
         if step != self.start and self.stop_hook.signal is None:
             self.evaluate(step)
