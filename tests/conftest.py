@@ -266,7 +266,7 @@ def start(*flags, code=None, group=False, stdout=subprocess.PIPE):
     """
     process = subprocess.Popen(
         [sys.executable, *(['-c', code] if code else ['main.py']), *flags],
-        cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE,
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.PIPE,
         universal_newlines=True, start_new_session=group)
     _started.append(process)
     return process

@@ -226,14 +226,6 @@ def test_shifts_are_added_to_the_density(monkeypatch):
     assert (amounts.max(axis=1) > 0.08).all()
 
 
-def test_white_stays_white_but_for_the_shift():
-    """Three shifts of at most 0.1 of unit vectors: exp(-0.3) = 0.74."""
-    white = np.ones((4, 4, 3), np.float32)
-    found = np.array(draws(lambda: augment.jitter_stain(tf.constant(white)),
-                           200))
-    assert found.min() > 0.74 and found.max() == 1
-
-
 def test_black_stays_dark():
     black = np.zeros((2, 2, 3), np.float32)
     found = np.array(draws(lambda: augment.jitter_stain(tf.constant(black)),

@@ -4,8 +4,6 @@ The damage is drawn from a seed: files cut short, and bytes changed, of which
 half are near the head, where formats keep what matters.
 """
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -68,25 +66,6 @@ def test_damaged_images(options):
         else:
             assert image.dtype == np.uint8 and image.shape[2:] == (3,)
     assert failed >= 20  # those cut short at least
-
-
-def png(width, height):
-    """A small file with the head of a PNG of this size."""
-    def chunk(name, data):
-        return (struct.pack('>I', len(data)) + name + data
-                + struct.pack('>I', zlib.crc32(name + data)))
-    head = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
-    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head)
-            + chunk(b'IDAT', zlib.compress(b'')) + chunk(b'IEND', b''))
-
-
-@pytest.mark.parametrize('data', [
-    b'', b'no image', bytes(1000), png(2 ** 31 - 1, 2), png(0, 5),
-    encoded(Image.fromarray(PIXELS[..., 0].astype(np.uint16)), 'PNG'),
-    encoded(Image.fromarray(PIXELS[..., 0].astype(np.float32)), 'TIFF')])
-def test_what_is_no_8_bit_image(data):
-    with pytest.raises(InputError, match='^x.png: '):
-        from_bytes(images.read_image, 'x.png', data)
 
 
 def region(*vertices):

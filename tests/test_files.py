@@ -1,12 +1,10 @@
 """Outputs that appear only when whole."""
 import errno
 import os
-import subprocess
-import sys
 
 import pytest
 
-from conftest import ROOT, SECONDS, on_a_small_disk
+from conftest import SECONDS, on_a_small_disk, start
 from histology.files import (
     InputError,
     atomic_write,
@@ -14,6 +12,7 @@ from histology.files import (
     remove_matching,
     write_json,
 )
+from inputs import message
 
 
 def test_a_file_appears_at_the_end_in_a_folder_made_for_it(tmp_path):
@@ -145,12 +144,7 @@ def test_json_of_what_json_does_not_know(tmp_path):
 
 
 def python(code, *arguments):
-    """Starts Python code with the project's packages in its path."""
-    return subprocess.Popen(
-        [sys.executable, '-c', code, *map(str, arguments)],
-        env=dict(os.environ, PYTHONPATH=ROOT), stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        universal_newlines=True)
+    return start(*map(str, arguments), code=code)
 
 
 # Writes 100000 times a letter to a file, half of them after a line on stdin.
@@ -170,16 +164,12 @@ with atomic_write(path) as partial, open(partial, 'w') as file:
 def test_two_processes_write_one_file(tmp_path):
     path = tmp_path / 'out.txt'
     writers = [python(WRITE, path, letter) for letter in 'ab']
-    try:
-        for writer in writers:
-            assert writer.stdout.readline() == 'half\n'
-        for writer, letter in zip(writers, 'ab'):
-            _, errors = writer.communicate('\n', timeout=SECONDS)
-            assert writer.returncode == 0, errors
-            assert path.read_text() == letter * 100000
-    finally:
-        for writer in writers:
-            writer.kill()
+    for writer in writers:
+        assert writer.stdout.readline() == 'half\n'
+    for writer, letter in zip(writers, 'ab'):
+        _, errors = writer.communicate('\n', timeout=SECONDS)
+        assert writer.returncode == 0, errors
+        assert path.read_text() == letter * 100000
     assert os.listdir(str(tmp_path)) == ['out.txt']
 
 
@@ -189,21 +179,17 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
         (tmp_path / name).write_text('mine')
     killed, alive = [python(WRITE, tmp_path / name, 'a')
                      for name in ('out.txt', 'other.txt')]
-    try:
-        for writer in (killed, alive):
-            assert writer.stdout.readline() == 'half\n'
+    for writer in (killed, alive):
+        assert writer.stdout.readline() == 'half\n'
+    assert len(os.listdir(str(tmp_path))) == len(mine) + 2
+    killed.kill()
+    killed.communicate(timeout=SECONDS)
+    with atomic_write(str(tmp_path / 'third.txt')) as partial:
+        with open(partial, 'w') as file:
+            file.write('whole')
         assert len(os.listdir(str(tmp_path))) == len(mine) + 2
-        killed.kill()
-        killed.communicate(timeout=SECONDS)
-        with atomic_write(str(tmp_path / 'third.txt')) as partial:
-            with open(partial, 'w') as file:
-                file.write('whole')
-            assert len(os.listdir(str(tmp_path))) == len(mine) + 2
-        _, errors = alive.communicate('\n', timeout=SECONDS)
-        assert alive.returncode == 0, errors
-    finally:
-        killed.kill()
-        alive.kill()
+    _, errors = alive.communicate('\n', timeout=SECONDS)
+    assert alive.returncode == 0, errors
     assert sorted(os.listdir(str(tmp_path))) == sorted(
         mine + ['other.txt', 'third.txt'])
 
@@ -244,7 +230,7 @@ except InputError as error:
 '''
 
 
-@pytest.mark.parametrize('size', ['4k', '40k', '116k'])
+@pytest.mark.parametrize('size', ['4k', '116k'])
 def test_a_full_disk_leaves_no_part_of_an_image(tmp_path, size):
     """200 x 200 x 3 bytes of noise take 118 KiB as PNG."""
     process = on_a_small_disk('"$3" -c "$4" "$1/a.png"; ls -A "$1"', tmp_path,
@@ -266,35 +252,33 @@ with locked(sys.argv[1], 'out_dir'):
 '''
 
 
+def lock(folder):
+    with locked(str(folder), 'out_dir'):
+        pass
+
+
 def test_a_folder_below_a_link_to_nowhere(tmp_path):
     (tmp_path / 'link').symlink_to('/no/such')
-    with pytest.raises(InputError, match='link/out: cannot be written'):
-        with locked(str(tmp_path / 'link' / 'out'), 'out_dir'):
-            pass
+    assert 'link/out: cannot be written' in message(
+        lock, tmp_path / 'link' / 'out')
 
 
 def test_a_lock_keeps_out_other_processes_until_its_end(tmp_path):
     folder = tmp_path / 'new' / 'out'
 
     def refused():
-        with pytest.raises(InputError) as caught:
-            with locked(str(folder), 'out_dir'):
-                pass
-        assert str(caught.value) == (
+        assert message(lock, folder) == (
             f'{folder}: another process is writing there; wait for its end '
             'or choose another --out_dir')
 
     for end in (lambda process: process.communicate('\n', timeout=SECONDS),
                 lambda process: process.kill()):
         process = python(LOCK, folder)
-        try:
-            assert process.stdout.readline() == 'locked\n'
-            refused()
-            with locked(str(tmp_path), 'out_dir'):  # another folder
-                end(process)
-                process.wait(timeout=SECONDS)
-        finally:
-            process.kill()
+        assert process.stdout.readline() == 'locked\n'
+        refused()
+        lock(tmp_path)  # another folder
+        end(process)
+        process.wait(timeout=SECONDS)
         with locked(str(folder), 'out_dir'):
             refused()
     with pytest.raises(ZeroDivisionError), locked(str(folder), 'out_dir'):
@@ -340,13 +324,9 @@ while held < 200:
 
 def test_a_lock_that_goes_again_is_held_by_one_process_at_a_time(tmp_path):
     processes = [python(TAKE_TURNS, tmp_path / 'out', k) for k in range(3)]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=SECONDS)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
+    for process in processes:
+        _, errors = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, errors
     # It stays where a process found the folder that another one had made.
     assert set(os.listdir(str(tmp_path))) <= {'out'}
 
@@ -363,11 +343,9 @@ def test_a_folder_that_cannot_be_locked_is_named(tmp_path):
     for name, reason in (('file', 'File exists'), ('out', 'Is a directory'),
                          ('file/out', 'Not a directory')):
         folder = str(tmp_path / name)
-        with pytest.raises(InputError) as caught:
-            with locked(folder, 'out_dir'):
-                pass
-        assert str(caught.value) == (f'{folder}: cannot be written ({reason});'
-                                     ' choose another --out_dir')
+        assert message(lock, folder) == (
+            f'{folder}: cannot be written ({reason}); choose another '
+            '--out_dir')
 
 
 # A kernel that answers flock with an error, as it does for some drives. By
@@ -410,13 +388,6 @@ def test_a_drive_without_locks(tmp_path, number):
     assert said == 'a\n' * 4 and process.returncode == 0, errors
     assert errors == (f'{tmp_path}: its drive has no file locks; let one '
                       'process at a time write there\n')
-
-
-def test_a_lock_changes_no_file(tmp_path):
-    (tmp_path / '.lock').write_text('mine')
-    with locked(str(tmp_path), 'out_dir'):
-        pass
-    assert (tmp_path / '.lock').read_text() == 'mine'
 
 
 def test_the_longest_name_that_a_file_can_have(tmp_path):

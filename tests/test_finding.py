@@ -198,24 +198,13 @@ def test_test_layout(tmp_path):
     assert entry.split == 'training'
 
 
-def test_ground_truth_layout(tmp_path):
-    for part, name in (('Training', 'A'), ('Test', 'B')):
-        folder = tmp_path / 'latest' / part
-        save(folder / 'TissueImages' / f'{name}.tif', pixels(0))
-        save(folder / 'GroundTruth' / f'{name}_bin_mask.png', mask())
-    entries = monuseg.find(str(tmp_path / 'latest'))
-    assert [(entry.name, entry.split) for entry in entries] == [
-        ('A', 'training'), ('B', 'test')]
-    _, instances, has_instances = load(entries[1])
-    np.testing.assert_array_equal(instances, labels())
-    assert has_instances is False
-
-
-BESIDE = ['Annotations/A.xml', 'Annotations/A.geojson', 'Annotations/A.json',
-          'Instance_masks/A.mat', 'Instance_masks/A.tif',
-          'Label_masks/A.mat', 'Label_masks/A.npy', 'Label_masks/A.png',
-          'Label_masks/A.tif', 'Binary_masks/A.png', 'Binary_masks/A.tif',
-          'GroundTruth/A_bin_mask.png']
+BESIDE = ['Annotations/A.xml', 'Annotations/A.annotations',
+          'Annotations/A.geojson', 'Annotations/A.json',
+          'label masks modify/A.tif', 'Instance_masks/A.mat',
+          'Instance_masks/A.tif', 'Label_masks/A.mat', 'Label_masks/A.npy',
+          'Label_masks/A.png', 'Label_masks/A.tif', 'masks/A.png',
+          'Binary_masks/A.png', 'Binary_masks/A.tif',
+          'GroundTruth/A_bin_mask.png', 'A_seg.npy']
 
 
 @pytest.mark.parametrize('folder', ['Tissue Images', 'TissueImages',
@@ -229,14 +218,6 @@ def test_the_best_annotation_is_taken(tmp_path, folder):
         (tmp_path / best).unlink()
     assert 'A.png: 1 image without annotation' in message(
         monuseg.find, str(tmp_path))
-
-
-@pytest.mark.parametrize('ending', [
-    'tif', 'TIF', 'tiff', 'svs', 'png', 'PNG', 'jpg', 'JPG', 'jpeg'])
-def test_endings_of_images_and_annotations(tmp_path, ending):
-    places(tmp_path, [f'Tissue Images/A.{ending}', 'Annotations/A.XML'])
-    assert pairing(monuseg.find(str(tmp_path)), tmp_path) == {
-        f'Tissue Images/A.{ending}': 'Annotations/A.XML'}
 
 
 @pytest.mark.parametrize('other', [
@@ -351,14 +332,6 @@ def test_image_without_annotation(tmp_path):
     assert [entry.name for entry in monuseg.find(str(data))] == ['TCGA-0']
 
 
-def test_a_picture_made_from_an_image_is_skipped(tmp_path):
-    places(tmp_path, ['A.tif', 'A.xml', 'pictures/A.png'])
-    save(tmp_path / 'pictures' / 'A.png', pixels(1))
-    entry, = monuseg.find(str(tmp_path))
-    assert pairing([entry], tmp_path) == {'A.tif': 'A.xml'}
-    assert entry.split == 'test'
-
-
 def test_image_in_both_splits(tmp_path):
     training_data(tmp_path / 'given' / 'Training', 1)
     training_data(tmp_path / 'given' / 'Test', 1)
@@ -457,18 +430,6 @@ def test_formats_of_annotations(tmp_path, name):
 def test_what_is_added_to_the_names_of_images(tmp_path, image):
     places(tmp_path, [f'i/{image}', 'o/a_mask.png'])
     assert list(paired(tmp_path, 'i', 'o')) == [f'i/{image}']
-
-
-BEST = ['o/a.xml', 'o/a.geojson', 'o/a.json', 'o/label masks modify/a.tif',
-        'o/label masks/a.tif', 'o/a_mask.png', 'o/mask binary/a.png',
-        'o/a_seg.npy']
-
-
-def test_the_best_of_several_annotations(tmp_path):
-    places(tmp_path, ['i/a.png', *BEST])
-    for best in BEST:
-        assert paired(tmp_path, 'i', 'o') == {'i/a.png': best}
-        (tmp_path / best).unlink()
 
 
 @pytest.mark.parametrize('stem', ['hemoglobin', 'a', 'instrument'])
@@ -570,13 +531,6 @@ def test_what_there_is_in_place_of_annotations(tmp_path, names, there):
         assert message(find_pairs, tmp_path, 'i', 'i').endswith(
             '. There are: ' + ', '.join(f'{tmp_path}/i/{name[2:]}'
                                         for name in there))
-
-
-def test_rois_of_imagej(tmp_path):
-    places(tmp_path, ['i/a.png', 'r/0001.roi', 'r/0002.roi', 'o/notes'])
-    pack(tmp_path / 'o' / 'a_RoiSet.zip', tmp_path / 'r')
-    assert message(find_pairs, tmp_path, 'i', 'o').endswith(
-        f'There are: {tmp_path}/o/a_RoiSet.zip/r/0001.roi, {tmp_path}/o/notes')
 
 
 @pytest.mark.parametrize('masks', [
@@ -716,9 +670,6 @@ def test_a_gzipped_image_is_none(tmp_path):
     assert paired(tmp_path, 'i', 'o') == {'i/a.tif': 'o/a.xml'}
     assert paired(tmp_path / 'all') == {
         'images/a.tif': 'annotations/a.geojson.gz'}
-    places(tmp_path, ['m/Tissue Images/a.tif', 'm/Tissue Images/a.tif.gz',
-                      'm/Annotations/a.xml'])
-    assert len(monuseg.find(str(tmp_path / 'm'))) == 1
 
 
 def test_a_file_in_place_of_a_folder(tmp_path):
@@ -810,13 +761,6 @@ def test_test_folders(tmp_path):
     assert (f'{tmp_path}/ti/d.png, a test image: of the same name as '
             f'{tmp_path}/i/test/d.png, a test image; rename' in message(
                 prepare.find_own, *folders[:2], folders[2:]))
-    places(tmp_path, [f'all/{part}/{kind}/1.png'
-                      for part in ('train', 'test')
-                      for kind in ('images', 'masks')])
-    folder = str(tmp_path / 'all')
-    assert pairing(pairs.find(folder, folder), folder) == {
-        f'{part}/images/1.png': f'{part}/masks/1.png'
-        for part in ('train', 'test')}
 
 
 @pytest.mark.parametrize('images, annotations, splits', [
@@ -848,16 +792,6 @@ def test_an_annotation_of_the_other_split_is_none(tmp_path):
         find_pairs, tmp_path, 'i', 'o')
 
 
-def test_archives_of_pairs(tmp_path):
-    places(tmp_path / 'data', ['images/a.png', 'images/b.png', 'masks/a.png',
-                               'masks/b.png'])
-    archive = str(pack(tmp_path / 'data.zip', tmp_path / 'data'))
-    assert [(entry.name, entry.image.name, entry.annotation.name)
-            for entry in pairs.find(archive, archive)] == [
-                (name, f'data/images/{name}.png', f'data/masks/{name}.png')
-                for name in 'ab']
-
-
 # What a data set's folder holds, and which flags are given: the images' and
 # the annotations' folders in it. Then image: annotation, or with a split.
 SETS = {
@@ -873,14 +807,14 @@ SETS = {
                                          'test'),
          'test_diff/Images/TCGA-3.tif': ('test_diff/Labels/TCGA-3.mat',
                                          'test')}),
-    'consep': (
-        [f'{part}_1' for part in ('Train/Images/train', 'Train/Labels/train',
-                                  'Train/Overlay/train', 'Test/Images/test',
-                                  'Test/Labels/test', 'Test/Overlay/test')],
-        {'Images': '.png', 'Labels': '.mat', 'Overlay': '.png'},
-        [('', '')],
-        {'Train/Images/train_1.png': ('Train/Labels/train_1.mat', 'training'),
-         'Test/Images/test_1.png': ('Test/Labels/test_1.mat', 'test')}),
+    'monuseg with masks': (
+        ['Training/TissueImages/A', 'Training/GroundTruth/A_bin_mask',
+         'Test/TissueImages/B', 'Test/GroundTruth/B_bin_mask'],
+        {'TissueImages': '.tif', 'GroundTruth': '.png'}, [('', '')],
+        {'Training/TissueImages/A.tif': (
+            'Training/GroundTruth/A_bin_mask.png', 'training'),
+         'Test/TissueImages/B.tif': (
+             'Test/GroundTruth/B_bin_mask.png', 'test')}),
     'cpm15': (
         ['Images/image_01', 'Labels/image_01', 'Images/image_02',
          'Labels/image_02'],

@@ -2,7 +2,6 @@
 import gzip
 import json
 import os
-import time
 import tracemalloc
 
 import numpy as np
@@ -73,20 +72,6 @@ def refused(path, data):
 
 
 # The rule of filling
-
-
-def test_whole_numbers_lie_between_pixels():
-    instances = fill([square(1, 2, 4, 5), square(4, 0, 6, 5)], 9, 8)
-    assert instances.dtype == np.int32
-    np.testing.assert_array_equal(instances, [[0, 0, 0, 0, 0, 0, 0, 0],
-                                              [0, 0, 1, 1, 1, 0, 0, 0],
-                                              [0, 0, 1, 1, 1, 0, 0, 0],
-                                              [0, 0, 1, 1, 1, 0, 0, 0],
-                                              [2, 2, 2, 2, 2, 0, 0, 0],
-                                              [2, 2, 2, 2, 2, 0, 0, 0],
-                                              [0, 0, 0, 0, 0, 0, 0, 0],
-                                              [0, 0, 0, 0, 0, 0, 0, 0],
-                                              [0, 0, 0, 0, 0, 0, 0, 0]])
 
 
 @pytest.mark.parametrize('shift', [0.49, -0.49])
@@ -258,7 +243,7 @@ def test_crumbs_are_of_the_nucleus():
                 [18 * 30 + 3 * 4], [])
 
 
-def test_a_region_takes_neither_time_nor_memory():
+def test_a_region_takes_little_memory():
     """An outline of 2000 vertices on 4000 x 4000 pixels, around 64 nuclei."""
     angle = np.arange(2000) * 2 * np.pi / 2000
     around = 2000 + 1990 * np.stack([np.sin(angle), np.cos(angle)], axis=1)
@@ -266,14 +251,12 @@ def test_a_region_takes_neither_time_nor_memory():
               for row in range(1000, 3000, 250)
               for column in range(1000, 3000, 250)]
     tracemalloc.start()
-    started = time.thread_time()
     instances, skipped = laid([[[around]], *nuclei], 4000, 4000)
-    seconds = time.thread_time() - started
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert np.count_nonzero(instances) == 400 * len(nuclei)
     assert len(skipped) == 2 and 'square micrometres' in skipped[0]
-    assert peak < 7 * 4000 * 4000 and seconds < 10
+    assert peak < 7 * 4000 * 4000
 
 
 def test_an_outline_around_others_is_no_nucleus():
@@ -367,16 +350,6 @@ def test_classes_without_nuclei(name):
             f'</Annotation>{region(FAR)}</Annotations>')
     assert filled(imagescope.parse, data) == (
         [0, 200], [f'outlines of the class {name}: 1'])
-
-
-def test_blanks_around_the_name_of_a_class():
-    for found in (
-            from_bytes(geojson.parse, 'a', json.dumps([
-                feature(SQUARE, classification=' Tumor ')]).encode()),
-            from_bytes(imagescope.parse, 'a', (
-                '<Annotations><Annotation Name="Tumor ">'
-                f'{region(SQUARE)}</Annotation></Annotations>').encode())):
-        assert found.names == ['Tumor']
 
 
 def test_classes_are_chosen():
@@ -653,7 +626,7 @@ def test_a_negative_region_is_a_hole(hole, area):
         [400, 200], ["negative regions outside their layer's outlines: 1"])
 
 
-def test_many_holes_take_little_time():
+def test_many_holes():
     """Each of 8000 regions has a hole, if its number is one of 800."""
     corners = [(20 * (k // 100), 20 * (k % 100)) for k in range(8000)]
     layer = [region(square(row, column, row + 16, column + 16))
@@ -661,9 +634,7 @@ def test_many_holes_take_little_time():
     layer += [region(square(row + 4, column + 4, row + 8, column + 8),
                      NEGATIVE) for row, column in corners[::10]]
     data = xml(layer).encode()
-    started = time.thread_time()
     nuclei = from_bytes(imagescope.parse, 'x', data).nuclei
-    assert time.thread_time() - started < 10  # seconds; it takes one
     assert [len(polygon) for polygon, in nuclei] == [2, *[1] * 9] * 800
 
 
@@ -756,7 +727,7 @@ def test_microns_per_pixel(text, expected):
     assert found.microns_per_pixel == expected
 
 
-LAYER = ('<Annotations><Annotation Name="Nägel µ"><Regions>'
+LAYER = ('<Annotations><Annotation Name=" Nägel µ "><Regions>'
          f'{region(SQUARE)}</Regions></Annotation></Annotations>')
 
 
@@ -797,7 +768,7 @@ def test_names_and_numbers_as_programs_write_them(encode):
     found = from_bytes(imagescope.parse, 'x', encode(text))
     assert found.names == ['Nägel µ']
     assert np.count_nonzero(laid(found, 100, 100)[0]) == 400
-    content = json.dumps([feature(SQUARE, classification='Nägel µ')],
+    content = json.dumps([feature(SQUARE, classification=' Nägel µ ')],
                          ensure_ascii=False)
     assert from_bytes(geojson.parse, 'x', encode(content)).names == ['Nägel µ']
 

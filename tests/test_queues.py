@@ -148,20 +148,6 @@ def test_training_batches(twenty):
         assert set(np.unique(masks)) <= {0, 1}
 
 
-def test_the_inputs_have_shapes_and_add_no_charts(twenty):
-    with tf.Graph().as_default() as graph:
-        images, labels = training_input(twenty[0], threads=2)[0]()
-        assert images.shape.as_list() == [BATCH, CROP, CROP, 3]
-        assert labels['masks'].shape.as_list() == [BATCH, CROP, CROP, 1]
-        image, parts = queues.validation_input(twenty[0], 32, [])()
-        assert image.shape.as_list() == [1, None, None, 3]
-        assert parts['instances'].shape.as_list() == [1, None, None, 1]
-        assert parts['has_instances'].shape.as_list() == []
-        assert tf.get_collection(tf.GraphKeys.SUMMARIES) == []
-        assert not [operation for operation in graph.get_operations()
-                    if 'Summary' in operation.type]
-
-
 def test_all_patches_come_each_with_its_mask(twenty, monkeypatch):
     for name, nothing in (('STAIN_FACTOR', (1, 1)), ('STAIN_SHIFT', 0),
                           ('CONTRAST', (1, 1)), ('BRIGHTNESS', 0),
@@ -196,24 +182,6 @@ def test_seeds_make_the_batches_of_one_thread(twenty):
 # Stores that cannot be read
 
 
-def test_an_absent_store_is_the_readers_error(tmp_path):
-    path = str(tmp_path / 'train.h5')
-    input_fn, errors = training_input(path, threads=2)
-    assert run(input_fn, TOO_MANY) == []
-    assert isinstance(errors[0], InputError)
-    assert str(errors[0]).startswith(f'{path}: not there')
-
-
-def test_a_damaged_patch_is_the_readers_error(twenty):
-    path, images = twenty
-    spoil(path, images[7][100].tobytes())
-    input_fn, errors = training_input(path, threads=2)
-    # It comes in the first epoch, before there are enough to draw from.
-    assert run(input_fn, TOO_MANY) == []
-    assert isinstance(errors[0], InputError)
-    assert str(errors[0]).startswith(f'{path}: a read failed')
-
-
 @pytest.mark.parametrize('make_input', [
     lambda path, errors: queues.training_input(path, BATCH, CROP, 2, 0,
                                                errors),
@@ -231,20 +199,6 @@ def test_a_store_that_is_cut_short_is_the_readers_error(twenty, make_input):
         errors[0])
 
 
-def test_more_workers_than_patches_are_refused(twenty):
-    path, _ = twenty
-    errors = []
-    batches = run(queues.training_input(path, BATCH, CROP, 2, 0, errors,
-                                        shard=(1, 21)), TOO_MANY)
-    assert batches == []
-    assert str(errors[0]).startswith(
-        f'{path}: 20 patches for 21 workers')
-    assert isinstance(errors[0], InputError)
-    # One each is enough.
-    block = next(queues.patch_blocks(path, 0, shard=(19, 20)))
-    assert numbers([block]) == [[19]]
-
-
 IDENTITY = {'data_source': 'noise', 'data_digest': 'd', 'data_seed': 3,
             'data_fold': '0'}
 ATTRIBUTES = {'source': 'noise', 'source_digest': 'd', 'seed': 3,
@@ -256,24 +210,35 @@ def digests_of(path):
         return store.image_digests(file)
 
 
-def test_another_training_store_is_the_readers_error(tmp_path):
+def failure(path, **options):
+    """Why a reader fails from which no batch comes."""
+    errors = []
+    # In the first epoch, before there are enough to draw from.
+    assert run(queues.training_input(path, BATCH, CROP, 2, 0, errors,
+                                     **options), TOO_MANY) == []
+    assert isinstance(errors[0], InputError)
+    return str(errors[0])
+
+
+def test_a_failure_to_read_is_the_readers_error(tmp_path):
     path = str(tmp_path / 'train.h5')
-    write(path, [(SIDE, SIDE)] * 3, ATTRIBUTES)
-    digests = digests_of(path)
-
-    def first_batch(identity, digests):
-        errors = []
-        batches = run(queues.training_input(
-            path, BATCH, CROP, 1, 0, errors, identity=identity,
-            digests=digests), 1)
-        return len(batches), ''.join(map(str, errors))
-
-    assert first_batch(IDENTITY, digests) == (1, '')
-    for wrong in ((dict(IDENTITY, data_seed=4), digests),
-                  (IDENTITY, digests[:2])):
-        count, error = first_batch(*wrong)
-        assert count == 0
-        assert error.startswith(f'{path}: made from other images')
+    images = write(path, [(SIDE, SIDE)] * 20, ATTRIBUTES)
+    digests, errors = digests_of(path), []
+    assert len(run(queues.training_input(
+        path, BATCH, CROP, 1, 0, errors, identity=IDENTITY,
+        digests=digests), 1)) == 1 and not errors
+    for options, said in (
+            ({'identity': dict(IDENTITY, data_seed=4)}, 'made from other im'),
+            ({'digests': digests[:2]}, 'made from other images'),
+            ({'shard': (1, 21)}, '20 patches for 21 workers')):
+        assert failure(path, **options).startswith(f'{path}: {said}')
+    # One each is enough.
+    block = next(queues.patch_blocks(path, 0, shard=(19, 20)))
+    assert numbers([block]) == [[19]]
+    spoil(path, images[7][100].tobytes())
+    assert failure(path).startswith(f'{path}: a read failed')
+    os.remove(path)
+    assert failure(path).startswith(f'{path}: not there')
 
 
 def test_each_opening_for_validation_is_checked(tmp_path):

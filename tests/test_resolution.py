@@ -245,26 +245,9 @@ def test_resampling_moves_nothing(size):
     assert row[49] < 100 < row[50]
 
 
-def ramp(height, width):
-    """0 to nearly 1, by the place of each pixel's centre."""
-    return (((np.arange(height) + 0.5) / height)[:, np.newaxis]
-            * ((np.arange(width) + 0.5) / width)).astype(np.float32)
-
-
-SIZES = [((700, 90), (350, 45)), ((700, 90), (616, 80)),
-         ((300, 40), (600, 80)), ((530, 60), (530, 61))]
-
-
-@pytest.mark.parametrize('size, new_size', SIZES)
-def test_a_ramp_stays_where_it_is(size, new_size):
-    """Cubic interpolation keeps it but at the edges, wherever it is cut."""
-    inside = slice(6, -6), slice(6, -6)
-    grey = np.rint(255 * ramp(*size)).astype(np.uint8)
-    found = resample.resample(grey, new_size)
-    assert np.abs(found - 255 * ramp(*new_size))[inside].max() <= 1.6
-
-
-@pytest.mark.parametrize('size, new_size', SIZES)
+@pytest.mark.parametrize('size, new_size', [
+    ((700, 90), (350, 45)), ((700, 90), (616, 80)), ((300, 40), (600, 80)),
+    ((530, 60), (530, 61))])
 def test_parts_are_those_of_the_whole(size, new_size):
     pixels = np.random.RandomState(1).randint(0, 256, (*size, 3), np.uint8)
     whole = np.array(Image.fromarray(pixels).resize(
