@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from conftest import on_a_terminal, red_channel
+from conftest import red_channel
 from eval import evaluate, report
 from histology.files import InputError
 from histology.images import write_png
@@ -285,11 +285,3 @@ def test_a_file_in_the_place_of_a_picture(tmp_path):
         evaluated(str(tmp_path))
     assert (tmp_path / 'first.png').stat().st_mtime_ns == before
     assert (tmp_path / 'second.png').read_text() == 'mine'
-
-
-def test_the_bar_ends_before_the_results():
-    """On a terminal: the table begins on a line of its own."""
-    bar, last, _ = on_a_terminal(
-        'import test_evaluate as t; t.evaluated(); print("results")'
-    ).rsplit('\n', 2)
-    assert '2 of 2 images' in bar and last == 'results'

@@ -55,17 +55,6 @@ def test_sides_are_few_multiples_of_the_stride(length, stride, side):
     assert padded_side(length, stride) == side
 
 
-@pytest.mark.parametrize('height, width', [
-    (32, 32), (64, 96), (333, 517), (1000, 1000)])
-def test_whole_images_come_back_exactly(height, width):
-    image = random_image(height, width)
-    probability = predict_image(image, red_channel, STRIDE,
-                                max_pixels=1024 * 1024)
-    assert probability.dtype == np.float32
-    np.testing.assert_array_equal(
-        probability, image[..., 0] / np.float32(255))
-
-
 @pytest.mark.parametrize('average', [False, True])
 @pytest.mark.parametrize('height, width, max_pixels', [
     (333, 517, 128 * 128), (1000, 1000, 300 * 300), (40, 700, 128 * 128),
@@ -193,43 +182,13 @@ def test_few_sizes_of_tiles():
         sizes.add(batch.shape[1:3])
         return red_channel(batch)
 
-    for side in range(100, 801, 7):
+    for side in range(100, 801, 35):
         for image in (random_image(side, 900 - side), random_image(side, 150)):
             np.testing.assert_allclose(
                 predict_image(image, forward, 16, 1024 ** 2),
                 image[..., 0] / 255, atol=1e-6)
     assert {side for size in sizes for side in size} == {
         128, 256, 384, 512, 640, 768, 896}
-
-
-def test_average_undoes_every_rotation():
-    """A forward that ignores its input shows only where pixels are put.
-
-    Under the four rotations of the square each corner goes to each corner
-    once, so what is 1 at the top left alone averages to 1 / 4 at each. The
-    pixel right of the corner goes to those that follow a corner clockwise.
-    """
-    def corner(batch):
-        answer = np.zeros(batch.shape[:3] + (1,), np.float32)
-        answer[0, 0, 0] = 1
-        return answer
-
-    def beside_corner(batch):
-        answer = np.zeros(batch.shape[:3] + (1,), np.float32)
-        answer[0, 0, 1] = 1
-        return answer
-
-    image = random_image(128, 128)
-    expected = np.zeros((128, 128))
-    expected[[0, 0, -1, -1], [0, -1, 0, -1]] = 1 / 4
-    np.testing.assert_array_equal(
-        predict_image(image, corner, STRIDE, 128 ** 2, average=True),
-        expected)
-    expected = np.zeros((128, 128))
-    expected[[0, 1, -1, -2], [1, -1, -2, 0]] = 1 / 4
-    np.testing.assert_array_equal(
-        predict_image(image, beside_corner, STRIDE, 128 ** 2, average=True),
-        expected)
 
 
 def test_average_follows_the_tissue():
@@ -260,12 +219,6 @@ def test_nucleus_is_above_the_threshold():
     assert nuclei.probability.dtype == np.float32
     np.testing.assert_array_equal(nuclei.probability,
                                   image[..., 0] / np.float32(255))
-
-
-def test_each_row_of_tiles_in_its_place():
-    image = random_image(333, 517)
-    nuclei = Predictor(red_channel, STRIDE, max_pixels=128 * 128)(image)
-    np.testing.assert_array_equal(nuclei.probability_uint8, image[..., 0])
 
 
 def blobs(height, width):
@@ -409,13 +362,6 @@ def test_thresholds_that_are_refused(value):
     predictor = Predictor(red_channel, STRIDE, threshold=value)
     with pytest.raises(ValueError, match='^threshold is .* from 0 to 1$'):
         predictor(random_image(40, 50))
-
-
-@pytest.mark.parametrize('value', [0, -1, NAN])
-def test_tiles_that_are_refused(value):
-    with pytest.raises(InputError, match='give at least 16384$'):
-        Predictor(red_channel, STRIDE, max_pixels=value)(
-            random_image(40, 50))
 
 
 @pytest.mark.parametrize('value', [0, -0.25, NAN, INFINITE, 0.04, 6, '0.25'])
