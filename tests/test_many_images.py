@@ -264,13 +264,6 @@ def test_predictions_beside_images_are_no_images(folder, capsys):
     assert capsys.readouterr().out.startswith('30 files skipped (')
 
 
-def test_a_results_name_is_that_of_the_run(folder):
-    paint(folder / 'in' / 'run.png')
-    with pytest.raises(InputError, match='run.png: .* run.json; rename it'):
-        run(folder)
-    assert not (folder / 'out').exists()
-
-
 def test_the_program_says_by_its_status_if_one_was_skipped(tmp_path):
     flags = ('--mode=predict', '--net=unet', '--noaverage', '--outputs=mask',
              '--model_dir=checkpoints/pretrained', '--min_area=2.5',
