@@ -66,7 +66,8 @@ def _features(content, path):
     items = content if isinstance(content, list) else [content]
     keys = set(items[0]) if items else set()
     if 'nuc' in keys:
-        return [_feature(_around_pixels(np.array(nucleus['contour'])),
+        return [_feature(_around_pixels(np.array(nucleus['contour']),
+                                        nucleus.get('bbox')),
                          nucleus.get('type') and f'type {nucleus["type"]}')
                 for nucleus in content['nuc'].values()]
     if 'shapes' in keys:  # labelme's
@@ -80,12 +81,20 @@ def _features(content, path):
     return items
 
 
-def _around_pixels(contour):
-    """Widen HoVer-Net's contour, of the indices of the outer pixels."""
+def _around_pixels(contour, box):
+    """Widen HoVer-Net's contour, of the indices of the outer pixels.
+
+    `box` has the rows and columns from the first pixel to behind the last, or
+    to the last of a contour along the edges of pixels. It may be None, and in
+    files of slides it may be of another place.
+    """
     if not len(contour):
         return contour  # counted as damaged, as any ring
-    low, sides = contour.min(axis=0), np.ptp(contour, axis=0)
-    return low + (contour - low) * ((sides + 1) / np.maximum(sides, 1))
+    low, high = contour.min(axis=0), contour.max(axis=0)
+    end = high + 1
+    if box and len(box) == 2 and box[0] == low[::-1].tolist():
+        end = np.clip(box[1][::-1], high, end)
+    return low + (contour - low) * ((end - low) / np.maximum(high - low, 1))
 
 
 def _feature(points, name, shape=None):

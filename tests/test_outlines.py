@@ -926,21 +926,28 @@ def test_a_damaged_ring_costs_only_itself(ring):
 
 
 def test_hovernet():
-    """Its vertices are indices of pixels."""
-    def at(row, column):
+    """Its vertices are indices of pixels; the box ends behind the last."""
+    def at(row, column, box=None):
         return {'type': 2, 'contour': [
-            [column + x, row + y] for y, x in square(0, 0, 20, 20)]}
+            [column + x, row + y] for y, x in square(0, 0, 20, 20)], **(
+            {'bbox': [[row, column], [row + box, column + box]]} if box
+            else {})}
 
     found = from_bytes(geojson.parse, 'a.json', json.dumps({
         'mag': None, 'nuc': {
-            '1': at(20, 30), '2': at(60, 10),
+            '1': at(20, 30, 21), '2': at(60, 10), '3': at(60, 50, 20),
+            # HoVer-Net adds a tile's x to rows and its y to columns.
+            '6': {**at(20, 60), 'bbox': [[60, 20], [81, 41]]},
+            '7': {**at(60, 75), 'bbox': [60, 75, 81, 96]},
             '4': {'contour': [[1, 1], [2, 2]], 'type': None},
             '5': {'contour': [], 'type': None}}}))
     instances, skipped = laid(found, 100, 100)
     expected = np.zeros((100, 100))
     expected[20:41, 30:51], expected[60:81, 10:31] = 1, 2
+    expected[60:80, 50:70] = 3  # drawn along the edges of the pixels
+    expected[20:41, 60:81], expected[60:81, 75:96] = 4, 5
     np.testing.assert_array_equal(instances, expected)
-    assert found.names == ['type 2'] * 2
+    assert found.names == ['type 2'] * 5
     assert skipped == [
         'damaged outlines (a ring of fewer than three vertices): 2']
 

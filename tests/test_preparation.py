@@ -444,7 +444,7 @@ def test_prepare(tmp_path, capsys):
         assert 'row + 0.5' in rules.pop('fill_rule')
         assert len(rules.pop('source_digest')) == 40
         assert rules == {
-            'schema_version': 5, 'version': 4, 'split': 'train',
+            'schema_version': 5, 'version': 3, 'split': 'train',
             'source': str(data),
             'seed': 5, 'fold': '0', 'patch_size': 256, 'overlap': 0.2,
             'skipped': '[]', 'nuclei': 3,
