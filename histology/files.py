@@ -168,21 +168,25 @@ def _is_running(process_id):
 
 
 def remove_matching(folder, *patterns):
-    """Remove what matches one of the glob patterns in a folder.
+    """Remove what matches one of the glob patterns in a folder by `remove`."""
+    for pattern in patterns:
+        for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
+            remove(path)
+
+
+def remove(path):
+    """Remove a file or folder, unless another process did it before.
 
     Raises:
         InputError: it cannot be removed.
     """
-    for pattern in patterns:
-        for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
-            try:
-                _remove(path)
-            except FileNotFoundError:
-                pass  # others do it too
-            except OSError as error:
-                raise InputError(f'{path}: cannot be removed '
-                                 f'({error.strerror}); make its folder '
-                                 'writable, or choose another') from error
+    try:
+        _remove(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise InputError(f'{path}: cannot be removed ({error.strerror}); make '
+                         'its folder writable, or choose another') from error
 
 
 def _remove(path):

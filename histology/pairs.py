@@ -220,12 +220,13 @@ def _check_paired(image_paths, annotation_paths, others, flags):
     """Refuse files without a partner, and name one other of each ending."""
     kinds = {listing.stem_and_ending(path)[1]: path
              for path in sorted(others, reverse=True)}
-    there = f'. There are: {", ".join(sorted(kinds.values()))}'
+    there = (f'. There are: {", ".join(sorted(kinds.values()))}' if kinds
+             else '')
     for paths, what, other, remedy in (
             (image_paths, 'image', 'annotation', f'--{flags[1]} needs a file '
              'of that name, or of that name with _mask, _labels or the like '
              f'added, of {", ".join(annotations.ENDINGS)}; one for all images '
-             '(COCO) or for each nucleus is not read' + there * bool(kinds)),
+             '(COCO) or for each nucleus is not read' + there),
             (annotation_paths, 'annotation', 'image', f'--{flags[0]} needs an '
              'image of that name')):
         if paths:

@@ -88,7 +88,7 @@ def gathered():
         warnings, _warnings = _warnings, None
         for text, first, *rest in warnings.values():
             more = (f'. {counted(len(rest), "more image")}: '
-                    + ', '.join(rest[:2]) + ', ...' * (len(rest) > 2))
+                    + ', '.join(rest[:2]) + (', ...' if rest[2:] else ''))
             say(f'warning: {first}: {text}{more if rest else ""}', error=True)
 
 

@@ -18,12 +18,13 @@ TOLERANCE = 0.15  # relative
 MEASURED = 0.03  # the same, where areas are measured in micrometres
 
 # Micrometres, of the tag ResolutionUnit, and of OME's and ImageJ's names.
-RESOLUTION_UNITS = {2: 25400.0, 3: 10000.0}
 UNITS = {'m': 1e6, 'inch': 25400.0, 'in': 25400.0, 'cm': 1e4, 'mm': 1e3,
          'nm': 1e-3, '\u00c5': 1e-4, 'pm': 1e-6,
          **dict.fromkeys(('um', '\u00b5m', '\u03bcm', '\\u00b5m', 'micron',
                           'microns', 'micrometer', 'micrometers',
                           'micrometre', 'micrometres'), 1.0)}
+INCH = 2  # the tag's number, and its default
+RESOLUTION_UNITS = {INCH: UNITS['inch'], 3: UNITS['cm']}
 
 
 def read_microns_per_pixel(path):
@@ -68,9 +69,9 @@ def _of_tiff(file):
         is_ome = '<OME' in text[:1000]  # of all images in the file
         if not is_ome:
             text = page.description
-        x, y, unit = map(page.tags.valueof, (
-            'XResolution', 'YResolution', 'ResolutionUnit'))
-    own, microns = False, RESOLUTION_UNITS.get(2 if unit is None else unit)
+        x, y = map(page.tags.valueof, ('XResolution', 'YResolution'))
+        unit = page.tags.valueof('ResolutionUnit', INCH)
+    own, microns = False, RESOLUTION_UNITS.get(unit)
     if text.startswith('Aperio'):
         stated = {name: positive_number(value.strip('.,')) for name, value in
                   re.findall(r'\b(MPP|AppMag)\s*=\s*([\d.,]+)', text)}

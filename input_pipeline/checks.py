@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from histology import listing
 from histology.drawing import false_colours, nuclear_outlines
-from histology.files import InputError, remove_matching
+from histology.files import InputError, remove
 from histology.images import write_jpeg
 from histology.outlines import MOST_AREA
 from histology.progress import counted, gathered, reporter, say, warn
@@ -70,8 +70,8 @@ def remove_pictures(data_dir):
     Raises:
         InputError: one cannot be removed, or as `pictures`.
     """
-    pictures(data_dir)
-    remove_matching(data_dir, 'check.jpg', 'check/*.jpg')
+    for path in pictures(data_dir):
+        remove(path)
 
 
 def sheet_path(data_dir):

@@ -46,13 +46,17 @@ def read_json(path, types=RECORDED, remedy=TRAIN_AGAIN):
     """
     try:
         with open(path) as file:
-            # NaN and infinities become None.
-            record = json.load(file, parse_constant=lambda _: None)
+            record = _parse(file.read())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f'{path}: cannot be read ({error}); {remedy}'
                          ) from error
     check_record(record, path, types, remedy)
     return record
+
+
+def _parse(text):
+    """Parse JSON, in which NaN and infinities become None."""
+    return json.loads(text, parse_constant=lambda _: None)
 
 
 def check_record(record, path, types, remedy):
@@ -153,8 +157,7 @@ def read_weights(path, remedy=COPY_AGAIN):
                 raise InputError(
                     f'{path}: lacks the record of its network and of the '
                     f'images that it has seen; {remedy}')
-            record = json.loads(file[RECORD_NAME][()],
-                                parse_constant=lambda _: None)
+            record = _parse(file[RECORD_NAME][()])
             file.visititems(add)
     except HDF5_ERRORS as error:
         raise InputError(f'{path}: damaged ({str(error).splitlines()[0]}); '

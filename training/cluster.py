@@ -12,10 +12,14 @@ import time
 
 from histology.files import InputError
 from histology.progress import SIGNALS
-from input_pipeline import store
 from nets.tf1 import tf
 from training import checkpoints
-from training.records import check_same_data, check_same_origin, read_record
+from training.records import (
+    check_same_data,
+    check_same_origin,
+    has_validation,
+    read_record,
+)
 
 POLL_SECONDS = 2  # between looks for another task
 # Seconds that a server stays at most after the last step or a signal, and a
@@ -172,7 +176,7 @@ def join(training):
     """
     config, run_config = training.config, training.run_config
     is_evaluator = run_config.task_type == 'evaluator'
-    if is_evaluator and config.data_fold == store.TRAIN_ON_ALL:
+    if is_evaluator and not has_validation(config):
         raise InputError(f'--data_dir={config.data_dir}: has no validation '
                          'images; start no evaluator')
     threading.Thread(target=watch, args=(run_config, config.steps),

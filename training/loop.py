@@ -116,7 +116,7 @@ def train_steps(training):
         return
     hooks = [stop_hook]
     if training.run_config.is_chief:
-        evaluates = training.alone or config.data_fold == store.TRAIN_ON_ALL
+        evaluates = training.alone or not records.has_validation(config)
         # TensorFlow's own would come before the stop hook.
         hooks.append(tf.train.CheckpointSaverHook(
             folder, save_steps=config.evaluate_every,
@@ -228,7 +228,7 @@ class Training(tf.train.CheckpointSaverListener):
         weights = checkpoints.read_checkpoint(
             checkpoint, 'go on from the checkpoint before with a lower '
             '--learning_rate')
-        if config.data_fold == store.TRAIN_ON_ALL:
+        if not records.has_validation(config):
             checkpoints.keep_best(self.folder, weights,
                                   {'step': int(step), 'f1': None})
             return

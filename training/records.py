@@ -222,6 +222,11 @@ def check_same_data(config, record):
                          'choose another --data_dir or --model_dir')
 
 
+def has_validation(config):
+    """Say whether a TrainConfig's data hold images to validate on."""
+    return config.data_fold != store.TRAIN_ON_ALL
+
+
 def _flat(record):
     """Give the values of dicts in a record names of their own."""
     flat = {}
