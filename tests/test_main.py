@@ -179,7 +179,7 @@ def test_predict_and_the_notebook_agree(program, data_dir, trained, tmp_path,
     iio.imwrite(tmp_path / 'in put' / 'tissue ä.png', image, plugin='pillow')
     process = program('--mode=predict', f'--net={net}',
                       f'--model_dir={trained}', '--threshold=0.4',
-                      '--noaverage',
+                      '--noaverage', '--accelerate=off',
                       f'--images={tmp_path}/in put/*.png',
                       f'--output_dir={tmp_path}/out')
     assert process.returncode == 0, process.stderr

@@ -421,7 +421,8 @@ def test_the_summary_by_hand(folder):
     paint(folder / 'in' / 'c.png')
     run(folder, microns=0.25)
     one, none = summary_of(folder)
-    assert float(one.pop('seconds')) > 0 and none.pop('seconds')
+    for row in (one, none):  # 0.0 on a fast machine
+        assert float(row.pop('seconds')) >= 0
     # A mixture of the two stains and of what they leave unexplained.
     stains = [stain / np.linalg.norm(stain) for stain in (
         HAEMATOXYLIN, EOSIN, np.cross(HAEMATOXYLIN, EOSIN))]
