@@ -401,7 +401,8 @@ def test_weights_alone_are_enough(program, data_dir, trained, tmp_path):
     (tmp_path / 'unet').mkdir()
     shutil.copy(str(trained / 'unet' / 'weights.h5'), str(tmp_path / 'unet'))
     process = program('--mode=eval', '--net=unet', '--noaverage',
-                      f'--data_dir={data_dir}', f'--model_dir={tmp_path}')
+                      '--accelerate=off', f'--data_dir={data_dir}',
+                      f'--model_dir={tmp_path}')
     assert process.returncode == 0, process.stderr
     record, *_ = saved.read_weights(str(tmp_path / 'unet' / 'weights.h5'))
     results = read_json(tmp_path, 'unet', 'validation.json')['results']
